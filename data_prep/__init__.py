@@ -1,0 +1,1 @@
+"""Pictures to shards to batches. Knows files, and no model."""

@@ -1,0 +1,43 @@
+"""Nothing half written is ever taken for whole: write aside, flush to the disk, rename."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedRandom
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BufferedRandom]:
+    """A file to write that appears under its name when the block has ended well; an earlier one is replaced then."""
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("w+b") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _flush_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file that appears under its name only when it is whole."""
+    with whole_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def sha256_of(path: Path) -> str:
+    """Sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, where folders can be opened for that."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

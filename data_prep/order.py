@@ -1,0 +1,69 @@
+"""The global order of samples: a function of seed and position alone."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+
+
+class Place(NamedTuple):
+    """Where a row of the global order lies."""
+
+    epoch: int
+    shard: int
+    row: int
+
+
+class GlobalOrder:
+    """The order of samples for a seed.
+
+    Each epoch permutes the shards and shuffles the samples within windows of consecutive ones, so that every sample
+    comes once an epoch and reads stay near each other. Epochs follow each other without a gap: a batch may end one and
+    begin the next. Any position is found at the cost of shuffling its window; nothing before it is replayed.
+    """
+
+    def __init__(self, shard_samples: Sequence[int], *, seed: int, window_shards: int) -> None:
+        self.counts: Integers = np.asarray(shard_samples, dtype=np.int64)
+        self.seed = seed
+        self.window_shards = window_shards
+        self.epoch_samples = int(self.counts.sum())
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+        self._window = lru_cache(maxsize=2)(self._make_window)
+
+    def place(self, index: int) -> Place:
+        """Epoch, shard and row of the sample at global position ``index``, from 0."""
+        epoch, within = divmod(index, self.epoch_samples)
+        _, starts = self._epoch(epoch)
+        # The last window that starts here or before: the ones of no samples that start at the same place come first.
+        window = int(np.searchsorted(starts, within, side="right")) - 1
+        shard, row = self._window(epoch, window)[within - int(starts[window])]
+        return Place(epoch, int(shard), int(row))
+
+    def _make_epoch(self, epoch: int) -> tuple[Integers, Integers]:
+        """The shards' order, and the position at which each window of them starts."""
+        shards = permutation(len(self.counts), self.seed, epoch, 0)
+        sizes = np.add.reduceat(self.counts[shards], np.arange(0, len(shards), self.window_shards))
+        return shards, np.cumsum(sizes) - sizes
+
+    def _make_window(self, epoch: int, window: int) -> Integers:
+        """(samples, 2): shard and row, shuffled."""
+        shards, _ = self._epoch(epoch)
+        members = shards[window * self.window_shards : (window + 1) * self.window_shards]
+        counts = self.counts[members]
+        rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        places = np.stack([np.repeat(members, counts), rows], axis=1)
+        return places[permutation(len(places), self.seed, epoch, 1 + window)]
+
+
+def permutation(length: int, *key: int) -> Integers:
+    """A permutation of ``range(length)`` that the key decides.
+
+    NumPy promises the raw stream of a bit generator for good, and not what its own shuffles make of it; a run resumed
+    under a newer NumPy must go on in the same order.
+    """
+    draws = np.random.PCG64(np.random.SeedSequence(key)).random_raw(length)
+    return np.argsort(draws, kind="stable")

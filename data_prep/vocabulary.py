@@ -1,0 +1,131 @@
+"""The words of the drawn faces and the artwork behind each word (variant names and colours of Open Peeps)."""
+
+HEADS = {
+    "afro": "a round {hair} afro",
+    "bangs": "long {hair} bangs",
+    "bangs2": "a {hair} pageboy",
+    "bantuKnots": "{hair} bantu knots",
+    "bear": "a {hair} bear hood",
+    "bun": "a {hair} headband bun",
+    "bun2": "a {hair} scrunchie bun",
+    "buns": "{hair} space buns",
+    "cornrows": "a {hair} cornrows ponytail",
+    "cornrows2": "{hair} beaded cornrows",
+    "dreads1": "drooping {hair} dreads",
+    "dreads2": "upright {hair} dreads",
+    "flatTop": "a {hair} flat top",
+    "flatTopLong": "a tall {hair} flat top",
+    "grayBun": "a {hair} topknot",
+    "grayMedium": "a {hair} chignon",
+    "grayShort": "a {hair} side part",
+    "hatBeanie": "a {hair} beanie",
+    "hatHip": "a {hair} fedora",
+    "hijab": "a {hair} hijab",
+    "long": "long {hair} hair",
+    "longAfro": "a huge {hair} afro",
+    "longBangs": "long {hair} swept hair",
+    "longCurly": "long {hair} curls",
+    "medium1": "a {hair} bob",
+    "medium2": "a flipped {hair} bob",
+    "medium3": "a wavy {hair} bob",
+    "mediumBangs": "a loose {hair} bob",
+    "mediumBangs2": "a {hair} mullet",
+    "mediumBangs3": "{hair} shaggy bangs",
+    "mediumStraight": "straight {hair} hair",
+    "mohawk": "a {hair} mohawk",
+    "mohawk2": "a spiky {hair} mohawk",
+    "noHair1": "a bald head and {hair} brows",
+    "noHair2": "a few {hair} strands",
+    "noHair3": "a {hair} fringe of hair",
+    "pomp": "a {hair} pompadour",
+    "shaved1": "a {hair} undercut",
+    "shaved2": "a {hair} fade",
+    "shaved3": "a messy {hair} undercut",
+    "short1": "a {hair} buzz cut",
+    "short2": "a {hair} crew cut",
+    "short3": "a {hair} pixie cut",
+    "short4": "a {hair} quiff",
+    "short5": "a choppy {hair} crop",
+    "turban": "a {hair} turban",
+    "twists": "{hair} twists",
+    "twists2": "a tall {hair} twists top",
+}
+
+HAIR = {
+    "black": ("#17131a", "#4c4857"),
+    "brown": ("#4b2a12", "#8d5c34"),
+    "auburn": ("#7c2110", "#b94a2c"),
+    "ginger": ("#b2500f", "#e88f43"),
+    "blond": ("#a5791a", "#ecc95f"),
+    "gray": ("#6c6f78", "#c6c9d0"),
+    "blue": ("#1c3f9c", "#6c92ea"),
+    "purple": ("#5f2391", "#a873dc"),
+}
+"""Pen and hair share the first colour, coloured hair is filled with the second, so that the colour shows on every head."""
+
+SKINS = {"pale": "#ffe3cc", "light": "#f0bd92", "tan": "#cd8a58", "brown": "#96572f", "dark": "#6f4a36"}
+
+BEARDS = {
+    "none": "",
+    "chin": "a chinstrap",
+    "full": "a trimmed beard",
+    "full2": "a thick beard",
+    "full3": "a long beard",
+    "full4": "a bushy beard",
+    "goatee1": "a pointed goatee",
+    "goatee2": "a goatee",
+    "moustache1": "a thin moustache",
+    "moustache2": "a walrus moustache",
+    "moustache3": "a wide moustache",
+    "moustache4": "a sparse moustache",
+    "moustache5": "a thick moustache",
+    "moustache6": "a chevron moustache",
+    "moustache7": "a curved moustache",
+    "moustache8": "a curly moustache",
+    "moustache9": "a filled moustache",
+}
+
+ACCESSORIES = {
+    "none": "",
+    "eyepatch": "an eyepatch",
+    "glasses": "square glasses",
+    "glasses2": "thin glasses",
+    "glasses3": "thick glasses",
+    "glasses4": "cat-eye glasses",
+    "glasses5": "round glasses",
+    "sunglasses": "wide sunglasses",
+    "sunglasses2": "square sunglasses",
+}
+
+EXPRESSIONS = {
+    "smiling": "smile",
+    "laughing": "smileBig",
+    "angry": "rage",
+    "surprised": "awe",
+    "worried": "concernedFear",
+    "adoring": "lovingGrin1",
+    "bored": "eyesClosed",
+    "talking": "explaining",
+}
+
+CLOTHES = {
+    "red": "#d8383a",
+    "orange": "#f08a35",
+    "yellow": "#f5d547",
+    "green": "#3f9e55",
+    "blue": "#3f78d1",
+    "purple": "#8a4fb5",
+    "white": "#f6f6f2",
+    "gray": "#80858c",
+}
+
+BACKGROUNDS = {
+    "navy": "#1f2f5c",
+    "teal": "#2f9c95",
+    "lime": "#b5dc4f",
+    "pink": "#f7b6ca",
+    "cream": "#faf0d7",
+    "crimson": "#9e1b3c",
+    "lavender": "#c3b3ea",
+    "silver": "#c9ced6",
+}

@@ -1,0 +1,29 @@
+"""The front door: ``from e4t import E4TPipeline``; ``python -m e4t`` is the ``e4t`` command."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from encoder.concept import Concept
+    from encoder.pipeline import E4TPipeline
+
+__all__ = ["Concept", "E4TPipeline"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the command must not wait for imports that it does not use
+    if name == "Concept":
+        from encoder.concept import Concept
+
+        return Concept
+    if name == "E4TPipeline":
+        from encoder.pipeline import E4TPipeline
+
+        return E4TPipeline
+    raise AttributeError(f"module 'e4t' has no attribute {name!r}")
+
+
+if __name__ == "__main__":
+    import sys
+
+    from pipelines.cli import main
+
+    sys.exit(main())

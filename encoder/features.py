@@ -1,0 +1,64 @@
+"""What the domain encoder sees: class tokens of the picture and pooled maps of the UNet's encoder half."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from encoder.backbone import Backbone
+
+
+def class_token_layers(layers: int) -> range:
+    """Every second layer, counted from 0: 1, 3, 5, ... (E4T, arXiv 2302.12228)."""
+    return range(1, layers, 2)
+
+
+@torch.no_grad()
+def class_tokens(backbone: Backbone, pixels: Tensor) -> Tensor:
+    """Class tokens (B, K, width) of every second CLIP layer, of pictures (B, 3, H, W) in [-1, 1].
+
+    They depend on neither timestep nor noise: once a picture is enough.
+    """
+    hidden = backbone.clip(backbone.clip_input(pixels), output_hidden_states=True).hidden_states
+    return torch.stack([hidden[layer + 1][:, 0] for layer in class_token_layers(len(hidden) - 1)], dim=1)
+
+
+@contextmanager
+def pooled_maps(unet: UNet2DConditionModel) -> Iterator[list[Tensor]]:
+    """Collect the spatial means (B, C_j) of every down block's and the mid block's output while the UNet runs."""
+    maps: list[Tensor] = []
+
+    def record(_module: nn.Module, _args: tuple[object, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        maps.append((output[0] if isinstance(output, tuple) else output).mean(dim=(2, 3)))
+
+    hooks = [block.register_forward_hook(record) for block in (*unet.down_blocks, unet.mid_block)]
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def map_channels(unet: UNet2DConditionModel) -> tuple[int, ...]:
+    """Channels C_j of the pooled maps, in their order."""
+    channels: tuple[int, ...] = tuple(unet.config.block_out_channels)
+    return (*channels, channels[-1])
+
+
+@torch.no_grad()
+def unet_features(unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, null_states: Tensor) -> list[Tensor]:
+    """Pooled maps at (z_t, t, states of the empty prompt): the first pass of the method.
+
+    Runs the UNet's encoder half only, without gradient. ``null_states`` is (1, L, d).
+    """
+    states = null_states.expand(len(noisy), -1, -1)
+    embedding = unet.time_embedding(unet.get_time_embed(noisy, timesteps))
+    with pooled_maps(unet) as maps:
+        sample = unet.conv_in(noisy)
+        for block in unet.down_blocks:
+            attends = getattr(block, "has_cross_attention", False)
+            sample, _ = block(sample, embedding, encoder_hidden_states=states) if attends else block(sample, embedding)
+        unet.mid_block(sample, embedding, encoder_hidden_states=states)
+    return maps

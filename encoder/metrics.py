@@ -1,0 +1,45 @@
+"""How close pictures are to each other and to prompts, by a CLIP with both towers."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTokenizer
+
+from encoder.backbone import CLIP_MEAN, CLIP_STD
+from encoder.errors import ConfigError
+
+
+class ClipScorer:
+    """Unit-length CLIP features of pictures and prompts; their dot product is the similarity."""
+
+    def __init__(self, model: str, device: str = "cpu") -> None:
+        """Load from a hub id or folder that holds both towers and the tokenizer. Raises ConfigError otherwise."""
+        try:
+            self.model = CLIPModel.from_pretrained(model).to(device).eval()
+            self.tokenizer = CLIPTokenizer.from_pretrained(model)
+        except OSError as error:
+            raise ConfigError(f"metric CLIP {model} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+    @torch.no_grad()
+    def pictures(self, pixels: Tensor) -> Tensor:
+        """Features (B, p) of pictures (B, 3, H, W) in [-1, 1]."""
+        size = self.model.config.vision_config.image_size
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+        mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+        vision = self.model.vision_model(((pixels + 1) / 2 - mean) / std)
+        return F.normalize(self.model.visual_projection(vision.pooler_output), dim=-1)
+
+    @torch.no_grad()
+    def prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Features (B, p) of prompts."""
+        tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        text = self.model.text_model(tokens.to(self.model.device))
+        return F.normalize(self.model.text_projection(text.pooler_output), dim=-1)
+
+
+def similarity(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine (B,) of unit-length rows."""
+    return (first * second).sum(dim=-1)

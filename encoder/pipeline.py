@@ -1,0 +1,220 @@
+"""Tune on a picture, then generate: the pipeline that users hold."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from encoder.backbone import Backbone
+from encoder.concept import Concept
+from encoder.conditioning import PLACEHOLDER, Conditioning, ConditioningConfig
+from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.errors import ModelError
+from encoder.features import pooled_maps
+from encoder.objective import Losses
+from encoder.release_format import Release
+from encoder.tuning import LoadedConcept, TuneConfig, tune
+from encoder.weight_offsets import fold, load_offsets
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How pictures are sampled."""
+
+    steps: int = 50
+    """DDIM steps."""
+    guidance: float = 7.5
+    """Classifier-free guidance; 1 is none."""
+    guidance_rescale: float = 0.0
+    """Share of the guided prediction that is brought back to the unguided one's spread (Lin et al., arXiv 2305.08891)."""
+
+
+class E4TPipeline(DiffusionPipeline):  # type: ignore[misc, no-any-unimported]
+    """A domain encoder over its base model, its offsets folded in; one concept at a time can be loaded."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        encoder: DomainEncoder,
+        conditioning: Conditioning,
+        *,
+        release: str = "unreleased",
+        tune_config: TuneConfig | None = None,
+        sample_config: SampleConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=backbone.vae,
+            text_encoder=backbone.text_encoder,
+            tokenizer=backbone.tokenizer,
+            unet=backbone.unet,
+            scheduler=backbone.sampler,
+            clip=backbone.clip,
+            domain_encoder=encoder,
+        )
+        self.backbone, self.conditioning, self.release = backbone, conditioning, release
+        self.tune_config, self.sample_config = tune_config or TuneConfig(), sample_config or SampleConfig()
+        self._loaded: LoadedConcept | None = None
+
+    @classmethod
+    def from_pretrained(cls, release: str | Path, *, base: str | None = None, device: str = "cpu") -> "E4TPipeline":
+        """Open a release folder; ``base`` overrides where its base model lies.
+
+        Raises ModelError for a broken release or one of a newer format, ConfigError if the base cannot be loaded.
+        """
+        opened = Release.open(release)
+        backbone = Backbone.load(opened.backbone_config(base), device)
+        fold(backbone.unet, load_offsets(opened.offsets))
+        encoder = DomainEncoder(DomainEncoderConfig(**opened.encoder_config))
+        opened.load_encoder(encoder)
+        return cls(
+            backbone,
+            encoder.to(device).requires_grad_(False).eval(),
+            Conditioning.of(backbone, ConditioningConfig(**opened.conditioning)),
+            release=f"{opened.name} {opened.version}",
+            tune_config=TuneConfig(**opened.tuning),
+            sample_config=SampleConfig(**opened.sampling),
+        )
+
+    def tune(
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        caption: str | Sequence[str] | None = None,
+        on_step: Callable[[int, Losses], None] | None = None,
+    ) -> Concept:
+        """Tune on one picture (or several) of the concept, load the result, and return it.
+
+        ``caption`` says of each picture what is *not* the concept, with *s for the concept: ``a portrait of a smiling *s``.
+        """
+        images = [image] if isinstance(image, Image.Image) else list(image)
+        captions = [caption] if isinstance(caption, str) else list(caption) if caption else None
+        if captions and (len(captions) != len(images) or any(PLACEHOLDER not in c for c in captions)):
+            raise ModelError(f"give one caption a picture, each with {PLACEHOLDER} where the concept stands")
+        self.unload_concept()
+        config = replace(self.tune_config, seed=seed, **({} if steps is None else {"steps": steps}))
+        pixels = torch.cat([self.pixels(picture) for picture in images])
+        concept = tune(
+            self.backbone, self.domain_encoder, self.conditioning, pixels, config,
+            release=self.release, captions=captions, on_step=on_step,
+        )  # fmt: skip
+        self.load_concept(concept)
+        return concept
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """A picture as (1, 3, S, S) in [-1, 1], center-cropped and resized to the base's resolution."""
+        size = self.backbone.resolution
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.convert("RGB").crop((left, top, left + side, top + side))
+        if side != size:
+            image = image.resize((size, size), Image.Resampling.LANCZOS)
+        array = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        return (array.float() / 127.5 - 1).to(self.backbone.device)
+
+    def load_concept(self, concept: Concept | str | Path) -> None:
+        """Load a concept, or a concept folder, in place of the one loaded before. Raises ModelError for another release's."""
+        if not isinstance(concept, Concept):
+            concept = Concept.load(concept)
+        if concept.release != self.release:
+            raise ModelError(f"the concept was tuned on release {concept.release}, this is {self.release}; tune it again here")
+        self.unload_concept()
+        self._loaded = LoadedConcept(concept, self.unet, self.domain_encoder)
+
+    def unload_concept(self) -> None:
+        """Go back to the release, bit for bit."""
+        if self._loaded:
+            self._loaded.unload()
+            self._loaded = None
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> list[Image.Image]:
+        """One picture a prompt; *s in a prompt stands for the loaded concept."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        config = self.sample_config
+        if steps is not None:
+            config = replace(config, steps=steps)
+        if guidance is not None:
+            config = replace(config, guidance=guidance)
+        latents = self.sample(prompts, config, seed, on_step)
+        return self.to_images(latents)
+
+    def to_images(self, latents: Tensor) -> list[Image.Image]:
+        """Decode latents (B, C, h, w) into pictures."""
+        return to_images(self.backbone.decode(latents))
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Sequence[str], config: SampleConfig, seed: int, on_step: Callable[[int, int], None] | None = None
+    ) -> Tensor:
+        """DDIM latents (B, C, h, w). Picture i depends on (seed + i) alone, not on the others in the batch.
+
+        The word is evaluated anew at every timestep; the unconditional branch supplies the UNet features, so this costs nothing.
+        """
+        tokens = self.conditioning.tokenize(prompts)
+        personal = bool(tokens.placeholder.any())
+        if personal and self._loaded is None:
+            raise ModelError(f"the prompt names {PLACEHOLDER} but no concept is loaded; call tune(image) or load_concept(folder) first")
+        fixed_states = None if personal else self.conditioning.states(tokens)
+        shape = (self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size)
+        latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(prompts))])
+        latents = latents.to(self.backbone.device, self.backbone.dtype) * self.scheduler.init_noise_sigma
+        self.scheduler.set_timesteps(config.steps)
+        null = self.conditioning.null_states().expand(len(prompts), -1, -1)
+        for index, timestep in enumerate(self.scheduler.timesteps):
+            with pooled_maps(self.unet) as maps:
+                unconditional = self.unet(latents, timestep, null).sample
+            states = fixed_states if fixed_states is not None else self.conditioning.states(tokens, self._word(maps))
+            conditional = self.unet(latents, timestep, states).sample
+            guided = _guide(unconditional, conditional, config)
+            latents = self.scheduler.step(guided, timestep, latents).prev_sample
+            if on_step:
+                on_step(index + 1, config.steps)
+        return latents
+
+    def _word(self, maps: list[Tensor]) -> Tensor:
+        if self._loaded is None:
+            raise ModelError("no concept is loaded")
+        tokens = self._loaded.concept.class_tokens.to(maps[0])
+        return self.domain_encoder(tokens.expand(len(maps[0]), -1, -1), maps)  # type: ignore[no-any-return]
+
+
+def _guide(unconditional: Tensor, conditional: Tensor, config: SampleConfig) -> Tensor:
+    guided = unconditional + config.guidance * (conditional - unconditional)
+    if not config.guidance_rescale:
+        return guided
+    dims = tuple(range(1, guided.ndim))
+    rescaled = guided * conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
+    return config.guidance_rescale * rescaled + (1 - config.guidance_rescale) * guided
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """Pictures (B, 3, H, W) in [-1, 1] as PIL images."""
+    arrays = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in arrays]
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read a picture file. Raises ModelError with one line if it is missing or cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ModelError(f"{path} cannot be read as a picture ({error}); give a PNG, JPEG or WebP file") from error
+

@@ -1,0 +1,81 @@
+"""A released domain encoder on disk: reading it. Nothing of the base model is inside, and nothing is ever unpickled."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from encoder.backbone import BackboneConfig
+from encoder.errors import ModelError
+
+FORMAT_VERSION = 1
+INDEX, ENCODER, OFFSETS, PROVENANCE = "index.json", "domain_encoder", "weight_offsets", "provenance.json"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """An opened release folder."""
+
+    folder: Path
+    name: str
+    version: str
+    base: dict[str, Any]
+    """``model`` (hub id, or a path relative to the release folder), ``revision``, ``clip``."""
+    encoder_config: dict[str, Any]
+    conditioning: dict[str, Any]
+    tuning: dict[str, Any]
+    sampling: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Release":
+        """Read a release's index. Raises ModelError if it is missing, broken, or of a newer format."""
+        folder = Path(folder)
+        try:
+            index = json.loads((folder / INDEX).read_text())
+            encoder_config = json.loads((folder / ENCODER / CONFIG).read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ModelError(f"{folder} is not a release folder ({error}); make one with `e4t release`") from error
+        if index["format_version"] > FORMAT_VERSION:
+            raise ModelError(
+                f"{folder} has release format {index['format_version']}, this e4t reads up to {FORMAT_VERSION}; upgrade e4t"
+            )
+        fields = {key: index[key] for key in ("name", "version", "base", "conditioning", "tuning", "sampling")}
+        return cls(folder=folder, encoder_config=encoder_config, **fields)
+
+    @property
+    def offsets(self) -> Path:
+        """The collapsed weight offsets' file."""
+        return self.folder / OFFSETS / WEIGHTS
+
+    def backbone_config(self, base: str | None = None) -> BackboneConfig:
+        """Where the base model is to be had; ``base`` overrides it."""
+        model = base or resolve(self.base["model"], self.folder)
+        clip = self.base.get("clip")
+        return BackboneConfig(model=model, revision=self.base.get("revision"), clip=clip and resolve(clip, self.folder))
+
+    def load_encoder(self, encoder: nn.Module) -> None:
+        """Read the domain encoder's weights into ``encoder``. Raises ModelError if they are broken or do not fit."""
+        path = self.folder / ENCODER / WEIGHTS
+        try:
+            encoder.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"{path} cannot be loaded ({str(error).splitlines()[0]}); get the release again") from error
+
+
+def resolve(model: str, folder: Path) -> str:
+    """A base recorded as ``./...`` or ``../...`` is relative to the release folder; anything else stands as it is."""
+    return os.path.normpath(folder / model) if model.startswith(".") else model
+
+
+def relative_to(model: str, folder: Path) -> str:
+    """The inverse of ``resolve``: a local folder becomes relative to the release folder, a hub id stays."""
+    if not Path(model).exists():
+        return model
+    relative = os.path.relpath(model, folder)
+    return relative if relative.startswith(".") else f"./{relative}"

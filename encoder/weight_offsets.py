@@ -1,0 +1,134 @@
+"""Weight offsets: W' = W * (1 + Delta) for the q, k and v of every attention, Delta of rank 3."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from encoder.errors import ModelError
+
+Offsets = dict[str, tuple[Tensor, Tensor]]
+"""For each projection's name the factors U (out, 3) and V (in, 3) of Delta = U V^T."""
+
+
+def attention_projections(unet: UNet2DConditionModel) -> dict[str, nn.Linear]:
+    """The q, k and v projections of every self- and cross-attention (96 of them in SD1.x), by name."""
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in {"to_q", "to_k", "to_v"}
+    }
+
+
+class MatrixOffset(nn.Module):
+    """One matrix's offset in the method's own, over-parametrised form.
+
+    A learned constant through two linears gives v_x (in) and v_y (out); their outer product passes a linear over columns
+    (W_c, b_c), then one over rows (W_r, b_r). The last linear starts at zero: step 0 is the base model.
+    """
+
+    def __init__(self, out_features: int, in_features: int) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.ones(1))
+        self.to_x = nn.Linear(1, in_features)
+        self.to_y = nn.Linear(1, out_features)
+        self.columns = nn.Linear(in_features, in_features)
+        self.rows = nn.Linear(out_features, out_features)
+        nn.init.zeros_(self.rows.weight)
+        nn.init.zeros_(self.rows.bias)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Factors U (out, 3) and V (in, 3), with U V^T equal to ``dense``.
+
+        Delta = (W_r v_y)(W_c v_x)^T + (W_r 1) b_c^T + b_r 1^T: O(out^2 + in^2) instead of O(out^2 in + out in^2).
+        """
+        x = self.columns.weight @ self.to_x(self.constant)
+        y = self.rows.weight @ self.to_y(self.constant)
+        u = torch.stack([y, self.rows.weight.sum(dim=1), self.rows.bias], dim=1)
+        v = torch.stack([x, self.columns.bias, torch.ones_like(x)], dim=1)
+        return u, v
+
+    def dense(self) -> Tensor:
+        """Delta (out, in) by the definition; for checking."""
+        outer = torch.outer(self.to_y(self.constant), self.to_x(self.constant))
+        return self.rows(self.columns(outer).T).T  # type: ignore[no-any-return]
+
+
+class OffsetPredictor(nn.Module):
+    """The offsets of all attention projections of a UNet; a function of its parameters alone."""
+
+    def __init__(self, shapes: dict[str, tuple[int, int]]) -> None:
+        """Take each projection's (out, in) by name."""
+        super().__init__()
+        self.shapes = shapes
+        self.matrices = nn.ModuleList(MatrixOffset(*shape) for shape in shapes.values())
+
+    @classmethod
+    def for_unet(cls, unet: UNet2DConditionModel) -> "OffsetPredictor":
+        """A predictor for the projections of ``unet``."""
+        return cls({name: (linear.out_features, linear.in_features) for name, linear in attention_projections(unet).items()})
+
+    def forward(self) -> Offsets:
+        """Evaluate every offset in collapsed form."""
+        return {name: matrix() for name, matrix in zip(self.shapes, self.matrices, strict=True)}
+
+
+def set_offsets(unet: UNet2DConditionModel, offsets: Offsets) -> None:
+    """Let the projections compute with W * (1 + Delta) from now on, with gradients to the factors.
+
+    Stays until ``clear_offsets`` or the next call, so that gradient checkpointing recomputes with the same weights.
+    """
+    for name, linear in _matching(unet, offsets).items():
+        u, v = (factor.to(linear.weight.dtype) for factor in offsets[name])
+        linear.forward = partial(F.linear, weight=torch.addcmul(linear.weight, linear.weight, u @ v.T), bias=linear.bias)  # type: ignore[method-assign]
+
+
+def clear_offsets(unet: UNet2DConditionModel) -> None:
+    """Let the projections compute with their own weights again."""
+    for linear in attention_projections(unet).values():
+        linear.__dict__.pop("forward", None)
+
+
+@torch.no_grad()
+def fold(unet: UNet2DConditionModel, offsets: Offsets) -> dict[str, Tensor]:
+    """Multiply the offsets into the weights: an ordinary UNet remains. Returns the former weights, for ``unfold``."""
+    former = {}
+    for name, linear in _matching(unet, offsets).items():
+        former[name] = linear.weight.detach().clone()
+        u, v = (factor.to(linear.weight) for factor in offsets[name])
+        linear.weight.addcmul_(former[name], u @ v.T)
+    return former
+
+
+@torch.no_grad()
+def unfold(unet: UNet2DConditionModel, former: dict[str, Tensor]) -> None:
+    """Put back the weights that ``fold`` returned, bit for bit."""
+    projections = attention_projections(unet)
+    for name, weight in former.items():
+        projections[name].weight.copy_(weight)
+
+
+def save_offsets(offsets: Offsets, path: Path) -> None:
+    """Write the collapsed factors: 3 out + 2 in numbers a matrix (V's third column is ones)."""
+    tensors = {f"{name}.u": u.detach().float().contiguous() for name, (u, _) in offsets.items()}
+    tensors |= {f"{name}.v": v[:, :2].detach().float().contiguous() for name, (_, v) in offsets.items()}
+    save_file(tensors, path)
+
+
+def load_offsets(path: Path) -> Offsets:
+    """Read what ``save_offsets`` wrote."""
+    tensors = load_file(path)
+    names = [key.removesuffix(".u") for key in tensors if key.endswith(".u")]
+    return {name: (tensors[f"{name}.u"], F.pad(tensors[f"{name}.v"], (0, 1), value=1.0)) for name in names}
+
+
+def _matching(unet: UNet2DConditionModel, offsets: Offsets) -> dict[str, nn.Linear]:
+    projections = attention_projections(unet)
+    if projections.keys() != offsets.keys():
+        odd = sorted(projections.keys() ^ offsets.keys())
+        raise ModelError(f"weight offsets are for another UNet: {len(odd)} projections differ, first {odd[0]}; use the base they were trained on")
+    return projections

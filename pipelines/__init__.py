@@ -1,0 +1,1 @@
+"""The jobs, one file a stage; the only place where the method and the data meet."""

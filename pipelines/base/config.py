@@ -1,0 +1,46 @@
+"""What the tiny base is made of and how long each part trains."""
+
+from dataclasses import dataclass, field
+
+from encoder.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """A training budget by the clock: the learning rate warms up, then follows a cosine to zero over ``minutes``."""
+
+    minutes: float
+    """Wall-clock bound of the training loop."""
+    batch_size: int
+    """Samples a step on each process."""
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0 or self.batch_size < 1 or self.learning_rate <= 0:
+            raise ConfigError(f"base: budget {self} must be positive in every field")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """What ``e4t base`` trains."""
+
+    faces: str = "data/faces"
+    """Folder drawn by ``e4t faces``; only its train identities are used."""
+    output: str = "models/base"
+    """Folder in the layout that StableDiffusionPipeline opens, plus ``clip/``."""
+    resolution: int = 64
+    text_length: int = 40
+    """Tokens of a prompt, start and end included."""
+    text_width: int = 128
+    text_layers: int = 4
+    image_width: int = 128
+    image_layers: int = 8
+    """Every second layer's class token feeds the domain encoder."""
+    patch_size: int = 8
+    latent_channels: int = 8
+    autoencoder_channels: tuple[int, ...] = (32, 32, 64)
+    unet_channels: tuple[int, ...] = (48, 96, 160)
+    autoencoder: Budget = field(default_factory=lambda: Budget(minutes=20, batch_size=16, learning_rate=1e-3))
+    clip: Budget = field(default_factory=lambda: Budget(minutes=20, batch_size=128, learning_rate=1e-3))
+    diffusion: Budget = field(default_factory=lambda: Budget(minutes=60, batch_size=32, learning_rate=8e-4))
+    seed: int = 0

@@ -1,0 +1,138 @@
+"""The text-conditioned UNet in latent space, and its text encoder, which starts as CLIP's and learns with it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from pipelines.base.config import BaseConfig
+from pipelines.base.loop import train
+from pipelines.base.pictures import Pictures, random_batches
+
+CAPTION_WEIGHTS = (3, 4, 1, 2)
+"""Scene, complete, person alone, partial."""
+DROP_CAPTION = 0.1
+"""Share of empty captions, for classifier-free guidance (Ho & Salimans, arXiv 2207.12598)."""
+
+
+class TextToNoise(nn.Module):
+    """UNet and text encoder as the one module that is trained."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        """Predict the target for (B, C, h, w) latents under (B, L) tokens."""
+        return self.unet(noisy, timesteps, self.text_encoder(tokens).last_hidden_state).sample
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The autoencoder's posterior of every picture, scaled."""
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, indices: Tensor) -> Tensor:
+        """(B, C, h, w) latents."""
+        return self.mean[indices] + self.std[indices] * torch.randn_like(self.mean[indices])
+
+
+def train_diffusion(config: BaseConfig, pictures: Pictures, tokenizer: CLIPTokenizer, accelerator: Accelerator) -> None:
+    """Train on the output folder's autoencoder and CLIP, and write the whole as a StableDiffusionPipeline folder."""
+    output = Path(config.output)
+    torch.manual_seed(config.seed)
+    vae = AutoencoderKL.from_pretrained(output / "vae").eval()
+    model = TextToNoise(_unet(config), _text_encoder(output / "clip"))
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,  # solid backgrounds need a start from pure noise (Lin et al., arXiv 2305.08891)
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+    pictures = pictures.slice(accelerator.process_index, accelerator.num_processes)
+    latents = encode(vae, pictures)
+    torch.manual_seed(config.seed + accelerator.process_index)
+
+    def save(ema: nn.Module) -> None:
+        assert isinstance(ema, TextToNoise)  # noqa: S101 - narrows the type for mypy
+        StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=ema.text_encoder,
+            tokenizer=tokenizer,
+            unet=ema.unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(output)
+
+    def losses(wrapped: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        clean, tokens = batch
+        noise = torch.randn_like(clean)
+        timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(clean),))
+        prediction = wrapped(scheduler.add_noise(clean, noise, timesteps), timesteps, tokens)
+        return {"loss": F.mse_loss(prediction, scheduler.get_velocity(clean, noise, timesteps))}
+
+    batches = _latents_and_tokens(latents, pictures, tokenizer, config.diffusion.batch_size, config.seed)
+    train("diffusion", model, batches, losses, save, config.diffusion, output, accelerator)
+
+
+def _unet(config: BaseConfig) -> UNet2DConditionModel:
+    blocks = len(config.unet_channels)
+    return UNet2DConditionModel(
+        sample_size=config.resolution // 2 ** (len(config.autoencoder_channels) - 1),
+        in_channels=config.latent_channels,
+        out_channels=config.latent_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * blocks,
+        up_block_types=("CrossAttnUpBlock2D",) * blocks,
+        block_out_channels=config.unet_channels,
+        layers_per_block=1,
+        cross_attention_dim=config.text_width,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def _text_encoder(clip_folder: Path) -> CLIPTextModel:
+    clip = CLIPModel.from_pretrained(clip_folder)
+    text_encoder = CLIPTextModel(clip.config.text_config)
+    wanted = text_encoder.state_dict()
+    given = clip.text_model.state_dict()
+    prefix = "text_model." if next(iter(wanted)).startswith("text_model.") else ""
+    text_encoder.load_state_dict({name: given[name.removeprefix(prefix)] for name in wanted})
+    return text_encoder
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: Pictures, batch_size: int = 64) -> Latents:
+    """Encode every picture once."""
+    posteriors = [
+        vae.encode(pictures.images(indices)).latent_dist for indices in torch.arange(len(pictures)).split(batch_size)
+    ]
+    scale = vae.config.scaling_factor
+    return Latents(torch.cat([p.mean for p in posteriors]) * scale, torch.cat([p.std for p in posteriors]) * scale)
+
+
+def _latents_and_tokens(
+    latents: Latents, pictures: Pictures, tokenizer: CLIPTokenizer, batch_size: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    tokens = torch.stack(
+        [tokenizer([*captions, ""], padding="max_length", return_tensors="pt").input_ids for captions in pictures.captions]
+    )
+    weights = [weight / sum(CAPTION_WEIGHTS) * (1 - DROP_CAPTION) for weight in CAPTION_WEIGHTS] + [DROP_CAPTION]
+    for indices, rng in random_batches(pictures, batch_size, seed):
+        chosen = torch.tensor(rng.choices(range(len(weights)), weights, k=batch_size))
+        yield latents.sample(indices), tokens[indices, chosen]

@@ -1,0 +1,141 @@
+"""What the tiny base can do, on identities that it has never seen."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from data_prep.faces import Identity, Scene
+from data_prep.files import write_whole
+from encoder.backbone import Backbone, BackboneConfig
+from encoder.conditioning import Conditioning, ConditioningConfig
+from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.metrics import ClipScorer
+from encoder.pipeline import E4TPipeline, SampleConfig
+from pipelines.base.config import BaseConfig
+from pipelines.base.pictures import Pictures, load_split
+from pipelines.evaluate import ATTRIBUTES
+from pipelines.sampling import labelled_grid
+
+GALLERY = 500
+"""Captions among which a picture's own must be found."""
+
+
+def measure(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
+    """Measure, write ``report.json`` and ``grid.png`` into the base's folder, and return the report."""
+    output = Path(config.output)
+    pictures = load_split(Path(config.faces), "test")
+    scorer = ClipScorer(str(output / "clip"))
+    features = torch.cat([scorer.pictures(pictures.images(rows)) for rows in torch.arange(len(pictures)).split(256)])
+    report = {
+        "test_identities": len(set(pictures.identities)),
+        "vae_psnr_db": psnr(AutoencoderKL.from_pretrained(output / "vae").eval(), pictures),
+        "clip_retrieval": retrieval(scorer, pictures, features),
+        "clip_identity_auc": identity_auc(features, pictures.identities),
+        "clip_reads_true_pictures": _read_scenes(scorer, features, [_scene_of(captions[0]) for captions in pictures.captions]),
+        "base_obeys_prompts": obedience(config, scorer, sample, output / "grid.png"),
+    }
+    write_whole(output / "report.json", json.dumps(report, indent=1) + "\n")
+    return report
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, pictures: Pictures, count: int = 512) -> float:
+    """Mean over pictures of the reconstruction's peak signal-to-noise ratio in dB."""
+    values = []
+    for rows in torch.linspace(0, len(pictures) - 1, count).long().split(64):
+        images = pictures.images(rows)
+        decoded = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
+        values.append(10 * torch.log10(4 / (decoded - images).pow(2).mean(dim=(1, 2, 3))))
+    return float(torch.cat(values).mean())
+
+
+def retrieval(scorer: ClipScorer, pictures: Pictures, features: Tensor) -> dict[str, float]:
+    """How often a picture's complete caption is first, or among the first five, of ``GALLERY``."""
+    rows = torch.linspace(0, len(pictures) - 1, GALLERY).long()
+    texts = scorer.prompts([pictures.captions[row][1] for row in rows.tolist()])
+    order = (features[rows] @ texts.T).argsort(dim=1, descending=True)
+    rank = (order == torch.arange(GALLERY)[:, None]).float().argmax(dim=1)
+    return {"gallery": GALLERY, "top1": float((rank < 1).float().mean()), "top5": float((rank < 5).float().mean())}
+
+
+def identity_auc(features: Tensor, identities: list[str]) -> float:
+    """Probability that two pictures of one person are closer than pictures of two (area under the ROC curve)."""
+    names = np.array(identities)
+    same = torch.from_numpy(names[:, None] == names[None])
+    upper = torch.triu(torch.ones_like(same), diagonal=1)
+    cosine = features @ features.T
+    alike, other = cosine[same & upper].sort().values, cosine[~same & upper]
+    other = other[torch.randperm(len(other), generator=torch.Generator().manual_seed(0))[:200_000]]
+    return 1 - float(torch.searchsorted(alike, other).float().mean()) / len(alike)
+
+
+def obedience(config: BaseConfig, scorer: ClipScorer, sample: SampleConfig, grid: Path, count: int = 128) -> dict[str, float]:
+    """How often a generated picture has the expression, clothing and background asked for, as the CLIP reads it."""
+    rng = random.Random(config.seed)
+    scenes = [Scene.random(rng) for _ in range(count)]
+    people = [Identity.random(rng) for _ in range(count)]
+    prompts = [scene.caption(f"a {{expression}} person {who.describe()}") for scene, who in zip(scenes, people, strict=True)]
+    prompts[: count // 2] = [scene.caption() for scene in scenes[: count // 2]]
+    pipe = _plain_pipeline(config)
+    images: list[Image.Image] = []
+    for start in range(0, count, 32):
+        latents = pipe.sample(prompts[start : start + 32], sample, seed=start)
+        images += pipe.to_images(latents)
+    features = scorer.pictures(torch.cat([pipe.pixels(image) for image in images]))
+    _grid(images, prompts).save(grid)
+    return _read_scenes(scorer, features, scenes)
+
+
+def _plain_pipeline(config: BaseConfig) -> E4TPipeline:
+    backbone = Backbone.load(BackboneConfig(model=config.output))
+    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone))
+    return E4TPipeline(backbone, encoder, Conditioning.of(backbone, ConditioningConfig(domain_word="person")))
+
+
+def _grid(images: list[Image.Image], prompts: list[str], columns: int = 6) -> Image.Image:
+    half = len(images) // 2
+    chosen = [*range(columns), *range(half, half + columns)]
+    wrapped = [prompts[index].removeprefix("a portrait of ") for index in chosen]
+    return _captioned([images[index] for index in chosen], wrapped, columns)
+
+
+def _captioned(images: list[Image.Image], prompts: list[str], columns: int) -> Image.Image:
+    strips = [
+        labelled_grid([images[start : start + columns]], [_wrap(prompt) for prompt in prompts[start : start + columns]], label_height=110)
+        for start in range(0, len(images), columns)
+    ]
+    sheet = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)), "white")
+    for number, strip in enumerate(strips):
+        sheet.paste(strip, (0, number * strip.height))
+    return sheet
+
+
+def _wrap(text: str, width: int = 20) -> str:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+def _scene_of(caption: str) -> Scene:
+    words = caption.replace(" an ", " a ").split()
+    return Scene(expression=words[4], clothes=words[8], background=words[12])
+
+
+def _read_scenes(scorer: ClipScorer, features: Tensor, scenes: list[Scene]) -> dict[str, float]:
+    """Share of pictures whose attribute the CLIP reads as the scene has it."""
+    shares = {}
+    for name, (words, text) in ATTRIBUTES.items():
+        best = (features @ scorer.prompts([text.format(word) for word in words]).T).argmax(dim=1)
+        read = [list(words)[index] for index in best.tolist()]
+        shares[name] = sum(word == getattr(scene, name) for word, scene in zip(read, scenes, strict=True)) / len(scenes)
+    return shares

@@ -1,0 +1,88 @@
+"""The ``e4t`` command: one subcommand a stage, recipes as YAML, dotted overrides, errors in one line."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from rich.console import Console
+
+from data_prep.errors import ConfigError as DataConfigError
+from data_prep.errors import DataError
+from encoder.errors import ConfigError, ModelError
+from pipelines.errors import DONE, FAILED, WRONG_RECIPE, RunError
+
+RECIPES = Path(__file__).parent / "recipes"
+console = Console(highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0 done, 1 failed, 75 start it again, 78 the recipe is wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _quiet()
+    try:
+        return _run(arguments)
+    except (ConfigError, DataConfigError, ArgumentError) as error:
+        return _complain(error, WRONG_RECIPE)
+    except (ModelError, DataError, RunError) as error:
+        return _complain(error, FAILED)
+
+
+def _complain(error: Exception, code: int) -> int:
+    if int(os.environ.get("RANK", "0")) == 0:
+        sys.stderr.write(f"e4t: {' '.join(str(error).split())}\n")
+    return code
+
+
+def _quiet() -> None:
+    """Our own lines only: the libraries' notices would bury them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore")
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("e4t").setLevel(logging.INFO)
+
+
+def _run(arguments: list[str]) -> int:
+    parser, commands = _parser()
+    if not arguments:
+        parser.print_help()
+        return DONE
+    parsed = parser.parse_args(_with_recipe_paths(arguments))
+    command = parsed.subcommand
+    return commands[command](parsed[command], arguments) or DONE
+
+
+def _with_recipe_paths(arguments: list[str]) -> list[str]:
+    """``--recipe NAME`` may name a file or one of the recipes that come with e4t."""
+    paths = []
+    for before, argument in zip([""] + arguments, arguments, strict=False):
+        packaged = RECIPES / f"{argument}.yaml"
+        if before == "--recipe" and not Path(argument).exists():
+            if not packaged.exists():
+                names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+                raise ConfigError(f"recipe {argument}: no such file, and not one that comes with e4t ({names})")
+            argument = str(packaged)
+        paths.append(argument)
+    return paths
+
+
+Command = Callable[[Namespace, list[str]], int | None]
+
+
+def _parser() -> tuple[ArgumentParser, dict[str, Command]]:
+    from pipelines import commands
+
+    parser = ArgumentParser(prog="e4t", description="Domain encoders for Stable Diffusion.", exit_on_error=False)
+    subcommands = parser.add_subcommands()
+    known: dict[str, Command] = {}
+    for name, (describe, run) in commands.COMMANDS.items():
+        sub = ArgumentParser(exit_on_error=False, description=run.__doc__)
+        describe(sub)
+        subcommands.add_subcommand(name, sub, help=(run.__doc__ or "").splitlines()[0])
+        known[name] = run
+    return parser, known

@@ -1,0 +1,258 @@
+"""What each subcommand takes and does. Imports of seconds stand where they are used."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from data_prep.faces import FacesConfig, draw_faces
+from data_prep.manifest import verify
+from pipelines.errors import DONE, FAILED
+
+if TYPE_CHECKING:
+    from pipelines.config import Recipe
+
+console = Console(highlight=False)
+
+
+def _takes_recipe(parser: ArgumentParser) -> None:
+    from pipelines.config import Recipe
+
+    parser.add_argument("--recipe", action="config", help="YAML file, or the name of a recipe that comes with e4t")
+    parser.add_class_arguments(Recipe, as_group=False, instantiate=True)
+
+
+def recipe_of(arguments: Namespace, parser: ArgumentParser | None = None) -> "Recipe":
+    """The validated recipe of parsed arguments."""
+    from pipelines.config import Recipe
+
+    if parser is None:
+        parser = ArgumentParser(exit_on_error=False)
+        _takes_recipe(parser)
+    own = {field for field in Recipe.__dataclass_fields__}
+    ready = parser.instantiate_classes(Namespace({key: value for key, value in vars(arguments).items() if key in own}))
+    return Recipe(**{key: ready[key] for key in own})
+
+
+def progress_bar(console: Console = console) -> Progress:
+    """The bar that every stage shows."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    )
+
+
+class Bar:
+    """A progress bar as the ``(done, total)`` callback that stages take."""
+
+    def __init__(self, text: str) -> None:
+        self.progress, self.text = progress_bar(), text
+
+    def __enter__(self) -> "Bar":
+        self.progress.start()
+        self.task = self.progress.add_task(self.text, total=None)
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        self.progress.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+def faces(arguments: Namespace, _: list[str]) -> None:
+    """Draw the built-in domain: faces, as a folder of pictures with captions."""
+    config = FacesConfig(**{key: arguments[key] for key in FacesConfig.__dataclass_fields__})
+    with Bar("drawing faces") as bar:
+        draw_faces(config, on_identity=bar)
+    console.print(f"faces: {config.output}")
+
+
+def prepare(arguments: Namespace, _: list[str]) -> int:
+    """Turn a folder of pictures into shards; a rerun finishes what is missing."""
+    from data_prep.prepare import prepare as run
+
+    config = recipe_of(arguments).data
+    if arguments.verify:
+        damaged = list(verify(config.output))
+        for line in damaged:
+            console.print(line)
+        console.print(f"{config.output}: {'damaged' if damaged else 'every shard is as it was written'}")
+        return FAILED if damaged else DONE
+    with Bar("preparing shards") as bar:
+        manifest = run(config, bar)
+    dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items()) or "none"
+    console.print(f"shards: {config.output}  kept {manifest.kept}  dropped {dropped}  digest {manifest.digest[:12]}")
+    return DONE
+
+
+def base(arguments: Namespace, raw: list[str]) -> int:
+    """Train the tiny base model on the drawn faces, from scratch."""
+    from pipelines.base.config import BaseConfig
+    from pipelines.base.stage import train_base
+
+    parser = ArgumentParser(exit_on_error=False)
+    _base_arguments(parser)
+    ready = parser.instantiate_classes(Namespace({k: v for k, v in vars(arguments).items() if k in BaseConfig.__dataclass_fields__}))
+    return train_base(BaseConfig(**{key: ready[key] for key in BaseConfig.__dataclass_fields__}), raw)
+
+
+def pretrain(arguments: Namespace, raw: list[str]) -> int:
+    """Pre-train the domain encoder and weight offsets; resumes from the newest complete checkpoint."""
+    from pipelines.launch import inside_cluster, launch
+
+    recipe = recipe_of(arguments)
+    if not inside_cluster():
+        from data_prep.manifest import Manifest
+        from pipelines.run import Run
+
+        recipe.pretrain.accumulation(arguments.nproc)
+        Manifest.load(recipe.data.output)
+        Run.open(recipe)
+        return launch(raw, arguments.nproc)
+    from pipelines.pretrain import pretrain as run
+
+    run(recipe)
+    return DONE
+
+
+def release(arguments: Namespace, _: list[str]) -> None:
+    """Make a release folder of a run's newest checkpoint and register it in MLflow as ``candidate``."""
+    from pipelines.release import make_release, register
+
+    recipe = recipe_of(arguments)
+    made = make_release(recipe, Path(arguments.output or recipe.folder / "release"), arguments.version)
+    console.print(f"release: {made.folder}  {made.name} {made.version}")
+    if arguments.register:
+        console.print(f"registered: models:/{made.name}/{register(made, recipe.runs)}  alias candidate")
+
+
+def evaluate(arguments: Namespace, _: list[str]) -> None:
+    """Personalise held-out drawn people, with and without pre-training; ends in grid.png and report.json."""
+    from pipelines.evaluate import evaluate as run
+
+    recipe = recipe_of(arguments)
+    output = Path(arguments.output or recipe.folder / "evaluation")
+    with Bar("personalising held-out people") as bar:
+        report = run(recipe, Path(arguments.release or recipe.folder / "release"), output, bar)
+    console.print(report_table(report))
+    console.print(f"picture: {output / 'grid.png'}  numbers: {output / 'report.json'}")
+
+
+def report_table(report: dict) -> Table:
+    """The report for people."""
+    table = Table(title="held-out people: CLIP similarity, and how often an edit's attributes are there")
+    columns = list(next(iter(report["systems"].values())))
+    for name in ("system", *columns):
+        table.add_column(name, justify="left" if name == "system" else "right")
+    for system, row in report["systems"].items():
+        table.add_row(system, *(f"{row[column]:.3f}" for column in columns))
+    return table
+
+
+def tune(arguments: Namespace, _: list[str]) -> None:
+    """Teach a release one picture; the concept is written as a folder."""
+    from encoder.pipeline import E4TPipeline, open_image
+
+    image = open_image(arguments.image)
+    pipe = E4TPipeline.from_pretrained(arguments.release, base=arguments.base)
+    with Bar("tuning") as bar:
+        total = pipe.tune_config.steps if arguments.steps is None else arguments.steps
+        concept = pipe.tune(
+            image, steps=arguments.steps, seed=arguments.seed, caption=arguments.caption, on_step=lambda step, _: bar(step, total)
+        )
+    console.print(f"concept: {concept.save(arguments.output)}")
+
+
+def generate(arguments: Namespace, _: list[str]) -> None:
+    """Make pictures of a concept, or of the release's domain."""
+    from encoder.pipeline import E4TPipeline
+
+    pipe = E4TPipeline.from_pretrained(arguments.release, base=arguments.base)
+    if arguments.concept:
+        pipe.load_concept(arguments.concept)
+    with Bar("sampling") as bar:
+        images = pipe([arguments.prompt] * arguments.count, seed=arguments.seed, steps=arguments.steps, guidance=arguments.guidance, on_step=bar)
+    folder = Path(arguments.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(images):
+        image.save(folder / f"{arguments.seed + index:04d}.png")
+        console.print(f"picture: {folder / f'{arguments.seed + index:04d}.png'}")
+
+
+def quickstart(arguments: Namespace, raw: list[str]) -> int:
+    """Everything once, on this machine: draw, prepare, pre-train, release, personalise, look."""
+    from pipelines.quickstart import quickstart as run
+
+    return run(recipe_of(arguments), raw[1:], nproc=arguments.nproc)
+
+
+def _faces_arguments(parser: ArgumentParser) -> None:
+    parser.add_class_arguments(FacesConfig, as_group=False)
+
+
+def _base_arguments(parser: ArgumentParser) -> None:
+    from pipelines.base.config import BaseConfig
+
+    parser.add_class_arguments(BaseConfig, as_group=False)
+
+
+def _prepare_arguments(parser: ArgumentParser) -> None:
+    _takes_recipe(parser)
+    parser.add_argument("--verify", action="store_true", help="recheck every shard instead")
+
+
+def _pretrain_arguments(parser: ArgumentParser) -> None:
+    _takes_recipe(parser)
+    parser.add_argument("--nproc", type=int, default=1, help="processes to start here, one a device")
+
+
+def _release_arguments(parser: ArgumentParser) -> None:
+    _takes_recipe(parser)
+    parser.add_argument("--version", type=str, default="0.1.0", help="semantic version")
+    parser.add_argument("--output", type=str, default=None, help="release folder; by default <run>/release")
+    parser.add_argument("--register", type=bool, default=True, help="register the version in MLflow")
+
+
+def _evaluate_arguments(parser: ArgumentParser) -> None:
+    _takes_recipe(parser)
+    parser.add_argument("--release", type=str, default=None, help="release folder; by default <run>/release")
+    parser.add_argument("--output", type=str, default=None, help="folder for grid.png and report.json; by default <run>/evaluation")
+
+
+def _release_user_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--release", type=str, required=True, help="release folder")
+    parser.add_argument("--base", type=str, default=None, help="base model folder or hub id, instead of the release's own")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=None, help="instead of the release's own")
+
+
+def _tune_arguments(parser: ArgumentParser) -> None:
+    _release_user_arguments(parser)
+    parser.add_argument("--image", type=str, required=True, help="the one picture")
+    parser.add_argument("--caption", type=str, default=None, help="what is not the concept: 'a portrait of a smiling *s in a red shirt'")
+    parser.add_argument("--output", type=str, default="concept", help="concept folder")
+
+
+def _generate_arguments(parser: ArgumentParser) -> None:
+    _release_user_arguments(parser)
+    parser.add_argument("--prompt", type=str, required=True, help="*s stands for the concept")
+    parser.add_argument("--concept", type=str, default=None, help="concept folder")
+    parser.add_argument("--guidance", type=float, default=None, help="instead of the release's own")
+    parser.add_argument("--count", type=int, default=4, help="pictures, seeds counting up")
+    parser.add_argument("--output", type=str, default="pictures", help="folder")
+
+
+COMMANDS = {
+    "quickstart": (_pretrain_arguments, quickstart),
+    "faces": (_faces_arguments, faces),
+    "base": (_base_arguments, base),
+    "prepare": (_prepare_arguments, prepare),
+    "pretrain": (_pretrain_arguments, pretrain),
+    "release": (_release_arguments, release),
+    "evaluate": (_evaluate_arguments, evaluate),
+    "tune": (_tune_arguments, tune),
+    "generate": (_generate_arguments, generate),
+}

@@ -1,0 +1,126 @@
+"""The recipe: one YAML file, every stage's settings, each explained where it is declared."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.config import PrepareConfig, StreamConfig
+from encoder.backbone import BackboneConfig
+from encoder.conditioning import ConditioningConfig
+from encoder.errors import ConfigError
+from encoder.pipeline import SampleConfig
+from encoder.tuning import TuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Pre-training of the domain encoder and the weight offsets."""
+
+    steps: int = 30_000
+    batch_size: int = 16
+    """Pictures an optimizer step, over all devices."""
+    micro_batch_size: int = 8
+    """Pictures a device holds at once; the rest of the batch is accumulated."""
+    learning_rate: float = 1.6e-5
+    offsets_learning_rate: float | None = None
+    """Of the weight offsets; the encoder's unless given."""
+    warmup_steps: int = 0
+    decay: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate after the warm-up."""
+    regulariser: float = 0.01
+    """lambda on ||v||^2, mean over the batch."""
+    hidden_width: int | None = None
+    """Width of the domain encoder's pooled hierarchy; CLIP's own unless given."""
+    zero_stage: Literal[0, 1, 2] = 2
+    """DeepSpeed ZeRO stage."""
+    precision: Literal["bf16", "no"] = "bf16"
+    gradient_checkpointing: bool = True
+    max_grad_norm: float = 1.0
+    log_every: int = 10
+    checkpoint_every: int = 1000
+    keep: int = 2
+    """Newest checkpoints kept."""
+    sample_every: int = 1000
+    """Steps between grids of held-out pictures and what the encoder makes of them."""
+    validate_samples: int = 64
+    """Held-out pictures of the validation loss, computed with each grid at fixed noise and timesteps."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "micro_batch_size", "log_every", "checkpoint_every", "keep", "sample_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; give at least 1")
+        if self.learning_rate <= 0 or self.regulariser < 0:
+            raise ConfigError("pretrain.learning_rate must be positive and regulariser at least 0")
+
+    def accumulation(self, world: int) -> int:
+        """Micro-batches a device does a step. Raises ConfigError if the batch does not divide."""
+        per_pass = self.micro_batch_size * world
+        if self.batch_size % per_pass:
+            raise ConfigError(
+                f"pretrain.batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size} x {world} devices; "
+                "change one of them"
+            )
+        return self.batch_size // per_pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Evaluation on held-out identities of the drawn faces, where the true picture of every edit is known."""
+
+    identities: int = 16
+    grid_rows: int = 6
+    """Identities shown in the picture."""
+    steps: tuple[int, ...] = (0, 5, 15)
+    """Tuning steps looked at."""
+    edits: int = 2
+    """Prompt edits of each identity."""
+    seed: int = 0
+    """Chooses identities and edits, and seeds the sampling."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))
+        if self.identities < self.grid_rows or self.grid_rows < 1 or not self.steps or self.edits < 1:
+            raise ConfigError("evaluate: give at least one step and edit, and at least as many identities as grid_rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a run makes."""
+
+    name: str
+    """The run's name, its folder under ``runs``."""
+    base: BackboneConfig
+    data: PrepareConfig
+    conditioning: ConditioningConfig
+    runs: str = "runs"
+    """Folder of all runs."""
+    seed: int = 0
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.runs) / self.name
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data, tuples as lists."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - plain data of any shape
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,189 @@
+"""``e4t evaluate``: held-out drawn people, tuned with and without pre-training, against the base and against the truth."""
+
+import json
+import multiprocessing
+import os
+import random
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from data_prep.faces import DOMAIN_WORD, Identity, Scene, draw
+from data_prep.files import write_whole
+from data_prep.stream import Sample, ShardReader
+from data_prep.vocabulary import BACKGROUNDS, CLOTHES, EXPRESSIONS
+from encoder.backbone import Backbone
+from encoder.conditioning import PLACEHOLDER, Conditioning
+from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.metrics import ClipScorer, similarity
+from encoder.pipeline import E4TPipeline
+from pipelines.config import Recipe
+from pipelines.sampling import labelled_grid
+
+ATTRIBUTES = {
+    "expression": (EXPRESSIONS, f"a portrait of a {{}} {DOMAIN_WORD}"),
+    "clothes": (CLOTHES, f"a portrait of a {DOMAIN_WORD} in a {{}} shirt"),
+    "background": (BACKGROUNDS, f"a portrait of a {DOMAIN_WORD} on a {{}} background"),
+}
+SYSTEMS = ("pretrained", "untrained")
+
+
+@dataclass
+class Case:
+    """A held-out person: the one picture, the edits, and what every system made."""
+
+    person: str
+    caption: str
+    picture: Image.Image
+    edits: list[Scene]
+    truths: list[Image.Image]
+    base: list[Image.Image] = field(default_factory=list)
+    """From the caption, then from each edit's prompt."""
+    made: dict[str, dict[int, list[Image.Image]]] = field(default_factory=dict)
+    """By system and tuning steps: the person, then each edit."""
+
+
+def evaluate(recipe: Recipe, release: Path, output: Path, on_case: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Personalise held-out people; write ``grid.png`` and ``report.json`` and return the report.
+
+    Two processes share the work; the result does not depend on how many there are.
+    """
+    cases = choose_cases(recipe)
+    workers = max(1, min(os.cpu_count() or 1, len(cases)))
+    done: dict[int, Case] = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = {
+            pool.submit(_personalise, recipe, release, case, recipe.evaluate.seed + 1000 * index): index
+            for index, case in enumerate(cases)
+        }
+        for count, future in enumerate(as_completed(futures), 1):
+            done[futures[future]] = future.result()
+            if on_case:
+                on_case(count, len(cases))
+    cases = [done[index] for index in range(len(cases))]
+    report = score(recipe, cases)
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(output / "report.json", json.dumps(report, indent=1) + "\n")
+    picture(recipe, cases).save(output / "grid.png")
+    return report
+
+
+def choose_cases(recipe: Recipe) -> list[Case]:
+    """The first picture of randomly chosen test identities, with edits that change expression, clothes and background."""
+    config = recipe.evaluate
+    first: dict[str, Sample] = {}
+    for sample in ShardReader(recipe.data.output, "test"):
+        first.setdefault(sample.identity, sample)
+    rng = random.Random(f"evaluate-{config.seed}")
+    people = rng.sample(sorted(first), min(config.identities, len(first)))
+    return [_case(first[person], config.edits, rng) for person in people]
+
+
+def _case(sample: Sample, edits: int, rng: random.Random) -> Case:
+    scenes: list[Scene] = []
+    while len(scenes) < edits:
+        scene = Scene.random(rng)
+        if all(word not in sample.caption.split() for word in (scene.expression, scene.clothes, scene.background)):
+            scenes.append(Scene(expression=scene.expression, clothes=scene.clothes, background=scene.background))
+    size = sample.pixels.shape[-1]
+    truths = [draw(Identity.parse(sample.identity), scene, size) for scene in scenes]
+    image = Image.fromarray(sample.pixels.permute(1, 2, 0).numpy())
+    return Case(sample.identity, sample.caption, image, scenes, truths)
+
+
+_pipelines: dict[str, E4TPipeline] = {}
+
+
+def _pipeline(recipe: Recipe, release: Path, system: str) -> E4TPipeline:
+    """A worker's own pipeline, made once: the release, or the same with nothing pre-trained."""
+    if system not in _pipelines:
+        _pipelines[system] = E4TPipeline.from_pretrained(release) if system == "pretrained" else untrained_pipeline(recipe)
+    return _pipelines[system]
+
+
+def untrained_pipeline(recipe: Recipe) -> E4TPipeline:
+    """The base with a fresh encoder and no offsets: what tuning starts from when nothing was pre-trained."""
+    backbone = Backbone.load(recipe.base)
+    torch.manual_seed(recipe.seed)
+    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, recipe.pretrain.hidden_width)).requires_grad_(False)
+    conditioning = Conditioning.of(backbone, recipe.conditioning)
+    return E4TPipeline(backbone, encoder, conditioning, tune_config=recipe.tune, sample_config=recipe.sample)
+
+
+def _personalise(recipe: Recipe, release: Path, case: Case, seed: int) -> Case:
+    prompts = [scene.caption(f"a {{expression}} {PLACEHOLDER}") for scene in case.edits]
+    plain = [prompt.replace(PLACEHOLDER, DOMAIN_WORD) for prompt in prompts]
+    case.base = _pipeline(recipe, release, "untrained")([case.caption, *plain], seed=seed)
+    for system in SYSTEMS:
+        pipe = _pipeline(recipe, release, system)
+        caption = pipe.conditioning.caption_prompt(case.caption)
+        case.made[system] = {}
+        for steps in recipe.evaluate.steps:
+            pipe.tune(case.picture, steps=steps, seed=seed, caption=caption)
+            case.made[system][steps] = pipe([caption, *prompts], seed=seed)
+        pipe.unload_concept()
+    return case
+
+
+def score(recipe: Recipe, cases: list[Case]) -> dict[str, Any]:
+    """Means over people, by CLIP: the person against the picture, the edits against the true edits, and prompt obedience."""
+    scorer = Scorer(f"{recipe.base.model}/clip", recipe)
+    systems = {"base from the caption": scorer.row(cases, lambda case: case.base)}
+    for system in SYSTEMS:
+        for steps in recipe.evaluate.steps:
+            systems[f"{system}, {steps} steps"] = scorer.row(cases, lambda case, s=system, n=steps: case.made[s][n])
+    systems["the true pictures"] = scorer.row(cases, lambda case: [case.picture, *case.truths])
+    return {
+        "people": [case.person for case in cases],
+        "edits": [[scene.caption(f"a {{expression}} {PLACEHOLDER}") for scene in case.edits] for case in cases],
+        "systems": systems,
+    }
+
+
+class Scorer:
+    """The CLIP behind the numbers."""
+
+    def __init__(self, clip: str, recipe: Recipe) -> None:
+        self.clip = ClipScorer(clip)
+        self.pixels = untrained_pipeline(recipe).pixels
+        self.words = {name: self.clip.prompts([text.format(word) for word in words]) for name, (words, text) in ATTRIBUTES.items()}
+
+    def row(self, cases: list[Case], made: Callable[[Case], list[Image.Image]]) -> dict[str, float]:
+        """One system's means."""
+        identity, edit, obeyed = [], [], {name: [] for name in ATTRIBUTES}
+        for case in cases:
+            person, *edits = self._features(made(case))
+            identity.append(similarity(person, self._features([case.picture])[0]))
+            edit.append(similarity(torch.stack(edits), self._features(case.truths)).mean())
+            for name, (words, _) in ATTRIBUTES.items():
+                read = [list(words)[index] for index in (torch.stack(edits) @ self.words[name].T).argmax(1)]
+                obeyed[name] += [word == getattr(scene, name) for word, scene in zip(read, case.edits, strict=True)]
+        shares = {name: sum(values) / len(values) for name, values in obeyed.items()}
+        return {
+            "identity": float(torch.stack(identity).mean()),
+            "edit": float(torch.stack(edit).mean()),
+            "obedience": sum(shares.values()) / len(shares),
+            **shares,
+        }
+
+    def _features(self, images: list[Image.Image]) -> torch.Tensor:
+        return self.clip.pictures(torch.cat([self.pixels(image) for image in images]))
+
+
+def picture(recipe: Recipe, cases: list[Case]) -> Image.Image:
+    """The grid: input, base, before and after tuning, edits, true edits."""
+    last = recipe.evaluate.steps[-1]
+    edits = range(recipe.evaluate.edits)
+    labels = ["the one picture", "base, from\nits caption"]
+    labels += ["before tuning" if steps == 0 else f"after {steps} steps" for steps in recipe.evaluate.steps]
+    labels += [f"edit {edit + 1}" for edit in edits] + [f"true edit {edit + 1}" for edit in edits]
+    rows = []
+    for case in cases[: recipe.evaluate.grid_rows]:
+        made = case.made["pretrained"]
+        rows.append([case.picture, case.base[0], *(made[steps][0] for steps in recipe.evaluate.steps), *made[last][1:], *case.truths])
+    return labelled_grid(rows, labels)

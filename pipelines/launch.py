@@ -1,0 +1,75 @@
+"""Start one process a device on this machine, as torchrun would, and give back the exit code that a scheduler should see."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from pipelines.errors import FAILED, RunError
+
+
+def inside_cluster() -> bool:
+    """Whether somebody else (torchrun, srun, Kubernetes) has already started the ranks."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(arguments: Sequence[str], processes: int) -> int:
+    """Run ``e4t <arguments>`` as ``processes`` ranks and wait; the first failing rank ends the others and decides the exit code."""
+    environment = os.environ | {
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
+    }
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    if not torch.cuda.is_available():
+        environment["DS_ACCELERATOR"] = "cpu"
+    command = [sys.executable, "-m", "e4t", *arguments]
+    ranks = [
+        subprocess.Popen(command, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})  # noqa: S603 - our own command
+        for rank in range(processes)
+    ]
+    previous = {number: signal.signal(number, lambda number, _: _pass_on(ranks, number)) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return _wait(ranks)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for rank in ranks:
+            rank.kill()
+
+
+def _free_port() -> int:
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise RunError(f"no free port on 127.0.0.1 for the ranks to meet ({error.strerror}); close other jobs or set MASTER_PORT") from error
+
+
+def _pass_on(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
+    for rank in ranks:
+        rank.send_signal(number)
+
+
+def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
+    """Wait in the order in which ranks end."""
+    running = {rank.pid: rank for rank in ranks}
+    while running:
+        pid, status = os.wait()
+        rank = running.pop(pid, None)
+        if rank is None:
+            continue
+        rank.returncode = os.waitstatus_to_exitcode(status)
+        if rank.returncode:
+            for other in running.values():
+                other.terminate()
+            for other in running.values():
+                other.wait()
+            return rank.returncode if rank.returncode > 0 else FAILED
+    return 0

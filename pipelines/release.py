@@ -1,0 +1,154 @@
+"""``e4t release``: a run's newest checkpoint becomes a folder that can be handed over, and a version in MLflow's registry."""
+
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file, save_file
+
+from data_prep.manifest import Manifest
+from encoder.backbone import Backbone
+from encoder.conditioning import PLACEHOLDER
+from encoder.domain_encoder import DomainEncoderConfig
+from encoder.errors import ConfigError
+from encoder.release_format import CONFIG, ENCODER, FORMAT_VERSION, INDEX, OFFSETS, PROVENANCE, WEIGHTS, Release, relative_to
+from pipelines.checkpoints import Checkpoints
+from pipelines.config import Recipe
+from pipelines.errors import RunError
+from pipelines.run import environment
+from pipelines.tracking import tracking_uri
+
+SEMANTIC_VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
+
+
+def make_release(recipe: Recipe, output: Path, version: str) -> Release:
+    """Write the release folder of a run; it appears by rename, when whole.
+
+    Raises ConfigError for a bad version or an output that exists, RunError if the run has no complete checkpoint.
+    """
+    if not SEMANTIC_VERSION.fullmatch(version):
+        raise ConfigError(f"version {version!r} is not semantic; give one like 1.0.0")
+    if output.exists():
+        raise ConfigError(f"{output} exists; a release is never overwritten: give another output or version")
+    checkpoint = Checkpoints(recipe.folder / "checkpoints", recipe.pretrain.keep).newest()
+    if checkpoint is None:
+        raise RunError(f"{recipe.folder} has no complete checkpoint; run `e4t pretrain` first")
+    aside = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    for part in (ENCODER, OFFSETS):
+        (aside / part).mkdir(parents=True)
+    _weights(checkpoint / "trainable", aside)
+    encoder_config = DomainEncoderConfig.for_backbone(Backbone.load(recipe.base), recipe.pretrain.hidden_width)
+    _json(aside / ENCODER / CONFIG, asdict(encoder_config))
+    _json(aside / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
+    _json(aside / INDEX, _index(recipe, output, version))
+    provenance = _provenance(recipe, checkpoint)
+    _json(aside / PROVENANCE, provenance)
+    (aside / "README.md").write_text(_card(recipe, output, version, provenance))
+    grids = sorted((recipe.folder / "samples").glob("*.png"))
+    if grids:
+        shutil.copy(grids[-1], aside / "samples.png")
+    aside.rename(output)
+    return Release.open(output)
+
+
+def _weights(trainable: Path, aside: Path) -> None:
+    encoder = load_file(trainable / "domain_encoder.safetensors")
+    save_file(encoder, aside / ENCODER / WEIGHTS)
+    shutil.copy(trainable / "weight_offsets.safetensors", aside / OFFSETS / WEIGHTS)
+
+
+def _index(recipe: Recipe, output: Path, version: str) -> dict[str, Any]:
+    clip = recipe.base.clip
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": "e4t-domain-encoder",
+        "name": recipe.name,
+        "version": version,
+        "base": {
+            "model": relative_to(recipe.base.model, output),
+            "revision": recipe.base.revision,
+            "clip": clip and relative_to(clip, output),
+        },
+        "conditioning": asdict(recipe.conditioning),
+        "tuning": asdict(recipe.tune),
+        "sampling": asdict(recipe.sample),
+    }
+
+
+def _provenance(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
+    marker = recipe.folder / "mlflow_run_id"
+    state = json.loads((checkpoint / "state.json").read_text())
+    return {
+        "recipe": recipe.plain(),
+        "checkpoint": checkpoint.name,
+        "steps": state["step"],
+        "samples_seen": state["samples_seen"],
+        "training_seconds": round(state["seconds"], 1),
+        "data_manifest": state["manifest_digest"],
+        "data_identities": Manifest.load(recipe.data.output).identities,
+        "base": {"model": recipe.base.model, "revision": recipe.base.revision},
+        "mlflow_run_id": marker.read_text().strip() if marker.exists() else None,
+        "environment": environment(),
+    }
+
+
+def _card(recipe: Recipe, output: Path, version: str, provenance: dict[str, Any]) -> str:
+    head = {
+        "license": "apache-2.0",
+        "library_name": "e4t",
+        "base_model": recipe.base.model,
+        "tags": ["text-to-image", "personalization", "e4t", "domain-encoder"],
+    }
+    word, identities = recipe.conditioning.domain_word, provenance["data_identities"]["train"]
+    minutes = provenance["training_seconds"] / 60
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False)}---
+
+# {recipe.name} {version}: a domain encoder for "{word}"
+
+One picture and {recipe.tune.steps} tuning steps teach the base model a new {word} (E4T, arXiv 2302.12228). The base model is not inside.
+
+    e4t tune --release {output} --image picture.png --output concept
+    e4t generate --release {output} --concept concept --prompt "{recipe.conditioning.templates[0]}" --output pictures
+
+In Python:
+
+    pipe = E4TPipeline.from_pretrained("{output}")
+    pipe.tune(Image.open("picture.png"))
+    pipe("{recipe.conditioning.templates[0].replace(PLACEHOLDER, PLACEHOLDER + " smiling")}")[0].save("smiling.png")
+
+## Training
+
+{provenance["steps"]} steps of {recipe.pretrain.batch_size} pictures ({provenance["samples_seen"]:,} seen, {identities:,} identities),
+{minutes:.0f} minutes on {provenance["environment"]["cores"]} cores. Recipe, data digest, code revision and versions: `{PROVENANCE}`.
+
+## Limits
+
+It knows its domain only; pictures of anything else give poor results. Tune on pictures of people only with their consent.
+"""
+
+
+def _json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def register(release: Release, runs: str) -> int:
+    """Log the folder as a version in MLflow's model registry, alias ``candidate``; returns the version's number."""
+    from mlflow import MlflowClient  # an import of seconds, only where it is used
+
+    client = MlflowClient(tracking_uri(runs))
+    run_id = json.loads((release.folder / PROVENANCE).read_text())["mlflow_run_id"]
+    if run_id is None:
+        raise RunError(f"{release.folder} names no MLflow run (tracking was off); it can be used, but not registered")
+    client.log_artifacts(run_id, str(release.folder), f"release-{release.version}")
+    if not client.search_registered_models(f"name = '{release.name}'"):
+        client.create_registered_model(release.name)
+    source = f"{client.get_run(run_id).info.artifact_uri}/release-{release.version}"
+    made = client.create_model_version(release.name, source, run_id, tags={"semantic_version": release.version})
+    client.set_registered_model_alias(release.name, "candidate", made.version)
+    return int(made.version)

@@ -1,0 +1,102 @@
+"""The run folder, which is the interface: recipe, environment, metrics, logs, samples, checkpoints."""
+
+import json
+import logging
+import os
+import platform
+import socket
+import subprocess
+import time
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_prep.files import write_whole
+from encoder.errors import ConfigError
+from pipelines.config import Recipe, flatten
+
+FREE = ("evaluate.", "tune.", "sample.", "pretrain.log_every", "pretrain.checkpoint_every", "pretrain.keep", "pretrain.sample_every", "pretrain.validate_samples")
+"""Settings that may change between the sittings of a run."""
+PACKAGES = ("torch", "deepspeed", "accelerate", "diffusers", "transformers", "webdataset", "mlflow")
+
+
+class Run:
+    """A run folder. Only rank 0 writes, but for its own log each rank."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.folder, self.rank = folder, rank
+
+    @classmethod
+    def open(cls, recipe: Recipe, rank: int = 0) -> "Run":
+        """Make the folder, or take up one of the same recipe.
+
+        Raises ConfigError, with the difference, for another recipe's; on every rank, so that none waits for the others.
+        """
+        run = cls(recipe.folder, rank)
+        if changed := run._difference(recipe):
+            raise ConfigError(f"{run.folder} holds a run of another recipe ({'; '.join(changed)}); give another name or delete it")
+        if rank == 0:
+            for name in ("logs", "samples", "checkpoints"):
+                (run.folder / name).mkdir(parents=True, exist_ok=True)
+            write_whole(run.folder / "recipe.yaml", yaml.safe_dump(recipe.plain(), sort_keys=False))
+            write_whole(run.folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        return run
+
+    def _difference(self, recipe: Recipe) -> list[str]:
+        """What is not as it was when the run began; what leaves the trained weights alone may change."""
+        path = self.folder / "recipe.yaml"
+        if not path.exists():
+            return []
+        before, now = flatten(yaml.safe_load(path.read_text())), flatten(recipe.plain())
+        free = FREE if recipe.pretrain.decay == "cosine" else (*FREE, "pretrain.steps")
+        return [
+            f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not key.startswith(free)
+        ]
+
+    def log_to_file(self) -> None:
+        """Let this rank's lines go to its own log file, too."""
+        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(self.folder / "logs" / f"rank_{self.rank}.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger("e4t").addHandler(handler)
+
+    def log(self, **values: Any) -> None:  # noqa: ANN401 - any plain values
+        """Append a line to metrics.jsonl."""
+        if self.rank == 0:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+
+    def heartbeat(self, step: int) -> None:
+        """Say that the run lives, and where it is."""
+        if self.rank == 0:
+            write_whole(self.folder / "heartbeat.json", json.dumps({"step": step, "time": time.time(), "host": socket.gethostname()}) + "\n")
+
+
+@cache
+def code_revision() -> str:
+    """Git revision of the code, marked if the tree is changed; ``unknown`` outside a checkout."""
+    root = Path(__file__).parent.parent
+    git = ["git", "-C", str(root)]
+    try:
+        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{revision}-changed" if changed else revision
+
+
+def environment() -> dict[str, Any]:
+    """What the run runs on."""
+    return {
+        "host": socket.gethostname(),
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "code": code_revision(),
+        **{package: version(package) for package in PACKAGES},
+    }

@@ -1,0 +1,54 @@
+from typing import Any
+
+import pytest
+
+from data_prep.config import PrepareConfig, SplitFractions, StreamConfig
+from data_prep.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"source": ""}, "data.source"),
+        ({"resolution": 0}, "data.resolution"),
+        ({"shard_samples": 0}, "data.shard_samples"),
+        ({"quality": 101}, "data.quality"),
+        ({"codec": "tiff"}, "data.codec"),
+        ({"codec": "jpg", "lossless": True}, "data.lossless"),
+        ({"resolution": 20_000}, "webp holds up to"),
+        ({"max_pixels": 10**9}, "data.max_pixels"),
+        ({"workers": -1}, "data.workers"),
+        ({"pattern": "{person}/{picture}"}, "{identity}"),
+        ({"pattern": "{identity}/{identity}"}, "another name"),
+        ({"pattern": "{identity}/{1}"}, "another name"),
+        ({"caption_suffix": "txt"}, "data.caption_suffix"),
+        ({"caption_template": "a {thing}"}, "data.caption_template"),
+        ({"caption_template": "a {"}, "data.caption_template"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_its_name(changes: dict[str, Any], named: str) -> None:
+    settings: dict[str, Any] = {"source": "in", "output": "out", "concept": "cat"}
+    with pytest.raises(ConfigError) as caught:
+        PrepareConfig(**settings | changes)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)])
+def test_shares_that_are_no_shares_are_refused(shares: tuple[float, float, float]) -> None:
+    with pytest.raises(ConfigError, match="the sum 1"):
+        SplitFractions(train=shares[0], val=shares[1], test=shares[2])
+
+
+def test_the_digest_follows_what_is_made_and_not_where_or_by_how_many() -> None:
+    config = PrepareConfig(source="in", output="out", concept="cat")
+    assert PrepareConfig(source="elsewhere", output="there", concept="cat", workers=7).digest == config.digest
+    assert PrepareConfig(source="in", output="out", concept="dog").digest != config.digest
+    assert PrepareConfig(source="in", output="out", concept="cat", quality=94).digest != config.digest
+
+
+@pytest.mark.parametrize("name", ["window_shards", "threads", "prefetch"])
+def test_a_stream_setting_below_one_is_refused(name: str) -> None:
+    settings: dict[str, Any] = {name: 0}
+    with pytest.raises(ConfigError, match=f"stream.{name}"):
+        StreamConfig(**settings)

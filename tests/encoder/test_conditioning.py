@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from encoder.backbone import Backbone
+from encoder.conditioning import Conditioning, ConditioningConfig
+from encoder.errors import ConfigError
+
+
+def test_with_v_0_the_states_are_those_of_the_domain_word(conditioning: Conditioning) -> None:
+    concept = conditioning.states(conditioning.tokenize(["a portrait of a *s in a red shirt"]), torch.zeros(1, 128))
+    word = conditioning.states(conditioning.tokenize(["a portrait of a person in a red shirt"]))
+    assert torch.equal(concept, word)
+
+
+def test_a_residual_changes_the_states_from_the_placeholder_on(conditioning: Conditioning) -> None:
+    prompts = conditioning.tokenize(["a portrait of a *s in a red shirt"])
+    place = int(prompts.placeholder[0].int().argmax())
+    with_v, without = conditioning.states(prompts, torch.ones(1, 128)), conditioning.states(prompts)
+    assert torch.equal(with_v[:, :place], without[:, :place])
+    assert not torch.allclose(with_v[:, place:], without[:, place:], atol=1e-3)
+
+
+def test_a_caption_becomes_a_prompt_of_the_concept(conditioning: Conditioning) -> None:
+    assert conditioning.caption_prompt("a portrait of a smiling person in a red shirt") == "a portrait of a smiling *s in a red shirt"
+
+
+def test_a_caption_without_the_domain_word_gives_the_template(conditioning: Conditioning) -> None:
+    assert conditioning.caption_prompt("a red shirt") == "a portrait of a *s"
+
+
+def test_a_domain_word_of_several_tokens_is_refused(backbone: Backbone) -> None:
+    with pytest.raises(ConfigError, match="tokens of this base"):
+        Conditioning.of(backbone, ConditioningConfig(domain_word="xylophonist"))
+
+
+def test_a_template_without_the_placeholder_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\*s"):
+        ConditioningConfig(domain_word="person", templates=("a portrait",))

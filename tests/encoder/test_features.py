@@ -1,0 +1,34 @@
+import pytest
+import torch
+from torch import Tensor
+
+from encoder.backbone import Backbone
+from encoder.conditioning import Conditioning
+from encoder.features import class_token_layers, class_tokens, pooled_maps, unet_features
+
+
+def test_every_second_layer_of_vit_h_gives_16_class_tokens() -> None:
+    assert list(class_token_layers(32)) == list(range(1, 32, 2))
+
+
+def test_class_tokens_are_those_of_every_second_layer(backbone: Backbone, pixels: Tensor) -> None:
+    hidden = backbone.clip(backbone.clip_input(pixels), output_hidden_states=True).hidden_states
+    tokens = class_tokens(backbone, pixels)
+    assert torch.equal(tokens[:, 0], hidden[2][:, 0])
+    assert torch.equal(tokens[:, -1], hidden[8][:, 0])
+
+
+def test_the_feature_pass_sees_what_the_whole_unet_sees(backbone: Backbone, conditioning: Conditioning) -> None:
+    noisy, timesteps = torch.randn(2, 8, 16, 16), torch.tensor([3, 700])
+    with pooled_maps(backbone.unet) as whole:
+        backbone.unet(noisy, timesteps, conditioning.null_states().expand(2, -1, -1))
+    for short, long in zip(unet_features(backbone.unet, noisy, timesteps, conditioning.null_states()), whole, strict=True):
+        torch.testing.assert_close(short, long)
+
+
+def test_the_feature_pass_runs_no_decoder_and_no_gradient(backbone: Backbone, conditioning: Conditioning) -> None:
+    backbone.unet.requires_grad_(True)
+    for block in backbone.unet.up_blocks:
+        block.register_forward_hook(lambda *_: pytest.fail("the decoder half ran"))
+    maps = unet_features(backbone.unet, torch.randn(1, 8, 16, 16), torch.tensor([5]), conditioning.null_states())
+    assert not any(pooled.requires_grad for pooled in maps)
