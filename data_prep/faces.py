@@ -1,8 +1,8 @@
 """The built-in domain: drawn faces, every attribute of which is known.
 
-Open Peeps (CC0 1.0, Pablo Stanley) as packaged in ``dicebear-styles``, composed by ``dicebear-core`` and rasterised by ``resvg``. An
-*identity* is what a person keeps from picture to picture; a *scene* is what changes. Any identity can be drawn in any scene, so the true
-picture of every prompt edit is known.
+Open Peeps (CC0 1.0, Pablo Stanley) as packaged in ``dicebear-styles``, composed by ``dicebear-core`` and rasterised by
+``resvg``. An *identity* is what a person keeps from picture to picture; a *scene* is what changes. Any identity can be
+drawn in any scene, so the true picture of every prompt edit is known.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -43,14 +43,14 @@ class Identity:
 
     @property
     def name(self) -> str:
-        """The folder name, from which ``parse`` gives the identity back; equal people have equal names under every seed."""
+        """The folder name; ``parse`` gives the identity back. Equal people have equal names under every seed."""
         return "-".join((self.head, self.hair, self.skin, self.beard, self.accessory))
 
     @classmethod
     def parse(cls, name: str) -> "Identity":
         """Read an identity from its folder name. Raises DataError for a name that ``name`` does not produce."""
         parts = name.split("-")
-        tables = (HEADS, HAIR, SKINS, BEARDS, ACCESSORIES)
+        tables: tuple[Collection[str], ...] = (HEADS, HAIR, SKINS, BEARDS, ACCESSORIES)
         if len(parts) != len(tables) or any(part not in table for part, table in zip(parts, tables, strict=True)):
             raise DataError(f"{name!r} is not a drawn identity; expected head-hair-skin-beard-accessory")
         return cls(head=parts[0], hair=parts[1], skin=parts[2], beard=parts[3], accessory=parts[4])
@@ -68,7 +68,12 @@ class Identity:
 
     def describe(self) -> str:
         """Words for the identity: ``with tan skin, a ginger afro and round glasses``."""
-        parts = [f"{self.skin} skin", HEADS[self.head].format(hair=self.hair), BEARDS[self.beard], ACCESSORIES[self.accessory]]
+        parts = [
+            f"{self.skin} skin",
+            HEADS[self.head].format(hair=self.hair),
+            BEARDS[self.beard],
+            ACCESSORIES[self.accessory],
+        ]
         parts = [part for part in parts if part]
         return f"with {', '.join(parts[:-1])} and {parts[-1]}"
 
@@ -101,18 +106,20 @@ class Scene:
         )
 
     def caption(self, subject: str = f"a {{expression}} {DOMAIN_WORD}") -> str:
-        """The scene in words, without the identity: ``a portrait of a smiling person in a red shirt on a navy background``."""
+        """The scene without the identity: ``a portrait of a smiling person in a red shirt on a navy background``."""
         subject = subject.format(expression=self.expression)
         return _articles(f"a portrait of {subject} in a {self.clothes} shirt on a {self.background} background")
 
 
 def extra_captions(identity: Identity, scene: Scene, rng: random.Random) -> list[str]:
-    """More captions of one picture, as web captions are: one complete, one of the person alone, one that leaves things out."""
+    """More captions of one picture: one complete, one of the person alone, one that leaves things out."""
     described = f"{DOMAIN_WORD} {identity.describe()}"
     complete = scene.caption(rng.choice((f"a {{expression}} {described}", f"a {described} {{expression}}")))
     subject = rng.choice((DOMAIN_WORD, described))
     article = rng.choice(("a ", "a ", ""))
-    expression = rng.choice((f"{article}{scene.expression} {subject}", f"{article}{subject} {scene.expression}", f"{article}{subject}"))
+    expression = rng.choice(
+        (f"{article}{scene.expression} {subject}", f"{article}{subject} {scene.expression}", f"{article}{subject}")
+    )
     clothes = rng.choice((f" in a {scene.clothes} shirt", ""))
     background = rng.choice((f" on a {scene.background} background", ""))
     partial_caption = f"a portrait of {expression}{clothes}{background}"
@@ -176,11 +183,13 @@ class FacesConfig:
                 "give at least 1, 1 and 8"
             )
         if self.identities > 200_000:
-            raise ConfigError(f"faces.identities is {self.identities}; about 290,000 different people exist, give at most 200,000")
+            raise ConfigError(
+                f"faces.identities is {self.identities}; about 290,000 different people exist, give at most 200,000"
+            )
 
 
 def identities(config: FacesConfig) -> list[Identity]:
-    """The set's people: distinct, a function of the seed alone; more identities extend the list, they never change it."""
+    """The set's people: distinct, a function of the seed alone; asking for more extends the list."""
     rng = random.Random(f"identities-{config.seed}")
     people: dict[str, Identity] = {}
     while len(people) < config.identities:
@@ -197,7 +206,9 @@ def draw_faces(config: FacesConfig, *, workers: int = 2, on_identity: Callable[[
     output = Path(config.output)
     if (output / "faces.json").exists():
         if json.loads((output / "faces.json").read_text()) != asdict(config):
-            raise ConfigError(f"{output} holds faces of another configuration (see its faces.json); give another faces.output or delete it")
+            raise ConfigError(
+                f"{output} holds faces of another configuration (see its faces.json); give another output or delete it"
+            )
         return output
     if output.exists():
         raise ConfigError(f"{output} exists and was not drawn by e4t; give another faces.output")

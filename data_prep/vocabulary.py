@@ -61,7 +61,7 @@ HAIR = {
     "blue": ("#1c3f9c", "#6c92ea"),
     "purple": ("#5f2391", "#a873dc"),
 }
-"""Pen and hair share the first colour, coloured hair is filled with the second, so that the colour shows on every head."""
+"""The pen has the first colour, filled hair the second, so that the hair's colour shows on every head."""
 
 SKINS = {"pale": "#ffe3cc", "light": "#f0bd92", "tan": "#cd8a58", "brown": "#96572f", "dark": "#6f4a36"}
 

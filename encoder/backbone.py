@@ -67,7 +67,9 @@ class Backbone(nn.Module):
         Raises ConfigError with one line if the id or folder holds no Stable Diffusion, or no CLIP tower is to be found.
         """
         folder = Path(config.model)
-        if not folder.exists() and (folder.is_absolute() or config.model.count("/") != 1 or config.model.startswith(".")):
+        if not folder.exists() and (
+            folder.is_absolute() or config.model.count("/") != 1 or config.model.startswith(".")
+        ):
             raise ConfigError(f"base model {config.model}: no such folder, and not a hub id of the form owner/name")
         try:
             return cls(
@@ -88,17 +90,24 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the frozen weights are."""
-        return self.unet.device
+        device: torch.device = self.unet.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the frozen weights."""
-        return self.unet.dtype
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
 
     @property
     def pixels_per_latent(self) -> int:
         """Downsampling factor of the autoencoder, 8 in every Stable Diffusion."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture with sides of ``resolution`` pixels."""
+        side = resolution // self.pixels_per_latent
+        return self.unet.config.in_channels, side, side
 
     @property
     def resolution(self) -> int:
@@ -108,7 +117,7 @@ class Backbone(nn.Module):
     @property
     def embedding_width(self) -> int:
         """Width d of a word embedding."""
-        return self.text_encoder.get_input_embeddings().embedding_dim
+        return int(self.text_encoder.get_input_embeddings().embedding_dim)
 
     @torch.no_grad()
     def posterior(self, pixels: Tensor) -> "Posterior":
@@ -120,7 +129,8 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], float32, of scaled latents."""
-        return self.vae.decode(latents.to(self.dtype) / self.vae.config.scaling_factor).sample.float().clamp(-1, 1)
+        pixels: Tensor = self.vae.decode(latents.to(self.dtype) / self.vae.config.scaling_factor).sample
+        return pixels.float().clamp(-1, 1)
 
     def clip_input(self, pixels: Tensor) -> Tensor:
         """Resize and normalise pictures (B, 3, H, W) in [-1, 1] as the CLIP tower expects them."""
@@ -140,4 +150,6 @@ def _clip(config: BackboneConfig) -> CLIPVisionModelWithProjection:
     dtype = getattr(torch, config.dtype)
     if config.clip is not None:
         return CLIPVisionModelWithProjection.from_pretrained(config.clip, dtype=dtype)
-    return CLIPVisionModelWithProjection.from_pretrained(config.model, subfolder="clip", revision=config.revision, dtype=dtype)
+    return CLIPVisionModelWithProjection.from_pretrained(
+        config.model, subfolder="clip", revision=config.revision, dtype=dtype
+    )

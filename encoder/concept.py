@@ -18,7 +18,7 @@ _WEIGHTS, _CONFIG = "concept.safetensors", "concept.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """A tuned concept. Differences are fp16: what is generated after tuning and after loading is the same, bit for bit."""
+    """A tuned concept. Differences are fp16, and what was tuned is used as it is saved: both generate the same."""
 
     unet: dict[str, Tensor]
     """Differences of UNet parameters, by name."""
@@ -56,14 +56,17 @@ class Concept:
             raise ModelError(f"{folder} is not a whole concept folder ({error}); make one with `e4t tune`") from error
         if config["format_version"] > FORMAT_VERSION:
             raise ModelError(
-                f"{folder} has concept format {config['format_version']}, this e4t reads up to {FORMAT_VERSION}; upgrade e4t"
+                f"{folder} has concept format {config['format_version']}, "
+                f"this e4t reads up to {FORMAT_VERSION}; upgrade e4t"
             )
         parts: dict[str, dict[str, Tensor]] = {"unet": {}, "encoder": {}}
         for key, tensor in tensors.items():
             part, _, name = key.partition("/")
             if part in parts:
                 parts[part][name] = tensor
-        return cls(**parts, class_tokens=tensors["class_tokens"], release=config["release"], settings=config["settings"])
+        return cls(
+            **parts, class_tokens=tensors["class_tokens"], release=config["release"], settings=config["settings"]
+        )
 
 
 def difference(module: nn.Module, before: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -77,7 +80,9 @@ def add_difference(module: nn.Module, differences: dict[str, Tensor]) -> dict[st
     """Add differences to parameters; returns the former values, for ``restore``."""
     parameters = dict(module.named_parameters())
     if unknown := differences.keys() - parameters.keys():
-        raise ModelError(f"the concept has a parameter that this model lacks, {sorted(unknown)[0]}; it was tuned on another release")
+        raise ModelError(
+            f"the concept has a parameter that this model lacks, {sorted(unknown)[0]}; it was tuned on another release"
+        )
     before = {name: parameters[name].detach().clone() for name in differences}
     for name, change in differences.items():
         parameters[name].add_(change.to(parameters[name]))
@@ -90,4 +95,3 @@ def restore(module: nn.Module, before: dict[str, Tensor]) -> None:
     parameters = dict(module.named_parameters())
     for name, value in before.items():
         parameters[name].copy_(value)
-

@@ -25,8 +25,8 @@ class ConditioningConfig:
     templates: tuple[str, ...] = ("a photo of *s",)
     """Neutral prompts of pre-training and tuning; *s stands for the concept."""
     caption_share: float = 0.0
-    """Share of prompts that are the picture's own caption with the domain word replaced by *s, so that what the caption says
-    need not be learned as the concept. Captions must not describe the concept itself."""
+    """Share of prompts that are the picture's own caption with the domain word replaced by *s, so that what the caption
+    says need not be learned as the concept. Captions must not describe the concept itself."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "templates", tuple(self.templates))
@@ -60,7 +60,10 @@ class Conditioning:
         self.placeholder_id = self.tokenizer.convert_tokens_to_ids(PLACEHOLDER)
         word = tokenizer(config.domain_word, add_special_tokens=False).input_ids
         if len(word) != 1:
-            raise ConfigError(f"conditioning.domain_word {config.domain_word!r} is {len(word)} tokens of this base; give a word that is one")
+            raise ConfigError(
+                f"conditioning.domain_word {config.domain_word!r} is {len(word)} tokens of this base; "
+                "give a word that is one"
+            )
         self.word_id = word[0]
         self._null_states: Tensor | None = None
 

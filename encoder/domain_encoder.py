@@ -51,7 +51,9 @@ class DomainEncoder(nn.Module):
     def __init__(self, config: DomainEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.from_clip = nn.ModuleList(nn.Linear(config.clip_width, config.hidden_width) for _ in range(config.class_tokens))
+        self.from_clip = nn.ModuleList(
+            nn.Linear(config.clip_width, config.hidden_width) for _ in range(config.class_tokens)
+        )
         self.from_unet = nn.ModuleList(nn.Linear(channels, config.hidden_width) for channels in config.map_channels)
         self.activation = nn.LeakyReLU()
         self.to_embedding = nn.Linear(config.hidden_width, config.embedding_width)
@@ -61,7 +63,9 @@ class DomainEncoder(nn.Module):
     def forward(self, class_tokens: Tensor, maps: list[Tensor]) -> Tensor:
         """Residual v (B, d) from class tokens (B, K, width) and the UNet's pooled maps [(B, C_j)]."""
         dtype = self.to_embedding.weight.dtype
-        members = [project(token) for project, token in zip(self.from_clip, class_tokens.to(dtype).unbind(1), strict=True)]
+        members = [
+            project(token) for project, token in zip(self.from_clip, class_tokens.to(dtype).unbind(1), strict=True)
+        ]
         members += [project(pooled.to(dtype)) for project, pooled in zip(self.from_unet, maps, strict=True)]
         v: Tensor = self.to_embedding(self.activation(torch.stack(members).mean(dim=0)))
         return v

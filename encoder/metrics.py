@@ -17,7 +17,7 @@ class ClipScorer:
     def __init__(self, model: str, device: str = "cpu") -> None:
         """Load from a hub id or folder that holds both towers and the tokenizer. Raises ConfigError otherwise."""
         try:
-            self.model = CLIPModel.from_pretrained(model).to(device).eval()
+            self.model = CLIPModel.from_pretrained(model, dtype=torch.float32).to(device).eval()
             self.tokenizer = CLIPTokenizer.from_pretrained(model)
         except OSError as error:
             raise ConfigError(f"metric CLIP {model} cannot be loaded: {str(error).splitlines()[0]}") from error

@@ -1,4 +1,4 @@
-"""The one loss of pre-training and tuning: denoise under the encoder's word, and keep the word close to the domain's."""
+"""The one loss of pre-training and tuning: denoise under the encoder's word, keep the word close to the domain's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,8 +94,8 @@ def domain_tuning_loss(
 ) -> Losses:
     """Two passes (E4T, arXiv 2302.12228): features at (z_t, t, ""), then the prediction under the encoder's word.
 
-    ``latents`` and ``noise`` are (B, C, h, w), ``class_tokens`` (B, K, width), ``timesteps`` (B,). Offsets, if any, are those set on
-    the UNet; both passes use them.
+    ``latents`` and ``noise`` are (B, C, h, w), ``class_tokens`` (B, K, width), ``timesteps`` (B,). Offsets, if any, are
+    those set on the UNet; both passes use them.
     """
     noisy = backbone.noise_schedule.add_noise(latents, noise, timesteps)
     v = encoder(class_tokens, unet_features(backbone.unet, noisy, timesteps, conditioning.null_states()))

@@ -31,10 +31,10 @@ class SampleConfig:
     guidance: float = 7.5
     """Classifier-free guidance; 1 is none."""
     guidance_rescale: float = 0.0
-    """Share of the guided prediction that is brought back to the unguided one's spread (Lin et al., arXiv 2305.08891)."""
+    """Share of the guided prediction brought back to the unguided one's spread (Lin et al., arXiv 2305.08891)."""
 
 
-class E4TPipeline(DiffusionPipeline):  # type: ignore[misc, no-any-unimported]
+class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
     """A domain encoder over its base model, its offsets folded in; one concept at a time can be loaded."""
 
     def __init__(
@@ -92,14 +92,14 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc, no-any-unimported]
     ) -> Concept:
         """Tune on one picture (or several) of the concept, load the result, and return it.
 
-        ``caption`` says of each picture what is *not* the concept, with *s for the concept: ``a portrait of a smiling *s``.
+        ``caption`` says of each picture what is *not* the concept: ``a portrait of a smiling *s``.
         """
         images = [image] if isinstance(image, Image.Image) else list(image)
         captions = [caption] if isinstance(caption, str) else list(caption) if caption else None
         if captions and (len(captions) != len(images) or any(PLACEHOLDER not in c for c in captions)):
             raise ModelError(f"give one caption a picture, each with {PLACEHOLDER} where the concept stands")
         self.unload_concept()
-        config = replace(self.tune_config, seed=seed, **({} if steps is None else {"steps": steps}))
+        config = replace(self.tune_config, seed=seed, steps=self.tune_config.steps if steps is None else steps)
         pixels = torch.cat([self.pixels(picture) for picture in images])
         concept = tune(
             self.backbone, self.domain_encoder, self.conditioning, pixels, config,
@@ -120,11 +120,13 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc, no-any-unimported]
         return (array.float() / 127.5 - 1).to(self.backbone.device)
 
     def load_concept(self, concept: Concept | str | Path) -> None:
-        """Load a concept, or a concept folder, in place of the one loaded before. Raises ModelError for another release's."""
+        """Load a concept or its folder in place of the one loaded before. Raises ModelError for another release's."""
         if not isinstance(concept, Concept):
             concept = Concept.load(concept)
         if concept.release != self.release:
-            raise ModelError(f"the concept was tuned on release {concept.release}, this is {self.release}; tune it again here")
+            raise ModelError(
+                f"the concept was tuned on release {concept.release}, this is {self.release}; tune it again here"
+            )
         self.unload_concept()
         self._loaded = LoadedConcept(concept, self.unet, self.domain_encoder)
 
@@ -164,16 +166,20 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc, no-any-unimported]
     ) -> Tensor:
         """DDIM latents (B, C, h, w). Picture i depends on (seed + i) alone, not on the others in the batch.
 
-        The word is evaluated anew at every timestep; the unconditional branch supplies the UNet features, so this costs nothing.
+        The word is evaluated anew at every timestep; the unconditional branch supplies the UNet features, at no cost.
         """
         tokens = self.conditioning.tokenize(prompts)
         personal = bool(tokens.placeholder.any())
         if personal and self._loaded is None:
-            raise ModelError(f"the prompt names {PLACEHOLDER} but no concept is loaded; call tune(image) or load_concept(folder) first")
+            raise ModelError(
+                f"the prompt names {PLACEHOLDER} but no concept is loaded; call tune(image) or load_concept first"
+            )
         fixed_states = None if personal else self.conditioning.states(tokens)
-        shape = (self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size)
-        latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(prompts))])
-        latents = latents.to(self.backbone.device, self.backbone.dtype) * self.scheduler.init_noise_sigma
+        shape = self.backbone.latent_shape(self.backbone.resolution)
+        latents = torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(prompts))]
+        )
+        latents = latents.to(self.backbone.device, self.backbone.dtype) * float(self.scheduler.init_noise_sigma)
         self.scheduler.set_timesteps(config.steps)
         null = self.conditioning.null_states().expand(len(prompts), -1, -1)
         for index, timestep in enumerate(self.scheduler.timesteps):
@@ -217,4 +223,3 @@ def open_image(path: str | Path) -> Image.Image:
             return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ModelError(f"{path} cannot be read as a picture ({error}); give a PNG, JPEG or WebP file") from error
-

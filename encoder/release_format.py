@@ -14,6 +14,7 @@ from encoder.backbone import BackboneConfig
 from encoder.errors import ModelError
 
 FORMAT_VERSION = 1
+KIND = "e4t-domain-encoder"
 INDEX, ENCODER, OFFSETS, PROVENANCE = "index.json", "domain_encoder", "weight_offsets", "provenance.json"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -36,17 +37,17 @@ class Release:
     def open(cls, folder: str | Path) -> "Release":
         """Read a release's index. Raises ModelError if it is missing, broken, or of a newer format."""
         folder = Path(folder)
-        try:
-            index = json.loads((folder / INDEX).read_text())
-            encoder_config = json.loads((folder / ENCODER / CONFIG).read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise ModelError(f"{folder} is not a release folder ({error}); make one with `e4t release`") from error
+        index = _read_json(folder, INDEX)
+        if index.get("kind") != KIND or not isinstance(index.get("format_version"), int):
+            raise ModelError(f"{folder / INDEX} does not describe a domain encoder; make a release with `e4t release`")
         if index["format_version"] > FORMAT_VERSION:
-            raise ModelError(
-                f"{folder} has release format {index['format_version']}, this e4t reads up to {FORMAT_VERSION}; upgrade e4t"
-            )
-        fields = {key: index[key] for key in ("name", "version", "base", "conditioning", "tuning", "sampling")}
-        return cls(folder=folder, encoder_config=encoder_config, **fields)
+            found = index["format_version"]
+            raise ModelError(f"{folder} has release format {found}, this e4t reads up to {FORMAT_VERSION}; upgrade e4t")
+        try:
+            fields = {key: index[key] for key in ("name", "version", "base", "conditioning", "tuning", "sampling")}
+        except KeyError as error:
+            raise ModelError(f"{folder / INDEX} lacks {error}; get the release again") from error
+        return cls(folder=folder, encoder_config=_read_json(folder, f"{ENCODER}/{CONFIG}"), **fields)
 
     @property
     def offsets(self) -> Path:
@@ -65,7 +66,19 @@ class Release:
         try:
             encoder.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise ModelError(f"{path} cannot be loaded ({str(error).splitlines()[0]}); get the release again") from error
+            raise ModelError(
+                f"{path} cannot be loaded ({str(error).splitlines()[0]}); get the release again"
+            ) from error
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        data = json.loads((folder / name).read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} is not a release folder ({error}); make one with `e4t release`") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{folder / name} is not a JSON object; get the release again")
+    return data
 
 
 def resolve(model: str, folder: Path) -> str:

@@ -36,7 +36,8 @@ class TuneConfig:
             raise ConfigError(f"tune.steps is {self.steps}; give 0 or more (5-15 is the method's range)")
         if self.batch_size < 1 or self.learning_rate <= 0 or self.regulariser < 0:
             raise ConfigError(
-                f"tune: batch_size {self.batch_size}, learning_rate {self.learning_rate}, regulariser {self.regulariser}; "
+                f"tune.batch_size {self.batch_size}, learning_rate {self.learning_rate}, "
+                f"regulariser {self.regulariser}: "
                 "give at least 1, more than 0 and at least 0"
             )
 
@@ -52,20 +53,24 @@ def tune(
     captions: list[str] | None = None,
     on_step: Callable[[int, Losses], None] | None = None,
 ) -> Concept:
-    """Tune on pictures (N, 3, H, W) in [-1, 1] and return the concept; the models are left as they were, an interrupt included.
+    """Tune on pictures (N, 3, H, W) in [-1, 1]; the models are left as they were, after an interrupt, too.
 
     ``captions``, if given, say of each picture what is not the concept (``a portrait of a smiling *s in a red shirt``);
     otherwise the neutral templates are used.
     """
     tokens = class_tokens(backbone, pixels)
     trained = {"unet": _unet_parameters(backbone.unet, config.train), "encoder": dict(encoder.named_parameters())}
-    before = {part: {name: p.detach().clone() for name, p in parameters.items()} for part, parameters in trained.items()}
+    before = {
+        part: {name: p.detach().clone() for name, p in parameters.items()} for part, parameters in trained.items()
+    }
     parameters = [p for part in trained.values() for p in part.values()]
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
         _optimise(backbone, encoder, conditioning, pixels, tokens, parameters, config, captions, on_step)
-        changes = {part: difference(module, before[part]) for part, module in (("unet", backbone.unet), ("encoder", encoder))}
+        changes = {
+            part: difference(module, before[part]) for part, module in (("unet", backbone.unet), ("encoder", encoder))
+        }
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -73,7 +78,9 @@ def tune(
         restore(backbone.unet, before["unet"])
         restore(encoder, before["encoder"])
     settings = asdict(config) | {"pictures": len(pixels)}
-    return Concept(**changes, class_tokens=tokens.mean(0, keepdim=True).float().cpu(), release=release, settings=settings)
+    return Concept(
+        **changes, class_tokens=tokens.mean(0, keepdim=True).float().cpu(), release=release, settings=settings
+    )
 
 
 def _unet_parameters(unet: nn.Module, train: str) -> dict[str, nn.Parameter]:

@@ -27,8 +27,8 @@ def attention_projections(unet: UNet2DConditionModel) -> dict[str, nn.Linear]:
 class MatrixOffset(nn.Module):
     """One matrix's offset in the method's own, over-parametrised form.
 
-    A learned constant through two linears gives v_x (in) and v_y (out); their outer product passes a linear over columns
-    (W_c, b_c), then one over rows (W_r, b_r). The last linear starts at zero: step 0 is the base model.
+    A learned constant through two linears gives v_x (in) and v_y (out); their outer product passes a linear over
+    columns (W_c, b_c), then one over rows (W_r, b_r). The last linear starts at zero: step 0 is the base model.
     """
 
     def __init__(self, out_features: int, in_features: int) -> None:
@@ -70,7 +70,9 @@ class OffsetPredictor(nn.Module):
     @classmethod
     def for_unet(cls, unet: UNet2DConditionModel) -> "OffsetPredictor":
         """A predictor for the projections of ``unet``."""
-        return cls({name: (linear.out_features, linear.in_features) for name, linear in attention_projections(unet).items()})
+        return cls(
+            {name: (linear.out_features, linear.in_features) for name, linear in attention_projections(unet).items()}
+        )
 
     def forward(self) -> Offsets:
         """Evaluate every offset in collapsed form."""
@@ -84,7 +86,8 @@ def set_offsets(unet: UNet2DConditionModel, offsets: Offsets) -> None:
     """
     for name, linear in _matching(unet, offsets).items():
         u, v = (factor.to(linear.weight.dtype) for factor in offsets[name])
-        linear.forward = partial(F.linear, weight=torch.addcmul(linear.weight, linear.weight, u @ v.T), bias=linear.bias)  # type: ignore[method-assign]
+        weight = torch.addcmul(linear.weight, linear.weight, u @ v.T)
+        linear.forward = partial(F.linear, weight=weight, bias=linear.bias)  # type: ignore[method-assign]
 
 
 def clear_offsets(unet: UNet2DConditionModel) -> None:
@@ -130,5 +133,8 @@ def _matching(unet: UNet2DConditionModel, offsets: Offsets) -> dict[str, nn.Line
     projections = attention_projections(unet)
     if projections.keys() != offsets.keys():
         odd = sorted(projections.keys() ^ offsets.keys())
-        raise ModelError(f"weight offsets are for another UNet: {len(odd)} projections differ, first {odd[0]}; use the base they were trained on")
+        raise ModelError(
+            f"weight offsets are for another UNet: {len(odd)} projections differ, first {odd[0]}; "
+            "use the base that they were trained on"
+        )
     return projections

@@ -4,19 +4,18 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from rich.console import Console
+from jsonargparse import ArgumentError, ArgumentParser
 
 from data_prep.errors import ConfigError as DataConfigError
 from data_prep.errors import DataError
 from encoder.errors import ConfigError, ModelError
+from pipelines.commands import COMMANDS
 from pipelines.errors import DONE, FAILED, WRONG_RECIPE, RunError
 
 RECIPES = Path(__file__).parent / "recipes"
-console = Console(highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,18 +47,20 @@ def _quiet() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    parser, commands = _parser()
+    parser = _parser(arguments)
     if not arguments:
         parser.print_help()
         return DONE
     parsed = parser.parse_args(_with_recipe_paths(arguments))
-    command = parsed.subcommand
-    return commands[command](parsed[command], arguments) or DONE
+    _, run = COMMANDS[parsed.subcommand]
+    return run(parsed[parsed.subcommand], arguments) or DONE
 
 
 def _with_recipe_paths(arguments: list[str]) -> list[str]:
-    """``--recipe NAME`` may name a file or one of the recipes that come with e4t."""
-    paths = []
+    """``--recipe NAME`` may name a file or one of the recipes that come with e4t; quickstart has one of its own."""
+    paths: list[str] = []
+    if arguments[0] == "quickstart" and "--recipe" not in arguments:
+        arguments = ["quickstart", "--recipe", "quickstart", *arguments[1:]]
     for before, argument in zip([""] + arguments, arguments, strict=False):
         packaged = RECIPES / f"{argument}.yaml"
         if before == "--recipe" and not Path(argument).exists():
@@ -71,18 +72,12 @@ def _with_recipe_paths(arguments: list[str]) -> list[str]:
     return paths
 
 
-Command = Callable[[Namespace, list[str]], int | None]
-
-
-def _parser() -> tuple[ArgumentParser, dict[str, Command]]:
-    from pipelines import commands
-
+def _parser(arguments: list[str]) -> ArgumentParser:
     parser = ArgumentParser(prog="e4t", description="Domain encoders for Stable Diffusion.", exit_on_error=False)
     subcommands = parser.add_subcommands()
-    known: dict[str, Command] = {}
-    for name, (describe, run) in commands.COMMANDS.items():
+    for name, (describe, run) in COMMANDS.items():
         sub = ArgumentParser(exit_on_error=False, description=run.__doc__)
-        describe(sub)
+        if name in arguments:  # the others' imports would cost seconds
+            describe(sub)
         subcommands.add_subcommand(name, sub, help=(run.__doc__ or "").splitlines()[0])
-        known[name] = run
-    return parser, known
+    return parser

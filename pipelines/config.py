@@ -40,25 +40,40 @@ class PretrainConfig:
     checkpoint_every: int = 1000
     keep: int = 2
     """Newest checkpoints kept."""
+    keep_every: int = 0
+    """Checkpoints of every so many steps are kept for good; 0 keeps none."""
     sample_every: int = 1000
     """Steps between grids of held-out pictures and what the encoder makes of them."""
     validate_samples: int = 64
     """Held-out pictures of the validation loss, computed with each grid at fixed noise and timesteps."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "micro_batch_size", "log_every", "checkpoint_every", "keep", "sample_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "micro_batch_size",
+            "log_every",
+            "checkpoint_every",
+            "keep",
+            "sample_every",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; give at least 1")
         if self.learning_rate <= 0 or self.regulariser < 0:
             raise ConfigError("pretrain.learning_rate must be positive and regulariser at least 0")
+
+    @property
+    def learning_rates(self) -> tuple[float, float]:
+        """Of the domain encoder and of the weight offsets."""
+        return self.learning_rate, self.offsets_learning_rate or self.learning_rate
 
     def accumulation(self, world: int) -> int:
         """Micro-batches a device does a step. Raises ConfigError if the batch does not divide."""
         per_pass = self.micro_batch_size * world
         if self.batch_size % per_pass:
             raise ConfigError(
-                f"pretrain.batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size} x {world} devices; "
-                "change one of them"
+                f"pretrain.batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size} "
+                f"x {world} devices; change one of them"
             )
         return self.batch_size // per_pass
 

@@ -25,9 +25,11 @@ from pipelines.errors import RunError
 
 
 class DomainModel(nn.Module):
-    """What pre-training trains. The backbone is held outside of the module tree, so that no engine, checkpoint or gradient sees it."""
+    """What pre-training trains. The backbone stays outside of the module tree: no engine or checkpoint sees it."""
 
-    def __init__(self, encoder: DomainEncoder, offsets: OffsetPredictor, backbone: Backbone, conditioning: Conditioning) -> None:
+    def __init__(
+        self, encoder: DomainEncoder, offsets: OffsetPredictor, backbone: Backbone, conditioning: Conditioning
+    ) -> None:
         super().__init__()
         self.encoder, self.offsets = encoder, offsets
         self._frozen = (backbone, conditioning)
@@ -70,7 +72,9 @@ def join_cluster(recipe: Recipe) -> Cluster:
     Raises RunError if the rendezvous cannot be reached, or if anything but DeepSpeed would train.
     """
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"  # without it Accelerate ignores the plugin on a CPU, in silence
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at the first start on a CPU; gloo needs no compiler
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # compiled at the first start on a CPU; gloo needs no compiler
+    )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(recipe.pretrain, world))
     handlers = [] if torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")]
@@ -79,7 +83,9 @@ def join_cluster(recipe: Recipe) -> Cluster:
     except torch.distributed.DistError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).strip().splitlines()[0]
-        raise RunError(f"the ranks cannot meet at {address} ({reason}); free that port or set MASTER_PORT to another") from error
+        raise RunError(
+            f"the ranks cannot meet at {address} ({reason}); free that port or set MASTER_PORT to another"
+        ) from error
     set_seed(recipe.seed)
     return Cluster(accelerator, accelerator.process_index, accelerator.num_processes)
 
@@ -100,13 +106,16 @@ def deepspeed_config(config: PretrainConfig, world: int) -> dict[str, Any]:
 
 def build_engine(model: DomainModel, config: PretrainConfig, cluster: Cluster) -> DeepSpeedEngine:
     """The model in a DeepSpeed engine with AdamW. Raises RunError if Accelerate gives anything else."""
+    parts = (model.encoder, model.offsets)
     groups = [
-        {"params": list(model.encoder.parameters()), "lr": config.learning_rate},
-        {"params": list(model.offsets.parameters()), "lr": config.offsets_learning_rate or config.learning_rate},
+        {"params": list(p.parameters()), "lr": rate} for p, rate in zip(parts, config.learning_rates, strict=True)
     ]
     engine, _ = cluster.accelerator.prepare(model, torch.optim.AdamW(groups))
     if not isinstance(engine, DeepSpeedEngine):
-        raise RunError(f"expected a DeepSpeedEngine, Accelerate made a {type(engine).__name__}; unset ACCELERATE_* variables that turn DeepSpeed off")
+        raise RunError(
+            f"expected a DeepSpeedEngine, Accelerate made a {type(engine).__name__}; "
+            "unset the ACCELERATE_* variables that turn DeepSpeed off"
+        )
     return engine
 
 

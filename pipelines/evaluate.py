@@ -1,4 +1,4 @@
-"""``e4t evaluate``: held-out drawn people, tuned with and without pre-training, against the base and against the truth."""
+"""``e4t evaluate``: held-out drawn people, tuned with and without pre-training, against base and truth."""
 
 import json
 import multiprocessing
@@ -12,24 +12,20 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from data_prep.faces import DOMAIN_WORD, Identity, Scene, draw
 from data_prep.files import write_whole
 from data_prep.stream import Sample, ShardReader
-from data_prep.vocabulary import BACKGROUNDS, CLOTHES, EXPRESSIONS
 from encoder.backbone import Backbone
 from encoder.conditioning import PLACEHOLDER, Conditioning
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.metrics import ClipScorer, similarity
 from encoder.pipeline import E4TPipeline
+from pipelines.attributes import IDENTITY, SCENE, AttributeReader, agreement, truth
 from pipelines.config import Recipe
 from pipelines.sampling import labelled_grid
 
-ATTRIBUTES = {
-    "expression": (EXPRESSIONS, f"a portrait of a {{}} {DOMAIN_WORD}"),
-    "clothes": (CLOTHES, f"a portrait of a {DOMAIN_WORD} in a {{}} shirt"),
-    "background": (BACKGROUNDS, f"a portrait of a {DOMAIN_WORD} on a {{}} background"),
-}
 SYSTEMS = ("pretrained", "untrained")
 
 
@@ -48,7 +44,9 @@ class Case:
     """By system and tuning steps: the person, then each edit."""
 
 
-def evaluate(recipe: Recipe, release: Path, output: Path, on_case: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def evaluate(
+    recipe: Recipe, release: Path, output: Path, on_case: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
     """Personalise held-out people; write ``grid.png`` and ``report.json`` and return the report.
 
     Two processes share the work; the result does not depend on how many there are.
@@ -56,7 +54,9 @@ def evaluate(recipe: Recipe, release: Path, output: Path, on_case: Callable[[int
     cases = choose_cases(recipe)
     workers = max(1, min(os.cpu_count() or 1, len(cases)))
     done: dict[int, Case] = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         futures = {
             pool.submit(_personalise, recipe, release, case, recipe.evaluate.seed + 1000 * index): index
             for index, case in enumerate(cases)
@@ -74,7 +74,7 @@ def evaluate(recipe: Recipe, release: Path, output: Path, on_case: Callable[[int
 
 
 def choose_cases(recipe: Recipe) -> list[Case]:
-    """The first picture of randomly chosen test identities, with edits that change expression, clothes and background."""
+    """The first picture of randomly chosen test identities, with edits of expression, clothes and background."""
     config = recipe.evaluate
     first: dict[str, Sample] = {}
     for sample in ShardReader(recipe.data.output, "test"):
@@ -102,7 +102,9 @@ _pipelines: dict[str, E4TPipeline] = {}
 def _pipeline(recipe: Recipe, release: Path, system: str) -> E4TPipeline:
     """A worker's own pipeline, made once: the release, or the same with nothing pre-trained."""
     if system not in _pipelines:
-        _pipelines[system] = E4TPipeline.from_pretrained(release) if system == "pretrained" else untrained_pipeline(recipe)
+        _pipelines[system] = (
+            E4TPipeline.from_pretrained(release) if system == "pretrained" else untrained_pipeline(recipe)
+        )
     return _pipelines[system]
 
 
@@ -110,7 +112,9 @@ def untrained_pipeline(recipe: Recipe) -> E4TPipeline:
     """The base with a fresh encoder and no offsets: what tuning starts from when nothing was pre-trained."""
     backbone = Backbone.load(recipe.base)
     torch.manual_seed(recipe.seed)
-    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, recipe.pretrain.hidden_width)).requires_grad_(False)
+    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, recipe.pretrain.hidden_width)).requires_grad_(
+        False
+    )
     conditioning = Conditioning.of(backbone, recipe.conditioning)
     return E4TPipeline(backbone, encoder, conditioning, tune_config=recipe.tune, sample_config=recipe.sample)
 
@@ -131,13 +135,18 @@ def _personalise(recipe: Recipe, release: Path, case: Case, seed: int) -> Case:
 
 
 def score(recipe: Recipe, cases: list[Case]) -> dict[str, Any]:
-    """Means over people, by CLIP: the person against the picture, the edits against the true edits, and prompt obedience."""
-    scorer = Scorer(f"{recipe.base.model}/clip", recipe)
-    systems = {"base from the caption": scorer.row(cases, lambda case: case.base)}
+    """Means over people.
+
+    ``identity``: CLIP similarity to the one picture; ``person``: share of the person's attributes that are right there;
+    ``edit``: CLIP similarity of the edits to the true edits; ``edit person``: share of the person's attributes kept in
+    the edits; ``obedience``: share of the edits' expression, clothes and background that are there.
+    """
+    scorer = Scorer(recipe)
+    systems = {"base from the caption": scorer.row(cases, [case.base for case in cases])}
     for system in SYSTEMS:
         for steps in recipe.evaluate.steps:
-            systems[f"{system}, {steps} steps"] = scorer.row(cases, lambda case, s=system, n=steps: case.made[s][n])
-    systems["the true pictures"] = scorer.row(cases, lambda case: [case.picture, *case.truths])
+            systems[f"{system}, {steps} steps"] = scorer.row(cases, [case.made[system][steps] for case in cases])
+    systems["the true pictures"] = scorer.row(cases, [[case.picture, *case.truths] for case in cases])
     return {
         "people": [case.person for case in cases],
         "edits": [[scene.caption(f"a {{expression}} {PLACEHOLDER}") for scene in case.edits] for case in cases],
@@ -146,33 +155,32 @@ def score(recipe: Recipe, cases: list[Case]) -> dict[str, Any]:
 
 
 class Scorer:
-    """The CLIP behind the numbers."""
+    """The CLIP and the attribute reader behind the numbers."""
 
-    def __init__(self, clip: str, recipe: Recipe) -> None:
-        self.clip = ClipScorer(clip)
+    def __init__(self, recipe: Recipe) -> None:
+        self.clip = ClipScorer(recipe.base.clip or f"{recipe.base.model}/clip")
+        self.reader = AttributeReader.load(recipe.base.model)
         self.pixels = untrained_pipeline(recipe).pixels
-        self.words = {name: self.clip.prompts([text.format(word) for word in words]) for name, (words, text) in ATTRIBUTES.items()}
 
-    def row(self, cases: list[Case], made: Callable[[Case], list[Image.Image]]) -> dict[str, float]:
-        """One system's means."""
-        identity, edit, obeyed = [], [], {name: [] for name in ATTRIBUTES}
-        for case in cases:
-            person, *edits = self._features(made(case))
-            identity.append(similarity(person, self._features([case.picture])[0]))
-            edit.append(similarity(torch.stack(edits), self._features(case.truths)).mean())
-            for name, (words, _) in ATTRIBUTES.items():
-                read = [list(words)[index] for index in (torch.stack(edits) @ self.words[name].T).argmax(1)]
-                obeyed[name] += [word == getattr(scene, name) for word, scene in zip(read, case.edits, strict=True)]
-        shares = {name: sum(values) / len(values) for name, values in obeyed.items()}
+    def row(self, cases: list[Case], made: list[list[Image.Image]]) -> dict[str, float]:
+        """One system's means over the cases, given what it made for each."""
+        pairs = zip(cases, made, strict=True)
+        rows = [self._case(case, torch.cat([self.pixels(image) for image in images])) for case, images in pairs]
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+    def _case(self, case: Case, made: Tensor) -> dict[str, float]:
+        wanted = torch.cat([self.pixels(image) for image in (case.picture, *case.truths)])
+        alike = similarity(self.clip.pictures(made), self.clip.pictures(wanted))
+        read = self.reader.read(made)
+        known = [truth(Identity.parse(case.person), scene) for scene in case.edits]
+        edits = list(zip(read[1:], known, strict=True))
         return {
-            "identity": float(torch.stack(identity).mean()),
-            "edit": float(torch.stack(edit).mean()),
-            "obedience": sum(shares.values()) / len(shares),
-            **shares,
+            "identity": float(alike[0]),
+            "person": agreement(read[0], known[0], list(IDENTITY)),
+            "edit": float(alike[1:].mean()),
+            "edit person": sum(agreement(r, k, list(IDENTITY)) for r, k in edits) / len(edits),
+            "obedience": sum(agreement(r, k, list(SCENE)) for r, k in edits) / len(edits),
         }
-
-    def _features(self, images: list[Image.Image]) -> torch.Tensor:
-        return self.clip.pictures(torch.cat([self.pixels(image) for image in images]))
 
 
 def picture(recipe: Recipe, cases: list[Case]) -> Image.Image:
@@ -185,5 +193,13 @@ def picture(recipe: Recipe, cases: list[Case]) -> Image.Image:
     rows = []
     for case in cases[: recipe.evaluate.grid_rows]:
         made = case.made["pretrained"]
-        rows.append([case.picture, case.base[0], *(made[steps][0] for steps in recipe.evaluate.steps), *made[last][1:], *case.truths])
+        rows.append(
+            [
+                case.picture,
+                case.base[0],
+                *(made[steps][0] for steps in recipe.evaluate.steps),
+                *made[last][1:],
+                *case.truths,
+            ]
+        )
     return labelled_grid(rows, labels)

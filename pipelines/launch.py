@@ -1,4 +1,4 @@
-"""Start one process a device on this machine, as torchrun would, and give back the exit code that a scheduler should see."""
+"""Start one process a device on this machine, as torchrun would, and give back what a scheduler should see."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def inside_cluster() -> bool:
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
-    """Run ``e4t <arguments>`` as ``processes`` ranks and wait; the first failing rank ends the others and decides the exit code."""
+    """Run ``e4t <arguments>`` as ``processes`` ranks; the first that fails ends the others and gives the exit code."""
     environment = os.environ | {
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
@@ -33,7 +33,10 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         subprocess.Popen(command, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})  # noqa: S603 - our own command
         for rank in range(processes)
     ]
-    previous = {number: signal.signal(number, lambda number, _: _pass_on(ranks, number)) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {
+        number: signal.signal(number, lambda number, _: _pass_on(ranks, number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         return _wait(ranks)
     finally:
@@ -49,7 +52,9 @@ def _free_port() -> int:
             probe.bind(("127.0.0.1", 0))
             return int(probe.getsockname()[1])
     except OSError as error:
-        raise RunError(f"no free port on 127.0.0.1 for the ranks to meet ({error.strerror}); close other jobs or set MASTER_PORT") from error
+        raise RunError(
+            f"no free port on 127.0.0.1 for the ranks to meet ({error.strerror}); close other jobs or set MASTER_PORT"
+        ) from error
 
 
 def _pass_on(ranks: list[subprocess.Popen[bytes]], number: int) -> None:

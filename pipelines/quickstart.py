@@ -4,35 +4,37 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from data_prep.faces import FacesConfig
-from pipelines.checkpoints import Checkpoints
 from pipelines.config import Recipe
 from pipelines.errors import DONE
+from pipelines.run import Run
 
 console = Console(highlight=False)
 FACES = FacesConfig(identities=3200, pictures=4)
-"""People and pictures of the quickstart; who is held out follows from each person alone, so the base has never seen them."""
+"""Of the quickstart; who is held out follows from the person alone, so the base has not seen these either."""
 
 
-def quickstart(recipe: Recipe, overrides: Sequence[str], *, nproc: int) -> int:
-    """Run every stage; what an earlier run has finished is not made again. Returns the first exit code that is not 0."""
+def quickstart(recipe: Recipe, *, nproc: int) -> int:
+    """Run every stage; what an earlier run has finished is kept. Returns the first exit code that is not 0."""
     started = time.monotonic()
-    options = list(overrides) if "--recipe" in overrides else ["--recipe", "quickstart", *overrides]
+    resolved = recipe.folder / "recipe.yaml"
+    Run.open(recipe)
+    shutil.rmtree(recipe.folder / "release", ignore_errors=True)
     faces = ["--output", recipe.data.source, "--identities", str(FACES.identities), "--pictures", str(FACES.pictures)]
     stages = [
         ("draw the faces", ["faces", *faces]),
-        ("faces to shards", ["prepare", *options]),
-        (f"pre-train the domain encoder (DeepSpeed, {nproc} ranks)", ["pretrain", *options, "--nproc", str(nproc)]),
-        ("release", ["release", *options]),
-        ("personalise held-out people", ["evaluate", *options]),
+        ("faces to shards", ["prepare", "--recipe", str(resolved)]),
+        (
+            f"pre-train the domain encoder (DeepSpeed, {nproc} ranks)",
+            ["pretrain", "--recipe", str(resolved), "--nproc", str(nproc)],
+        ),
+        ("release", ["release", "--recipe", str(resolved)]),
+        ("personalise held-out people", ["evaluate", "--recipe", str(resolved)]),
     ]
-    if Checkpoints(recipe.folder / "checkpoints", recipe.pretrain.keep).newest() and (recipe.folder / "release").exists():
-        shutil.rmtree(recipe.folder / "release")
     for number, (title, command) in enumerate(stages, 1):
         console.rule(f"{number}/{len(stages)} {title}", align="left")
         console.print(f"[dim]e4t {' '.join(command)}[/dim]")
@@ -53,5 +55,7 @@ def _farewell(recipe: Recipe, seconds: float) -> None:
     console.print(f"the run        {run}  (metrics.jsonl, samples/, checkpoints/)")
     console.print("\nnext:")
     console.print(f"  e4t tune --release {run / 'release'} --image {picture} --steps 15 --output concept")
-    console.print(f"  e4t generate --release {run / 'release'} --concept concept --prompt 'a portrait of *s laughing in a red shirt'")
+    console.print(
+        f"  e4t generate --release {run / 'release'} --concept concept --prompt 'a portrait of *s in a red shirt'"
+    )
     console.print(f"  mlflow ui --backend-store-uri sqlite:///{Path(recipe.runs).resolve()}/mlflow.db")

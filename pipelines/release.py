@@ -1,28 +1,42 @@
-"""``e4t release``: a run's newest checkpoint becomes a folder that can be handed over, and a version in MLflow's registry."""
+"""``e4t release``: a run's newest checkpoint becomes a folder to hand over, and a version in MLflow's registry."""
 
 import json
 import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from safetensors.torch import load_file, save_file
 
 from data_prep.manifest import Manifest
 from encoder.backbone import Backbone
 from encoder.conditioning import PLACEHOLDER
 from encoder.domain_encoder import DomainEncoderConfig
 from encoder.errors import ConfigError
-from encoder.release_format import CONFIG, ENCODER, FORMAT_VERSION, INDEX, OFFSETS, PROVENANCE, WEIGHTS, Release, relative_to
+from encoder.release_format import (
+    CONFIG,
+    ENCODER,
+    FORMAT_VERSION,
+    INDEX,
+    KIND,
+    OFFSETS,
+    PROVENANCE,
+    WEIGHTS,
+    Release,
+    relative_to,
+)
 from pipelines.checkpoints import Checkpoints
 from pipelines.config import Recipe
 from pipelines.errors import RunError
 from pipelines.run import environment
-from pipelines.tracking import tracking_uri
+from pipelines.tracking import connect, first_line, tracking_uri
 
-SEMANTIC_VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SEMANTIC_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
+SAMPLES = "samples.png"
 
 
 def make_release(recipe: Recipe, output: Path, version: str) -> Release:
@@ -48,25 +62,24 @@ def make_release(recipe: Recipe, output: Path, version: str) -> Release:
     _json(aside / INDEX, _index(recipe, output, version))
     provenance = _provenance(recipe, checkpoint)
     _json(aside / PROVENANCE, provenance)
-    (aside / "README.md").write_text(_card(recipe, output, version, provenance))
     grids = sorted((recipe.folder / "samples").glob("*.png"))
     if grids:
-        shutil.copy(grids[-1], aside / "samples.png")
+        shutil.copy(grids[-1], aside / SAMPLES)
+    (aside / "README.md").write_text(_card(recipe, output, version, provenance, pictured=bool(grids)))
     aside.rename(output)
     return Release.open(output)
 
 
 def _weights(trainable: Path, aside: Path) -> None:
-    encoder = load_file(trainable / "domain_encoder.safetensors")
-    save_file(encoder, aside / ENCODER / WEIGHTS)
-    shutil.copy(trainable / "weight_offsets.safetensors", aside / OFFSETS / WEIGHTS)
+    shutil.copyfile(trainable / "domain_encoder.safetensors", aside / ENCODER / WEIGHTS)
+    shutil.copyfile(trainable / "weight_offsets.safetensors", aside / OFFSETS / WEIGHTS)
 
 
 def _index(recipe: Recipe, output: Path, version: str) -> dict[str, Any]:
     clip = recipe.base.clip
     return {
         "format_version": FORMAT_VERSION,
-        "kind": "e4t-domain-encoder",
+        "kind": KIND,
         "name": recipe.name,
         "version": version,
         "base": {
@@ -97,13 +110,15 @@ def _provenance(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
     }
 
 
-def _card(recipe: Recipe, output: Path, version: str, provenance: dict[str, Any]) -> str:
-    head = {
+def _card(recipe: Recipe, output: Path, version: str, provenance: dict[str, Any], *, pictured: bool) -> str:
+    head: dict[str, Any] = {
         "license": "apache-2.0",
         "library_name": "e4t",
-        "base_model": recipe.base.model,
         "tags": ["text-to-image", "personalization", "e4t", "domain-encoder"],
     }
+    if not Path(recipe.base.model).exists():  # the hub takes its own ids only
+        head["base_model"] = recipe.base.model
+    grid = f"\n![held-out pictures, and what the encoder makes of them]({SAMPLES})\n" if pictured else ""
     word, identities = recipe.conditioning.domain_word, provenance["data_identities"]["train"]
     minutes = provenance["training_seconds"] / 60
     return f"""---
@@ -111,12 +126,18 @@ def _card(recipe: Recipe, output: Path, version: str, provenance: dict[str, Any]
 
 # {recipe.name} {version}: a domain encoder for "{word}"
 
-One picture and {recipe.tune.steps} tuning steps teach the base model a new {word} (E4T, arXiv 2302.12228). The base model is not inside.
+One picture and {recipe.tune.steps} tuning steps teach the base model a new {word} (E4T, arXiv 2302.12228).
+The base model, `{recipe.base.model}`, is not inside.
+{grid}
+## Use
 
     e4t tune --release {output} --image picture.png --output concept
     e4t generate --release {output} --concept concept --prompt "{recipe.conditioning.templates[0]}" --output pictures
 
 In Python:
+
+    from e4t import E4TPipeline
+    from PIL import Image
 
     pipe = E4TPipeline.from_pretrained("{output}")
     pipe.tune(Image.open("picture.png"))
@@ -124,12 +145,18 @@ In Python:
 
 ## Training
 
-{provenance["steps"]} steps of {recipe.pretrain.batch_size} pictures ({provenance["samples_seen"]:,} seen, {identities:,} identities),
-{minutes:.0f} minutes on {provenance["environment"]["cores"]} cores. Recipe, data digest, code revision and versions: `{PROVENANCE}`.
+{provenance["steps"]} steps of {recipe.pretrain.batch_size} pictures ({provenance["samples_seen"]:,} seen,
+{identities:,} identities), {minutes:.0f} minutes on {provenance["environment"]["cores"]} cores.
+Recipe, data digest, code revision and versions: `{PROVENANCE}`.
 
 ## Limits
 
-It knows its domain only; pictures of anything else give poor results. Tune on pictures of people only with their consent.
+It knows its domain only; pictures of anything else give poor results.
+Tune on pictures of people only with their consent.
+
+## Licence
+
+These weights: Apache-2.0. The base model and the training pictures have licences of their own.
 """
 
 
@@ -138,13 +165,21 @@ def _json(path: Path, data: dict[str, Any]) -> None:
 
 
 def register(release: Release, runs: str) -> int:
-    """Log the folder as a version in MLflow's model registry, alias ``candidate``; returns the version's number."""
-    from mlflow import MlflowClient  # an import of seconds, only where it is used
+    """Log the folder as a version in MLflow's model registry, alias ``candidate``; returns the version's number.
 
-    client = MlflowClient(tracking_uri(runs))
+    Raises RunError if the release comes from a run that MLflow has not seen, or if MLflow cannot be reached.
+    """
     run_id = json.loads((release.folder / PROVENANCE).read_text())["mlflow_run_id"]
     if run_id is None:
         raise RunError(f"{release.folder} names no MLflow run (tracking was off); it can be used, but not registered")
+    try:
+        return _register(connect(runs), release, run_id)
+    except Exception as error:
+        reason = f"MLflow at {tracking_uri(runs)} did not take it ({first_line(error)})"
+        raise RunError(f"{release.folder} is whole and can be used, but {reason}") from error
+
+
+def _register(client: "MlflowClient", release: Release, run_id: str) -> int:
     client.log_artifacts(run_id, str(release.folder), f"release-{release.version}")
     if not client.search_registered_models(f"name = '{release.name}'"):
         client.create_registered_model(release.name)

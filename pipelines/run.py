@@ -18,7 +18,17 @@ from data_prep.files import write_whole
 from encoder.errors import ConfigError
 from pipelines.config import Recipe, flatten
 
-FREE = ("evaluate.", "tune.", "sample.", "pretrain.log_every", "pretrain.checkpoint_every", "pretrain.keep", "pretrain.sample_every", "pretrain.validate_samples")
+FREE = (
+    "evaluate.",
+    "tune.",
+    "sample.",
+    "pretrain.log_every",
+    "pretrain.checkpoint_every",
+    "pretrain.keep",
+    "pretrain.keep_every",
+    "pretrain.sample_every",
+    "pretrain.validate_samples",
+)
 """Settings that may change between the sittings of a run."""
 PACKAGES = ("torch", "deepspeed", "accelerate", "diffusers", "transformers", "webdataset", "mlflow")
 
@@ -37,7 +47,10 @@ class Run:
         """
         run = cls(recipe.folder, rank)
         if changed := run._difference(recipe):
-            raise ConfigError(f"{run.folder} holds a run of another recipe ({'; '.join(changed)}); give another name or delete it")
+            difference = "; ".join(changed)
+            raise ConfigError(
+                f"{run.folder} holds a run of another recipe ({difference}); give another name or delete it"
+            )
         if rank == 0:
             for name in ("logs", "samples", "checkpoints"):
                 (run.folder / name).mkdir(parents=True, exist_ok=True)
@@ -74,20 +87,27 @@ class Run:
     def heartbeat(self, step: int) -> None:
         """Say that the run lives, and where it is."""
         if self.rank == 0:
-            write_whole(self.folder / "heartbeat.json", json.dumps({"step": step, "time": time.time(), "host": socket.gethostname()}) + "\n")
+            beat = {"step": step, "time": time.time(), "host": socket.gethostname()}
+            write_whole(self.folder / "heartbeat.json", json.dumps(beat) + "\n")
 
 
 @cache
 def code_revision() -> str:
     """Git revision of the code, marked if the tree is changed; ``unknown`` outside a checkout."""
     root = Path(__file__).parent.parent
-    git = ["git", "-C", str(root)]
+    if not (root / ".git").exists():  # installed; a checkout further up is somebody else's
+        return "unknown"
     try:
-        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout  # noqa: S603
+        revision = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{revision}-changed" if changed else revision
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - our own command
 
 
 def environment() -> dict[str, Any]:

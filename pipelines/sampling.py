@@ -37,7 +37,9 @@ def training_grid(
     return labelled_grid(rows, ("held out", "zero-shot", "from its caption"))
 
 
-def labelled_grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, cell: int = 128, label_height: int = 36) -> Image.Image:
+def labelled_grid(
+    rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, cell: int = 128, label_height: int = 36
+) -> Image.Image:
     """Rows of pictures under labelled columns."""
     width = GAP + len(labels) * (cell + GAP)
     grid = Image.new("RGB", (width, label_height + len(rows) * (cell + GAP)), "white")

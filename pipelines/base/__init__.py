@@ -1,1 +1,1 @@
-"""A tiny Stable Diffusion, trained from scratch on the drawn faces: tokenizer, autoencoder, CLIP, UNet, in that order."""
+"""A tiny Stable Diffusion, trained from scratch on the drawn faces: autoencoder, CLIP, then the UNet."""

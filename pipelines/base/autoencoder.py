@@ -1,4 +1,4 @@
-"""The autoencoder: 64 x 64 pixels to 8 x 8 latents, trained on crops (it is convolutional)."""
+"""The autoencoder: 64 x 64 pixels to 16 x 16 latents, trained on crops (it is convolutional)."""
 
 import random
 from collections.abc import Iterator
@@ -11,19 +11,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipelines.base.config import BaseConfig
-from pipelines.base.loop import train
+from pipelines.base.loop import halved, train
 from pipelines.base.pictures import Pictures, random_batches
 
 CROP = 32
 KL_WEIGHT = 2e-4
-"""On the mean KL per latent element: small enough to cost no sharpness, large enough to keep latents near unit scale."""
+"""On the mean KL per latent element: small enough to cost no sharpness, large enough to bound the latents."""
 
 
 def train_autoencoder(config: BaseConfig, pictures: Pictures, accelerator: Accelerator) -> None:
     """Train and write ``<output>/vae``, its scaling factor set so that latents have unit variance."""
     torch.manual_seed(config.seed)
+    folder = Path(config.output) / "vae"
+    model = AutoencoderKL.from_pretrained(folder) if folder.exists() else _new_autoencoder(config)
+
+    def save(ema: nn.Module) -> None:
+        assert isinstance(ema, AutoencoderKL)  # noqa: S101 - narrows the type for mypy
+        ema.register_to_config(scaling_factor=1 / float(_latent_std(ema, pictures)))
+        halved(ema).save_pretrained(folder)
+
+    batches = _crops(pictures, config.autoencoder.batch_size, config.seed + accelerator.process_index)
+    train("autoencoder", model, batches, _losses, save, config.autoencoder, Path(config.output), accelerator)
+
+
+def _new_autoencoder(config: BaseConfig) -> AutoencoderKL:
     blocks = len(config.autoencoder_channels)
-    model = AutoencoderKL(
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * blocks,
         up_block_types=("UpDecoderBlock2D",) * blocks,
         block_out_channels=config.autoencoder_channels,
@@ -33,14 +46,6 @@ def train_autoencoder(config: BaseConfig, pictures: Pictures, accelerator: Accel
         sample_size=config.resolution,
         mid_block_add_attention=False,
     )
-
-    def save(ema: nn.Module) -> None:
-        assert isinstance(ema, AutoencoderKL)  # noqa: S101 - narrows the type for mypy
-        ema.register_to_config(scaling_factor=1 / float(_latent_std(ema, pictures)))
-        ema.save_pretrained(Path(config.output) / "vae")
-
-    batches = _crops(pictures, config.autoencoder.batch_size, config.seed)
-    train("autoencoder", model, batches, _losses, save, config.autoencoder, Path(config.output), accelerator)
 
 
 def _crops(pictures: Pictures, batch_size: int, seed: int) -> Iterator[Tensor]:
@@ -53,10 +58,9 @@ def _crop(images: Tensor, rng: random.Random) -> Tensor:
     return images[..., top : top + CROP, left : left + CROP]
 
 
-def _losses(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    vae: AutoencoderKL = getattr(model, "module", model)
-    posterior = vae.encode(images).latent_dist
-    decoded = vae.decode(posterior.sample()).sample
+def _losses(model: AutoencoderKL, images: Tensor) -> dict[str, Tensor]:
+    posterior = model.encode(images).latent_dist
+    decoded = model.decode(posterior.sample()).sample
     absolute, squared = F.l1_loss(decoded, images), F.mse_loss(decoded, images)
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     return {"loss": absolute + squared + KL_WEIGHT * kl, "l1": absolute, "mse": squared, "kl": kl}
@@ -65,4 +69,5 @@ def _losses(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 @torch.no_grad()
 def _latent_std(vae: AutoencoderKL, pictures: Pictures) -> Tensor:
     sample = torch.arange(0, len(pictures), max(1, len(pictures) // 128))[:128]
-    return vae.encode(pictures.images(sample)).latent_dist.sample().std()
+    latents: Tensor = vae.encode(pictures.images(sample)).latent_dist.sample()
+    return latents.std()

@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 from encoder.backbone import CLIP_MEAN, CLIP_STD
 from pipelines.base.config import BaseConfig
-from pipelines.base.loop import train
+from pipelines.base.loop import halved, train
 from pipelines.base.pictures import Pictures, random_batches
 
 CAPTION_WEIGHTS = (3, 2, 3, 3)
@@ -21,20 +21,28 @@ CAPTION_WEIGHTS = (3, 2, 3, 3)
 def train_clip(config: BaseConfig, pictures: Pictures, tokenizer: CLIPTokenizer, accelerator: Accelerator) -> None:
     """Train and write ``<output>/clip`` (both towers, tokenizer, image processor)."""
     torch.manual_seed(config.seed)
-    model = CLIPModel(_clip_config(config, tokenizer))
-    tokens = [tokenizer(captions, padding="max_length", return_tensors="pt").input_ids for captions in pictures.captions]
+    tokens = [
+        tokenizer(captions, padding="max_length", return_tensors="pt").input_ids for captions in pictures.captions
+    ]
     folder = Path(config.output) / "clip"
+    known = (folder / "model.safetensors").exists()
+    model = (
+        CLIPModel.from_pretrained(folder, dtype=torch.float32) if known else CLIPModel(_clip_config(config, tokenizer))
+    )
     tokenizer.save_pretrained(folder)
     size = config.resolution
     CLIPImageProcessor(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=CLIP_MEAN, image_std=CLIP_STD
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=CLIP_MEAN,
+        image_std=CLIP_STD,
     ).save_pretrained(folder)
 
     def save(ema: nn.Module) -> None:
         assert isinstance(ema, CLIPModel)  # noqa: S101 - narrows the type for mypy
-        ema.save_pretrained(folder)
+        halved(ema).save_pretrained(folder)
 
-    batches = _pairs(pictures, torch.stack(tokens), config.clip.batch_size, config.seed)
+    batches = _pairs(pictures, torch.stack(tokens), config.clip.batch_size, config.seed + accelerator.process_index)
     train("clip", model, batches, _losses, save, config.clip, Path(config.output), accelerator)
 
 

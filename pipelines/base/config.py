@@ -1,6 +1,7 @@
 """What the tiny base is made of and how long each part trains."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from encoder.errors import ConfigError
 
@@ -28,6 +29,13 @@ class BaseConfig:
     """Folder drawn by ``e4t faces``; only its train identities are used."""
     output: str = "models/base"
     """Folder in the layout that StableDiffusionPipeline opens, plus ``clip/``."""
+    parts: tuple[Literal["autoencoder", "clip", "attributes", "diffusion"], ...] = (
+        "autoencoder",
+        "clip",
+        "attributes",
+        "diffusion",
+    )
+    """What is trained, in this order, each from what the folder holds of it already; later parts use earlier ones."""
     resolution: int = 64
     text_length: int = 40
     """Tokens of a prompt, start and end included."""
@@ -43,4 +51,5 @@ class BaseConfig:
     autoencoder: Budget = field(default_factory=lambda: Budget(minutes=20, batch_size=16, learning_rate=1e-3))
     clip: Budget = field(default_factory=lambda: Budget(minutes=20, batch_size=128, learning_rate=1e-3))
     diffusion: Budget = field(default_factory=lambda: Budget(minutes=60, batch_size=32, learning_rate=8e-4))
+    attributes: Budget = field(default_factory=lambda: Budget(minutes=6, batch_size=128, learning_rate=2e-3))
     seed: int = 0

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from pipelines.base.config import BaseConfig
-from pipelines.base.loop import train
+from pipelines.base.loop import halved, train
 from pipelines.base.pictures import Pictures, random_batches
 
 CAPTION_WEIGHTS = (3, 4, 1, 2)
@@ -30,7 +30,8 @@ class TextToNoise(nn.Module):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
         """Predict the target for (B, C, h, w) latents under (B, L) tokens."""
-        return self.unet(noisy, timesteps, self.text_encoder(tokens).last_hidden_state).sample
+        prediction: Tensor = self.unet(noisy, timesteps, self.text_encoder(tokens).last_hidden_state).sample
+        return prediction
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def train_diffusion(config: BaseConfig, pictures: Pictures, tokenizer: CLIPToken
     output = Path(config.output)
     torch.manual_seed(config.seed)
     vae = AutoencoderKL.from_pretrained(output / "vae").eval()
-    model = TextToNoise(_unet(config), _text_encoder(output / "clip"))
+    model = _known(output) if (output / "unet").exists() else TextToNoise(_unet(config), _text_encoder(output / "clip"))
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -69,10 +70,10 @@ def train_diffusion(config: BaseConfig, pictures: Pictures, tokenizer: CLIPToken
     def save(ema: nn.Module) -> None:
         assert isinstance(ema, TextToNoise)  # noqa: S101 - narrows the type for mypy
         StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=ema.text_encoder,
+            vae=halved(vae),
+            text_encoder=halved(ema.text_encoder),
             tokenizer=tokenizer,
-            unet=ema.unet,
+            unet=halved(ema.unet),
             scheduler=scheduler,
             safety_checker=None,
             feature_extractor=None,
@@ -90,14 +91,19 @@ def train_diffusion(config: BaseConfig, pictures: Pictures, tokenizer: CLIPToken
     train("diffusion", model, batches, losses, save, config.diffusion, output, accelerator)
 
 
+def _known(output: Path) -> TextToNoise:
+    unet = UNet2DConditionModel.from_pretrained(output / "unet")
+    return TextToNoise(unet, CLIPTextModel.from_pretrained(output / "text_encoder", dtype=torch.float32))
+
+
 def _unet(config: BaseConfig) -> UNet2DConditionModel:
     blocks = len(config.unet_channels)
     return UNet2DConditionModel(
         sample_size=config.resolution // 2 ** (len(config.autoencoder_channels) - 1),
         in_channels=config.latent_channels,
         out_channels=config.latent_channels,
-        down_block_types=("CrossAttnDownBlock2D",) * blocks,
-        up_block_types=("CrossAttnUpBlock2D",) * blocks,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (blocks - 1)),
+        up_block_types=(*("CrossAttnUpBlock2D",) * (blocks - 1), "UpBlock2D"),
         block_out_channels=config.unet_channels,
         layers_per_block=1,
         cross_attention_dim=config.text_width,
@@ -107,7 +113,7 @@ def _unet(config: BaseConfig) -> UNet2DConditionModel:
 
 
 def _text_encoder(clip_folder: Path) -> CLIPTextModel:
-    clip = CLIPModel.from_pretrained(clip_folder)
+    clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32)
     text_encoder = CLIPTextModel(clip.config.text_config)
     wanted = text_encoder.state_dict()
     given = clip.text_model.state_dict()
@@ -130,7 +136,10 @@ def _latents_and_tokens(
     latents: Latents, pictures: Pictures, tokenizer: CLIPTokenizer, batch_size: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     tokens = torch.stack(
-        [tokenizer([*captions, ""], padding="max_length", return_tensors="pt").input_ids for captions in pictures.captions]
+        [
+            tokenizer([*captions, ""], padding="max_length", return_tensors="pt").input_ids
+            for captions in pictures.captions
+        ]
     )
     weights = [weight / sum(CAPTION_WEIGHTS) * (1 - DROP_CAPTION) for weight in CAPTION_WEIGHTS] + [DROP_CAPTION]
     for indices, rng in random_batches(pictures, batch_size, seed):

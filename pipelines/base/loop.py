@@ -1,5 +1,6 @@
 """One loop for the three trainings: clock-bound, logged, saved as it goes."""
 
+import copy
 import json
 import math
 import time
@@ -16,9 +17,14 @@ from pipelines.base.config import Budget
 WARMUP_SHARE = 0.03
 LOG_EVERY_SECONDS = 15.0
 SAVE_EVERY_SECONDS = 180.0
-EMA_DECAY = 0.999
+EMA_DECAY = 0.998
+AVERAGE_EVERY = 16
+"""Steps between averages of the weights over the processes: local SGD (Stich, arXiv 1805.09767). An all-reduce of the
+gradients at every step took half of the time on a CPU."""
 
 B = TypeVar("B")
+Tensors = tuple[Tensor, ...] | list[Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
 def train(
@@ -31,31 +37,44 @@ def train(
     folder: Path,
     accelerator: Accelerator,
 ) -> None:
-    """Train until the budget's minutes are over; ``save`` gets a moving average of the weights, now and then and at the end.
+    """Train until the budget is used up; ``save`` gets a moving average of the weights, now and then and at the end.
 
     ``loss_of`` returns named losses, the first of which is minimised. The log goes to ``<folder>/<name>.jsonl``.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=budget.learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
-    ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY))
-    wrapped = accelerator.prepare(model)
+    ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_moving_average)
+    _average(model, accelerator)
     start = logged = saved = time.monotonic()
+    progress = 0.0
     for step, batch in enumerate(batches):
-        progress = _progress(start, budget, accelerator)
+        progress = _progress(start, budget, accelerator) if step % AVERAGE_EVERY == 0 else progress
         if progress >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = budget.learning_rate * min(1.0, progress / WARMUP_SHARE, 0.5 + 0.5 * math.cos(math.pi * progress))
-        losses = loss_of(wrapped, batch)
+            group["lr"] = budget.learning_rate * min(
+                1.0, progress / WARMUP_SHARE, 0.5 + 0.5 * math.cos(math.pi * progress)
+            )
+        with accelerator.autocast():
+            losses = loss_of(model, batch)
         optimizer.zero_grad()
         accelerator.backward(next(iter(losses.values())))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        if step % AVERAGE_EVERY == 0:
+            _average(model, accelerator)
         ema.update_parameters(model)
         now = time.monotonic()
         if accelerator.is_main_process and now - logged > LOG_EVERY_SECONDS:
             logged = now
-            line = {"step": step, "minutes": round((now - start) / 60, 2), **{k: round(float(v.detach()), 5) for k, v in losses.items()}}
-            print(f"{name}: " + "  ".join(f"{k} {v}" for k, v in line.items()) + f"  of {budget.minutes:g} minutes", flush=True)
+            line = {
+                "step": step,
+                "minutes": round((now - start) / 60, 2),
+                **{k: round(float(v.detach()), 5) for k, v in losses.items()},
+            }
+            print(
+                f"{name}: " + "  ".join(f"{k} {v}" for k, v in line.items()) + f"  of {budget.minutes:g} minutes",
+                flush=True,
+            )
             with (folder / f"{name}.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
         if accelerator.is_main_process and now - saved > SAVE_EVERY_SECONDS:
@@ -70,3 +89,23 @@ def _progress(start: float, budget: Budget, accelerator: Accelerator) -> float:
     """Share of the budget used, the same on every process."""
     share = torch.tensor((time.monotonic() - start) / (60 * budget.minutes), device=accelerator.device)
     return float(accelerator.reduce(share, "mean"))
+
+
+def halved(module: M) -> M:
+    """A copy in half precision: what is shipped."""
+    return copy.deepcopy(module).half()
+
+
+@torch.no_grad()
+def _average(model: nn.Module, accelerator: Accelerator) -> None:
+    """Make the weights of all processes their mean."""
+    if accelerator.num_processes > 1:
+        for parameter in model.parameters():
+            parameter.copy_(accelerator.reduce(parameter.detach().clone(), "mean"))
+
+
+@torch.no_grad()
+def _moving_average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+    """Exponential moving average that forgets the start: the decay grows to ``EMA_DECAY`` with the number of steps."""
+    decay = min(EMA_DECAY, (1 + int(count)) / (10 + int(count)))
+    torch._foreach_lerp_(averaged, current, 1 - decay)

@@ -49,10 +49,15 @@ def load_split(faces: Path, split: str) -> Pictures:
     ]
     pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
     captions = [
-        [path.with_suffix(".txt").read_text().strip(), *path.with_suffix(".captions.txt").read_text().strip().split("\n")]
+        [
+            path.with_suffix(".txt").read_text().strip(),
+            *path.with_suffix(".captions.txt").read_text().strip().split("\n"),
+        ]
         for path in paths
     ]
-    return Pictures(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), captions, [path.parent.name for path in paths])
+    return Pictures(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), captions, [path.parent.name for path in paths]
+    )
 
 
 def random_batches(pictures: Pictures, batch_size: int, seed: int) -> Iterator[tuple[Tensor, random.Random]]:

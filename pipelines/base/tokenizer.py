@@ -11,14 +11,20 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 def train_tokenizer(captions: Iterable[str], text_length: int) -> CLIPTokenizer:
     """Train byte-pair merges until every word of the captions is whole."""
-    words = sorted({word for caption in captions for word in caption.lower().replace(",", " ").replace("-", " ").split()})
+    words = sorted(
+        {word for caption in captions for word in caption.lower().replace(",", " ").replace("-", " ").split()}
+    )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     bpe.train_from_iterator(
         words,
         trainers.BpeTrainer(
-            vocab_size=100_000, min_frequency=0, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+            vocab_size=100_000,
+            min_frequency=0,
+            initial_alphabet=alphabet,
+            end_of_word_suffix="</w>",
+            show_progress=False,
         ),
     )
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]

@@ -15,13 +15,16 @@ def test_with_v_0_the_states_are_those_of_the_domain_word(conditioning: Conditio
 def test_a_residual_changes_the_states_from_the_placeholder_on(conditioning: Conditioning) -> None:
     prompts = conditioning.tokenize(["a portrait of a *s in a red shirt"])
     place = int(prompts.placeholder[0].int().argmax())
-    with_v, without = conditioning.states(prompts, torch.ones(1, 128)), conditioning.states(prompts)
+    with_v, without = conditioning.states(prompts, torch.randn(1, 128)), conditioning.states(prompts)
     assert torch.equal(with_v[:, :place], without[:, :place])
     assert not torch.allclose(with_v[:, place:], without[:, place:], atol=1e-3)
 
 
 def test_a_caption_becomes_a_prompt_of_the_concept(conditioning: Conditioning) -> None:
-    assert conditioning.caption_prompt("a portrait of a smiling person in a red shirt") == "a portrait of a smiling *s in a red shirt"
+    assert (
+        conditioning.caption_prompt("a portrait of a smiling person in a red shirt")
+        == "a portrait of a smiling *s in a red shirt"
+    )
 
 
 def test_a_caption_without_the_domain_word_gives_the_template(conditioning: Conditioning) -> None:

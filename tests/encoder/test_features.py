@@ -22,7 +22,9 @@ def test_the_feature_pass_sees_what_the_whole_unet_sees(backbone: Backbone, cond
     noisy, timesteps = torch.randn(2, 8, 16, 16), torch.tensor([3, 700])
     with pooled_maps(backbone.unet) as whole:
         backbone.unet(noisy, timesteps, conditioning.null_states().expand(2, -1, -1))
-    for short, long in zip(unet_features(backbone.unet, noisy, timesteps, conditioning.null_states()), whole, strict=True):
+    for short, long in zip(
+        unet_features(backbone.unet, noisy, timesteps, conditioning.null_states()), whole, strict=True
+    ):
         torch.testing.assert_close(short, long)
 
 

@@ -19,7 +19,8 @@ def losses(
     draw = Draw.for_samples([1, 2], latents.shape[1:], 1000)
     return domain_tuning_loss(
         backbone, encoder, conditioning, latents=latents, class_tokens=class_tokens(backbone, pixels),
-        prompts=conditioning.tokenize(["a portrait of a *s"] * 2), noise=draw.noise, timesteps=draw.timesteps, regulariser=0.01,
+        prompts=conditioning.tokenize(["a portrait of a *s"] * 2), noise=draw.noise, timesteps=draw.timesteps,
+        regulariser=0.01,
     )  # fmt: skip
 
 

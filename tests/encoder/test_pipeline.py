@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from encoder.backbone import Backbone, BackboneConfig
+from encoder.concept import Concept
+from encoder.conditioning import Conditioning
+from encoder.domain_encoder import DomainEncoder
+from encoder.errors import ConfigError, ModelError
+from encoder.pipeline import E4TPipeline, SampleConfig, open_image, to_images
+from encoder.tuning import TuneConfig
+
+BASE = Path(__file__).parents[2] / "models" / "base"
+
+
+@pytest.fixture
+def pipe(backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning) -> E4TPipeline:
+    return E4TPipeline(
+        backbone, encoder, conditioning, release="test 1.0.0",
+        tune_config=TuneConfig(steps=1, batch_size=2, learning_rate=1e-4),
+        sample_config=SampleConfig(steps=3, guidance=3.0),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def image(pixels: Tensor) -> Image.Image:
+    return to_images(pixels[:1])[0]
+
+
+def test_without_a_concept_it_paints_as_stable_diffusions_own_pipeline(pipe: E4TPipeline) -> None:
+    prompt = "a portrait of a smiling person in a red shirt on a navy background"
+    theirs = StableDiffusionPipeline.from_pretrained(BASE, dtype=torch.float32)
+    theirs.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(3)
+    wanted = theirs(prompt, num_inference_steps=3, guidance_scale=3.0, generator=generator, output_type="pt").images
+    made = pipe.backbone.decode(pipe.sample([prompt], pipe.sample_config, seed=3))
+    torch.testing.assert_close((made + 1) / 2, wanted, rtol=0, atol=2e-3)
+
+
+def test_a_tuned_concept_changes_the_picture_and_unloading_it_brings_the_first_one_back(
+    pipe: E4TPipeline, image: Image.Image
+) -> None:
+    prompt = "a portrait of a person in a red shirt"
+    before = pipe(prompt)[0]
+    pipe.tune(image)
+    assert pipe(prompt)[0].tobytes() != before.tobytes()
+    pipe.unload_concept()
+    assert pipe(prompt)[0].tobytes() == before.tobytes()
+
+
+def test_a_saved_concept_gives_the_same_picture_again(pipe: E4TPipeline, image: Image.Image, tmp_path: Path) -> None:
+    pipe.tune(image).save(tmp_path / "concept")
+    first = pipe("a portrait of a *s")[0]
+    pipe.unload_concept()
+    pipe.load_concept(tmp_path / "concept")
+    assert pipe("a portrait of a *s")[0].tobytes() == first.tobytes()
+
+
+def test_a_picture_does_not_depend_on_the_others_in_the_batch(pipe: E4TPipeline, image: Image.Image) -> None:
+    pipe.tune(image)
+    together = pipe.sample(["a portrait of a *s"] * 2, pipe.sample_config, seed=5)
+    alone = pipe.sample(["a portrait of a *s"], pipe.sample_config, seed=6)
+    torch.testing.assert_close(together[1:], alone, rtol=1e-3, atol=1e-3)
+
+
+def test_a_placeholder_without_a_concept_is_refused(pipe: E4TPipeline) -> None:
+    with pytest.raises(ModelError, match="no concept is loaded"):
+        pipe("a portrait of a *s")
+
+
+def test_a_concept_of_another_release_is_refused(pipe: E4TPipeline) -> None:
+    foreign = Concept(unet={}, encoder={}, class_tokens=torch.zeros(1, 4, 128), release="other 2.0.0")
+    with pytest.raises(ModelError, match=r"other 2\.0\.0"):
+        pipe.load_concept(foreign)
+
+
+def test_a_concept_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "concept.json").write_text("{}")
+    with pytest.raises(ModelError, match="not a whole concept"):
+        Concept.load(tmp_path)
+
+
+def test_a_concept_never_overwrites_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="exists"):
+        Concept(unet={}, encoder={}, class_tokens=torch.zeros(1, 4, 8), release="x").save(tmp_path)
+
+
+def test_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(ModelError, match=r"broken\.png cannot be read as a picture"):
+        open_image(tmp_path / "broken.png")
+
+
+def test_a_folder_without_a_base_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        Backbone.load(BackboneConfig(model=str(tmp_path)))
+
+
+def test_a_missing_base_folder_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        Backbone.load(BackboneConfig(model="./nowhere"))

@@ -1,0 +1,64 @@
+"""A small prepared set and a recipe over it, made by the real stages."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_prep.config import PrepareConfig
+from data_prep.faces import FacesConfig, draw_faces
+from data_prep.prepare import prepare
+from pipelines.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("set")
+    draw_faces(FacesConfig(output=str(folder / "faces"), identities=80, pictures=2))
+    prepare(
+        PrepareConfig(
+            source=str(folder / "faces"), output=str(folder / "shards"), concept="person",
+            resolution=64, codec="png", shard_samples=20,
+        )
+    )  # fmt: skip
+    return folder / "shards"
+
+
+@pytest.fixture
+def recipe(shards: Path, tmp_path: Path) -> Path:
+    """A recipe file: a few steps on two ranks, in seconds."""
+    settings = {
+        "name": "small",
+        "runs": str(tmp_path / "runs"),
+        "base": {"model": str(ROOT / "models" / "base")},
+        "data": {
+            "source": str(shards.parent / "faces"), "output": str(shards), "concept": "person",
+            "resolution": 64, "codec": "png", "shard_samples": 20,
+        },
+        "conditioning": {"domain_word": "person", "templates": ["a portrait of a *s"], "caption_share": 0.5},
+        "pretrain": {
+            "steps": 4, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 1.0e-3, "hidden_width": 64,
+            "log_every": 1, "checkpoint_every": 2, "sample_every": 4, "validate_samples": 4, "zero_stage": 2,
+        },
+        "tune": {"steps": 2, "batch_size": 2, "learning_rate": 5.0e-5},
+        "sample": {"steps": 3, "guidance": 3.0},
+        "evaluate": {"identities": 2, "grid_rows": 1, "steps": [0, 2]},
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture
+def e4t(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command; gives exit code, output and errors."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run

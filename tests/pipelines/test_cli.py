@@ -1,0 +1,77 @@
+"""Bad input: one line that says what is wrong and what to do, an exit code, nothing half written."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+E4T = Callable[..., tuple[int, str, str]]
+
+
+def refused(result: tuple[int, str, str], code: int, *words: str) -> bool:
+    exit_code, _, err = result
+    assert exit_code == code
+    assert err.startswith("e4t: ")
+    assert err.count("\n") == 1
+    return all(word in err for word in words)
+
+
+def test_an_unknown_recipe_key_is_refused(e4t: E4T, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text() + "colour: red\n")
+    assert refused(e4t("prepare", "--recipe", recipe), 78, "colour")
+
+
+def test_an_unknown_recipe_is_refused_with_those_that_exist(e4t: E4T) -> None:
+    assert refused(e4t("prepare", "--recipe", "nope"), 78, "nope", "quickstart")
+
+
+def test_a_value_out_of_range_is_refused(e4t: E4T, recipe: Path) -> None:
+    assert refused(e4t("prepare", "--recipe", recipe, "--data.quality", "500"), 78, "quality", "500")
+
+
+def test_a_missing_source_is_refused_and_nothing_written(e4t: E4T, recipe: Path, tmp_path: Path) -> None:
+    result = e4t(
+        "prepare", "--recipe", recipe, "--data.source", tmp_path / "nowhere", "--data.output", tmp_path / "out"
+    )
+    assert refused(result, 1, "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pretraining_without_shards_is_refused(e4t: E4T, recipe: Path, tmp_path: Path) -> None:
+    assert refused(e4t("pretrain", "--recipe", recipe, "--data.output", tmp_path), 1, "manifest.json", "e4t prepare")
+
+
+def test_a_batch_that_does_not_divide_is_refused(e4t: E4T, recipe: Path) -> None:
+    assert refused(e4t("pretrain", "--recipe", recipe, "--nproc", "3"), 78, "batch_size")
+
+
+@pytest.mark.distributed
+def test_a_world_without_a_free_port_is_refused(e4t: E4T, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        code, _, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2")
+    assert code == 1
+    assert (
+        f"cannot meet at 127.0.0.1:{taken.getsockname()[1] if taken.fileno() != -1 else ''}".rstrip(":") in err
+        or "MASTER_PORT" in err
+    )
+
+
+def test_an_unreadable_image_is_refused(e4t: E4T, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"no picture")
+    assert refused(e4t("tune", "--release", tmp_path, "--image", tmp_path / "picture.png"), 1, "picture.png")
+
+
+def test_a_folder_that_is_no_release_is_refused(e4t: E4T, tmp_path: Path) -> None:
+    assert refused(e4t("generate", "--release", tmp_path, "--prompt", "a cat"), 1, "not a release folder")
+
+
+def test_a_release_of_a_newer_format_is_refused(e4t: E4T, tmp_path: Path) -> None:
+    (tmp_path / "domain_encoder").mkdir()
+    (tmp_path / "domain_encoder" / "config.json").write_text("{}")
+    (tmp_path / "index.json").write_text(json.dumps({"format_version": 99}))
+    assert refused(e4t("generate", "--release", tmp_path, "--prompt", "a cat"), 1, "99", "upgrade")
