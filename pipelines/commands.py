@@ -1,73 +1,50 @@
 """What each subcommand takes and does. Imports of seconds stand where they are used."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from data_prep.faces import FacesConfig, draw_faces
 from data_prep.manifest import verify
+from encoder.errors import ModelError
+from pipelines.display import Bar, console, report_table
 from pipelines.errors import DONE, FAILED, RunError
 
 if TYPE_CHECKING:
     from pipelines.config import Recipe
 
-console = Console(highlight=False)
+Settings = TypeVar("Settings")
 
 
 def _takes_recipe(parser: ArgumentParser) -> None:
     from pipelines.config import Recipe
 
     parser.add_argument("--recipe", action="config", help="YAML file, or the name of a recipe that comes with e4t")
-    parser.add_class_arguments(Recipe, as_group=False, instantiate=True)
+    parser.add_class_arguments(Recipe, as_group=False)
 
 
-def recipe_of(arguments: Namespace, parser: ArgumentParser | None = None) -> "Recipe":
-    """The validated recipe of parsed arguments."""
+def _settings(kind: type[Settings], arguments: Namespace) -> Settings:
+    """A configuration dataclass from parsed arguments, every part of it checked."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, as_group=False)
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    ready = parser.instantiate_classes(Namespace({name: arguments[name] for name in names}))
+    return kind(**{name: ready[name] for name in names})
+
+
+def _recipe(arguments: Namespace) -> "Recipe":
     from pipelines.config import Recipe
 
-    if parser is None:
-        parser = ArgumentParser(exit_on_error=False)
-        _takes_recipe(parser)
-    own = set(Recipe.__dataclass_fields__)
-    ready = parser.instantiate_classes(Namespace({key: value for key, value in vars(arguments).items() if key in own}))
-    return Recipe(**{key: ready[key] for key in own})
-
-
-def progress_bar(console: Console = console) -> Progress:
-    """The bar that every stage shows."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    )
-
-
-class Bar:
-    """A progress bar as the ``(done, total)`` callback that stages take."""
-
-    def __init__(self, text: str) -> None:
-        self.progress, self.text = progress_bar(), text
-
-    def __enter__(self) -> "Bar":
-        self.progress.start()
-        self.task = self.progress.add_task(self.text, total=None)
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done."""
-        self.progress.update(self.task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+    return _settings(Recipe, arguments)
 
 
 def faces(arguments: Namespace, _: list[str]) -> None:
     """Draw the built-in domain: faces, as a folder of pictures with captions."""
-    config = FacesConfig(**{key: arguments[key] for key in FacesConfig.__dataclass_fields__})
+    config = _settings(FacesConfig, arguments)
     with Bar("drawing faces") as bar:
         draw_faces(config, on_identity=bar)
     console.print(f"faces: {config.output}")
@@ -77,7 +54,7 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
     """Turn a folder of pictures into shards; a rerun finishes what is missing."""
     from data_prep.prepare import prepare as run
 
-    config = recipe_of(arguments).data
+    config = _recipe(arguments).data
     if arguments.verify:
         damaged = list(verify(config.output))
         for line in damaged:
@@ -96,19 +73,14 @@ def base(arguments: Namespace, raw: list[str]) -> int:
     from pipelines.base.config import BaseConfig
     from pipelines.base.stage import train_base
 
-    parser = ArgumentParser(exit_on_error=False)
-    _base_arguments(parser)
-    ready = parser.instantiate_classes(
-        Namespace({k: v for k, v in vars(arguments).items() if k in BaseConfig.__dataclass_fields__})
-    )
-    return train_base(BaseConfig(**{key: ready[key] for key in BaseConfig.__dataclass_fields__}), raw)
+    return train_base(_settings(BaseConfig, arguments), raw)
 
 
 def pretrain(arguments: Namespace, raw: list[str]) -> int:
     """Pre-train the domain encoder and weight offsets; resumes from the newest complete checkpoint."""
     from pipelines.launch import inside_cluster, launch
 
-    recipe = recipe_of(arguments)
+    recipe = _recipe(arguments)
     if not inside_cluster():
         from data_prep.manifest import Manifest
         from pipelines.run import Run
@@ -127,7 +99,7 @@ def release(arguments: Namespace, _: list[str]) -> None:
     """Make a release folder of a run's newest checkpoint and register it in MLflow as ``candidate``."""
     from pipelines.release import make_release, register
 
-    recipe = recipe_of(arguments)
+    recipe = _recipe(arguments)
     made = make_release(recipe, Path(arguments.output or recipe.folder / "release"), arguments.version)
     console.print(f"release: {made.folder}  {made.name} {made.version}")
     if arguments.register:
@@ -141,7 +113,7 @@ def evaluate(arguments: Namespace, _: list[str]) -> None:
     """Personalise held-out drawn people, with and without pre-training; ends in grid.png and report.json."""
     from pipelines.evaluate import evaluate as run
 
-    recipe = recipe_of(arguments)
+    recipe = _recipe(arguments)
     output = Path(arguments.output or recipe.folder / "evaluation")
     with Bar("personalising held-out people") as bar:
         report = run(recipe, Path(arguments.release or recipe.folder / "release"), output, bar)
@@ -149,22 +121,13 @@ def evaluate(arguments: Namespace, _: list[str]) -> None:
     console.print(f"picture: {output / 'grid.png'}  numbers: {output / 'report.json'}")
 
 
-def report_table(report: dict[str, Any]) -> Table:
-    """The report for people."""
-    table = Table(title="held-out people (means; what the columns say: docs/evaluation.md)")
-    columns = list(next(iter(report["systems"].values())))
-    for name in ("system", *columns):
-        table.add_column(name, justify="left" if name == "system" else "right")
-    for system, row in report["systems"].items():
-        table.add_row(system, *(f"{row[column]:.3f}" for column in columns))
-    return table
-
-
 def tune(arguments: Namespace, _: list[str]) -> None:
     """Teach a release one picture; the concept is written as a folder."""
     from encoder.pipeline import E4TPipeline, open_image
 
     image = open_image(arguments.image)
+    if Path(arguments.output).exists():
+        raise ModelError(f"{arguments.output} exists; give another --output or delete it")
     pipe = E4TPipeline.from_pretrained(arguments.release, base=arguments.base)
     with Bar("tuning") as bar:
         total = pipe.tune_config.steps if arguments.steps is None else arguments.steps
@@ -204,7 +167,7 @@ def quickstart(arguments: Namespace, _: list[str]) -> int:
     """Everything once, on this machine: draw, prepare, pre-train, release, personalise, look."""
     from pipelines.quickstart import quickstart as run
 
-    return run(recipe_of(arguments), nproc=arguments.nproc)
+    return run(_recipe(arguments), nproc=arguments.nproc)
 
 
 def _faces_arguments(parser: ArgumentParser) -> None:

@@ -6,14 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from data_prep.faces import FacesConfig
 from pipelines.config import Recipe
+from pipelines.display import console
 from pipelines.errors import DONE
 from pipelines.run import Run
 
-console = Console(highlight=False)
 FACES = FacesConfig(identities=3200, pictures=4)
 """Of the quickstart; who is held out follows from the person alone, so the base has not seen these either."""
 

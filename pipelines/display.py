@@ -1,0 +1,40 @@
+"""What a person sees in the terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+
+
+class Bar:
+    """A progress bar as the ``(done, total)`` callback that the stages take."""
+
+    def __init__(self, text: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress, self.text = Progress(*columns, console=console), text
+
+    def __enter__(self) -> "Bar":
+        self.progress.start()
+        self.task = self.progress.add_task(self.text, total=None)
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` are done."""
+        self.progress.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+def report_table(report: dict[str, Any]) -> Table:
+    """An evaluation's report, a row a system."""
+    table = Table(title="held-out people: means (what the columns say: docs/evaluation.md)")
+    columns = list(next(iter(report["systems"].values())))
+    for name in ("system", *columns):
+        table.add_column(name, justify="left" if name == "system" else "right")
+    for system, row in report["systems"].items():
+        table.add_row(system, *(f"{row[column]:.3f}" for column in columns))
+    return table
