@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: quickstart test lint clean
 .DELETE_ON_ERROR:
+# Two installations into one environment must not run at once, whatever -j says.
+.NOTPARALLEL:
 
 quickstart: $(VENV)/.test-installed
 	$(BIN)/e4t quickstart
@@ -24,10 +26,12 @@ clean:
 
 # Editable, so that the environment follows the code; the stamps make it follow the dependencies.
 $(VENV)/.test-installed: pyproject.toml | $(BIN)/python
+	@echo 'Installing into $(VENV): about 2 GB, some minutes the first time.'
 	$(PIP) --editable '.[test]'
 	touch $@
 
 $(VENV)/.dev-installed: pyproject.toml | $(BIN)/python
+	@echo 'Installing into $(VENV): about 2 GB, some minutes the first time.'
 	$(PIP) --editable '.[test,dev]'
 	touch $@ $(VENV)/.test-installed
 

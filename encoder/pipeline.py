@@ -94,19 +94,37 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         ``caption`` says of each picture what is *not* the concept: ``a portrait of a smiling *s``.
         """
+        stops = [self.tune_config.steps if steps is None else steps]
+        concept = self.tune_at(image, stops, seed=seed, caption=caption, on_step=on_step)[0]
+        self.load_concept(concept)
+        return concept
+
+    def tune_at(
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        stops: Sequence[int],
+        *,
+        seed: int = 0,
+        caption: str | Sequence[str] | None = None,
+        on_step: Callable[[int, Losses], None] | None = None,
+    ) -> list[Concept]:
+        """As ``tune``, but return the concepts at several numbers of steps for the price of the last; none is loaded."""
         images = [image] if isinstance(image, Image.Image) else list(image)
         captions = [caption] if isinstance(caption, str) else list(caption) if caption else None
         if captions and (len(captions) != len(images) or any(PLACEHOLDER not in c for c in captions)):
             raise ModelError(f"give one caption a picture, each with {PLACEHOLDER} where the concept stands")
         self.unload_concept()
-        config = replace(self.tune_config, seed=seed, steps=self.tune_config.steps if steps is None else steps)
-        pixels = torch.cat([self.pixels(picture) for picture in images])
-        concept = tune(
-            self.backbone, self.domain_encoder, self.conditioning, pixels, config,
-            release=self.release, captions=captions, on_step=on_step,
-        )  # fmt: skip
-        self.load_concept(concept)
-        return concept
+        return tune(
+            self.backbone,
+            self.domain_encoder,
+            self.conditioning,
+            torch.cat([self.pixels(picture) for picture in images]),
+            replace(self.tune_config, seed=seed, steps=max(stops)),
+            release=self.release,
+            captions=captions,
+            stops=stops,
+            on_step=on_step,
+        )
 
     def pixels(self, image: Image.Image) -> Tensor:
         """A picture as (1, 3, S, S) in [-1, 1], center-cropped and resized to the base's resolution."""

@@ -1,8 +1,9 @@
 """Inference-time tuning: a few steps on one picture turn the domain's model into the person's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from itertools import count
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,59 +52,77 @@ def tune(
     *,
     release: str,
     captions: list[str] | None = None,
+    stops: Sequence[int] | None = None,
     on_step: Callable[[int, Losses], None] | None = None,
-) -> Concept:
-    """Tune on pictures (N, 3, H, W) in [-1, 1]; the models are left as they were, after an interrupt, too.
+) -> list[Concept]:
+    """Tune on pictures (N, 3, H, W) in [-1, 1]; return the concept at each of ``stops``, by default after the last step.
 
-    ``captions``, if given, say of each picture what is not the concept (``a portrait of a smiling *s in a red shirt``);
-    otherwise the neutral templates are used.
+    The models are left as they were, after an interrupt, too. ``captions``, if given, say of each picture what is not
+    the concept (``a portrait of a smiling *s in a red shirt``); otherwise the neutral templates are used.
     """
+    stops = [config.steps] if stops is None else sorted(stops)
     tokens = class_tokens(backbone, pixels)
-    trained = {"unet": _unet_parameters(backbone.unet, config.train), "encoder": dict(encoder.named_parameters())}
-    before = {
-        part: {name: p.detach().clone() for name, p in parameters.items()} for part, parameters in trained.items()
-    }
-    parameters = [p for part in trained.values() for p in part.values()]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        _optimise(backbone, encoder, conditioning, pixels, tokens, parameters, config, captions, on_step)
-        changes = {
-            part: difference(module, before[part]) for part, module in (("unet", backbone.unet), ("encoder", encoder))
+    prompts = [captions] if captions else [[template] * len(pixels) for template in conditioning.config.templates]
+    concepts = []
+    with Trained(backbone.unet, encoder, config.train) as trained:
+        steps = _steps(backbone, encoder, conditioning, pixels, tokens, prompts, trained.parameters, config)
+        for step in range(stops[-1] + 1):
+            if step in stops:
+                settings = asdict(config) | {"steps": step, "pictures": len(pixels)}
+                concepts.append(trained.concept(tokens.mean(0, keepdim=True), release, settings))
+            if step < stops[-1]:
+                losses = next(steps)
+                if on_step:
+                    on_step(step + 1, losses)
+    return concepts
+
+
+class Trained:
+    """The parameters under tuning: they learn inside the ``with`` block and are what they were before after it."""
+
+    def __init__(self, unet: nn.Module, encoder: nn.Module, train: str) -> None:
+        self.modules = {"unet": unet, "encoder": encoder}
+        chosen = {
+            "unet": {name: p for name, p in unet.named_parameters() if train == "unet" or ".attn" in name},
+            "encoder": dict(encoder.named_parameters()),
         }
-    finally:
-        for parameter in parameters:
+        self.parameters = [parameter for part in chosen.values() for parameter in part.values()]
+        self.before = {part: {name: p.detach().clone() for name, p in named.items()} for part, named in chosen.items()}
+
+    def __enter__(self) -> "Trained":
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for parameter in self.parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
-        restore(backbone.unet, before["unet"])
-        restore(encoder, before["encoder"])
-    settings = asdict(config) | {"pictures": len(pixels)}
-    return Concept(
-        **changes, class_tokens=tokens.mean(0, keepdim=True).float().cpu(), release=release, settings=settings
-    )
+        for part, module in self.modules.items():
+            restore(module, self.before[part])
+
+    def concept(self, class_tokens: Tensor, release: str, settings: dict[str, Any]) -> Concept:
+        """What has been learned so far."""
+        changes = {part: difference(module, self.before[part]) for part, module in self.modules.items()}
+        return Concept(**changes, class_tokens=class_tokens.float().cpu(), release=release, settings=settings)
 
 
-def _unet_parameters(unet: nn.Module, train: str) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in unet.named_parameters() if train == "unet" or ".attn" in name}
-
-
-def _optimise(
+def _steps(
     backbone: Backbone,
     encoder: DomainEncoder,
     conditioning: Conditioning,
     pixels: Tensor,
     tokens: Tensor,
+    prompts: list[list[str]],
     parameters: list[nn.Parameter],
     config: TuneConfig,
-    captions: list[str] | None,
-    on_step: Callable[[int, Losses], None] | None,
-) -> None:
+) -> Iterator[Losses]:
+    """Endless optimizer steps; ``prompts`` is a choice of prompt lists, each with one for every picture."""
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate)
     picture = torch.arange(config.batch_size) % len(pixels)
     posterior = backbone.posterior(pixels)
-    prompts = [captions] if captions else [[template] * len(pixels) for template in conditioning.config.templates]
-    for step in range(config.steps):
-        seeds = [config.seed * 1_000_003 + step * config.batch_size + row for row in range(config.batch_size)]
+    for first in count(config.seed * 1_000_003, config.batch_size):
+        seeds = range(first, first + config.batch_size)
         draw = Draw.for_samples(seeds, posterior.mean.shape[1:], backbone.noise_schedule.config.num_train_timesteps)
         latents = posterior.mean[picture] + posterior.std[picture] * draw.posterior.to(posterior.mean)
         choice = (draw.choice * len(prompts)).long().tolist()
@@ -121,8 +140,7 @@ def _optimise(
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
-        if on_step:
-            on_step(step + 1, losses)
+        yield losses
 
 
 class LoadedConcept:

@@ -93,7 +93,7 @@ class EvaluateConfig:
     """Chooses identities and edits, and seeds the sampling."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(self.steps))
+        object.__setattr__(self, "steps", tuple(sorted(self.steps)))
         if self.identities < self.grid_rows or self.grid_rows < 1 or not self.steps or self.edits < 1:
             raise ConfigError("evaluate: give at least one step and edit, and at least as many identities as grid_rows")
 

@@ -127,8 +127,9 @@ def _personalise(recipe: Recipe, release: Path, case: Case, seed: int) -> Case:
         pipe = _pipeline(recipe, release, system)
         caption = pipe.conditioning.caption_prompt(case.caption)
         case.made[system] = {}
-        for steps in recipe.evaluate.steps:
-            pipe.tune(case.picture, steps=steps, seed=seed, caption=caption)
+        concepts = pipe.tune_at(case.picture, recipe.evaluate.steps, seed=seed, caption=caption)
+        for steps, concept in zip(recipe.evaluate.steps, concepts, strict=True):
+            pipe.load_concept(concept)
             case.made[system][steps] = pipe([caption, *prompts], seed=seed)
         pipe.unload_concept()
     return case

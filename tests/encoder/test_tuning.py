@@ -39,7 +39,7 @@ def test_15_steps_lower_the_loss_of_the_picture(
         return float(losses.denoising)
 
     before = loss()
-    concept = tune(
+    [concept] = tune(
         backbone,
         encoder,
         conditioning,
@@ -75,7 +75,7 @@ def test_an_interrupt_leaves_the_models_bit_identical(
 def test_loading_and_unloading_a_concept_leaves_the_models_bit_identical(
     backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor
 ) -> None:
-    concept = tune(backbone, encoder, conditioning, pixels[:1], QUICK, release="test")
+    [concept] = tune(backbone, encoder, conditioning, pixels[:1], QUICK, release="test")
     before = weights(backbone, encoder)
     loaded = LoadedConcept(concept, backbone.unet, encoder)
     assert not same(weights(backbone, encoder), before)
@@ -86,14 +86,14 @@ def test_loading_and_unloading_a_concept_leaves_the_models_bit_identical(
 def test_the_same_seed_gives_the_same_concept(
     backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor
 ) -> None:
-    first, second = (tune(backbone, encoder, conditioning, pixels[:1], QUICK, release="test") for _ in range(2))
+    [first], [second] = (tune(backbone, encoder, conditioning, pixels[:1], QUICK, release="test") for _ in range(2))
     assert all(torch.equal(first.unet[name], second.unet[name]) for name in first.unet)
 
 
 def test_0_steps_change_no_weight(
     backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor
 ) -> None:
-    concept = tune(backbone, encoder, conditioning, pixels[:1], TuneConfig(steps=0), release="test")
+    [concept] = tune(backbone, encoder, conditioning, pixels[:1], TuneConfig(steps=0), release="test")
     assert not any(change.any() for change in concept.unet.values())
 
 
@@ -101,7 +101,7 @@ def test_attention_tuning_changes_attention_only(
     backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor
 ) -> None:
     config = TuneConfig(steps=1, batch_size=2, learning_rate=1e-4, train="attention")
-    concept = tune(backbone, encoder, conditioning, pixels[:1], config, release="test")
+    [concept] = tune(backbone, encoder, conditioning, pixels[:1], config, release="test")
     assert concept.unet
     assert all(".attn" in name for name in concept.unet)
 
@@ -109,3 +109,12 @@ def test_attention_tuning_changes_attention_only(
 def test_negative_steps_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"tune\.steps"):
         TuneConfig(steps=-1)
+
+
+def test_a_stop_on_the_way_is_what_tuning_that_far_gives(
+    backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor
+) -> None:
+    config = TuneConfig(steps=1, batch_size=2, learning_rate=1e-4)
+    [alone] = tune(backbone, encoder, conditioning, pixels[:1], config, release="test")
+    _, on_the_way, _ = tune(backbone, encoder, conditioning, pixels[:1], QUICK, release="test", stops=(0, 1, 2))
+    assert all(torch.equal(alone.unet[name], on_the_way.unet[name]) for name in alone.unet)
