@@ -108,7 +108,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         caption: str | Sequence[str] | None = None,
         on_step: Callable[[int, Losses], None] | None = None,
     ) -> list[Concept]:
-        """As ``tune``, but return the concepts at several numbers of steps for the price of the last; none is loaded."""
+        """As ``tune``, but return the concepts at several numbers of steps for the price of one; none is loaded."""
         images = [image] if isinstance(image, Image.Image) else list(image)
         captions = [caption] if isinstance(caption, str) else list(caption) if caption else None
         if captions and (len(captions) != len(images) or any(PLACEHOLDER not in c for c in captions)):

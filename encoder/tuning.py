@@ -55,7 +55,7 @@ def tune(
     stops: Sequence[int] | None = None,
     on_step: Callable[[int, Losses], None] | None = None,
 ) -> list[Concept]:
-    """Tune on pictures (N, 3, H, W) in [-1, 1]; return the concept at each of ``stops``, by default after the last step.
+    """Tune on pictures (N, 3, H, W) in [-1, 1]; return the concept at each of ``stops``, by default after the last.
 
     The models are left as they were, after an interrupt, too. ``captions``, if given, say of each picture what is not
     the concept (``a portrait of a smiling *s in a red shirt``); otherwise the neutral templates are used.
