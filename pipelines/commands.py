@@ -32,7 +32,7 @@ def _settings(kind: type[Settings], arguments: Namespace) -> Settings:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, as_group=False)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    ready = parser.instantiate_classes(Namespace({name: arguments[name] for name in names}))
+    ready = parser.instantiate(Namespace({name: arguments[name] for name in names}))
     return kind(**{name: ready[name] for name in names})
 
 

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from encoder.errors import ConfigError
+from encoder.metrics import ClipScorer, similarity
+
+CLIP = Path(__file__).parents[2] / "models" / "base" / "clip"
+
+
+def test_a_picture_is_most_like_itself(pixels: Tensor) -> None:
+    features = ClipScorer(str(CLIP)).pictures(pixels)
+    torch.testing.assert_close(similarity(features, features), torch.ones(2))
+    assert similarity(features[:1], features[1:]) < 0.999
+
+
+def test_a_prompt_is_closer_to_the_picture_that_it_describes() -> None:
+    scorer = ClipScorer(str(CLIP))
+    navy, lime = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
+    navy[:], lime[:] = colour("#1f2f5c"), colour("#b5dc4f")
+    text = scorer.prompts(["a portrait of a person on a navy background"])
+    assert similarity(scorer.pictures(navy), text) > similarity(scorer.pictures(lime), text)
+
+
+def colour(code: str) -> Tensor:
+    values = [int(code[index : index + 2], 16) / 127.5 - 1 for index in (1, 3, 5)]
+    return torch.tensor(values).view(3, 1, 1)
+
+
+def test_a_folder_without_a_clip_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        ClipScorer(str(tmp_path))
