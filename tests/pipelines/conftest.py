@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,12 +28,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "shards"
 
 
-@pytest.fixture
-def recipe(shards: Path, tmp_path: Path) -> Path:
-    """A recipe file: a few steps on two ranks, in seconds."""
-    settings = {
+@pytest.fixture(scope="session")
+def small_recipe(shards: Path) -> dict[str, Any]:
+    """A few steps on two ranks, in seconds; without ``runs``."""
+    return {
         "name": "small",
-        "runs": str(tmp_path / "runs"),
         "base": {"model": str(ROOT / "models" / "base")},
         "data": {
             "source": str(shards.parent / "faces"), "output": str(shards), "concept": "person",
@@ -47,8 +47,13 @@ def recipe(shards: Path, tmp_path: Path) -> Path:
         "sample": {"steps": 3, "guidance": 3.0},
         "evaluate": {"identities": 2, "grid_rows": 1, "steps": [0, 2]},
     }  # fmt: skip
+
+
+@pytest.fixture
+def recipe(small_recipe: dict[str, Any], tmp_path: Path) -> Path:
+    """The small recipe as a file, with a folder of runs of its own."""
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(small_recipe | {"runs": str(tmp_path / "runs")}))
     return path
 
 
