@@ -133,12 +133,16 @@ class Backbone(nn.Module):
         return pixels.float().clamp(-1, 1)
 
     def clip_input(self, pixels: Tensor) -> Tensor:
-        """Resize and normalise pictures (B, 3, H, W) in [-1, 1] as the CLIP tower expects them."""
-        size = self.clip.config.image_size
-        if pixels.shape[-2:] != (size, size):
-            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-        mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-        return (((pixels + 1) / 2 - mean) / std).to(self.device, self.clip.dtype)
+        """Pictures (B, 3, H, W) in [-1, 1] as this backbone's CLIP tower expects them."""
+        return clip_input(pixels, self.clip.config.image_size).to(self.device, self.clip.dtype)
+
+
+def clip_input(pixels: Tensor, size: int) -> Tensor:
+    """Resize pictures (B, 3, H, W) in [-1, 1] to ``size`` and normalise them as every CLIP expects them."""
+    if pixels.shape[-2:] != (size, size):
+        pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    return ((pixels + 1) / 2 - mean) / std
 
 
 def _part(kind: type, config: BackboneConfig, name: str) -> nn.Module:

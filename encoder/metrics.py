@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
-from encoder.backbone import CLIP_MEAN, CLIP_STD
+from encoder.backbone import clip_input
 from encoder.errors import ConfigError
 
 
@@ -25,11 +25,7 @@ class ClipScorer:
     @torch.no_grad()
     def pictures(self, pixels: Tensor) -> Tensor:
         """Features (B, p) of pictures (B, 3, H, W) in [-1, 1]."""
-        size = self.model.config.vision_config.image_size
-        if pixels.shape[-1] != size:
-            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-        mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-        vision = self.model.vision_model(((pixels + 1) / 2 - mean) / std)
+        vision = self.model.vision_model(clip_input(pixels, self.model.config.vision_config.image_size))
         return F.normalize(self.model.visual_projection(vision.pooler_output), dim=-1)
 
     @torch.no_grad()

@@ -128,14 +128,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def pixels(self, image: Image.Image) -> Tensor:
         """A picture as (1, 3, S, S) in [-1, 1], center-cropped and resized to the base's resolution."""
-        size = self.backbone.resolution
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.convert("RGB").crop((left, top, left + side, top + side))
-        if side != size:
-            image = image.resize((size, size), Image.Resampling.LANCZOS)
-        array = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-        return (array.float() / 127.5 - 1).to(self.backbone.device)
+        return to_pixels(image, self.backbone.resolution).to(self.backbone.device)
 
     def load_concept(self, concept: Concept | str | Path) -> None:
         """Load a concept or its folder in place of the one loaded before. Raises ModelError for another release's."""
@@ -225,6 +218,16 @@ def _guide(unconditional: Tensor, conditional: Tensor, config: SampleConfig) -> 
     dims = tuple(range(1, guided.ndim))
     rescaled = guided * conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
     return config.guidance_rescale * rescaled + (1 - config.guidance_rescale) * guided
+
+
+def to_pixels(image: Image.Image, size: int) -> Tensor:
+    """A picture as (1, 3, size, size) in [-1, 1], center-cropped and resized."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.convert("RGB").crop((left, top, left + side, top + side))
+    if side != size:
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:

@@ -21,7 +21,7 @@ from encoder.backbone import Backbone
 from encoder.conditioning import PLACEHOLDER, Conditioning
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.metrics import ClipScorer, similarity
-from encoder.pipeline import E4TPipeline
+from encoder.pipeline import E4TPipeline, to_pixels
 from pipelines.attributes import IDENTITY, SCENE, AttributeReader, agreement, truth
 from pipelines.config import Recipe
 from pipelines.sampling import labelled_grid
@@ -161,16 +161,19 @@ class Scorer:
     def __init__(self, recipe: Recipe) -> None:
         self.clip = ClipScorer(recipe.base.clip or f"{recipe.base.model}/clip")
         self.reader = AttributeReader.load(recipe.base.model)
-        self.pixels = untrained_pipeline(recipe).pixels
+        self.size = recipe.data.resolution
 
     def row(self, cases: list[Case], made: list[list[Image.Image]]) -> dict[str, float]:
         """One system's means over the cases, given what it made for each."""
         pairs = zip(cases, made, strict=True)
-        rows = [self._case(case, torch.cat([self.pixels(image) for image in images])) for case, images in pairs]
+        rows = [self._case(case, self._pixels(images)) for case, images in pairs]
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
+    def _pixels(self, images: list[Image.Image]) -> Tensor:
+        return torch.cat([to_pixels(image, self.size) for image in images])
+
     def _case(self, case: Case, made: Tensor) -> dict[str, float]:
-        wanted = torch.cat([self.pixels(image) for image in (case.picture, *case.truths)])
+        wanted = self._pixels([case.picture, *case.truths])
         alike = similarity(self.clip.pictures(made), self.clip.pictures(wanted))
         read = self.reader.read(made)
         known = [truth(Identity.parse(case.person), scene) for scene in case.edits]

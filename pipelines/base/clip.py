@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from encoder.backbone import CLIP_MEAN, CLIP_STD
+from encoder.backbone import CLIP_MEAN, CLIP_STD, clip_input
 from pipelines.base.config import BaseConfig
 from pipelines.base.loop import halved, train
 from pipelines.base.pictures import Pictures, random_batches
@@ -72,10 +72,9 @@ def _clip_config(config: BaseConfig, tokenizer: CLIPTokenizer) -> CLIPConfig:
 
 
 def _pairs(pictures: Pictures, tokens: Tensor, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     for indices, rng in random_batches(pictures, batch_size, seed):
         chosen = torch.tensor(rng.choices(range(len(CAPTION_WEIGHTS)), CAPTION_WEIGHTS, k=batch_size))
-        yield ((pictures.images(indices) + 1) / 2 - mean) / std, tokens[indices, chosen]
+        yield clip_input(pictures.images(indices), pictures.pixels.shape[-1]), tokens[indices, chosen]
 
 
 def _losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
