@@ -13,7 +13,7 @@ from pipelines.base.autoencoder import train_autoencoder
 from pipelines.base.clip import train_clip
 from pipelines.base.config import BaseConfig
 from pipelines.base.diffusion import train_diffusion
-from pipelines.base.pictures import load_split
+from pipelines.base.pictures import Pictures, load_split
 from pipelines.base.tokenizer import train_tokenizer
 from pipelines.errors import DONE
 from pipelines.launch import inside_cluster, launch
@@ -38,9 +38,7 @@ def train_base(config: BaseConfig, arguments: list[str]) -> int:
         output.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()
     pictures = load_split(Path(config.faces), "train")
-    tokenizer: CLIPTokenizer = train_tokenizer(
-        (c for captions in pictures.captions for c in captions), config.text_length
-    )
+    tokenizer = _tokenizer(config, pictures)
     trainings: dict[str, Callable[[], None]] = {
         "autoencoder": lambda: train_autoencoder(config, pictures, accelerator),
         "clip": lambda: train_clip(config, pictures, tokenizer, accelerator),
@@ -51,3 +49,12 @@ def train_base(config: BaseConfig, arguments: list[str]) -> int:
         if part in config.parts:
             train()
     return DONE
+
+
+def _tokenizer(config: BaseConfig, pictures: Pictures) -> CLIPTokenizer:
+    """The one that the folder's parts were trained with, else a new one: two of the same words may differ in numbers."""
+    for folder in (Path(config.output) / "tokenizer", Path(config.output) / "clip"):
+        if (folder / "tokenizer.json").exists():
+            known: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+            return known
+    return train_tokenizer((c for captions in pictures.captions for c in captions), config.text_length)

@@ -1,6 +1,9 @@
 import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel
 
-from pipelines.base.diffusion import draw_timesteps, face_weight
+from encoder.backbone import Backbone
+from pipelines.base.diffusion import TextToNoise, draw_timesteps, face_weight
 
 
 def test_the_loss_weighs_most_where_eyes_and_mouth_are() -> None:
@@ -14,3 +17,13 @@ def test_timesteps_are_of_the_schedule_and_most_are_in_its_middle() -> None:
     assert 0 <= timesteps.min() <= timesteps.max() <= 999
     assert ((timesteps > 200) & (timesteps < 700)).float().mean() > 0.55
     assert (timesteps > 950).sum() > 20  # sampling begins at pure noise
+
+
+def test_the_text_states_of_the_shipped_base_tell_their_words(backbone: Backbone) -> None:
+    assert isinstance(backbone.unet, UNet2DConditionModel)
+    assert isinstance(backbone.text_encoder, CLIPTextModel)
+    model = TextToNoise(backbone.unet, backbone.text_encoder)
+    tokens = backbone.tokenizer(["a portrait of an adoring person in a red shirt"], return_tensors="pt").input_ids
+    noisy = torch.randn(1, *backbone.latent_shape(64))
+    _, words = model(noisy, torch.tensor([500]), tokens)
+    assert torch.equal(words.argmax(-1), tokens)
