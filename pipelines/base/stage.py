@@ -52,7 +52,7 @@ def train_base(config: BaseConfig, arguments: list[str]) -> int:
 
 
 def _tokenizer(config: BaseConfig, pictures: Pictures) -> CLIPTokenizer:
-    """The one that the folder's parts were trained with, else a new one: two of the same words may differ in numbers."""
+    """The one that the folder's parts were trained with, else a new one: two may number words apart."""
     for folder in (Path(config.output) / "tokenizer", Path(config.output) / "clip"):
         if (folder / "tokenizer.json").exists():
             known: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
