@@ -1,0 +1,85 @@
+"""The release in models/faces: what a longer pre-training is worth to those who only tune."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from data_prep.config import SplitFractions
+from data_prep.faces import Identity, Scene, draw
+from data_prep.splits import split_of
+from encoder.backbone import Backbone
+from encoder.conditioning import Conditioning
+from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.features import class_tokens
+from encoder.objective import Draw, domain_tuning_loss
+from encoder.pipeline import E4TPipeline
+
+RELEASE = Path(__file__).parents[2] / "models" / "faces"
+DRAWS = 32
+
+
+def held_out_people(count: int) -> list[tuple[Image.Image, str]]:
+    """Pictures of people that neither base nor release has seen, with what is to be seen beside the person."""
+    rng, found = random.Random(3), list[tuple[Image.Image, str]]()
+    while len(found) < count:
+        person, scene = Identity.random(rng), Scene.random(rng)
+        if split_of(person.name, SplitFractions()) == "test":
+            found.append((draw(person, scene), scene.caption("a {expression} *s")))
+    return found
+
+
+@torch.no_grad()
+def loss(pipe: E4TPipeline, picture: Image.Image, caption: str) -> float:
+    """The picture's denoising loss at fixed noise and timesteps."""
+    pixels = pipe.pixels(picture)
+    noise = Draw.for_samples(range(DRAWS), pipe.backbone.latent_shape(64), 1000)
+    losses = domain_tuning_loss(
+        pipe.backbone,
+        pipe.domain_encoder,
+        pipe.conditioning,
+        latents=pipe.backbone.posterior(pixels).mean.expand(DRAWS, -1, -1, -1),
+        class_tokens=class_tokens(pipe.backbone, pixels).expand(DRAWS, -1, -1),
+        prompts=pipe.conditioning.tokenize([caption] * DRAWS),
+        noise=noise.noise,
+        timesteps=noise.timesteps,
+        regulariser=0.0,
+    )
+    return float(losses.denoising)
+
+
+def losses_on_the_way(pipe: E4TPipeline, picture: Image.Image, caption: str) -> tuple[float, float]:
+    """Before tuning and after 15 steps."""
+    found = []
+    for concept in pipe.tune_at(picture, (0, 15), caption=caption):
+        pipe.load_concept(concept)
+        found.append(loss(pipe, picture, caption))
+    pipe.unload_concept()
+    return found[0], found[1]
+
+
+@pytest.fixture(scope="module")
+def release() -> E4TPipeline:
+    return E4TPipeline.from_pretrained(RELEASE)
+
+
+@pytest.fixture(scope="module")
+def untrained(release: E4TPipeline) -> E4TPipeline:
+    """The same base with a fresh encoder and no offsets."""
+    backbone = Backbone.load(release.backbone.config)
+    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, 512)).requires_grad_(False)
+    conditioning = Conditioning.of(backbone, release.conditioning.config)
+    return E4TPipeline(backbone, encoder, conditioning, tune_config=release.tune_config)
+
+
+@pytest.mark.slow
+def test_15_steps_from_the_release_end_further_below_the_bases_loss_than_15_from_nothing(
+    release: E4TPipeline, untrained: E4TPipeline
+) -> None:
+    for picture, caption in held_out_people(4):
+        before, after = losses_on_the_way(release, picture, caption)
+        base, after_from_nothing = losses_on_the_way(untrained, picture, caption)
+        assert after < before < base
+        assert base - after > 1.05 * (base - after_from_nothing)
