@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Two installations into one environment must not run at once, whatever -j says.
 .NOTPARALLEL:
 
-quickstart: $(VENV)/.test-installed
+quickstart: $(VENV)/.installed
 	$(BIN)/e4t quickstart
 
 test: lint
@@ -25,15 +25,15 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # Editable, so that the environment follows the code; the stamps make it follow the dependencies.
-$(VENV)/.test-installed: pyproject.toml | $(BIN)/python
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo 'Installing into $(VENV): about 2 GB, some minutes the first time.'
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable .
 	touch $@
 
 $(VENV)/.dev-installed: pyproject.toml | $(BIN)/python
 	@echo 'Installing into $(VENV): about 2 GB, some minutes the first time.'
 	$(PIP) --editable '.[test,dev]'
-	touch $@ $(VENV)/.test-installed
+	touch $@ $(VENV)/.installed
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "e4t needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name one: make PYTHON=python3.12 ...")'

@@ -12,6 +12,8 @@ from data_prep.errors import ConfigError
 PILLOW_MAX_PIXELS = 178_956_970
 """Pillow refuses to open anything larger, whatever our own limit says."""
 WEBP_MAX_SIDE = 16_383
+MAX_HASH_DISTANCE = 8
+KNOWN_SCORES = ("blur",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,54 +34,136 @@ class SplitFractions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """How a source is read, beyond where it is."""
+
+    kind: Literal["auto", "folder", "archive", "shards", "table", "datasets"] = "auto"
+    """What ``data.source`` names. ``auto`` tells a folder of pictures, archives (.zip, .tar, .tar.gz, .tgz, or a folder
+    of nothing else), webdataset shards (a brace pattern such as ``set-{000..041}.tar``, or a folder with a manifest of
+    ours), a table (.csv, .parquet with a column of paths) and Hugging Face datasets (``hf://name``, a folder that
+    ``save_to_disk`` made, .arrow, .parquet with a column of pictures) from each other."""
+    pattern: str = "{identity}/{picture}"
+    """How a path (relative to the source, without suffix) names the identity. A field matches anything but a slash, and
+    as much as it can. Splits are by identity."""
+    identities: str | None = None
+    """File of lines ``picture identity`` (CelebA's identity_CelebA.txt), instead of ``pattern``."""
+    attributes: str | None = None
+    """File with columns for pictures by file name: CelebA's list_attr_celeba.txt, FFHQ's JSON, or a CSV whose first
+    column is the name."""
+    image_column: str = "image"
+    """Of a table or dataset: the picture, or a path or URL of it (a path is relative to the table)."""
+    identity_column: str | None = None
+    """Of a table or dataset: who or what is shown. Without one every picture is its own identity."""
+    caption_column: str | None = None
+    """Of a table, dataset or attributes file."""
+    split: str = "train"
+    """Of a Hugging Face dataset."""
+    streaming: bool = False
+    """Read a Hugging Face dataset as it comes, without a copy on the disk."""
+    caption_suffix: str = ".txt"
+    """A picture's caption is the first line of the file beside it with this suffix, if there is one."""
+
+    def __post_init__(self) -> None:
+        fields = Counter(re.findall(r"\{(\w*)\}", self.pattern))
+        if "identity" not in fields and not self.identities:
+            raise ConfigError(
+                f"data.read.pattern {self.pattern!r} names no {{identity}}; splits are by identity: say where, or give "
+                "data.read.identities"
+            )
+        if fields and (max(fields.values()) > 1 or not all(name.isidentifier() for name in fields)):
+            raise ConfigError(f"data.read.pattern {self.pattern!r} must give each field another name, of letters")
+        if not re.fullmatch(r"(\.[^./\\]+)+", self.caption_suffix):
+            raise ConfigError(f"data.read.caption_suffix is {self.caption_suffix!r}; give a suffix such as .txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """Which pictures are kept out; each is counted and listed with its reason."""
+
+    min_side: int = 16
+    """A picture whose shorter side has fewer pixels is kept out."""
+    max_pixels: int = 100_000_000
+    """A picture of more pixels is taken for a decompression bomb and kept out, unopened."""
+    max_aspect: float | None = None
+    """A picture whose longer side is more times its shorter one is kept out."""
+    near_duplicates: int | None = None
+    """Of pictures whose perceptual hashes (64 bits) differ in at most so many bits, the first is kept. 4 finds copies
+    that were resized or compressed again. None looks for exact copies of files only."""
+    scores: tuple[str, ...] = ()
+    """Numbers to record with every picture: ``blur`` (variance of the Laplacian), or ``package.module:function`` of
+    an RGB picture."""
+    predicate: str | None = None
+    """``package.module:function`` of a dict with ``columns``, ``scores``, ``width``, ``height``, ``identity`` and
+    ``caption`` that says whether the picture is taken."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_side", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"data.select.{name} is {getattr(self, name)}; give at least 1")
+        if self.max_pixels > PILLOW_MAX_PIXELS:
+            raise ConfigError(f"data.select.max_pixels is {self.max_pixels}; Pillow opens at most {PILLOW_MAX_PIXELS}")
+        if self.max_aspect is not None and self.max_aspect < 1:
+            raise ConfigError(f"data.select.max_aspect is {self.max_aspect}; give at least 1, or nothing")
+        if self.near_duplicates is not None and not 0 <= self.near_duplicates <= MAX_HASH_DISTANCE:
+            raise ConfigError(
+                f"data.select.near_duplicates is {self.near_duplicates}; give 0 to {MAX_HASH_DISTANCE} bits, or nothing"
+            )
+        for name in (*self.scores, *([self.predicate] if self.predicate else [])):
+            if name not in KNOWN_SCORES and not re.fullmatch(r"[\w.]+:\w+", name):
+                raise ConfigError(f"data.select: {name!r} is no package.module:function; give one, or {KNOWN_SCORES}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Pictures to shards."""
 
     source: str
-    """Folder of pictures."""
+    """Folder, archive, table, dataset or pattern, here or at any URL that fsspec opens."""
     output: str
-    """Folder that gets the manifest and the shards."""
+    """Folder or URL that gets the manifest and the shards."""
     concept: str
     """The domain's word: face, cat, art."""
+    read: SourceConfig = field(default_factory=SourceConfig)
+    """How the source is read."""
+    select: SelectConfig = field(default_factory=SelectConfig)
+    """What is kept out."""
     resolution: int = 512
     """Side of the square pictures, in pixels."""
-    pattern: str = "{identity}/{picture}"
-    """How a path (relative to the source, without suffix) names the identity. A field matches anything but a slash, and
-    as much as it can. Splits are by identity."""
-    caption_suffix: str = ".txt"
-    """A picture's caption is the first line of the file beside it with this suffix, if there is one."""
+    crop: Literal["center", "random", "box", "face"] = "center"
+    """Which square is kept. ``center``: the largest, in the middle. ``random``: the largest, where the key decides, the
+    same every time. ``box``: around the box in the columns ``left, top, right, bottom`` (pixels of the upright
+    picture). ``face``: around the largest face that OpenCV finds (extra ``face``), with some room. Without box or face,
+    the middle."""
     caption_template: str = "a photo of a {concept}"
-    """Caption of a picture without a caption file."""
+    """Caption of a picture that has none of its own."""
     codec: Literal["png", "webp", "jpg"] = "webp"
     """How pictures are stored."""
     quality: int = 95
     """Of webp and jpg, 1 to 100."""
     lossless: bool = False
     """Store webp without loss; larger than quality 95, smaller than png."""
+    keep_original: bool = True
+    """Store a file as it came when it already is what would be made of it: codec, size, colour space, no metadata."""
     shard_samples: int = 1000
     """Pictures planned into a shard; those that are kept out shrink it."""
-    min_side: int = 16
-    """A picture whose shorter side has fewer pixels is kept out."""
-    max_pixels: int = 100_000_000
-    """A picture of more pixels is taken for a decompression bomb and kept out."""
     splits: SplitFractions = field(default_factory=SplitFractions)
     """Shares of the identities."""
-    workers: int = 0
-    """Processes; 0 means one a core. The shards are the same for any number."""
 
     def __post_init__(self) -> None:
         for name in ("source", "output", "concept"):
             if not getattr(self, name):
                 raise ConfigError(f"data.{name} is empty; give one")
-        for name in ("resolution", "shard_samples", "min_side", "max_pixels"):
+        for name in ("resolution", "shard_samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; give at least 1")
-        if self.max_pixels > PILLOW_MAX_PIXELS:
-            raise ConfigError(f"data.max_pixels is {self.max_pixels}; Pillow opens at most {PILLOW_MAX_PIXELS}")
-        if self.workers < 0:
-            raise ConfigError(f"data.workers is {self.workers}; give 0 for one a core, or a number")
         self._check_codec()
-        self._check_names()
+        try:
+            self.default_caption()
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"data.caption_template {self.caption_template!r} does not format ({error!r}); "
+                "only {concept} is known"
+            ) from error
 
     def _check_codec(self) -> None:
         if self.codec not in ("png", "webp", "jpg"):
@@ -93,29 +177,13 @@ class PrepareConfig:
                 f"data.resolution is {self.resolution}; webp holds up to {WEBP_MAX_SIDE}: give png or jpg"
             )
 
-    def _check_names(self) -> None:
-        fields = Counter(re.findall(r"\{(\w*)\}", self.pattern))
-        if "identity" not in fields:
-            raise ConfigError(f"data.pattern {self.pattern!r} names no {{identity}}; splits are by identity: say where")
-        if max(fields.values()) > 1 or not all(name.isidentifier() for name in fields):
-            raise ConfigError(f"data.pattern {self.pattern!r} must give each field another name, of letters")
-        if not re.fullmatch(r"(\.[^./\\]+)+", self.caption_suffix):
-            raise ConfigError(f"data.caption_suffix is {self.caption_suffix!r}; give a suffix such as .txt")
-        try:
-            self.default_caption()
-        except (LookupError, ValueError, AttributeError) as error:
-            raise ConfigError(
-                f"data.caption_template {self.caption_template!r} does not format ({error!r}); "
-                "only {concept} is known"
-            ) from error
-
     def default_caption(self) -> str:
-        """Caption of a picture without a caption file."""
+        """Caption of a picture without one of its own."""
         return self.caption_template.format(concept=self.concept)
 
     def what_is_made(self) -> dict[str, Any]:
-        """The fields that decide the shards' bytes: a moved folder or another number of workers makes the same set."""
-        return {name: value for name, value in asdict(self).items() if name not in {"output", "workers", "source"}}
+        """The settings that decide the shards' bytes: the same pictures elsewhere make the same set."""
+        return {name: value for name, value in asdict(self).items() if name not in {"output", "source"}}
 
     @property
     def digest(self) -> str:

@@ -2,20 +2,34 @@
 
 import hashlib
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
+PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial$")
+"""How names of files end that are being written, or were when their writer was killed."""
+
+
+def partial_name(name: str) -> str:
+    """A name to write under: one of its own, as ranks that share a disk may write the same file at the same time."""
+    return f"{name}.{secrets.token_hex(4)}.partial"
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BufferedRandom]:
     """A file to write that appears under its name when the block has ended well; an earlier one is replaced then."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w+b") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+    aside = path.with_name(f".{partial_name(path.name)}")
+    try:
+        with aside.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
     aside.replace(path)
     _flush_folder(path.parent)
 

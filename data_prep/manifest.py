@@ -1,5 +1,6 @@
 """The manifest: what a set of shards holds, and by which digests to check it."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -8,10 +9,11 @@ from typing import Any
 
 from data_prep.config import digest_of
 from data_prep.errors import DataError
-from data_prep.files import sha256_of, write_whole
 from data_prep.sidecar import Sidecar
+from data_prep.store import Store
 
 MANIFEST_VERSION = 1
+FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,17 @@ class Manifest:
         """Sha256 of the manifest's content, which names every shard's sha256: it stands for the data."""
         return digest_of(asdict(self))
 
-    def save(self, folder: Path) -> None:
+    def save(self, store: Store) -> None:
         """Write manifest.json."""
-        write_whole(folder / "manifest.json", json.dumps(asdict(self), indent=1) + "\n")
+        store.write(FILE, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path | str) -> "Manifest":
         """Read manifest.json. Raises DataError if it is missing, broken, or of a newer format."""
-        path = Path(folder) / "manifest.json"
+        store = Store(str(folder))
+        path = store.where(FILE)
         try:
-            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            data: dict[str, Any] = json.loads(store.read(FILE))
             if data["version"] > MANIFEST_VERSION:
                 raise DataError(
                     f"{path} was written by a newer e4t (format {data['version']}, this one reads up to "
@@ -91,26 +94,26 @@ class Manifest:
 
 def verify(folder: Path | str) -> Iterator[str]:
     """Recheck every shard's sha256 and sidecar; yields one line for each shard that is missing or differs."""
-    folder = Path(folder)
+    store = Store(str(folder))
     for split, shards in Manifest.load(folder).splits.items():
         for shard in shards:
-            fault = _fault(folder / split / shard.name, shard)
+            fault = _fault(f"{split}/{shard.name}", shard, store)
             if fault:
                 yield fault
 
 
-def _fault(path: Path, shard: Shard) -> str | None:
-    remedy = "delete it and rerun `e4t prepare`: only it is rebuilt"
-    if not path.exists():
+def _fault(tar: str, shard: Shard, store: Store) -> str | None:
+    path, remedy = store.where(tar), "delete it and rerun `e4t prepare`: only it is rebuilt"
+    size = store.size(tar)
+    if size is None:
         return f"shard {path} is missing; rerun `e4t prepare`: only it is rebuilt"
-    if path.stat().st_size != shard.bytes:
-        return (
-            f"shard {path} was changed after it was written ({path.stat().st_size} bytes, not {shard.bytes}); {remedy}"
-        )
-    if sha256_of(path) != shard.sha256:
-        return f"shard {path} was changed after it was written (sha256 differs); {remedy}"
+    if size != shard.bytes:
+        return f"shard {path} was changed after it was written ({size} bytes, not {shard.bytes}); {remedy}"
+    with store.open(tar) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+            return f"shard {path} was changed after it was written (sha256 differs); {remedy}"
     try:
-        sidecar = Sidecar.load(path)
+        sidecar = Sidecar.load(store, tar)
     except DataError as error:
         return str(error)
     if (sidecar.sha256, sidecar.samples, len(sidecar.members)) != (shard.sha256, shard.samples, shard.samples):

@@ -5,6 +5,7 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -18,20 +19,27 @@ from torch import Tensor
 from data_prep.errors import DataError
 from data_prep.manifest import Manifest
 from data_prep.sidecar import Sidecar
+from data_prep.store import Store
 
 CHECK = "run `e4t prepare --verify` to list damaged shards"
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A stored picture and what is known of it."""
+class About:
+    """What is known of a stored picture."""
 
     key: str
     """Name in the shards."""
     identity: str
     """Who or what it shows."""
     caption: str
-    """From its caption file, or the set's template."""
+    """Its own, or the set's template."""
+
+
+@dataclass(frozen=True)
+class Sample(About):
+    """A stored picture and what is known of it."""
+
     pixels: Tensor
     """(3, H, W) uint8."""
 
@@ -43,6 +51,7 @@ class ShardReader:
         """Open a split. Raises DataError if the manifest is unfit or the split empty."""
         self.manifest = Manifest.load(root)
         shards = self.manifest.shards(split)
+        self._store = Store(str(root))
         self.paths = [Path(root) / split / shard.name for shard in shards]
         self.counts = [shard.samples for shard in shards]
         self._ends = list(accumulate(self.counts))
@@ -67,15 +76,24 @@ class ShardReader:
 
     def read(self, shard: int, row: int) -> Sample:
         """The sample at ``row`` of a shard. Raises DataError that names the shard if it is missing or damaged."""
-        path = self.paths[shard]
-        place = self._place(shard, row)
-        try:
-            with path.open("rb") as file:
-                about = json.loads(os.pread(file.fileno(), *place.about))
-                encoded = os.pread(file.fileno(), *place.picture)
-            with Image.open(io.BytesIO(encoded)) as image:
+        with self._opened(shard, row) as (file, place):
+            about = json.loads(os.pread(file, *place.about))
+            with Image.open(io.BytesIO(os.pread(file, *place.picture))) as image:
                 pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
             return Sample(place.key, about["identity"], about["caption"], pixels)
+
+    def describe(self, shard: int, row: int) -> About:
+        """The same without the picture, which is not decoded."""
+        with self._opened(shard, row) as (file, place):
+            about = json.loads(os.pread(file, *place.about))
+            return About(place.key, about["identity"], about["caption"])
+
+    @contextmanager
+    def _opened(self, shard: int, row: int) -> Iterator[tuple[int, "_SamplePlace"]]:
+        path, place = self.paths[shard], self._place(shard, row)
+        try:
+            with path.open("rb") as file:
+                yield file.fileno(), place
         except FileNotFoundError as error:
             raise DataError(f"shard {path} is missing; {CHECK}") from error
         except Exception as error:  # a decoder answers damaged bytes with nearly anything
@@ -95,7 +113,7 @@ class ShardReader:
         try:
             return [
                 _SamplePlace(key, _size_and_offset(parts["json"]), _size_and_offset(parts[self.manifest.codec]))
-                for key, parts in Sidecar.load(path).members.items()
+                for key, parts in Sidecar.load(self._store, f"{path.parent.name}/{path.name}").members.items()
             ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"shard {path}: its sidecar has no place for some member ({error}); {CHECK}") from error

@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from data_prep.config import StreamConfig
 from data_prep.errors import ConfigError
+from data_prep.features import FeatureReader
 from data_prep.order import GlobalOrder, Place
-from data_prep.reader import Sample, ShardReader
+from data_prep.reader import About, Sample, ShardReader
 
 __all__ = ["Batch", "Sample", "ShardReader", "ShardStream"]
 
@@ -30,8 +31,8 @@ class Batch:
     """Who or what each shows."""
     captions: list[str]
     """One each."""
-    pixels: Tensor
-    """(b, 3, H, W) float32 in [-1, 1]."""
+    tensors: dict[str, Tensor]
+    """``pixels`` (b, 3, H, W), float32 in [-1, 1]; or, of a stream of features, those, each (b, ...)."""
     indices: list[int]
     """Global positions: a sample's own randomness is drawn from these, so it does not depend on rank or batch size."""
     samples_seen: int
@@ -41,11 +42,19 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """A sample on its way into a batch."""
+
+    about: About
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class _Ahead:
     """A batch that threads are decoding."""
 
     indices: list[int]
-    samples: list[Future[Sample]]
+    rows: list[Future[_Row]]
 
 
 class ShardStream(Iterator[Batch]):
@@ -71,8 +80,9 @@ class ShardStream(Iterator[Batch]):
         seed: int = 0,
         samples_seen: int = 0,
         config: StreamConfig | None = None,
+        features: FeatureReader | None = None,
     ) -> None:
-        """Open a split at a position.
+        """Open a split at a position; ``features`` stand for the pictures, which are not decoded then.
 
         Raises ConfigError if the ranks cannot share the batch, DataError if the set is unfit or the split empty.
         """
@@ -88,7 +98,7 @@ class ShardStream(Iterator[Batch]):
         self.reader = ShardReader(root, split, sidecars_kept=2 * self.config.window_shards)
         self.order = GlobalOrder(self.reader.counts, seed=seed, window_shards=self.config.window_shards)
         self.global_batch, self.rank, self.world, self.seed = global_batch, rank, world, seed
-        self.samples_seen = samples_seen
+        self.samples_seen, self.features = samples_seen, features
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: deque[_Ahead] = deque()
 
@@ -98,17 +108,17 @@ class ShardStream(Iterator[Batch]):
             self._ahead.append(self._start(self.samples_seen + len(self._ahead) * self.global_batch))
         first = self._ahead[0]
         try:
-            samples = [future.result() for future in first.samples]
+            rows = [future.result() for future in first.rows]
         except BaseException:
             self.close()
             raise
         self._ahead.popleft()
         self.samples_seen += self.global_batch
         return Batch(
-            keys=[sample.key for sample in samples],
-            identities=[sample.identity for sample in samples],
-            captions=[sample.caption for sample in samples],
-            pixels=torch.stack([sample.pixels for sample in samples]).float() / 127.5 - 1,
+            keys=[row.about.key for row in rows],
+            identities=[row.about.identity for row in rows],
+            captions=[row.about.caption for row in rows],
+            tensors={name: torch.stack([row.tensors[name] for row in rows]) for name in rows[0].tensors},
             indices=first.indices,
             samples_seen=self.samples_seen,
             epoch=(self.samples_seen - 1) // self.order.epoch_samples,
@@ -140,11 +150,15 @@ class ShardStream(Iterator[Batch]):
         indices = list(range(first, first + share))
         return _Ahead(indices, [self._pool.submit(self._read, self.order.place(index)) for index in indices])
 
-    def _read(self, place: Place) -> Sample:
+    def _read(self, place: Place) -> _Row:
+        if self.features is not None:
+            about = self.reader.describe(place.shard, place.row)
+            flipped = self._is_flipped(place.epoch, about.key)
+            return _Row(about, self.features.read(place.shard, place.row, flipped=flipped))
         sample = self.reader.read(place.shard, place.row)
-        if not (self.config.flip and self._is_flipped(place.epoch, sample.key)):
-            return sample
-        return replace(sample, pixels=sample.pixels.flip(-1))
+        pixels = sample.pixels.float() / 127.5 - 1
+        flipped = self._is_flipped(place.epoch, sample.key)
+        return _Row(sample, {"pixels": pixels.flip(-1) if flipped else pixels})
 
     def _is_flipped(self, epoch: int, key: str) -> bool:
-        return hashlib.sha256(f"{self.seed}/{epoch}/{key}".encode()).digest()[0] < 128
+        return self.config.flip and hashlib.sha256(f"{self.seed}/{epoch}/{key}".encode()).digest()[0] < 128

@@ -1,5 +1,6 @@
 """The frozen parts: Stable Diffusion and the CLIP picture tower, from a hub id or a folder."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -131,6 +132,14 @@ class Backbone(nn.Module):
         """Pictures (B, 3, H, W) in [-1, 1], float32, of scaled latents."""
         pixels: Tensor = self.vae.decode(latents.to(self.dtype) / self.vae.config.scaling_factor).sample
         return pixels.float().clamp(-1, 1)
+
+    def fingerprint(self, part: Literal["vae", "clip"]) -> str:
+        """Digest of a part's weights as they are held: equal weights have equal ones, wherever they came from."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(getattr(self, part).state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     def clip_input(self, pixels: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] as this backbone's CLIP tower expects them."""

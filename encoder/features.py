@@ -2,12 +2,39 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from encoder.backbone import Backbone
+from encoder.backbone import Backbone, Posterior
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Pictures as the method takes them; none of it depends on timestep or noise, so it can be kept."""
+
+    posterior: Posterior
+    """Over their latents (B, C, h, w)."""
+    class_tokens: Tensor
+    """(B, K, width)."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, to be stored; the variance as a logarithm, which few bits hold well."""
+        mean, std = self.posterior
+        return {"mean": mean, "log_variance": 2 * std.log(), "class_tokens": self.class_tokens}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Self:
+        """From what ``tensors`` gave."""
+        return cls(Posterior(tensors["mean"], (tensors["log_variance"] / 2).exp()), tensors["class_tokens"])
+
+
+def encode_pictures(backbone: Backbone, pixels: Tensor) -> Encoded:
+    """Encode pictures (B, 3, H, W) in [-1, 1]."""
+    return Encoded(backbone.posterior(pixels), class_tokens(backbone, pixels))
 
 
 def class_token_layers(layers: int) -> range:

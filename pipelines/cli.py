@@ -1,12 +1,15 @@
 """The ``e4t`` command: one subcommand a stage, recipes as YAML, dotted overrides, errors in one line."""
 
+import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from data_prep.errors import ConfigError as DataConfigError
@@ -68,8 +71,27 @@ def _with_recipe_paths(arguments: list[str]) -> list[str]:
                 names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
                 raise ConfigError(f"recipe {argument}: no such file, and not one that comes with e4t ({names})")
             argument = str(packaged)
-        paths.append(argument)
+        paths.append(_data_of(argument) if (before, arguments[0]) == ("--recipe", "prepare") else argument)
     return paths
+
+
+def _data_of(recipe: str) -> str:
+    """The part of a recipe that shards are made by: `e4t prepare` works without the others."""
+    from pipelines.config import Recipe
+
+    try:
+        settings = yaml.safe_load(Path(recipe).read_text()) or {}
+        unknown = sorted(settings.keys() - {field.name for field in fields(Recipe)})
+        if unknown:
+            raise ConfigError(
+                f"recipe {recipe} has unknown keys: {', '.join(map(str, unknown))}; remove or rename them"
+            )
+        return json.dumps({"data": settings["data"]})
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"recipe {recipe} has no data to prepare ({reason}); give data.source and the like"
+        ) from error
 
 
 def _parser(arguments: list[str]) -> ArgumentParser:

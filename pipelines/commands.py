@@ -1,5 +1,6 @@
 """What each subcommand takes and does. Imports of seconds stand where they are used."""
 
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -8,13 +9,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
+from data_prep.config import PrepareConfig
 from data_prep.faces import FacesConfig, draw_faces
 from data_prep.manifest import verify
+from data_prep.status import status
 from encoder.errors import ModelError
-from pipelines.display import Bar, console, report_table
+from pipelines.display import Bar, console, report_table, status_lines
 from pipelines.errors import DONE, FAILED, RunError
 
 if TYPE_CHECKING:
+    from data_prep.executors import Executor
     from pipelines.config import Recipe
 
 Settings = TypeVar("Settings")
@@ -51,21 +55,42 @@ def faces(arguments: Namespace, _: list[str]) -> None:
 
 
 def prepare(arguments: Namespace, _: list[str]) -> int:
-    """Turn a folder of pictures into shards; a rerun finishes what is missing."""
-    from data_prep.prepare import prepare as run
+    """Turn pictures into shards; a rerun finishes what is missing."""
+    from data_prep.prepare import merge_set, plan_set, prepare, work
 
-    config = _recipe(arguments).data
+    config = _settings(PrepareConfig, arguments.data)
     if arguments.verify:
-        damaged = list(verify(config.output))
-        for line in damaged:
-            console.print(line)
-        console.print(f"{config.output}: {'damaged' if damaged else 'every shard is as it was written'}")
-        return FAILED if damaged else DONE
+        return _verified(config)
+    if arguments.status:
+        console.print(*status_lines(config.output, status(config)), sep="\n")
+        return DONE
+    if arguments.stage == "plan":
+        plan_set(config)
+        return DONE
+    if arguments.stage == "work":
+        work(config, arguments.rank, arguments.world)
+        return DONE
     with Bar("preparing shards") as bar:
-        manifest = run(config, bar)
+        manifest = merge_set(config, bar) if arguments.stage == "merge" else prepare(config, _executor(arguments), bar)
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items()) or "none"
     console.print(f"shards: {config.output}  kept {manifest.kept}  dropped {dropped}  digest {manifest.digest[:12]}")
     return DONE
+
+
+def _verified(config: PrepareConfig) -> int:
+    damaged = list(verify(config.output))
+    for line in damaged:
+        console.print(line)
+    console.print(f"{config.output}: {'damaged' if damaged else 'every shard is as it was written'}")
+    return FAILED if damaged else DONE
+
+
+def _executor(arguments: Namespace) -> "Executor":
+    from data_prep.executors import LocalExecutor, RayExecutor
+
+    if arguments.executor == "ray":
+        return RayExecutor(workers=arguments.workers, address=arguments.address)
+    return LocalExecutor(workers=arguments.workers)
 
 
 def base(arguments: Namespace, raw: list[str]) -> int:
@@ -74,6 +99,26 @@ def base(arguments: Namespace, raw: list[str]) -> int:
     from pipelines.base.stage import train_base
 
     return train_base(_settings(BaseConfig, arguments), raw)
+
+
+def cache(arguments: Namespace, raw: list[str]) -> int:
+    """Compute what the frozen models see in every picture, once; a rerun finishes what is missing."""
+    from data_prep.features import verify_features
+    from pipelines.launch import inside_cluster, launch
+
+    recipe = _recipe(arguments)
+    if arguments.verify:
+        damaged = list(verify_features(recipe.data.output, recipe.cache.folder))
+        for line in damaged:
+            console.print(line)
+        return FAILED if damaged else DONE
+    if not inside_cluster():
+        return launch(raw, arguments.nproc)
+    from pipelines.cache import cache as run
+
+    with Bar("encoding pictures") as bar:
+        run(recipe, bar if os.environ["RANK"] == "0" else None)
+    return DONE
 
 
 def pretrain(arguments: Namespace, raw: list[str]) -> int:
@@ -181,13 +226,33 @@ def _base_arguments(parser: ArgumentParser) -> None:
 
 
 def _prepare_arguments(parser: ArgumentParser) -> None:
-    _takes_recipe(parser)
+    parser.add_argument("--recipe", action="config", help="as elsewhere; of it only ``data`` is needed")
+    parser.add_class_arguments(PrepareConfig, "data")
+    parser.add_argument("--executor", choices=["local", "ray"], default="local", help="where the ranks run")
+    parser.add_argument("--workers", type=int, default=0, help="ranks; 0 for one a core")
+    parser.add_argument("--address", type=str, default=None, help="of a Ray cluster")
+    parser.add_argument(
+        "--stage", choices=["all", "plan", "work", "merge"], default="all", help="one part alone, for a scheduler"
+    )
+    parser.add_argument("--rank", type=int, default=_scheduled_rank(), help="of --stage work; the scheduler's, if any")
+    parser.add_argument("--world", type=int, default=1, help="ranks of --stage work")
     parser.add_argument("--verify", action="store_true", help="recheck every shard instead")
+    parser.add_argument("--status", action="store_true", help="tell how far a running or finished job is instead")
+
+
+def _scheduled_rank() -> int:
+    """This task's number in a SLURM array or a Kubernetes Indexed Job, counted from 0."""
+    return int(os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get("JOB_COMPLETION_INDEX") or 0)
 
 
 def _pretrain_arguments(parser: ArgumentParser, nproc: int = 1) -> None:
     _takes_recipe(parser)
     parser.add_argument("--nproc", type=int, default=nproc, help="processes to start here, one a device")
+
+
+def _cache_arguments(parser: ArgumentParser) -> None:
+    _pretrain_arguments(parser)
+    parser.add_argument("--verify", action="store_true", help="recheck every file instead")
 
 
 def _release_arguments(parser: ArgumentParser) -> None:
@@ -239,6 +304,7 @@ COMMANDS: dict[str, tuple[Describe, Command]] = {
     "faces": (_faces_arguments, faces),
     "base": (_base_arguments, base),
     "prepare": (_prepare_arguments, prepare),
+    "cache": (_cache_arguments, cache),
     "pretrain": (_pretrain_arguments, pretrain),
     "release": (_release_arguments, release),
     "evaluate": (_evaluate_arguments, evaluate),

@@ -13,10 +13,27 @@ from encoder.tuning import TuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """Features of the frozen models, computed once and kept beside the shards."""
+
+    folder: str = "features"
+    """In the set's folder."""
+    dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    batch_size: int = 32
+    """Pictures encoded at once."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or not self.folder:
+            raise ConfigError("cache.batch_size must be at least 1, and cache.folder a name")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Pre-training of the domain encoder and the weight offsets."""
 
     steps: int = 30_000
+    cached: bool = False
+    """Train on what ``e4t cache`` has kept instead of decoding and encoding every picture anew."""
     batch_size: int = 16
     """Pictures an optimizer step, over all devices."""
     micro_batch_size: int = 8
@@ -111,6 +128,7 @@ class Recipe:
     """Folder of all runs."""
     seed: int = 0
     stream: StreamConfig = field(default_factory=StreamConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)

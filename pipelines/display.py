@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from data_prep.status import Status
+
 console = Console(highlight=False)
 
 
@@ -27,6 +29,20 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+
+
+def status_lines(folder: str, status: Status) -> list[str]:
+    """Where a set of shards stands, in a few lines."""
+    left = status.pictures - status.looked_at
+    eta = f", {left / status.rate / 60:.0f} minutes to go" if status.rate and left else ""
+    rate = f", {status.rate:.1f} pictures/s" if status.rate else ""
+    state = "finished" if status.finished else "not finished"
+    lines = [
+        f"{folder}: {state}",
+        f"shards    {status.done} of {status.shards}",
+        f"pictures  {status.looked_at} done, {left} left{rate}{eta}",
+    ]
+    return lines + [f"kept out  {count} {reason}" for reason, count in status.dropped.items()]
 
 
 def report_table(report: dict[str, Any]) -> Table:

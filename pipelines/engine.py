@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning, Prompts
 from encoder.domain_encoder import DomainEncoder
-from encoder.features import class_tokens
+from encoder.features import Encoded
 from encoder.objective import Draw, Losses, domain_tuning_loss
 from encoder.weight_offsets import OffsetPredictor, save_offsets, set_offsets
 from pipelines.config import PretrainConfig, Recipe
@@ -34,18 +34,18 @@ class DomainModel(nn.Module):
         self.encoder, self.offsets = encoder, offsets
         self._frozen = (backbone, conditioning)
 
-    def forward(self, pixels: Tensor, prompts: Prompts, draw: Draw, regulariser: float) -> Losses:
-        """Losses of a micro-batch (B, 3, H, W); the offsets are evaluated once, for both passes."""
+    def forward(self, pictures: Encoded, prompts: Prompts, draw: Draw, regulariser: float) -> Losses:
+        """Losses of a micro-batch; the offsets are evaluated once, for both passes."""
         backbone, conditioning = self._frozen
         set_offsets(backbone.unet, self.offsets())
-        posterior = backbone.posterior(pixels)
+        posterior = pictures.posterior
         latents = posterior.mean + posterior.std * draw.posterior.to(posterior.mean)
         return domain_tuning_loss(
             backbone,
             self.encoder,
             conditioning,
             latents=latents,
-            class_tokens=class_tokens(backbone, pixels),
+            class_tokens=pictures.class_tokens,
             prompts=prompts,
             noise=draw.noise.to(latents),
             timesteps=draw.timesteps.to(latents.device),

@@ -17,8 +17,10 @@ from data_prep.stream import Batch, ShardReader, ShardStream
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.features import Encoded, encode_pictures
 from encoder.objective import Draw
 from encoder.weight_offsets import OffsetPredictor
+from pipelines.cache import encoded, open_cache
 from pipelines.checkpoints import Checkpoints
 from pipelines.config import PretrainConfig, Recipe, flatten
 from pipelines.engine import DomainModel, build_engine, join_cluster, save_trainable
@@ -142,6 +144,7 @@ class Trainer:
             seed=self.recipe.seed,
             samples_seen=self.progress.samples_seen,
             config=self.recipe.stream,
+            features=open_cache(self.recipe, self.backbone, "train") if self.config.cached else None,
         )
 
     def _step(self, batch: Batch) -> Tensor:
@@ -156,9 +159,7 @@ class Trainer:
         starts = range(0, len(batch.keys), self.config.micro_batch_size)
         for start in starts:
             rows = slice(start, start + self.config.micro_batch_size)
-            losses = self.engine(
-                batch.pixels[rows].to(self.engine.device), prompts[rows], draw[rows], self.config.regulariser
-            )
+            losses = self.engine(self._encoded(batch, rows), prompts[rows], draw[rows], self.config.regulariser)
             if not torch.isfinite(losses.total):
                 raise RunError(
                     f"the loss is {float(losses.total)} at step {self.progress.step}, pictures {batch.keys[rows]}; "
@@ -168,6 +169,11 @@ class Trainer:
             self.engine.step()
             totals += torch.stack([losses.total, losses.denoising, losses.regulariser]).detach().float().cpu()
         return totals / len(starts)
+
+    def _encoded(self, batch: Batch, rows: slice) -> Encoded:
+        if self.config.cached:
+            return encoded({name: tensor[rows] for name, tensor in batch.tensors.items()}, self.engine.device)
+        return encode_pictures(self.backbone, batch.tensors["pixels"][rows])
 
     def _draw(self, seeds: list[int]) -> Draw:
         shape = self.backbone.latent_shape(self.recipe.data.resolution)
@@ -229,7 +235,7 @@ class Trainer:
         draw = self._draw(list(range(len(samples))))
         captions = zip((sample.caption for sample in samples), draw.choice.tolist(), strict=True)
         prompts = self.conditioning.tokenize([self.conditioning.prompt_for(*pair) for pair in captions])
-        return float(self.engine.module(pixels.to(self.engine.device), prompts, draw, 0.0).denoising)
+        return float(self.engine.module(encode_pictures(self.backbone, pixels), prompts, draw, 0.0).denoising)
 
 
 def schedule(config: PretrainConfig, step: int) -> float:

@@ -1,6 +1,9 @@
 """Small real pictures, and a set made of them."""
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import pytest
 from PIL import Image
 
 from data_prep.config import PrepareConfig, SplitFractions
+from data_prep.executors import LocalExecutor
+from data_prep.manifest import Manifest
 from data_prep.prepare import prepare
 
 IDENTITIES, PICTURES = 12, 4
@@ -39,10 +44,51 @@ def make_config(source: Path, output: Path, **changes: Any) -> PrepareConfig:
         "resolution": 16,
         "codec": "png",
         "shard_samples": 5,
-        "workers": 1,
         "splits": SplitFractions(train=0.7, val=0.1, test=0.2),
     }
     return PrepareConfig(**settings | changes)
+
+
+def make_set(config: PrepareConfig) -> Manifest:
+    """The set, made in this process: no other need start."""
+    return prepare(config, LocalExecutor(workers=1))
+
+
+@pytest.fixture
+def made() -> Callable[[PrepareConfig], Manifest]:
+    return make_set
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Every file's bytes by its name; of sidecars without the time they took."""
+
+    def read(output: Path) -> dict[str, bytes]:
+        files = {path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+        for name, data in files.items():
+            if "/" in name and name.endswith(".json"):
+                files[name] = json.dumps(json.loads(data) | {"seconds": 0, "started": 0}).encode()
+        return files
+
+    return read
+
+
+@contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Root reads and writes wherever it likes, so be somebody else for a while."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def ordinary_user() -> Callable[[], AbstractContextManager[None]]:
+    return as_ordinary_user
 
 
 @pytest.fixture
@@ -70,5 +116,5 @@ def shared_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished set that tests read and leave alone; ``train`` holds 40 pictures in 8 shards or thereabouts."""
     root = tmp_path_factory.mktemp("shared")
     config = make_config(make_pictures(root / "pictures"), root / "set", shard_samples=3)
-    prepare(config)
+    make_set(config)
     return root / "set"

@@ -1,8 +1,9 @@
+import re
 from typing import Any
 
 import pytest
 
-from data_prep.config import PrepareConfig, SplitFractions, StreamConfig
+from data_prep.config import PrepareConfig, SelectConfig, SourceConfig, SplitFractions, StreamConfig
 from data_prep.errors import ConfigError
 
 
@@ -16,12 +17,6 @@ from data_prep.errors import ConfigError
         ({"codec": "tiff"}, "data.codec"),
         ({"codec": "jpg", "lossless": True}, "data.lossless"),
         ({"resolution": 20_000}, "webp holds up to"),
-        ({"max_pixels": 10**9}, "data.max_pixels"),
-        ({"workers": -1}, "data.workers"),
-        ({"pattern": "{person}/{picture}"}, "{identity}"),
-        ({"pattern": "{identity}/{identity}"}, "another name"),
-        ({"pattern": "{identity}/{1}"}, "another name"),
-        ({"caption_suffix": "txt"}, "data.caption_suffix"),
         ({"caption_template": "a {thing}"}, "data.caption_template"),
         ({"caption_template": "a {"}, "data.caption_template"),
     ],
@@ -40,9 +35,39 @@ def test_shares_that_are_no_shares_are_refused(shares: tuple[float, float, float
         SplitFractions(train=shares[0], val=shares[1], test=shares[2])
 
 
-def test_the_digest_follows_what_is_made_and_not_where_or_by_how_many() -> None:
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"pattern": "{person}/{picture}"}, "{identity}"),
+        ({"pattern": "{identity}/{identity}"}, "another name"),
+        ({"pattern": "{identity}/{1}"}, "another name"),
+        ({"caption_suffix": "txt"}, "data.read.caption_suffix"),
+    ],
+)
+def test_a_wrong_way_to_read_is_refused_by_its_name(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        SourceConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"max_pixels": 10**9}, "data.select.max_pixels"),
+        ({"min_side": 0}, "data.select.min_side"),
+        ({"max_aspect": 0.5}, "data.select.max_aspect"),
+        ({"near_duplicates": 40}, "data.select.near_duplicates"),
+        ({"predicate": "not a function"}, "package.module:function"),
+        ({"scores": ("sharpness",)}, "'sharpness'"),
+    ],
+)
+def test_a_wrong_choice_is_refused_by_its_name(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        SelectConfig(**changes)
+
+
+def test_the_digest_follows_what_is_made_and_not_where() -> None:
     config = PrepareConfig(source="in", output="out", concept="cat")
-    assert PrepareConfig(source="elsewhere", output="there", concept="cat", workers=7).digest == config.digest
+    assert PrepareConfig(source="elsewhere", output="there", concept="cat").digest == config.digest
     assert PrepareConfig(source="in", output="out", concept="dog").digest != config.digest
     assert PrepareConfig(source="in", output="out", concept="cat", quality=94).digest != config.digest
 

@@ -6,6 +6,7 @@ import pytest
 
 from data_prep.errors import DataError
 from data_prep.manifest import Manifest, verify
+from data_prep.store import Store
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def copied_set(shared_set: Path, tmp_path: Path) -> Path:
 
 def test_a_manifest_comes_back_as_it_was_saved(shared_set: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(shared_set)
-    manifest.save(tmp_path)
+    manifest.save(Store(str(tmp_path)))
     assert Manifest.load(tmp_path) == manifest
     assert Manifest.load(tmp_path).digest == manifest.digest
 

@@ -26,7 +26,8 @@ def keys_of(batches: list[Batch]) -> list[str]:
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return vars(one) | {"pixels": None} == vars(other) | {"pixels": None} and torch.equal(one.pixels, other.pixels)
+    tensors = torch.equal(one.tensors["pixels"], other.tensors["pixels"])
+    return tensors and vars(one) | {"tensors": None} == vars(other) | {"tensors": None}
 
 
 def test_each_sample_comes_once_an_epoch_though_batches_span_the_border(shared_set: Path) -> None:
@@ -46,7 +47,7 @@ def test_the_ranks_together_have_the_batches_of_one(shared_set: Path, world: int
     for number, whole in enumerate(alone):
         parts = [rank[number] for rank in ranks]
         assert keys_of(parts) == whole.keys
-        assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
+        assert torch.equal(torch.cat([part.tensors["pixels"] for part in parts]), whole.tensors["pixels"])
         assert [index for part in parts for index in part.indices] == whole.indices
         assert {(part.samples_seen, part.epoch) for part in parts} == {(whole.samples_seen, whole.epoch)}
 
@@ -88,9 +89,11 @@ def test_a_batch_says_how_far_training_is(shared_set: Path) -> None:
 def test_pixels_are_the_stored_ones_between_minus_one_and_one(shared_set: Path) -> None:
     stored = {sample.key: sample for sample in ShardReader(shared_set, "train")}
     (batch,) = take(shared_set, 1, global_batch=6)
-    assert (batch.pixels.shape, batch.pixels.dtype) == ((6, 3, 16, 16), torch.float32)
-    assert batch.pixels.is_contiguous()
-    for key, identity, caption, pixels in zip(batch.keys, batch.identities, batch.captions, batch.pixels, strict=True):
+    assert (batch.tensors["pixels"].shape, batch.tensors["pixels"].dtype) == ((6, 3, 16, 16), torch.float32)
+    assert batch.tensors["pixels"].is_contiguous()
+    for key, identity, caption, pixels in zip(
+        batch.keys, batch.identities, batch.captions, batch.tensors["pixels"], strict=True
+    ):
         assert (identity, caption) == (stored[key].identity, stored[key].caption)
         assert torch.equal(((pixels + 1) * 127.5).round().byte(), stored[key].pixels)
 
@@ -102,7 +105,7 @@ def test_half_of_the_pictures_are_mirrored_and_others_in_the_next_epoch(shared_s
     mirrored = []
     for batch in take(shared_set, 2, global_batch=size, config=config):
         found = set()
-        for key, pixels in zip(batch.keys, ((batch.pixels + 1) * 127.5).round().byte(), strict=True):
+        for key, pixels in zip(batch.keys, ((batch.tensors["pixels"] + 1) * 127.5).round().byte(), strict=True):
             assert torch.equal(pixels, stored[key]) or torch.equal(pixels.flip(-1), stored[key])
             if not torch.equal(pixels, stored[key]):
                 found.add(key)

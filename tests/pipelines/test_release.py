@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data_prep.config import PrepareConfig
 from data_prep.manifest import Manifest
+from data_prep.store import Store
 from encoder.backbone import Backbone, BackboneConfig
 from encoder.conditioning import ConditioningConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
@@ -65,7 +66,7 @@ def run(recipe: Recipe, base: Backbone, trained: DomainEncoder) -> Run:
         splits=splits,
     )  # fmt: skip
     Path(recipe.data.output).mkdir()
-    manifest.save(Path(recipe.data.output))
+    manifest.save(Store(recipe.data.output))
     run = Run.open(recipe)
     checkpoints = Checkpoints(run.folder / "checkpoints", 2)
     checkpoints.begin(300)

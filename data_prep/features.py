@@ -1,0 +1,149 @@
+"""What frozen models see in every picture, computed once and kept beside the shards."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from data_prep.errors import ConfigError, DataError
+from data_prep.manifest import Manifest, Shard
+from data_prep.reader import ShardReader
+from data_prep.store import Store
+
+VERSION = 1
+INDEX = "features.json"
+Compute = Callable[[Tensor], dict[str, Tensor]]
+"""Pictures (B, 3, H, W) in [-1, 1] to tensors (B, ...) by name."""
+Watch = Callable[[int, int], None]
+FLIPS = 2
+"""Every picture is stored as it is and mirrored: tensors are (rows, 2, ...)."""
+
+
+def write_features(
+    root: str,
+    folder: str,
+    purpose: dict[str, str],
+    compute: Compute,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    batch_size: int = 32,
+    watch: Watch | None = None,
+) -> None:
+    """Compute the features of every ``world``-th shard from ``rank`` on that has none yet.
+
+    ``purpose`` names what they hold for (models, precision); the set's own digest is added. Raises ConfigError if the
+    folder holds features for another purpose, DataError if a shard cannot be read or the folder not be written.
+    """
+    manifest = Manifest.load(root)
+    store = Store(f"{root}/{folder}")
+    purpose = purpose | {"manifest": manifest.digest}
+    check_purpose(store, purpose)
+    shards = [(split, number) for split, found in manifest.splits.items() for number in range(len(found))]
+    try:
+        store.write(INDEX, json.dumps({"version": VERSION, "made_for": purpose}, indent=1) + "\n")
+        for done, (split, number) in enumerate(shards[rank::world], 1):
+            shard = manifest.splits[split][number]
+            if shard.samples and not is_whole(store, split, shard):
+                _write(store, split, shard, _computed(ShardReader(root, split), number, compute, batch_size))
+            if watch:
+                watch(done, len(shards[rank::world]))
+    except OSError as error:
+        raise DataError(f"features {store.url} cannot be written ({error.strerror or error}); make room") from error
+
+
+def check_purpose(store: Store, purpose: dict[str, str]) -> None:
+    """Raise ConfigError, with the difference, if the features there are made for something else."""
+    with suppress(FileNotFoundError):
+        there = json.loads(store.read(INDEX))["made_for"]
+        changed = [name for name in sorted({*there, *purpose}) if there.get(name) != purpose.get(name)]
+        if changed:
+            shown = "; ".join(f"{name}: {there.get(name)} there, {purpose.get(name)} now" for name in changed)
+            raise ConfigError(f"features {store.url} are made for something else ({shown}); give another cache.folder")
+
+
+def is_whole(store: Store, split: str, shard: Shard) -> bool:
+    """Whether this very shard's features lie there, unharmed as far as their size tells."""
+    note = _note(store, split, shard)
+    return note is not None and note["shard"] == shard.sha256 and store.size(_file(split, shard)) == note["bytes"]
+
+
+def verify_features(root: str, folder: str) -> Iterator[str]:
+    """Recheck every file's sha256; yields one line for each that is missing or differs."""
+    store = Store(f"{root}/{folder}")
+    for split, shards in Manifest.load(root).splits.items():
+        for shard in shards:
+            if not shard.samples:
+                continue
+            note = _note(store, split, shard)
+            file = store.where(_file(split, shard))
+            if not is_whole(store, split, shard) or note is None:
+                yield f"features {file} are missing or of another shard; rerun `e4t cache`"
+            elif hashlib.sha256(store.read(_file(split, shard))).hexdigest() != note["sha256"]:
+                yield f"features {file} were changed after they were written; delete the file and rerun `e4t cache`"
+
+
+class FeatureReader:
+    """Features of a split, row by row. Any number of threads may read."""
+
+    def __init__(self, root: str, folder: str, split: str, purpose: dict[str, str]) -> None:
+        """Open them. Raises ConfigError if they are made for something else, DataError if they are not complete."""
+        self._store, self._split = Store(f"{root}/{folder}"), split
+        manifest = Manifest.load(root)
+        check_purpose(self._store, purpose | {"manifest": manifest.digest})
+        self._shards = manifest.shards(split)
+        missing = [s for s in self._shards if s.samples and not is_whole(self._store, split, s)]
+        if missing:
+            raise DataError(
+                f"features {self._store.url}: {len(missing)} of {len(self._shards)} shards of {split} have none; "
+                "run `e4t cache`"
+            )
+        self._open = lru_cache(maxsize=64)(self._opened)
+
+    def read(self, shard: int, row: int, *, flipped: bool) -> dict[str, Tensor]:
+        """Tensors by name, of one picture or its mirror image."""
+        file = self._open(shard)
+        return {name: file.get_slice(name)[row, int(flipped)] for name in file.keys()}  # noqa: SIM118 - no dict
+
+    def _opened(self, shard: int) -> safe_open:
+        return safe_open(self._store.local_path(_file(self._split, self._shards[shard])), framework="pt")
+
+
+def _computed(reader: ShardReader, shard: int, compute: Compute, batch_size: int) -> dict[str, Tensor]:
+    parts: list[dict[str, Tensor]] = []
+    for start in range(0, reader.counts[shard], batch_size):
+        rows = range(start, min(start + batch_size, reader.counts[shard]))
+        pixels = torch.stack([reader.read(shard, row).pixels for row in rows]).float() / 127.5 - 1
+        both = [compute(pixels), compute(pixels.flip(-1))]
+        parts.append({name: torch.stack([one[name].cpu() for one in both], dim=1) for name in both[0]})
+    return {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
+
+
+def _write(store: Store, split: str, shard: Shard, tensors: dict[str, Tensor]) -> None:
+    data = save(tensors)
+    note = {"shard": shard.sha256, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    store.delete(_note_of(split, shard))
+    store.write(_file(split, shard), data)
+    store.write(_note_of(split, shard), json.dumps(note) + "\n")
+
+
+def _note(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
+    try:
+        note: dict[str, str | int] = json.loads(store.read(_note_of(split, shard)))
+    except (FileNotFoundError, ValueError):
+        return None
+    return note if {"shard", "sha256", "bytes"} <= note.keys() else None
+
+
+def _file(split: str, shard: Shard) -> str:
+    return f"{split}/{shard.name.removesuffix('.tar')}.safetensors"
+
+
+def _note_of(split: str, shard: Shard) -> str:
+    return f"{split}/{shard.name.removesuffix('.tar')}.json"

@@ -1,0 +1,30 @@
+"""Where pictures come from: folders, archives, shards, tables and Hugging Face datasets."""
+
+from data_prep.config import PrepareConfig
+from data_prep.records import Source
+from data_prep.sources.archives import ArchiveSource
+from data_prep.sources.folder import FolderSource
+from data_prep.sources.kinds import kind_of
+from data_prep.sources.shards import ShardSource
+
+
+def open_source(config: PrepareConfig) -> Source:
+    """The configured source; ``data.read.kind`` says what it is, or what it is called and holds does.
+
+    Raises DataError if it is missing, ConfigError if it lacks columns that are configured; some only once it is listed.
+    """
+    kind = config.read.kind if config.read.kind != "auto" else kind_of(config)
+    if kind == "folder":
+        return FolderSource.of(config)
+    if kind == "archive":
+        return ArchiveSource.of(config)
+    if kind == "shards":
+        return ShardSource.of(config)
+    # These bring pyarrow and datasets, which take seconds to import.
+    if kind == "table":
+        from data_prep.sources.table import TableSource
+
+        return TableSource.of(config)
+    from data_prep.sources.datasets import DatasetSource
+
+    return DatasetSource.of(config)

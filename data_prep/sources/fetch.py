@@ -1,0 +1,53 @@
+"""Files that a row names, by path or URL of any kind that fsspec opens."""
+
+from typing import Any
+
+from data_prep.sources.entries import MAX_FILE_BYTES, as_oserror
+from data_prep.sources.local_tree import LocalTree
+from data_prep.sources.tree import Tree, is_local
+
+
+def fetch(tree: Tree, path: str) -> bytes:
+    """The file at a URL, or at a path relative to a folder.
+
+    Raises OSError if it cannot be had, Rejected if it is too large.
+    """
+    if is_local(path):
+        data = _home(tree, path).read(path.removeprefix("file://"))
+    else:
+        import fsspec.core
+
+        with as_oserror(path):
+            fs, there = fsspec.core.url_to_fs(path)
+            data = _start_of(fs, there)
+    return checked(data)
+
+
+def checked(data: bytes) -> bytes:
+    """The bytes; raises Rejected for more than are taken."""
+    if len(data) > MAX_FILE_BYTES:
+        from data_prep.pictures import Rejected
+
+        raise Rejected("file too large")
+    return data
+
+
+def stamp_of(tree: Tree, path: str) -> str:
+    """Changes when a file on this machine's disk does; nothing is known of others without a request for each."""
+    home = _home(tree, path)
+    if not (is_local(path) and isinstance(home, LocalTree)):
+        return ""
+    try:
+        return home.entry(path.removeprefix("file://")).stamp
+    except OSError:
+        return "missing"
+
+
+def _home(tree: Tree, path: str) -> Tree:
+    """Where a path that is no URL leads from: an absolute one is always on this machine's disk."""
+    return LocalTree("/") if path.startswith(("/", "file://")) else tree
+
+
+def _start_of(fs: Any, path: str) -> bytes:  # noqa: ANN401 - fsspec has no types
+    """One byte more than is taken at most, so that too many can be told."""
+    return bytes(fs.cat_file(path, start=0, end=MAX_FILE_BYTES + 1))

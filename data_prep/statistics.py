@@ -1,0 +1,54 @@
+"""What pictures are like, in numbers that can be added up shard by shard."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, sum, sum of squares and range of a number."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(
+            self.count + other.count,
+            self.total + other.total,
+            self.squares + other.squares,
+            min(self.low, other.low),
+            max(self.high, other.high),
+        )
+
+    @classmethod
+    def of(cls, value: float) -> "Moments":
+        """Of a single number."""
+        return cls(1, value, value * value, value, value)
+
+    def summary(self) -> dict[str, float]:
+        """Mean, standard deviation and range."""
+        mean = self.total / self.count
+        spread = math.sqrt(max(0.0, self.squares / self.count - mean * mean))
+        return {"mean": mean, "std": spread, "min": self.low, "max": self.high}
+
+
+Statistics = dict[str, Moments]
+"""By the quantity's name."""
+
+
+def statistics_of(rows: Iterable[Mapping[str, float]]) -> Statistics:
+    """Of pictures, each with its numbers."""
+    return add({name: Moments.of(value) for name, value in row.items()} for row in rows)
+
+
+def add(many: Iterable[Mapping[str, Moments]]) -> Statistics:
+    """The sum over shards, in the order given, so that it is the same to the last bit."""
+    total: Statistics = {}
+    for one in many:
+        for name, moments in one.items():
+            total[name] = total.get(name, Moments()) + moments
+    return total

@@ -1,0 +1,57 @@
+"""``e4t cache``: the autoencoder's posterior and CLIP's class tokens of every picture, once instead of every epoch."""
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from data_prep.features import FeatureReader, write_features
+from encoder.backbone import Backbone
+from encoder.features import Encoded, encode_pictures
+from pipelines.config import Recipe
+
+
+def cache(recipe: Recipe, watch: Callable[[int, int], None] | None = None) -> None:
+    """Be one rank: compute what is missing of this rank's shards."""
+    backbone = Backbone.load(recipe.base, _device())
+    dtype = getattr(torch, recipe.cache.dtype)
+
+    def compute(pixels: Tensor) -> dict[str, Tensor]:
+        return {name: tensor.to(dtype) for name, tensor in encode_pictures(backbone, pixels).tensors().items()}
+
+    write_features(
+        recipe.data.output,
+        recipe.cache.folder,
+        purpose(recipe, backbone),
+        compute,
+        rank=int(os.environ.get("RANK", "0")),
+        world=int(os.environ.get("WORLD_SIZE", "1")),
+        batch_size=recipe.cache.batch_size,
+        watch=watch,
+    )
+
+
+def open_cache(recipe: Recipe, backbone: Backbone, split: str) -> FeatureReader:
+    """The set's features for this base. Raises ConfigError if they are made for another, DataError if some miss."""
+    return FeatureReader(recipe.data.output, recipe.cache.folder, split, purpose(recipe, backbone))
+
+
+def purpose(recipe: Recipe, backbone: Backbone) -> dict[str, str]:
+    """What features hold for: the very weights that made them, and the precision."""
+    return {
+        "autoencoder": backbone.fingerprint("vae"),
+        "picture tower": backbone.fingerprint("clip"),
+        "dtype": recipe.cache.dtype,
+    }
+
+
+def encoded(features: dict[str, Tensor], device: torch.device) -> Encoded:
+    """Cached tensors as the method takes them."""
+    return Encoded.of({name: tensor.to(device).float() for name, tensor in features.items()})
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

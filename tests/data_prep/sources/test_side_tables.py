@@ -1,0 +1,178 @@
+"""CelebA's and FFHQ's files as they are laid out, in miniature, and tables like them."""
+
+import json
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.errors import ConfigError, DataError
+from data_prep.records import Record, Reject
+from data_prep.sources.side_tables import load_attributes, load_identities
+
+Listed = Callable[..., list[Record | Reject]]
+Put = Callable[..., Path]
+
+
+@pytest.fixture
+def celeba(tmp_path: Path) -> Path:
+    """Four pictures, of which the lists know three."""
+    with zipfile.ZipFile(tmp_path / "img_align_celeba.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("img_align_celeba")
+        for number in range(1, 5):
+            archive.writestr(f"img_align_celeba/{number:06d}.jpg", b"")
+    (tmp_path / "identity_CelebA.txt").write_text("000001.jpg 2880\n000002.jpg 2937\n000003.jpg 2880\n")
+    (tmp_path / "list_attr_celeba.txt").write_text(
+        "3\n5_o_Clock_Shadow Bald Young \n"
+        "000001.jpg -1  1  1\n000002.jpg -1 -1  1\n000003.jpg  1  1 -1\n"
+    )  # fmt: skip
+    (tmp_path / "list_bbox_celeba.txt").write_text("1\nimage_id x_1 y_1 width height\n000001.jpg    95  71 226 313\n")
+    return tmp_path
+
+
+@pytest.fixture
+def ffhq(tmp_path: Path) -> Path:
+    """Two pictures with what the authors say of them."""
+    with zipfile.ZipFile(tmp_path / "images1024x1024.zip", "w") as archive:
+        for name in ("00000/00000.png", "69000/69999.png"):
+            archive.writestr(f"images1024x1024/{name}", b"")
+    landmarks = [[131.62, 453.8], [119.04, 594.2]]
+    about = {
+        str(number): {
+            "category": category,
+            "metadata": {"photo_url": f"https://www.flickr.com/photos/{number}", "license": "CC0", "country": ""},
+            "image": {
+                "file_path": f"images1024x1024/{number - number % 1000:05d}/{number:05d}.png",
+                "file_size": 1_488_194,
+                "pixel_size": [1024, 1024],
+                "face_landmarks": landmarks,
+            },
+            "thumbnail": {"file_path": f"thumbnails128x128/{number:05d}.png", "pixel_size": [128, 128]},
+            "in_the_wild": {"face_rect": [667, 410, 1438, 1181], "face_quad": landmarks},
+        }
+        for number, category in ((0, "training"), (69_999, "validation"))
+    }
+    (tmp_path / "ffhq-dataset-v2.json").write_text(json.dumps(about))
+    return tmp_path
+
+
+@pytest.fixture
+def faces(celeba: Path, listed: Listed) -> Callable[..., list[Record | Reject]]:
+    """CelebA's listing."""
+    settings = {"identities": "identity_CelebA.txt", "attributes": "list_attr_celeba.txt"}
+
+    def build(**changes: str) -> list[Record | Reject]:
+        files = {name: str(celeba / file) for name, file in (settings | changes).items()}
+        return listed(celeba / "img_align_celeba.zip", **files)
+
+    return build
+
+
+def test_celeba_s_identities_decide_who_is_shown(faces: Callable[..., list[Record | Reject]]) -> None:
+    assert [item.identity for item in faces() if isinstance(item, Record)] == ["2880", "2937", "2880"]
+
+
+def test_celeba_s_attributes_become_columns_of_numbers(faces: Callable[..., list[Record | Reject]]) -> None:
+    columns = [item.columns for item in faces() if isinstance(item, Record)]
+    assert columns == [
+        {"5_o_Clock_Shadow": -1, "Bald": 1, "Young": 1},
+        {"5_o_Clock_Shadow": -1, "Bald": -1, "Young": 1},
+        {"5_o_Clock_Shadow": 1, "Bald": 1, "Young": -1},
+    ]
+
+
+def test_celeba_s_boxes_name_their_first_column(celeba: Path) -> None:
+    boxes = load_attributes(str(celeba / "list_bbox_celeba.txt"))
+    assert boxes == {"000001.jpg": {"x_1": 95, "y_1": 71, "width": 226, "height": 313}}
+
+
+def test_a_picture_that_the_identities_do_not_name_is_rejected(faces: Callable[..., list[Record | Reject]]) -> None:
+    rejects = [(item.source, item.reason) for item in faces() if isinstance(item, Reject)]
+    assert rejects == [("img_align_celeba.zip!img_align_celeba/000004.jpg", "not in the identities file")]
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_ffhq_s_json_gives_plain_columns_and_each_picture_is_its_own_identity(
+    unpacked: bool, ffhq: Path, listed: Listed
+) -> None:
+    source = ffhq / "images1024x1024.zip"
+    if unpacked:
+        zipfile.ZipFile(source).extractall(ffhq / "unpacked")
+        source = ffhq / "unpacked" / "images1024x1024"
+    records = listed(
+        source,
+        pattern="{folder}/{identity}" if unpacked else "images1024x1024/{folder}/{identity}",
+        attributes=str(ffhq / "ffhq-dataset-v2.json"),
+    )
+    assert [(item.identity, item.columns["category"]) for item in records if isinstance(item, Record)] == [
+        ("00000", "training"),
+        ("69999", "validation"),
+    ]
+    assert isinstance(records[0], Record)
+    assert records[0].columns == {
+        "category": "training",
+        "photo_url": "https://www.flickr.com/photos/0",
+        "license": "CC0",
+        "country": "",
+    }
+
+
+def test_a_csv_s_first_column_is_the_name_and_one_may_be_the_caption(tmp_path: Path, put: Put, listed: Listed) -> None:
+    put(tmp_path / "set", "a/0.png", "a/1.png", "b/0.png")
+    (tmp_path / "about.csv").write_text("name,age,code,text\na/0.png,31,007,smiling\na/1,0.5,,\n")
+    records = listed(tmp_path / "set", attributes=str(tmp_path / "about.csv"), caption_column="text")
+    assert [(item.caption, item.columns) for item in records if isinstance(item, Record)] == [
+        ("smiling", {"age": 31, "code": "007"}),
+        (None, {}),
+        (None, {}),
+    ]
+
+
+def test_a_row_is_found_by_path_then_by_name_then_by_name_without_suffix(
+    tmp_path: Path, put: Put, listed: Listed
+) -> None:
+    put(tmp_path / "set", "a/0.png", "b/0.png", "c/1.png", "c/2.png")
+    (tmp_path / "who.txt").write_text("0.png Ann\nb/0.png Bob\n1 Cleo\n")
+    items = listed(tmp_path / "set", identities=str(tmp_path / "who.txt"))
+    assert [getattr(item, "identity", None) for item in items] == ["Ann", "Bob", "Cleo", None]
+
+
+def test_names_with_blanks_have_their_identity_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "who.txt").write_text("\ufeffmy cat.png  7\n\n", encoding="utf-8")
+    assert load_identities(str(tmp_path / "who.txt")) == {"my cat.png": "7"}
+
+
+def test_a_row_of_identities_takes_no_more_than_it_says(tmp_path: Path) -> None:
+    (tmp_path / "who.txt").write_text("".join(f"{number:06d}.jpg {number % 100}\n" for number in range(10_000)))
+    table = load_identities(str(tmp_path / "who.txt"))
+    assert (sys.getsizeof(table) + sum(map(sys.getsizeof, table))) / len(table) < 150
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("who.txt", "0.png Ann\n1.png\n", "line 2: '1.png' is no line `picture identity`"),
+        ("who.txt", None, r"cannot be read \(No such file or directory\); check data.read.identities"),
+        ("about.txt", "0.png 1\n", "begins with no count"),
+        ("about.txt", "1\nBald Young\n0.png 1 1 1 1\n", "line 3: 4 values for 2 columns"),
+        ("about.json", "[]", "is no JSON object by picture"),
+        ("about.json", "{", "cannot be read"),
+        ("about.csv", None, r"cannot be read \(No such file or directory\); check data.read.attributes"),
+    ],
+)
+def test_a_bad_table_is_one_clear_error(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    load: Callable[[str], Any] = load_identities if name == "who.txt" else load_attributes
+    with pytest.raises(DataError, match=message):
+        load(str(tmp_path / name))
+
+
+def test_a_caption_column_that_the_attributes_lack_is_one_clear_error(tmp_path: Path, put: Put, listed: Listed) -> None:
+    put(tmp_path / "set", "a/0.png")
+    (tmp_path / "about.csv").write_text("name,age\na/0.png,31\n")
+    with pytest.raises(ConfigError, match="have no column 'text'; check data.read.caption_column"):
+        listed(tmp_path / "set", attributes=str(tmp_path / "about.csv"), caption_column="text")

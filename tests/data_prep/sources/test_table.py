@@ -1,0 +1,175 @@
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from data_prep.config import PrepareConfig
+from data_prep.errors import ConfigError, DataError
+from data_prep.pictures import Rejected
+from data_prep.records import Record, Reject
+from data_prep.sources import fetch, open_source
+
+ConfigOf = Callable[..., PrepareConfig]
+Listed = Callable[..., list[Record | Reject]]
+Put = Callable[..., Path]
+Reasons = Callable[..., dict[str, str]]
+
+COLUMNS = {
+    "image": ["pictures/0.png", "pictures/1.png", "pictures/1.png"],
+    "who": ["Ann", "Bob", "Bob"],
+    "text": ["smiling", "", None],
+    "left": [1, 2, 3],
+    "sharp": [0.5, float("nan"), None],
+}
+SETTINGS = {"identity_column": "who", "caption_column": "text"}
+
+every_kind = pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+
+
+def write(path: Path, columns: dict[str, list[Any]]) -> Path:
+    """A table of the kind that its name says."""
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        return path
+    rows = [columns, *zip(*columns.values(), strict=True)]
+    comma = "\t" if path.suffix == ".tsv" else ","
+    lines = [comma.join("" if cell is None or cell != cell else str(cell) for cell in row) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def table(tmp_path: Path, put: Put) -> Callable[[str], Path]:
+    """Two pictures in three rows."""
+    put(tmp_path, "pictures/0.png", "pictures/1.png")
+    return lambda suffix: write(tmp_path / f"list{suffix}", COLUMNS)
+
+
+@every_kind
+def test_a_row_is_a_picture_with_its_columns(suffix: str, table: Callable[[str], Path], listed: Listed) -> None:
+    records = [item for item in listed(table(suffix), **SETTINGS) if isinstance(item, Record)]
+    assert [(item.source, item.identity, item.caption) for item in records] == [
+        ("pictures/0.png", "Ann", "smiling"),
+        ("pictures/1.png", "Bob", None),
+        ("pictures/1.png", "Bob", None),
+    ]
+    assert [item.columns for item in records] == [
+        {"left": 1, "sharp": 0.5},
+        {"left": 2, "sharp": None},
+        {"left": 3, "sharp": None},
+    ]
+
+
+@every_kind
+def test_paths_lead_from_the_table_s_folder(suffix: str, table: Callable[[str], Path], config_of: ConfigOf) -> None:
+    source = open_source(config_of(table(suffix)))
+    again = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
+    assert [again.read(item)[-5:] for item in source if isinstance(item, Record)] == [b"0.png", b"1.png", b"1.png"]
+
+
+@every_kind
+def test_the_same_path_in_two_rows_has_two_keys(suffix: str, table: Callable[[str], Path], listed: Listed) -> None:
+    keys = [item.key for item in listed(table(suffix))]
+    assert len(set(keys)) == 3
+    assert [key[:-10] for key in keys] == ["pictures__0-", "pictures__1-", "pictures__1-"]
+
+
+def test_without_a_column_for_it_every_row_is_its_own_identity(table: Callable[[str], Path], listed: Listed) -> None:
+    assert all(isinstance(item, Record) and item.identity == item.key for item in listed(table(".csv")))
+
+
+def test_paths_may_be_absolute_or_urls(tmp_path: Path, put: Put, config_of: ConfigOf) -> None:
+    put(tmp_path / "elsewhere", "0.png")
+    fsspec.filesystem("memory").pipe("/far/1.png", b"far away")
+    paths = [f"{tmp_path}/elsewhere/0.png", f"file://{tmp_path}/elsewhere/0.png", "memory://far/1.png"]
+    source = open_source(config_of(write(tmp_path / "list.csv", {"image": paths})))
+    assert [source.read(item) for item in source if isinstance(item, Record)] == [b"0.png", b"0.png", b"far away"]
+
+
+def test_a_table_at_a_url_has_its_pictures_beside_it(config_of: ConfigOf) -> None:
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/tables/list.csv", b"image\nsub/0.png\n")
+    fs.pipe("/tables/sub/0.png", b"beside")
+    source = open_source(config_of("memory://tables/list.csv"))
+    assert [source.read(item) for item in source if isinstance(item, Record)] == [b"beside"]
+
+
+def test_a_row_without_what_it_needs_is_rejected(tmp_path: Path, reasons: Reasons) -> None:
+    path = write(tmp_path / "list.csv", {"image": ["", "0.png", "1.png"], "who": ["Ann", " ", "Bob"]})
+    assert reasons(path, identity_column="who") == {
+        "list.csv row 0": "no path in row",
+        "0.png": "no identity in row",
+    }
+
+
+def test_a_path_that_is_no_text_is_rejected(tmp_path: Path, reasons: Reasons) -> None:
+    (tmp_path / "list.csv").write_bytes(b"image\n\xff.png\n")
+    assert reasons(tmp_path / "list.csv") == {"\\udcff.png": "name is not UTF-8"}
+
+
+@every_kind
+@pytest.mark.parametrize("setting", ["image_column", "identity_column", "caption_column"])
+def test_a_column_that_is_not_there_is_one_clear_error(
+    suffix: str, setting: str, table: Callable[[str], Path], listed: Listed
+) -> None:
+    with pytest.raises(
+        ConfigError, match=f"no column 'nope'; set data.read.{setting} to one of image, who, text, left"
+    ):
+        listed(table(suffix), kind="table", **{setting: "nope"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("list.csv", None, "list.csv: no such table; give a .csv, .tsv or .parquet"),
+        ("list.parquet", None, "list.parquet: no such table"),
+        ("list.parquet", b"no parquet", r"list.parquet cannot be read .*; repair the table"),
+        ("list.csv", b"image\n" + b"x" * 200_000, "list.csv cannot be read .*field larger than field limit"),
+    ],
+)
+def test_a_bad_table_is_one_clear_error(
+    tmp_path: Path, name: str, content: bytes | None, message: str, listed: Listed
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        listed(tmp_path / name)
+
+
+def test_a_picture_that_is_gone_is_an_os_error(tmp_path: Path, config_of: ConfigOf) -> None:
+    source = open_source(config_of(write(tmp_path / "list.csv", {"image": ["0.png", "memory://nowhere/0.png"]})))
+    for record in source:
+        assert isinstance(record, Record)
+        with pytest.raises(OSError, match="0.png"):
+            source.read(record)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are of POSIX")
+def test_a_pipe_is_an_os_error_and_not_waited_for(tmp_path: Path, config_of: ConfigOf) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    source = open_source(config_of(write(tmp_path / "list.csv", {"image": ["pipe.png"]})))
+    (record,) = source
+    with pytest.raises(OSError, match="is not a file"):
+        source.read(record)  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_too_large_is_rejected(
+    table: Callable[[str], Path], config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 5)
+    source = open_source(config_of(table(".csv")))
+    with pytest.raises(Rejected, match="file too large"):
+        source.read(next(iter(source)))  # type: ignore[arg-type]
+
+
+def test_the_stamp_changes_with_a_file_here(table: Callable[[str], Path], tmp_path: Path, listed: Listed) -> None:
+    path = table(".csv")
+    before = listed(path)
+    os.utime(tmp_path / "pictures" / "0.png", (1, 1))
+    assert [new != old for new, old in zip(listed(path), before, strict=True)] == [True, False, False]

@@ -1,0 +1,106 @@
+"""Whatever a file is, it becomes a correct picture or is kept out by reason, and nothing else happens."""
+
+import io
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_prep.config import PrepareConfig, SelectConfig
+from data_prep.pictures import Rejected, make_picture
+from data_prep.records import Record
+from tests.data_prep.corpus import Case, cases, whole
+
+# What data_prep.pictures sets up for a process, pytest takes back for a test.
+pytestmark = pytest.mark.filterwarnings("error", r"ignore:::PIL\.")
+
+RECORD = Record(key="a", identity="a", source="a.jpg", place=("a.jpg",))
+CONFIG = PrepareConfig(
+    source="x",
+    output="y",
+    concept="cat",
+    resolution=32,
+    codec="png",
+    select=SelectConfig(min_side=8, max_pixels=1_000_000, max_aspect=10.0),
+)
+REASONS = {
+    "aspect ratio",
+    "empty file",
+    "floating-point pixels",
+    "more than 16 bits",
+    "not a picture",
+    "several frames",
+    "too many pixels",
+    "too small",
+    "truncated or damaged",
+}
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+
+
+def outcome(data: bytes) -> str | np.ndarray:
+    """The reason, or the pixels that are stored."""
+    try:
+        picture = make_picture(data, RECORD, "", CONFIG)
+    except Rejected as rejected:
+        return str(rejected)
+    with Image.open(io.BytesIO(picture.data)) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (32, 32))
+        return np.asarray(image)
+
+
+def check(case: Case) -> None:
+    got = outcome(case.data)
+    if isinstance(case.expect, str) or isinstance(got, str):
+        assert got == case.expect, case.name
+    else:
+        assert np.abs(got.mean((0, 1)) - case.expect).max() <= 4, case.name
+
+
+def test_the_corpus_has_many_kinds_under_different_names() -> None:
+    names = [case.name for case in cases()]
+    assert len(set(names)) == len(names) >= 150
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_it_becomes_a_correct_picture_or_is_kept_out_by_its_reason(case: Case) -> None:
+    check(case)
+
+
+def test_the_same_becomes_of_them_in_many_threads_at_once() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(check, cases()))
+
+
+def test_not_a_word_is_said_even_where_warnings_are_errors() -> None:
+    program = "from tests.data_prep.test_corpus import cases, check; [check(case) for case in cases()]"
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-W", "error", "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+@settings(max_examples=600, deadline=None, derandomize=True, database=None)
+@given(st.sampled_from(FORMATS), st.data())
+def test_files_with_random_damage_are_pictures_or_kept_out(format_name: str, draw: st.DataObject) -> None:
+    data = bytearray(whole(format_name))
+    for _ in range(draw.draw(st.integers(1, 6))):
+        # Headers are small, and where decoders go wrong.
+        at = draw.draw(st.one_of(st.integers(0, 200), st.integers(0, max(len(data) - 1, 0))))
+        match draw.draw(st.sampled_from(["flip", "delete", "insert", "cut"])):
+            case "flip":
+                data[at : at + 1] = bytes([draw.draw(st.integers(0, 255))])
+            case "delete":
+                del data[at : at + draw.draw(st.integers(1, 40))]
+            case "insert":
+                data[at:at] = draw.draw(st.binary(min_size=1, max_size=8))
+            case "cut":
+                del data[at:]
+    got = outcome(bytes(data))
+    assert not isinstance(got, str) or got in REASONS
