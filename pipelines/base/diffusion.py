@@ -87,6 +87,8 @@ def train_diffusion(config: BaseConfig, pictures: Pictures, tokenizer: CLIPToken
 
     def save(ema: nn.Module) -> None:
         assert isinstance(ema, TextToNoise)  # noqa: S101 - narrows the type for mypy
+        for part in (vae, ema.unet):
+            part.register_to_config(_name_or_path="")  # the folder that it was loaded from is nobody's business
         StableDiffusionPipeline(
             vae=halved(vae),
             text_encoder=halved(ema.text_encoder),
