@@ -5,6 +5,7 @@ from typing import Any
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import ConfigError
+from data_prep.settings import differences, flatten
 from data_prep.store import Store
 
 FILE = "prepare.json"
@@ -13,13 +14,12 @@ FILE = "prepare.json"
 def check_claim(config: PrepareConfig, store: Store) -> None:
     """Raise ConfigError, with the difference, if the folder's set is made with another configuration."""
     try:
-        before: dict[str, Any] = flat(json.loads(store.read(FILE)))
+        before = flatten(json.loads(store.read(FILE)))
     except FileNotFoundError:
         return
-    now = flat(_plain(config))
-    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    changed = differences(before, flatten(_plain(config)))
     if changed:
-        shown = "; ".join(f"{name}: {before.get(name)!r} there, {now.get(name)!r} now" for name in changed)
+        shown = "; ".join(f"{name}: {then!r} there, {now!r} now" for name, then, now in changed)
         raise ConfigError(
             f"output {config.output} was made with another configuration ({shown}); give another data.output or "
             "delete it"
@@ -29,14 +29,6 @@ def check_claim(config: PrepareConfig, store: Store) -> None:
 def claim(config: PrepareConfig, store: Store) -> None:
     """Write the note."""
     store.write(FILE, json.dumps(_plain(config), indent=1) + "\n")
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def _plain(config: PrepareConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 
 import torch
 from safetensors import safe_open
@@ -14,6 +14,7 @@ from torch import Tensor
 from data_prep.errors import ConfigError, DataError
 from data_prep.manifest import Manifest, Shard
 from data_prep.reader import ShardReader
+from data_prep.settings import differences
 from data_prep.store import Store
 
 VERSION = 1
@@ -45,15 +46,16 @@ def write_features(
     store = Store(f"{root}/{folder}")
     purpose = purpose | {"manifest": manifest.digest}
     check_purpose(store, purpose)
-    shards = [(split, number) for split, found in manifest.splits.items() for number in range(len(found))]
+    shards = [(split, number) for split, found in manifest.splits.items() for number in range(len(found))][rank::world]
+    reader = cache(partial(ShardReader, root))  # one a split, which reads the manifest once
     try:
         store.write(INDEX, json.dumps({"version": VERSION, "made_for": purpose}, indent=1) + "\n")
-        for done, (split, number) in enumerate(shards[rank::world], 1):
+        for done, (split, number) in enumerate(shards, 1):
             shard = manifest.splits[split][number]
-            if shard.samples and not is_whole(store, split, shard):
-                _write(store, split, shard, _computed(ShardReader(root, split), number, compute, batch_size))
+            if shard.samples and not _whole_note(store, split, shard):
+                _write(store, split, shard, _computed(reader(split), number, compute, batch_size))
             if watch:
-                watch(done, len(shards[rank::world]))
+                watch(done, len(shards))
     except OSError as error:
         raise DataError(f"features {store.url} cannot be written ({error.strerror or error}); make room") from error
 
@@ -62,16 +64,10 @@ def check_purpose(store: Store, purpose: dict[str, str]) -> None:
     """Raise ConfigError, with the difference, if the features there are made for something else."""
     with suppress(FileNotFoundError):
         there = json.loads(store.read(INDEX))["made_for"]
-        changed = [name for name in sorted({*there, *purpose}) if there.get(name) != purpose.get(name)]
+        changed = differences(there, purpose)
         if changed:
-            shown = "; ".join(f"{name}: {there.get(name)} there, {purpose.get(name)} now" for name in changed)
+            shown = "; ".join(f"{name}: {then} there, {now} now" for name, then, now in changed)
             raise ConfigError(f"features {store.url} are made for something else ({shown}); give another cache.folder")
-
-
-def is_whole(store: Store, split: str, shard: Shard) -> bool:
-    """Whether this very shard's features lie there, unharmed as far as their size tells."""
-    note = _note(store, split, shard)
-    return note is not None and note["shard"] == shard.sha256 and store.size(_file(split, shard)) == note["bytes"]
 
 
 def verify_features(root: str, folder: str) -> Iterator[str]:
@@ -81,9 +77,9 @@ def verify_features(root: str, folder: str) -> Iterator[str]:
         for shard in shards:
             if not shard.samples:
                 continue
-            note = _note(store, split, shard)
+            note = _whole_note(store, split, shard)
             file = store.where(_file(split, shard))
-            if not is_whole(store, split, shard) or note is None:
+            if note is None:
                 yield f"features {file} are missing or of another shard; rerun `e4t cache`"
             elif hashlib.sha256(store.read(_file(split, shard))).hexdigest() != note["sha256"]:
                 yield f"features {file} were changed after they were written; delete the file and rerun `e4t cache`"
@@ -98,7 +94,7 @@ class FeatureReader:
         manifest = Manifest.load(root)
         check_purpose(self._store, purpose | {"manifest": manifest.digest})
         self._shards = manifest.shards(split)
-        missing = [s for s in self._shards if s.samples and not is_whole(self._store, split, s)]
+        missing = [s for s in self._shards if s.samples and not _whole_note(self._store, split, s)]
         if missing:
             raise DataError(
                 f"features {self._store.url}: {len(missing)} of {len(self._shards)} shards of {split} have none; "
@@ -119,7 +115,7 @@ def _computed(reader: ShardReader, shard: int, compute: Compute, batch_size: int
     parts: list[dict[str, Tensor]] = []
     for start in range(0, reader.counts[shard], batch_size):
         rows = range(start, min(start + batch_size, reader.counts[shard]))
-        pixels = torch.stack([reader.read(shard, row).pixels for row in rows]).float() / 127.5 - 1
+        pixels = torch.stack([reader.read(shard, row).image for row in rows])
         both = [compute(pixels), compute(pixels.flip(-1))]
         parts.append({name: torch.stack([one[name].cpu() for one in both], dim=1) for name in both[0]})
     return {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
@@ -133,12 +129,16 @@ def _write(store: Store, split: str, shard: Shard, tensors: dict[str, Tensor]) -
     store.write(_note_of(split, shard), json.dumps(note) + "\n")
 
 
-def _note(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
+def _whole_note(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
+    """The note of this very shard's features, if they lie there unharmed as far as their size tells."""
     try:
         note: dict[str, str | int] = json.loads(store.read(_note_of(split, shard)))
     except (FileNotFoundError, ValueError):
         return None
-    return note if {"shard", "sha256", "bytes"} <= note.keys() else None
+    if not {"shard", "sha256", "bytes"} <= note.keys():
+        return None
+    whole = note["shard"] == shard.sha256 and store.size(_file(split, shard)) == note["bytes"]
+    return note if whole else None
 
 
 def _file(split: str, shard: Shard) -> str:

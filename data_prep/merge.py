@@ -63,7 +63,7 @@ def merge(
         shards = zip(plan.shards, _reasons(config, plan, store), strict=True)
         for done, (name, reasons) in enumerate(shards, 1):
             sidecar = _publish(name, reasons, plan, config, store)
-            rejects.writelines(json_line(dict(reject)) for reject in sidecar.rejects)
+            rejects.writelines(json_line(reject) for reject in sidecar.rejects)
             totals.add(name.rpartition("-")[0], sidecar)
             if on_shard:
                 on_shard(done, len(plan.shards))
@@ -125,12 +125,11 @@ def _final(name: str, plan: Plan, store: Store) -> Sidecar | None:
 
 def _without_copies(draft: Sidecar, reasons: NDArray[np.int8], name: str, store: Store) -> Sidecar:
     """Copy the shard's other samples into its place."""
-    copies = dict(compress(zip(draft.facts, reasons.tolist(), strict=True), reasons))
-    kept = {key: parts for key, parts in draft.members.items() if key not in copies}
-    left_out = [
-        {"key": key, "source": draft.facts[key].source, "reason": REASONS[reason]} for key, reason in copies.items()
+    left_out = dict(compress(zip(draft.facts, reasons.tolist(), strict=True), reasons))
+    kept = {key: parts for key, parts in draft.members.items() if key not in left_out}
+    rejects = draft.rejects + [
+        {"key": key, "source": draft.facts[key].source, "reason": REASONS[reason]} for key, reason in left_out.items()
     ]
-    rejects = [*draft.rejects, *left_out]
     with store.open(draft_of(name)) as old, store.whole(final_of(name)) as new:
         write_tar(new, _copied(old, kept))
         changed = replace(draft, samples=len(kept), rejects=rejects, dropped=count(rejects))

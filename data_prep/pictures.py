@@ -14,7 +14,7 @@ from data_prep.crops import Box, Size, as_stored, face_square, fixed_square, tur
 from data_prep.duplicates import perceptual_hash
 from data_prep.errors import ConfigError
 from data_prep.originals import holds_only_pixels
-from data_prep.records import Record
+from data_prep.records import Record, Rejected
 from data_prep.scores import accepts, score
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -36,10 +36,6 @@ _SIGNATURES = re.compile(
 # Pillow warns of large pictures and odd metadata, and we judge both ourselves. Once for the process and not around each
 # picture: catch_warnings changes what every thread sees, and threads that leave it in another order leave it changed.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-class Rejected(Exception):  # noqa: N818 - an outcome, not an error
-    """The picture is kept out; the message is the reason, from a small fixed set, so that reasons can be counted."""
 
 
 @dataclass(frozen=True, kw_only=True)

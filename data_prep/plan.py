@@ -1,7 +1,7 @@
 """The plan: which pictures go into which shard, decided by names alone, before any picture is opened."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -115,7 +115,7 @@ def load_shard(plan: Plan, name: str, store: Store) -> PlannedShard:
     return shard
 
 
-def json_line(data: dict[str, object]) -> bytes:
+def json_line(data: Mapping[str, object]) -> bytes:
     """A line of JSON."""
     return json.dumps(data, ensure_ascii=False).encode() + b"\n"
 

@@ -11,9 +11,7 @@ from data_prep.merge import merge
 from data_prep.plan import Plan, load_plan
 from data_prep.status import progress
 from data_prep.store import Store
-from data_prep.work import clear_errors, new_plan, work
-
-__all__ = ["merge_set", "plan_set", "prepare", "work"]
+from data_prep.work import clear_errors, new_plan
 
 Watch = Callable[[int, int], None]
 """Called with the shards made and the shards planned."""

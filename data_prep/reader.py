@@ -43,6 +43,11 @@ class Sample(About):
     pixels: Tensor
     """(3, H, W) uint8."""
 
+    @property
+    def image(self) -> Tensor:
+        """The pixels as models take them, (3, H, W) float32 in [-1, 1]."""
+        return self.pixels.float() / 127.5 - 1
+
 
 class ShardReader:
     """A split as a sequence of samples, in the shards' own order. Any number of threads may read."""

@@ -40,6 +40,10 @@ class Reject:
     """One of few, so that they can be counted."""
 
 
+class Rejected(Exception):  # noqa: N818 - an outcome, not an error
+    """The picture is kept out; the message is the reason, from a small fixed set, so that reasons can be counted."""
+
+
 class Source(Protocol):
     """Where pictures come from. It is pickled to workers: open handles are made when they are first needed."""
 

@@ -13,9 +13,9 @@ from io import BufferedRandom
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
-from data_prep.pictures import Picture, Rejected, make_picture
+from data_prep.pictures import Picture, make_picture
 from data_prep.plan import PlannedShard
-from data_prep.records import Record, Reject, Source
+from data_prep.records import Record, Reject, Rejected, Source
 from data_prep.sidecar import Facts, Members, Sidecar, path_of
 from data_prep.store import Store
 

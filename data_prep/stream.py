@@ -156,9 +156,8 @@ class ShardStream(Iterator[Batch]):
             flipped = self._is_flipped(place.epoch, about.key)
             return _Row(about, self.features.read(place.shard, place.row, flipped=flipped))
         sample = self.reader.read(place.shard, place.row)
-        pixels = sample.pixels.float() / 127.5 - 1
         flipped = self._is_flipped(place.epoch, sample.key)
-        return _Row(sample, {"pixels": pixels.flip(-1) if flipped else pixels})
+        return _Row(sample, {"pixels": sample.image.flip(-1) if flipped else sample.image})
 
     def _is_flipped(self, epoch: int, key: str) -> bool:
         return self.config.flip and hashlib.sha256(f"{self.seed}/{epoch}/{key}".encode()).digest()[0] < 128

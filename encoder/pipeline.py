@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from encoder.backbone import Backbone
+from encoder.backbone import Backbone, BackboneConfig
 from encoder.concept import Concept
 from encoder.conditioning import PLACEHOLDER, Conditioning, ConditioningConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
@@ -79,6 +79,30 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
             release=f"{opened.name} {opened.version}",
             tune_config=TuneConfig(**opened.tuning),
             sample_config=SampleConfig(**opened.sampling),
+        )
+
+    @classmethod
+    def untrained(
+        cls,
+        backbone_config: BackboneConfig,
+        conditioning_config: ConditioningConfig,
+        *,
+        hidden_width: int | None = None,
+        seed: int = 0,
+        tune_config: TuneConfig | None = None,
+        sample_config: SampleConfig | None = None,
+    ) -> "E4TPipeline":
+        """The base with a fresh encoder and no offsets: what tuning starts from when nothing was pre-trained."""
+        backbone = Backbone.load(backbone_config)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, hidden_width))
+        return cls(
+            backbone,
+            encoder.requires_grad_(False).eval(),
+            Conditioning.of(backbone, conditioning_config),
+            tune_config=tune_config,
+            sample_config=sample_config,
         )
 
     def tune(

@@ -56,7 +56,8 @@ def faces(arguments: Namespace, _: list[str]) -> None:
 
 def prepare(arguments: Namespace, _: list[str]) -> int:
     """Turn pictures into shards; a rerun finishes what is missing."""
-    from data_prep.prepare import merge_set, plan_set, prepare, work
+    from data_prep.prepare import merge_set, plan_set, prepare
+    from data_prep.work import work
 
     config = _settings(PrepareConfig, arguments.data)
     if arguments.verify:

@@ -17,9 +17,7 @@ from torch import Tensor
 from data_prep.faces import DOMAIN_WORD, Identity, Scene, draw
 from data_prep.files import write_whole
 from data_prep.stream import Sample, ShardReader
-from encoder.backbone import Backbone
-from encoder.conditioning import PLACEHOLDER, Conditioning
-from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.conditioning import PLACEHOLDER
 from encoder.metrics import ClipScorer, similarity
 from encoder.pipeline import E4TPipeline, to_pixels
 from pipelines.attributes import IDENTITY, SCENE, AttributeReader, agreement, truth
@@ -102,21 +100,19 @@ _pipelines: dict[str, E4TPipeline] = {}
 def _pipeline(recipe: Recipe, release: Path, system: str) -> E4TPipeline:
     """A worker's own pipeline, made once: the release, or the same with nothing pre-trained."""
     if system not in _pipelines:
-        _pipelines[system] = (
-            E4TPipeline.from_pretrained(release) if system == "pretrained" else untrained_pipeline(recipe)
-        )
+        _pipelines[system] = E4TPipeline.from_pretrained(release) if system == "pretrained" else _untrained(recipe)
     return _pipelines[system]
 
 
-def untrained_pipeline(recipe: Recipe) -> E4TPipeline:
-    """The base with a fresh encoder and no offsets: what tuning starts from when nothing was pre-trained."""
-    backbone = Backbone.load(recipe.base)
-    torch.manual_seed(recipe.seed)
-    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, recipe.pretrain.hidden_width)).requires_grad_(
-        False
+def _untrained(recipe: Recipe) -> E4TPipeline:
+    return E4TPipeline.untrained(
+        recipe.base,
+        recipe.conditioning,
+        hidden_width=recipe.pretrain.hidden_width,
+        seed=recipe.seed,
+        tune_config=recipe.tune,
+        sample_config=recipe.sample,
     )
-    conditioning = Conditioning.of(backbone, recipe.conditioning)
-    return E4TPipeline(backbone, encoder, conditioning, tune_config=recipe.tune, sample_config=recipe.sample)
 
 
 def _personalise(recipe: Recipe, release: Path, case: Case, seed: int) -> Case:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data_prep.files import write_whole
 from data_prep.manifest import Manifest
+from data_prep.settings import flatten
 from data_prep.stream import Batch, ShardReader, ShardStream
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
@@ -22,7 +23,7 @@ from encoder.objective import Draw
 from encoder.weight_offsets import OffsetPredictor
 from pipelines.cache import encoded, open_cache
 from pipelines.checkpoints import Checkpoints
-from pipelines.config import PretrainConfig, Recipe, flatten
+from pipelines.config import PretrainConfig, Recipe
 from pipelines.engine import DomainModel, build_engine, join_cluster, save_trainable
 from pipelines.errors import RunError
 from pipelines.meter import LOSSES, Meter, clock
@@ -231,7 +232,7 @@ class Trainer:
         reader = ShardReader(self.recipe.data.output, "val")
         step = max(1, len(reader) // self.config.validate_samples)
         samples = [reader[index] for index in range(0, len(reader), step)][: self.config.validate_samples]
-        pixels = torch.stack([sample.pixels for sample in samples]).float() / 127.5 - 1
+        pixels = torch.stack([sample.image for sample in samples])
         draw = self._draw(list(range(len(samples))))
         captions = zip((sample.caption for sample in samples), draw.choice.tolist(), strict=True)
         prompts = self.conditioning.tokenize([self.conditioning.prompt_for(*pair) for pair in captions])

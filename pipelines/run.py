@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from data_prep.files import write_whole
+from data_prep.settings import differences, flatten
 from encoder.errors import ConfigError
-from pipelines.config import Recipe, flatten
+from pipelines.config import Recipe
 
 FREE = (
     "evaluate.",
@@ -63,13 +64,9 @@ class Run:
         path = self.folder / "recipe.yaml"
         if not path.exists():
             return []
-        before, now = flatten(yaml.safe_load(path.read_text())), flatten(recipe.plain())
+        changed = differences(flatten(yaml.safe_load(path.read_text())), flatten(recipe.plain()))
         free = FREE if recipe.pretrain.decay == "cosine" else (*FREE, "pretrain.steps")
-        return [
-            f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(free)
-        ]
+        return [f"{key}: {then!r} there, {now!r} now" for key, then, now in changed if not key.startswith(free)]
 
     def log_to_file(self) -> None:
         """Let this rank's lines go to its own log file, too."""

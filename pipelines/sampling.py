@@ -28,7 +28,7 @@ def training_grid(
     pipeline = E4TPipeline(backbone, model.encoder, conditioning, release="in training")
     rows = []
     for index, sample in enumerate(samples):
-        pixels = sample.pixels[None].float() / 127.5 - 1
+        pixels = sample.image[None]
         tokens = class_tokens(backbone, pixels)
         pipeline.load_concept(Concept(unet={}, encoder={}, class_tokens=tokens, release="in training"))
         prompts = [conditioning.config.templates[0], conditioning.caption_prompt(sample.caption)]

@@ -7,6 +7,7 @@ from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.records import Record, Reject
 from data_prep.sources.archive_files import ArchiveFile, find_archives
 from data_prep.sources.archive_reader import ArchiveReader
+from data_prep.sources.captions import beside
 from data_prep.sources.labels import Labels
 from data_prep.sources.members import Member
 from data_prep.sources.names import Keys, hashed_key, is_picture, printable, split_suffix
@@ -68,9 +69,9 @@ class ArchiveSource:
             if fault:
                 yield Reject(key=key, source=printable(source), reason=fault)
                 continue
-            beside = captions.get(split_suffix(member.name)[0] + self.settings.caption_suffix)
-            place: tuple[str | int, ...] = (archive.name, *member.place, *(beside.place if beside else ()))
-            stamp = f"{member.stamp}+{beside.stamp}" if beside else member.stamp
+            text = captions.get(beside(member.name, self.settings.caption_suffix))
+            place: tuple[str | int, ...] = (archive.name, *member.place, *(text.place if text else ()))
+            stamp = f"{member.stamp}+{text.stamp}" if text else member.stamp
             yield labels.record(member.name, key=key, source=source, place=place, stamp=stamp)
 
     def _wanted(self, member: Member) -> bool:

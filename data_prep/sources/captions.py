@@ -1,7 +1,14 @@
 """The text beside a picture."""
 
+from data_prep.sources.names import split_suffix
+
 CAPTION_BYTES = 64 * 2**10
 """So much of the file is looked at."""
+
+
+def beside(path: str, suffix: str) -> str:
+    """The text that belongs to the picture at a path."""
+    return split_suffix(path)[0] + suffix
 
 
 def first_line(data: bytes) -> str | None:

@@ -12,7 +12,7 @@ from data_prep.sources.fetch import checked, fetch
 from data_prep.sources.forward import ForwardRows, LastOpened
 from data_prep.sources.hugging_face import Dataset, load, loading
 from data_prep.sources.names import row_key
-from data_prep.sources.rows import filled, plain, scalars
+from data_prep.sources.rows import row_item
 
 ROWS_AT_ONCE = 256
 """Listed at a time; of a dataset that is streamed, their pictures are in memory."""
@@ -67,21 +67,10 @@ class DatasetSource:
     def _item(
         self, row: int, place: tuple[int, int], stamp: str, has_picture: bool, cells: dict[str, Scalar]
     ) -> Record | Reject:
-        key, source, read = row_key(row), f"row {row}", self.settings
+        key, source = row_key(row), f"row {row}"
         if not has_picture:
             return Reject(key=key, source=source, reason="no picture in row")
-        identity = filled(plain(cells.get(read.identity_column))) if read.identity_column else key
-        if identity is None:
-            return Reject(key=key, source=source, reason="no identity in row")
-        return Record(
-            key=key,
-            identity=identity,
-            source=source,
-            place=place,
-            stamp=stamp,
-            caption=filled(plain(cells.get(read.caption_column))) if read.caption_column else None,
-            columns=scalars(cells, without=(read.identity_column, read.caption_column)),
-        )
+        return row_item(cells, self.settings, key=key, source=source, place=place, stamp=stamp)
 
 
 class _Kept:

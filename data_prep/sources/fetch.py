@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from data_prep.records import Rejected
 from data_prep.sources.entries import MAX_FILE_BYTES, as_oserror
 from data_prep.sources.local_tree import LocalTree
 from data_prep.sources.tree import Tree, is_local
@@ -26,8 +27,6 @@ def fetch(tree: Tree, path: str) -> bytes:
 def checked(data: bytes) -> bytes:
     """The bytes; raises Rejected for more than are taken."""
     if len(data) > MAX_FILE_BYTES:
-        from data_prep.pictures import Rejected
-
         raise Rejected("file too large")
     return data
 

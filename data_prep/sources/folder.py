@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import DataError
 from data_prep.records import Record, Reject
-from data_prep.sources.captions import CAPTION_BYTES, first_line
+from data_prep.sources.captions import CAPTION_BYTES, beside, first_line
 from data_prep.sources.entries import MAX_FILE_BYTES, Entry
 from data_prep.sources.labels import Labels
-from data_prep.sources.names import Keys, is_picture, is_text, printable, split_suffix
+from data_prep.sources.names import Keys, is_picture, is_text, printable
 from data_prep.sources.tree import Tree, is_folder, open_tree
 
 
@@ -41,7 +41,7 @@ class FolderSource:
             elif entry.size > MAX_FILE_BYTES:
                 yield Reject(key=key, source=path, reason="file too large")
             else:
-                place = (path, _beside(path, self.settings.caption_suffix)) if caption else (path,)
+                place = (path, beside(path, self.settings.caption_suffix)) if caption else (path,)
                 stamp = f"{entry.stamp}+{caption.stamp}" if caption else entry.stamp
                 yield labels.record(path, key=key, source=path, place=place, stamp=stamp)
 
@@ -51,8 +51,8 @@ class FolderSource:
 
     def caption(self, record: Record) -> str | None:
         """The first line of the file beside the picture, else what the attributes say. Raises OSError."""
-        beside = [self.tree.read(str(name), CAPTION_BYTES) for name in record.place[1:]]
-        return (first_line(beside[0]) if beside else None) or record.caption
+        texts = [self.tree.read(str(name), CAPTION_BYTES) for name in record.place[1:]]
+        return (first_line(texts[0]) if texts else None) or record.caption
 
     def _walk(self, folder: str, above: tuple[object, ...]) -> Iterator[tuple[str, str, Entry, Entry | None]]:
         """Each picture with its path, key, entry and caption's entry; ``above`` tells the folders down to here."""
@@ -66,8 +66,4 @@ class FolderSource:
                 if real not in above:
                     yield from self._walk(path, (*above, real))
             elif is_picture(entry.name):
-                yield path, keys.of(path), entry, files.get(_beside(entry.name, suffix))
-
-
-def _beside(path: str, suffix: str) -> str:
-    return split_suffix(path)[0] + suffix
+                yield path, keys.of(path), entry, files.get(beside(entry.name, suffix))

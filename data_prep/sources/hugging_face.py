@@ -59,8 +59,7 @@ def load(source: str, read: SourceConfig) -> Dataset:
     found = _open(source, read)
     if found.features is None:
         found = found._resolve_features()
-    columns = ("image_column", "identity_column", "caption_column")
-    need_columns(f"dataset {source}", found.features, {name: getattr(read, name) for name in columns})
+    need_columns(f"dataset {source}", found.features, read)
     stamp = found._fingerprint if isinstance(found, datasets.Dataset) else _stamp(source)
     # Undecoded: the file's own bytes, which preparation looks at itself.
     found = found.cast_column(read.image_column, datasets.Image(decode=False))

@@ -4,8 +4,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from data_prep.config import SourceConfig
 from data_prep.errors import ConfigError
-from data_prep.records import Scalar
+from data_prep.records import Record, Reject, Scalar
 
 
 def scalars(row: Mapping[str, object], without: Iterable[str | None] = ()) -> dict[str, Scalar]:
@@ -48,9 +49,28 @@ def filled(value: object) -> str | None:
     return found or None
 
 
-def need_columns(where: str, there: Iterable[str], settings: Mapping[str, str | None]) -> None:
-    """Raise ConfigError for a setting (by its name in ``data.read``) that names a column which is not there."""
+def row_item(
+    cells: Mapping[str, object], read: SourceConfig, *, key: str, source: str, place: tuple[str | int, ...], stamp: str
+) -> Record | Reject:
+    """The picture of a row: its identity (the key, if no column says it), caption and other columns."""
+    identity = filled(plain(cells.get(read.identity_column))) if read.identity_column else key
+    if identity is None:
+        return Reject(key=key, source=source, reason="no identity in row")
+    return Record(
+        key=key,
+        identity=identity,
+        source=source,
+        place=place,
+        stamp=stamp,
+        caption=filled(plain(cells.get(read.caption_column))) if read.caption_column else None,
+        columns=scalars(cells, without=(read.image_column, read.identity_column, read.caption_column)),
+    )
+
+
+def need_columns(where: str, there: Iterable[str], read: SourceConfig) -> None:
+    """Raise ConfigError for a setting that names a column which is not there."""
     names = list(there)
-    for setting, column in settings.items():
+    for setting in ("image_column", "identity_column", "caption_column"):
+        column = getattr(read, setting)
         if column is not None and column not in names:
             raise ConfigError(f"{where} has no column {column!r}; set data.read.{setting} to one of {', '.join(names)}")

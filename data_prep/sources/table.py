@@ -17,7 +17,7 @@ from data_prep.errors import ConfigError, DataError
 from data_prep.records import Record, Reject
 from data_prep.sources.fetch import fetch, stamp_of
 from data_prep.sources.names import hashed_key, is_text, printable, row_key, split_suffix
-from data_prep.sources.rows import filled, need_columns, number_or_text, plain, scalars
+from data_prep.sources.rows import need_columns, number_or_text, row_item
 from data_prep.sources.tree import Tree, open_parent
 
 ROWS_AT_ONCE = 1024
@@ -57,25 +57,13 @@ class TableSource:
         return record.caption
 
     def _item(self, row: int, cells: Row) -> Record | Reject:
-        read = self.settings
-        path = str(cells.get(read.image_column) or "").strip()
+        path = str(cells.get(self.settings.image_column) or "").strip()
         if not path:
             return Reject(key=row_key(row), source=f"{self.name} row {row}", reason="no path in row")
         key = hashed_key(_key_name(path), f"row {row}")
         if not is_text(path):
             return Reject(key=key, source=printable(path), reason="name is not UTF-8")
-        identity = filled(plain(cells.get(read.identity_column))) if read.identity_column else key
-        if identity is None:
-            return Reject(key=key, source=path, reason="no identity in row")
-        return Record(
-            key=key,
-            identity=identity,
-            source=path,
-            place=(path,),
-            stamp=stamp_of(self.tree, path),
-            caption=filled(plain(cells.get(read.caption_column))) if read.caption_column else None,
-            columns=scalars(cells, without=(read.image_column, read.identity_column, read.caption_column)),
-        )
+        return row_item(cells, self.settings, key=key, source=path, place=(path,), stamp=stamp_of(self.tree, path))
 
 
 def parquet_texts(config: PrepareConfig) -> list[str]:
@@ -92,23 +80,18 @@ def _rows(tree: Tree, name: str, read: SourceConfig) -> Iterator[Row]:
         if name.lower().endswith(".parquet"):
             table = pyarrow.parquet.ParquetFile(file)
             columns = [field.name for field in table.schema_arrow if _is_plain(field.type)]
-            _need(where, columns, read)
+            need_columns(f"table {where}", columns, read)
             batches = table.iter_batches(ROWS_AT_ONCE, columns=columns)
             yield from chain.from_iterable(batch.to_pylist() for batch in batches)
             return
         # What is not UTF-8 is carried along, so that such a path can be told from others.
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         rows = csv.DictReader(lines, delimiter="\t" if name.lower().endswith(".tsv") else ",")
-        _need(where, rows.fieldnames or [], read)
+        need_columns(f"table {where}", rows.fieldnames or [], read)
         texts = {read.image_column, read.identity_column, read.caption_column}
         for row in rows:
             # Fields without a column, which a row that is too long has, stand under None.
             yield {name: cell if name in texts else number_or_text(cell) for name, cell in row.items() if name}
-
-
-def _need(where: str, columns: list[str] | Any, read: SourceConfig) -> None:  # noqa: ANN401
-    names = ("image_column", "identity_column", "caption_column")
-    need_columns(f"table {where}", columns, {name: getattr(read, name) for name in names})
 
 
 def _key_name(path: str) -> str:

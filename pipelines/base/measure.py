@@ -13,9 +13,8 @@ from torch import Tensor
 
 from data_prep.faces import Identity, Scene
 from data_prep.files import write_whole
-from encoder.backbone import Backbone, BackboneConfig
-from encoder.conditioning import Conditioning, ConditioningConfig
-from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.backbone import BackboneConfig
+from encoder.conditioning import ConditioningConfig
 from encoder.metrics import ClipScorer
 from encoder.pipeline import E4TPipeline, SampleConfig
 from pipelines.attributes import IDENTITY, SCENE, AttributeReader, truth
@@ -101,7 +100,7 @@ def obedience(config: BaseConfig, sample: SampleConfig, grid: Path, count: int =
     ]
     half = count // 2
     prompts[:half] = [scene.caption() for scene in scenes[:half]]
-    pipe = _plain_pipeline(config)
+    pipe = E4TPipeline.untrained(BackboneConfig(model=config.output), ConditioningConfig(domain_word="person"))
     images: list[Image.Image] = []
     for start in range(0, count, 32):
         latents = pipe.sample(prompts[start : start + 32], sample, seed=start)
@@ -114,12 +113,6 @@ def obedience(config: BaseConfig, sample: SampleConfig, grid: Path, count: int =
         name: sum(r[name] == k[name] for r, k in zip(read[half:], known[half:], strict=True)) / half
         for name in IDENTITY
     }
-
-
-def _plain_pipeline(config: BaseConfig) -> E4TPipeline:
-    backbone = Backbone.load(BackboneConfig(model=config.output))
-    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone))
-    return E4TPipeline(backbone, encoder, Conditioning.of(backbone, ConditioningConfig(domain_word="person")))
 
 
 def _grid(images: list[Image.Image], prompts: list[str], columns: int = 6) -> Image.Image:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.config import PrepareConfig, SelectConfig
-from data_prep.pictures import Rejected, make_picture
-from data_prep.records import Record
+from data_prep.pictures import make_picture
+from data_prep.records import Record, Rejected
 from tests.data_prep.corpus import Case, cases, whole
 
 # What data_prep.pictures sets up for a process, pytest takes back for a test.

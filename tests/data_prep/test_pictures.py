@@ -12,8 +12,8 @@ from data_prep.config import PrepareConfig, SelectConfig
 from data_prep.crops import _face_detector
 from data_prep.duplicates import perceptual_hash
 from data_prep.errors import ConfigError, DataError
-from data_prep.pictures import Picture, Rejected, encode, make_picture
-from data_prep.records import Record, Scalar
+from data_prep.pictures import Picture, encode, make_picture
+from data_prep.records import Record, Rejected, Scalar
 from tests.data_prep.corpus import bgr_profile, saved
 
 

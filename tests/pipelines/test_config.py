@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from encoder.errors import ConfigError
-from pipelines.config import PretrainConfig, flatten
+from pipelines.config import PretrainConfig
 
 RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
 
@@ -16,10 +16,6 @@ def test_what_a_device_does_not_hold_at_once_is_accumulated() -> None:
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(ConfigError, match="not a multiple"):
         PretrainConfig(batch_size=10, micro_batch_size=4).accumulation(world=2)
-
-
-def test_settings_flatten_to_dotted_names() -> None:
-    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

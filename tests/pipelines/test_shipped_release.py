@@ -10,9 +10,6 @@ from PIL import Image
 from data_prep.config import SplitFractions
 from data_prep.faces import Identity, Scene, draw
 from data_prep.splits import split_of
-from encoder.backbone import Backbone
-from encoder.conditioning import Conditioning
-from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.features import class_tokens
 from encoder.objective import Draw, domain_tuning_loss
 from encoder.pipeline import E4TPipeline
@@ -68,10 +65,9 @@ def release() -> E4TPipeline:
 @pytest.fixture(scope="module")
 def untrained(release: E4TPipeline) -> E4TPipeline:
     """The same base with a fresh encoder and no offsets."""
-    backbone = Backbone.load(release.backbone.config)
-    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, 512)).requires_grad_(False)
-    conditioning = Conditioning.of(backbone, release.conditioning.config)
-    return E4TPipeline(backbone, encoder, conditioning, tune_config=release.tune_config)
+    return E4TPipeline.untrained(
+        release.backbone.config, release.conditioning.config, hidden_width=512, tune_config=release.tune_config
+    )
 
 
 @pytest.mark.slow

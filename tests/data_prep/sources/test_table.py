@@ -11,8 +11,7 @@ import pytest
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import ConfigError, DataError
-from data_prep.pictures import Rejected
-from data_prep.records import Record, Reject
+from data_prep.records import Record, Reject, Rejected
 from data_prep.sources import fetch, open_source
 
 ConfigOf = Callable[..., PrepareConfig]
