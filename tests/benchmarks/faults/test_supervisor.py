@@ -1,0 +1,61 @@
+"""What a scheduler does for a job."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults.hosts import Host
+from benchmarks.faults.supervisor import JobError, Supervisor
+
+
+def supervised(tmp_path: Path, script: str, *, hosts: int = 1, patience: int = 5) -> Supervisor:
+    places = [Host(f"host{number}", f"{tmp_path}-{number}") for number in range(hosts)]
+    return Supervisor(places, ["sh", "-c", f"cd {tmp_path}; {script}"], tmp_path / "logs" / "log", patience)
+
+
+def test_what_ends_before_it_is_done_is_started_again(tmp_path: Path) -> None:
+    with supervised(tmp_path, "[ -e second ] && exit 0; touch second; exit 75") as supervisor:
+        supervisor.finish(20)
+    assert supervisor.starts == 2
+
+
+def test_a_wrong_recipe_is_never_started_again(tmp_path: Path) -> None:
+    with supervised(tmp_path, "echo no such key; exit 78") as supervisor, pytest.raises(JobError, match="no such key"):
+        supervisor.finish(20)
+    assert supervisor.starts == 1
+
+
+def test_a_job_that_ends_again_and_again_is_given_up(tmp_path: Path) -> None:
+    with (
+        supervised(tmp_path, "exit 1", patience=2) as supervisor,
+        pytest.raises(JobError, match="ended 2 times before it was done"),
+    ):
+        supervisor.finish(20)
+
+
+def test_a_job_that_does_nothing_is_given_up_at_the_limit_and_killed(tmp_path: Path) -> None:
+    with (
+        supervised(tmp_path, "echo waiting; sleep 1000") as supervisor,
+        pytest.raises(JobError, match=r"nothing for 1 s.*waiting"),
+    ):
+        supervisor.finish(1)
+    assert not supervisor.hosts[0].processes()
+
+
+def test_nothing_runs_on_a_host_that_is_off_until_it_is_on_again(tmp_path: Path) -> None:
+    with supervised(tmp_path, "[ -e end ] && exit 0; sleep 1000") as supervisor:
+        (host,) = supervisor.hosts
+        supervisor.switch_off(host)
+        supervisor.wait(1)
+        assert not host.processes()
+        (tmp_path / "end").touch()
+        supervisor.switch_on(host)
+        supervisor.finish(20)
+    assert supervisor.starts == 2
+
+
+def test_once_one_host_is_done_the_others_are_not_started_again(tmp_path: Path) -> None:
+    script = "mkdir first && { sleep 1; exit 0; }; exit 1"
+    with supervised(tmp_path, script, hosts=2, patience=20) as supervisor:
+        supervisor.finish(20)
+    assert not any(host.processes() for host in supervisor.hosts)

@@ -1,0 +1,26 @@
+"""Hosts, and a small run for them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.faults.campaign import Campaign
+from benchmarks.faults.hosts import Network, cannot_have_several
+from benchmarks.faults.job import Job
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Network]:
+    """Two hosts that reach each other by name."""
+    if reason := cannot_have_several():
+        pytest.skip(reason)
+    with Network(2) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def campaign(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """Runs of ten steps on both hosts; one has ended undisturbed."""
+    campaign = Campaign(Job.make(tmp_path_factory.mktemp("job"), steps=10), network)
+    campaign.undisturbed(hosts=2)
+    return campaign
