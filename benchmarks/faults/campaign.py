@@ -15,7 +15,7 @@ from benchmarks.faults.supervisor import JobError, Supervisor
 
 LIMIT = 300.0
 """Seconds a run may take to get over a fault."""
-PATIENCE = 60
+PATIENCE = 30
 """Starts of all hosts together that a run may take."""
 
 
