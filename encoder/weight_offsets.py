@@ -1,7 +1,7 @@
 """Weight offsets: W' = W * (1 + Delta) for the q, k and v of every attention, Delta of rank 3."""
 
-from functools import partial
 from pathlib import Path
+from types import MethodType
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -86,14 +86,20 @@ def set_offsets(unet: UNet2DConditionModel, offsets: Offsets) -> None:
     """
     for name, linear in _matching(unet, offsets).items():
         u, v = (factor.to(linear.weight.dtype) for factor in offsets[name])
-        weight = torch.addcmul(linear.weight, linear.weight, u @ v.T)
-        linear.forward = partial(F.linear, weight=weight, bias=linear.bias)  # type: ignore[method-assign]
+        linear.offset_weight = torch.addcmul(linear.weight, linear.weight, u @ v.T)
+        linear.forward = MethodType(_with_offsets, linear)  # type: ignore[method-assign]
+
+
+def _with_offsets(linear: nn.Linear, features: Tensor) -> Tensor:
+    """Look the weight up in every call: compiled code then takes it as an input, and is not compiled anew for it."""
+    return F.linear(features, linear.offset_weight, linear.bias)
 
 
 def clear_offsets(unet: UNet2DConditionModel) -> None:
     """Let the projections compute with their own weights again."""
     for linear in attention_projections(unet).values():
         linear.__dict__.pop("forward", None)
+        linear.__dict__.pop("offset_weight", None)
 
 
 @torch.no_grad()

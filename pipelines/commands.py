@@ -124,21 +124,25 @@ def cache(arguments: Namespace, raw: list[str]) -> int:
 
 def pretrain(arguments: Namespace, raw: list[str]) -> int:
     """Pre-train the domain encoder and weight offsets; resumes from the newest complete checkpoint."""
-    from pipelines.launch import inside_cluster, launch
+    from pipelines.launch import inside_cluster, launch, on_this_device
 
     recipe = _recipe(arguments)
     if not inside_cluster():
         from data_prep.manifest import Manifest
         from pipelines.run import Run
 
-        recipe.pretrain.accumulation(arguments.nproc)
+        recipe.pretrain.passes(arguments.nproc)
         Manifest.load(recipe.data.output)
-        Run.open(recipe)
+        Run.open(recipe, accept_changes=arguments.accept_changes)
         return launch(raw, arguments.nproc)
+    on_this_device()
+    from pipelines.pretrain import Sitting
     from pipelines.pretrain import pretrain as run
 
-    run(recipe)
-    return DONE
+    return run(
+        recipe,
+        Sitting(max_minutes=arguments.max_minutes, profile=arguments.profile, accept_changes=arguments.accept_changes),
+    )
 
 
 def release(arguments: Namespace, _: list[str]) -> None:
@@ -246,13 +250,24 @@ def _scheduled_rank() -> int:
     return int(os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get("JOB_COMPLETION_INDEX") or 0)
 
 
-def _pretrain_arguments(parser: ArgumentParser, nproc: int = 1) -> None:
+def _ranks_arguments(parser: ArgumentParser, nproc: int = 1) -> None:
     _takes_recipe(parser)
     parser.add_argument("--nproc", type=int, default=nproc, help="processes to start here, one a device")
 
 
+def _pretrain_arguments(parser: ArgumentParser) -> None:
+    _ranks_arguments(parser)
+    parser.add_argument(
+        "--max-minutes", type=float, default=None, help="save and end with exit code 75 (start me again) after so long"
+    )
+    parser.add_argument("--profile", type=bool, default=False, help="write a trace of a few steps to <run>/profile")
+    parser.add_argument(
+        "--accept-changes", type=bool, default=False, help="go on although recipe or data are not those of the start"
+    )
+
+
 def _cache_arguments(parser: ArgumentParser) -> None:
-    _pretrain_arguments(parser)
+    _ranks_arguments(parser)
     parser.add_argument("--verify", action="store_true", help="recheck every file instead")
 
 
@@ -301,7 +316,7 @@ def _generate_arguments(parser: ArgumentParser) -> None:
 Describe = Callable[[ArgumentParser], None]
 Command = Callable[[Namespace, list[str]], int | None]
 COMMANDS: dict[str, tuple[Describe, Command]] = {
-    "quickstart": (partial(_pretrain_arguments, nproc=2), quickstart),
+    "quickstart": (partial(_ranks_arguments, nproc=2), quickstart),
     "faces": (_faces_arguments, faces),
     "base": (_base_arguments, base),
     "prepare": (_prepare_arguments, prepare),

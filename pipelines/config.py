@@ -37,7 +37,7 @@ class PretrainConfig:
     batch_size: int = 16
     """Pictures an optimizer step, over all devices."""
     micro_batch_size: int = 8
-    """Pictures a device holds at once; the rest of the batch is accumulated."""
+    """The most pictures that a device holds at once; the rest of its share of the batch is accumulated."""
     learning_rate: float = 1.6e-5
     offsets_learning_rate: float | None = None
     """Of the weight offsets; the encoder's unless given."""
@@ -48,11 +48,30 @@ class PretrainConfig:
     """lambda on ||v||^2, mean over the batch."""
     hidden_width: int | None = None
     """Width of the domain encoder's pooled hierarchy; CLIP's own unless given."""
-    zero_stage: Literal[0, 1, 2] = 2
-    """DeepSpeed ZeRO stage."""
-    precision: Literal["bf16", "no"] = "bf16"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage: 1 shards the optimizer's state, 2 gradients, too, 3 the trained weights, too."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in the host's memory, and step there."""
+    precision: Literal["bf16", "fp16", "no"] = "bf16"
+    """Of the trained modules in the step; the optimizer's weights are always fp32."""
     gradient_checkpointing: bool = True
+    compile: bool = False
+    """Compile the UNet with torch.compile: slower to start, faster to run, and needs a C++ compiler."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time; slower on a GPU."""
     max_grad_norm: float = 1.0
+    average: float = 0.0
+    """Decay of a moving average of the trained weights, which is then what is shown and released; 0 keeps none."""
+    skips_allowed: int = 8
+    """Steps in a row with a loss or gradient that is not finite (each is skipped) before the run gives up."""
+    spike_factor: float = 10.0
+    """A loss so many median deviations above the median of the last 128 steps is reported with its pictures."""
+    start_timeout_seconds: float = 3600.0
+    """For what may take long: loading, the first step, validation, saving. Then a rank that hangs ends itself."""
+    step_timeout_seconds: float = 600.0
+    """The same for a step after the first."""
+    stop_signal: str = "SIGUSR2"
+    """Beside SIGTERM and SIGINT: save, and end with exit code 75, which says start me again."""
     log_every: int = 10
     checkpoint_every: int = 1000
     keep: int = 2
@@ -73,26 +92,36 @@ class PretrainConfig:
             "checkpoint_every",
             "keep",
             "sample_every",
+            "skips_allowed",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; give at least 1")
         if self.learning_rate <= 0 or self.regulariser < 0:
             raise ConfigError("pretrain.learning_rate must be positive and regulariser at least 0")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"pretrain.average is {self.average}; give a decay such as 0.999, or 0 for none")
+        if min(self.start_timeout_seconds, self.step_timeout_seconds) <= 0:
+            raise ConfigError("pretrain.start_timeout_seconds and step_timeout_seconds must be positive")
 
     @property
     def learning_rates(self) -> tuple[float, float]:
         """Of the domain encoder and of the weight offsets."""
         return self.learning_rate, self.offsets_learning_rate or self.learning_rate
 
-    def accumulation(self, world: int) -> int:
-        """Micro-batches a device does a step. Raises ConfigError if the batch does not divide."""
-        per_pass = self.micro_batch_size * world
-        if self.batch_size % per_pass:
+    def passes(self, world: int) -> tuple[int, int]:
+        """Pictures that each of ``world`` devices holds at once, and how often a step; every device does the same.
+
+        Raises ConfigError if the batch cannot be shared.
+        """
+        share, rest = divmod(self.batch_size, world)
+        if rest or not share:
+            fit = ", ".join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)
             raise ConfigError(
-                f"pretrain.batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size} "
-                f"x {world} devices; change one of them"
+                f"pretrain.batch_size {self.batch_size} cannot be shared by {world} devices; start {fit} of them, or "
+                "change it"
             )
-        return self.batch_size // per_pass
+        at_once = next(n for n in range(min(self.micro_batch_size, share), 0, -1) if share % n == 0)
+        return at_once, share // at_once
 
 
 @dataclass(frozen=True, kw_only=True)

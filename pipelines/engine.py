@@ -1,8 +1,8 @@
 """DeepSpeed around the trained modules, through Accelerate; the frozen ones stay outside."""
 
+import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -10,18 +10,19 @@ import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 from deepspeed import DeepSpeedEngine
-from deepspeed.utils import safe_get_full_fp32_param
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import distributed as dist
+from torch import nn
 
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning, Prompts
 from encoder.domain_encoder import DomainEncoder
+from encoder.errors import ConfigError
 from encoder.features import Encoded
 from encoder.objective import Draw, Losses, domain_tuning_loss
-from encoder.weight_offsets import OffsetPredictor, save_offsets, set_offsets
+from encoder.weight_offsets import OffsetPredictor, set_offsets
 from pipelines.config import PretrainConfig, Recipe
 from pipelines.errors import RunError
+from pipelines.optimizer import GuardedAdamW
 
 
 class DomainModel(nn.Module):
@@ -55,15 +56,42 @@ class DomainModel(nn.Module):
 
 @dataclass(frozen=True)
 class Cluster:
-    """This process's place."""
+    """This process's place, and how the hosts talk to each other without their devices."""
 
     accelerator: Accelerator
     rank: int
     world: int
+    hosts: dist.ProcessGroup | None
+    """Over gloo, so that asking costs no device a halt; None for a single process."""
 
     def wait(self) -> None:
         """Until every rank is here."""
-        self.accelerator.wait_for_everyone()
+        if self.hosts:
+            dist.barrier(self.hosts)
+
+    def largest(self, number: int) -> int:
+        """The largest of all ranks' numbers."""
+        if self.hosts is None:
+            return number
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.hosts)
+        return int(value)
+
+    def gather(self, numbers: list[float]) -> list[list[float]]:
+        """Every rank's numbers, by rank."""
+        if self.hosts is None:
+            return [numbers]
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        everyone = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(everyone, mine, group=self.hosts)
+        return [theirs.tolist() for theirs in everyone]
+
+    def rank_0_says(self, text: str) -> str:
+        """Rank 0's text, on every rank."""
+        said = [text]
+        if self.hosts:
+            dist.broadcast_object_list(said, group=self.hosts)
+        return said[0]
 
 
 def join_cluster(recipe: Recipe) -> Cluster:
@@ -75,6 +103,7 @@ def join_cluster(recipe: Recipe) -> Cluster:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
         False  # compiled at the first start on a CPU; gloo needs no compiler
     )
+    deepspeed.utils.logger.setLevel(logging.ERROR)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(recipe.pretrain, world))
     handlers = [] if torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")]
@@ -87,49 +116,58 @@ def join_cluster(recipe: Recipe) -> Cluster:
             f"the ranks cannot meet at {address} ({reason}); free that port or set MASTER_PORT to another"
         ) from error
     set_seed(recipe.seed)
-    return Cluster(accelerator, accelerator.process_index, accelerator.num_processes)
+    if recipe.pretrain.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    hosts = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+    return Cluster(accelerator, accelerator.process_index, accelerator.num_processes, hosts)
 
 
 def deepspeed_config(config: PretrainConfig, world: int) -> dict[str, Any]:
     """DeepSpeed's configuration for a recipe on ``world`` devices."""
+    at_once, passes = config.passes(world)
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
     return {
         "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": config.micro_batch_size,
-        "gradient_accumulation_steps": config.accumulation(world),
+        "train_micro_batch_size_per_gpu": at_once,
+        "gradient_accumulation_steps": passes,
         "gradient_clipping": config.max_grad_norm,
-        "zero_optimization": {"stage": config.zero_stage},
-        "bf16": {"enabled": config.precision == "bf16"},
+        "zero_optimization": zero,
+        # The optimizer looks at the gradients itself, on the device; DeepSpeed would stop the host for it.
+        "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": False},
+        "fp16": {"enabled": config.precision == "fp16"},
         "zero_allow_untested_optimizer": True,
+        # PyTorch's fused AdamW steps on the CPU as well, and nothing has to be compiled for it.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
 
 
-def build_engine(model: DomainModel, config: PretrainConfig, cluster: Cluster) -> DeepSpeedEngine:
-    """The model in a DeepSpeed engine with AdamW. Raises RunError if Accelerate gives anything else."""
+def build_engine(model: DomainModel, config: PretrainConfig, cluster: Cluster) -> tuple[DeepSpeedEngine, GuardedAdamW]:
+    """The model in a DeepSpeed engine, and the AdamW that it steps.
+
+    Raises ConfigError if the device cannot do what the recipe asks, RunError if Accelerate gives anything else.
+    """
     parts = (model.encoder, model.offsets)
     groups = [
         {"params": list(p.parameters()), "lr": rate} for p, rate in zip(parts, config.learning_rates, strict=True)
     ]
-    engine, _ = cluster.accelerator.prepare(model, torch.optim.AdamW(groups))
+    optimizer = GuardedAdamW(groups, average_decay=config.average)
+    try:
+        engine, _ = cluster.accelerator.prepare(model, optimizer)
+    except ValueError as error:
+        if "not supported on your device" not in str(error):
+            raise
+        raise ConfigError(f"this device cannot do pretrain.precision {config.precision}; give bf16 or no") from error
     if not isinstance(engine, DeepSpeedEngine):
         raise RunError(
             f"expected a DeepSpeedEngine, Accelerate made a {type(engine).__name__}; "
             "unset the ACCELERATE_* variables that turn DeepSpeed off"
         )
-    return engine
-
-
-def save_trainable(engine: DeepSpeedEngine, folder: Path, rank: int) -> None:
-    """Write the trained modules in fp32 and the collapsed offsets. Every rank must call; rank 0 writes."""
-    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "offsets": {}}
-    for name, parameter in engine.module.named_parameters():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = safe_get_full_fp32_param(parameter).detach().cpu().clone().contiguous()
-    if rank:
-        return
-    folder.mkdir(parents=True)
-    save_file(parts["encoder"], folder / "domain_encoder.safetensors")
-    save_file(parts["offsets"], folder / "offset_predictor.safetensors")
-    exact = OffsetPredictor(engine.module.offsets.shapes)
-    exact.load_state_dict(parts["offsets"])
-    save_offsets(exact(), folder / "weight_offsets.safetensors")
+    optimizer.begin()
+    if config.zero_stage in (1, 2):  # the others step all groups at once, or look at all gradients themselves
+        # The engine's public copy of it is of the step before.
+        optimizer.global_norm = lambda: engine.optimizer._global_grad_norm
+    return engine, optimizer

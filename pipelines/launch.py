@@ -5,16 +5,27 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 
 from pipelines.errors import FAILED, RunError
 
+SECONDS_TO_FALL = 15.0
+"""For ranks whose peer is gone, to find out and say so."""
+
 
 def inside_cluster() -> bool:
     """Whether somebody else (torchrun, srun, Kubernetes) has already started the ranks."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def on_this_device() -> None:
+    """Tell DeepSpeed, before it is imported, which device there is: without a GPU it would not look for a CPU."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
@@ -26,8 +37,6 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
     }
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    if not torch.cuda.is_available():
-        environment["DS_ACCELERATOR"] = "cpu"
     command = [sys.executable, "-m", "e4t", *arguments]
     ranks = [
         subprocess.Popen(command, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})  # noqa: S603 - our own command
@@ -35,7 +44,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     ]
     previous = {
         number: signal.signal(number, lambda number, _: _pass_on(ranks, number))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
     }
     try:
         return _wait(ranks)
@@ -63,7 +72,7 @@ def _pass_on(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
-    """Wait in the order in which ranks end."""
+    """Wait in the order in which ranks end; once one has failed, the others soon fail too, or never end."""
     running = {rank.pid: rank for rank in ranks}
     while running:
         pid, status = os.wait()
@@ -72,9 +81,12 @@ def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
             continue
         rank.returncode = os.waitstatus_to_exitcode(status)
         if rank.returncode:
+            if rank.returncode < 0:
+                name = signal.Signals(-rank.returncode).name
+                sys.stderr.write(f"e4t: a rank (process {pid}) was ended by {name}; the same command goes on\n")
+            deadline = time.monotonic() + SECONDS_TO_FALL
             for other in running.values():
-                other.terminate()
-            for other in running.values():
-                other.wait()
+                with suppress(subprocess.TimeoutExpired):
+                    other.wait(max(0.0, deadline - time.monotonic()))
             return rank.returncode if rank.returncode > 0 else FAILED
     return 0

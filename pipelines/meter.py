@@ -1,34 +1,74 @@
-"""What a training run says of itself: mean losses, speed, time left."""
+"""What a training run says of itself: mean losses, speed, where the time went, memory."""
 
+import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 LOSSES = ("loss", "denoising", "regulariser")
+PEAK_TERAFLOPS = {"H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
+"""Dense bf16, of NVIDIA's data sheets; the first whose name is in the device's."""
 
 
 class Meter:
-    """Averages over the steps since it was last read."""
+    """Averages over the steps since it was last read. Losses are added on their device: nobody waits for them."""
 
     def __init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
-        self.sums, self.steps, self.since = torch.zeros(len(LOSSES)), 0, time.monotonic()
+        self.losses: Tensor | None = None
+        self.steps, self.waited, self.since = 0, 0.0, time.monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around waiting for data."""
+        began = time.monotonic()
+        yield
+        self.waited += time.monotonic() - began
 
     def add(self, losses: Tensor) -> None:
         """Add a step's losses, (3,) in the order of ``LOSSES``."""
-        self.sums += losses
+        self.losses = losses if self.losses is None else self.losses + losses
         self.steps += 1
 
-    def read(self, batch_size: int) -> dict[str, float]:
-        """Mean losses and pictures a second; begins anew."""
+    def read(self) -> list[float]:
+        """Mean losses, steps, seconds, seconds that were waited for data, peak bytes; begins anew."""
+        means = [0.0] * len(LOSSES) if self.losses is None else (self.losses / self.steps).tolist()
         seconds = time.monotonic() - self.since
-        values = dict(zip(LOSSES, (self.sums / self.steps).tolist(), strict=True))
-        values |= {"images_per_second": self.steps * batch_size / seconds, "seconds": seconds}
+        numbers = [*means, float(self.steps), seconds, self.waited, float(peak_bytes())]
         self._start()
-        return values
+        return numbers
+
+
+def summarise(ranks: list[list[float]], batch_size: int, teraflops: float, device: str) -> dict[str, float]:
+    """One line of all ranks' ``Meter.read``: losses are means, the rest is that of the worst rank.
+
+    ``teraflops`` is what one rank computes a step; the share of the device's peak is there if the peak is known.
+    """
+    columns = list(zip(*ranks, strict=True))
+    *losses, steps, seconds, waited, memory = columns
+    slowest = max(seconds)
+    line = {name: sum(values) / len(values) for name, values in zip(LOSSES, losses, strict=True)}
+    line |= {
+        "images_per_second": steps[0] * batch_size / slowest,
+        "data_wait_share": max(w / s for w, s in zip(waited, seconds, strict=True)),
+        "memory_peak_gib": max(memory) / 2**30,
+        "teraflops_per_device": steps[0] * teraflops / slowest,
+        "seconds": slowest,
+    }
+    peak = next((peak for name, peak in PEAK_TERAFLOPS.items() if name in device), None)
+    return line | ({"mfu": line["teraflops_per_device"] / peak} if peak else {})
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held: on the device, or here if there is none."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def clock(seconds: float) -> str:

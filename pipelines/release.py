@@ -26,10 +26,12 @@ from encoder.release_format import (
     Release,
     relative_to,
 )
+from pipelines import saved_state
 from pipelines.checkpoints import Checkpoints
 from pipelines.config import Recipe
 from pipelines.errors import RunError
 from pipelines.run import environment
+from pipelines.saved_state import best_weights, read_facts
 from pipelines.tracking import connect, first_line, tracking_uri
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def make_release(recipe: Recipe, output: Path, version: str) -> Release:
     shutil.rmtree(aside, ignore_errors=True)
     for part in (ENCODER, OFFSETS):
         (aside / part).mkdir(parents=True)
-    _weights(checkpoint / "trainable", aside)
+    _weights(best_weights(checkpoint), aside)
     encoder_config = DomainEncoderConfig.for_backbone(Backbone.load(recipe.base), recipe.pretrain.hidden_width)
     _json(aside / ENCODER / CONFIG, asdict(encoder_config))
     _json(aside / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
@@ -70,9 +72,9 @@ def make_release(recipe: Recipe, output: Path, version: str) -> Release:
     return Release.open(output)
 
 
-def _weights(trainable: Path, aside: Path) -> None:
-    shutil.copyfile(trainable / "domain_encoder.safetensors", aside / ENCODER / WEIGHTS)
-    shutil.copyfile(trainable / "weight_offsets.safetensors", aside / OFFSETS / WEIGHTS)
+def _weights(trained: Path, aside: Path) -> None:
+    shutil.copyfile(trained / saved_state.ENCODER, aside / ENCODER / WEIGHTS)
+    shutil.copyfile(trained / saved_state.OFFSETS, aside / OFFSETS / WEIGHTS)
 
 
 def _index(recipe: Recipe, output: Path, version: str) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def _index(recipe: Recipe, output: Path, version: str) -> dict[str, Any]:
 
 def _provenance(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
     marker = recipe.folder / "mlflow_run_id"
-    state = json.loads((checkpoint / "state.json").read_text())
+    state = read_facts(checkpoint)
     return {
         "recipe": recipe.plain(),
         "checkpoint": checkpoint.name,

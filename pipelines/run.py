@@ -29,6 +29,19 @@ FREE = (
     "pretrain.keep_every",
     "pretrain.sample_every",
     "pretrain.validate_samples",
+    "pretrain.micro_batch_size",
+    "pretrain.zero_stage",
+    "pretrain.offload_optimizer",
+    "pretrain.gradient_checkpointing",
+    "pretrain.compile",
+    "pretrain.deterministic",
+    "pretrain.skips_allowed",
+    "pretrain.spike_factor",
+    "pretrain.start_timeout_seconds",
+    "pretrain.step_timeout_seconds",
+    "pretrain.stop_signal",
+    "stream.threads",
+    "stream.prefetch",
 )
 """Settings that may change between the sittings of a run."""
 PACKAGES = ("torch", "deepspeed", "accelerate", "diffusers", "transformers", "webdataset", "mlflow")
@@ -41,16 +54,18 @@ class Run:
         self.folder, self.rank = folder, rank
 
     @classmethod
-    def open(cls, recipe: Recipe, rank: int = 0) -> "Run":
+    def open(cls, recipe: Recipe, rank: int = 0, *, accept_changes: bool = False) -> "Run":
         """Make the folder, or take up one of the same recipe.
 
-        Raises ConfigError, with the difference, for another recipe's; on every rank, so that none waits for the others.
+        Raises ConfigError, with the difference, for another recipe's, unless changes are accepted; on every rank, so
+        that none waits for the others.
         """
         run = cls(recipe.folder, rank)
-        if changed := run._difference(recipe):
+        if (changed := run._difference(recipe)) and not accept_changes:
             difference = "; ".join(changed)
             raise ConfigError(
-                f"{run.folder} holds a run of another recipe ({difference}); give another name or delete it"
+                f"{run.folder} holds a run of another recipe ({difference}); give another name, delete it, or go on "
+                "all the same with --accept-changes true"
             )
         if rank == 0:
             for name in ("logs", "samples", "checkpoints"):
@@ -69,11 +84,17 @@ class Run:
         return [f"{key}: {then!r} there, {now!r} now" for key, then, now in changed if not key.startswith(free)]
 
     def log_to_file(self) -> None:
-        """Let this rank's lines go to its own log file, too."""
+        """Let this rank's lines go to its own log file, too; only rank 0's are for the terminal."""
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(self.folder / "logs" / f"rank_{self.rank}.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger("e4t").addHandler(handler)
+        logging.getLogger("e4t").propagate = self.rank == 0
+
+    def log_step(self, **values: Any) -> None:  # noqa: ANN401 - any plain values
+        """Append a line to this rank's own record of its steps."""
+        with (self.folder / "logs" / f"rank_{self.rank}.jsonl").open("a") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
 
     def log(self, **values: Any) -> None:  # noqa: ANN401 - any plain values
         """Append a line to metrics.jsonl."""

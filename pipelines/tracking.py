@@ -1,21 +1,26 @@
-"""MLflow: recipe, metrics, pictures, the data set. Tracking can fail; training does not."""
+"""MLflow: recipe, metrics, pictures, the data set. Tracking can fail or be away; training does not wait for it."""
 
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.files import write_whole
+from pipelines.outbox import Outbox
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("e4t")
-PAUSE = 60.0
-"""Seconds for which a tracker that has failed is left alone, so that one that hangs does not slow every step."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds after a failure before the tracker is tried again; doubled each time."""
+PATIENCE = 30.0
+"""Seconds for which the end of a run waits for the tracker."""
+METRICS_A_CALL = 900
 PARAMETERS_A_CALL, PARAMETER_LENGTH, DIGEST_LENGTH = 100, 6000, 36
 """MLflow's own limits."""
 
@@ -42,101 +47,186 @@ def first_line(error: Exception) -> str:
     return str(error).split("\n")[0][:200]
 
 
+Send = Callable[["MlflowClient", str, Any], None]
+
+
 class Tracker:
-    """One MLflow run, taken up again when the training run is. No method raises."""
+    """One MLflow run, taken up again when the training run is. No method raises, and none waits but ``close``.
+
+    What is to be logged goes into an outbox on the disk, and a thread sends it. A tracker that is slow or away leaves
+    a gap that is filled when it is back, by the next sitting if need be.
+    """
 
     def __init__(self, runs: Path | str, folder: Path, experiment: str, name: str) -> None:
         self.uri, self.run_id = tracking_uri(runs), ""
+        self._runs, self._folder, self._experiment, self._name = Path(runs), folder, experiment, name
         self._client: MlflowClient | None = None
-        self._warned, self._not_before = False, 0.0
-        try:
-            self._client = self._open(Path(runs), folder, experiment, name)
-        except Exception as error:
-            log.warning("tracking at %s is not to be had (%s); the run goes on without it", self.uri, first_line(error))
-
-    def _open(self, runs: Path, folder: Path, experiment: str, name: str) -> "MlflowClient":
-        client = connect(runs)
-        found = client.get_experiment_by_name(experiment)
-        artifacts = (runs.resolve() / "mlartifacts" / experiment).as_uri() if self.uri.startswith("sqlite") else None
-        experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifacts)
-        marker = folder / "mlflow_run_id"
-        known = marker.read_text().strip() if marker.exists() else None
-        if known and _has_run(client, known):
-            self.run_id = known
-            client.update_run(known, status="RUNNING")
-        else:
-            self.run_id = client.create_run(experiment_id, run_name=name).info.run_id
-            write_whole(marker, self.run_id + "\n")
-        return client
+        self._outbox = Outbox(folder / "tracking")
+        self._closing, self._news = threading.Event(), threading.Event()
+        self._away = False
+        self._sender = threading.Thread(target=self._send, name="tracker", daemon=True)
+        self._put("status", "RUNNING")
+        self._sender.start()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; a run that is taken up again keeps those it has, as MLflow demands."""
-
-        def send(client: "MlflowClient") -> None:
-            from mlflow.entities import Param
-
-            known = client.get_run(self.run_id).data.params
-            new = [Param(key, str(value)[:PARAMETER_LENGTH]) for key, value in values.items() if key not in known]
-            for start in range(0, len(new), PARAMETERS_A_CALL):
-                client.log_batch(self.run_id, params=new[start : start + PARAMETERS_A_CALL])
-
-        self._try(send)
+        self._put("params", {key: str(value)[:PARAMETER_LENGTH] for key, value in values.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-
-        def send(client: "MlflowClient") -> None:
-            from mlflow.entities import RunTag
-
-            client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
-
-        self._try(send)
+        self._put("tags", dict(values))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log metrics of a step."""
-
-        def send(client: "MlflowClient") -> None:
-            from mlflow.entities import Metric
-
-            now = int(time.time() * 1000)
-            client.log_batch(self.run_id, [Metric(key, float(value), now, step) for key, value in values.items()])
-
-        self._try(send)
+        self._put("metrics", [[key, float(value), int(time.time() * 1000), step] for key, value in values.items()])
 
     def dataset(self, name: str, digest: str, source: str) -> None:
         """Name the data set that the run reads, by its manifest's digest: the lineage from shard to release."""
-
-        def send(client: "MlflowClient") -> None:
-            from mlflow.entities import Dataset, DatasetInput, InputTag
-
-            data = Dataset(name, digest[:DIGEST_LENGTH], "local", json.dumps({"uri": source}))
-            client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
-            client.set_tag(self.run_id, "e4t.data_manifest", digest)
-
-        self._try(send)
+        self._put("dataset", {"name": name, "digest": digest, "source": source})
 
     def file(self, path: Path, folder: str) -> None:
         """Log a file, pictures included, under an artifact folder."""
-        self._try(lambda client: client.log_artifact(self.run_id, str(path), folder))
+        self._put("file", {"path": str(path), "folder": folder})
 
     def close(self, status: str) -> None:
         """End the run: FINISHED, FAILED, or KILLED for one that will be taken up again."""
-        self._not_before = 0.0
-        self._try(lambda client: client.set_terminated(self.run_id, status))
+        self._put("status", status)
+        self._closing.set()
+        self._news.set()
+        self._sender.join(PATIENCE)
+        if left := self._outbox.waiting():
+            log.warning(
+                "tracking at %s lacks %d entries; they wait in %s and the same command sends them",
+                self.uri, left, self._outbox.folder,
+            )  # fmt: skip
 
-    def _try(self, send: "Callable[[MlflowClient], None]") -> None:
-        if self._client is None or time.monotonic() < self._not_before:
-            return
+    def _put(self, kind: str, what: object) -> None:
         try:
-            send(self._client)
-        except Exception as error:
-            self._not_before = time.monotonic() + PAUSE
-            if not self._warned:
-                reason = first_line(error)
-                log.warning(
-                    "tracking at %s failed (%s); training goes on, metrics.jsonl has everything", self.uri, reason
-                )
-            self._warned = True
+            self._outbox.put({"kind": kind, "what": what})
+        except OSError as error:
+            log.warning("nothing can be kept for the tracker (%s); metrics.jsonl has everything", error.strerror)
+        self._news.set()
+
+    def _send(self) -> None:
+        """The thread: everything in order, until told to close and nothing is left or nobody answers."""
+        pause = FIRST_PAUSE
+        while not (self._closing.is_set() and not self._outbox.waiting()):
+            self._news.clear()
+            try:
+                self._client = self._client or self._open()
+                while taken := self._outbox.first(METRICS_A_CALL):
+                    self._deliver(self._client, taken)
+                    self._outbox.done()
+                self._is_back()
+                pause = FIRST_PAUSE
+            except Exception as error:
+                self._is_away(error)
+                self._closing.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                if self._closing.is_set():
+                    time.sleep(FIRST_PAUSE)
+                continue
+            if not self._closing.is_set():
+                self._news.wait()
+
+    def _deliver(self, client: "MlflowClient", entries: list[dict[str, Any]]) -> None:
+        """Send entries, all metrics at once; one that the tracker will never take is left out with a warning."""
+        metrics = [metric for entry in entries if entry["kind"] == "metrics" for metric in entry["what"]]
+        sends: list[tuple[Send, Any]] = [(_send_metrics, metrics)] if metrics else []
+        sends += [(_SENDERS[entry["kind"]], entry["what"]) for entry in entries if entry["kind"] != "metrics"]
+        for send, what in sends:
+            try:
+                send(client, self.run_id, what)
+            except Exception as error:
+                if not _is_hopeless(error):
+                    raise
+                log.warning("tracking at %s refuses an entry (%s); it is left out", self.uri, first_line(error))
+
+    def _open(self) -> "MlflowClient":
+        client = connect(self._runs)
+        found = client.get_experiment_by_name(self._experiment)
+        artifacts = (self._runs.resolve() / "mlartifacts" / self._experiment).as_uri()
+        where = artifacts if self.uri.startswith("sqlite") else None
+        experiment_id = found.experiment_id if found else client.create_experiment(self._experiment, where)
+        marker = self._folder / "mlflow_run_id"
+        known = marker.read_text().strip() if marker.exists() else None
+        if known and _has_run(client, known):
+            self.run_id = known
+        else:
+            self.run_id = client.create_run(experiment_id, run_name=self._name).info.run_id
+            write_whole(marker, self.run_id + "\n")
+        return client
+
+    def _is_away(self, error: Exception) -> None:
+        if not self._away:
+            log.warning(
+                "tracking at %s is away (%s); training goes on, and it is told later", self.uri, first_line(error)
+            )
+        self._away = True
+
+    def _is_back(self) -> None:
+        if self._away:
+            log.info("tracking at %s is back, and has been told what it missed", self.uri)
+        self._away = False
+
+
+def _send_params(client: "MlflowClient", run_id: str, values: dict[str, str]) -> None:
+    from mlflow.entities import Param
+
+    known = client.get_run(run_id).data.params
+    new = [Param(key, value) for key, value in values.items() if key not in known]
+    for start in range(0, len(new), PARAMETERS_A_CALL):
+        client.log_batch(run_id, params=new[start : start + PARAMETERS_A_CALL])
+
+
+def _send_tags(client: "MlflowClient", run_id: str, values: dict[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+
+def _send_metrics(client: "MlflowClient", run_id: str, values: list[list[Any]]) -> None:
+    from mlflow.entities import Metric
+
+    client.log_batch(run_id, [Metric(*value) for value in values])
+
+
+def _send_dataset(client: "MlflowClient", run_id: str, about: dict[str, str]) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    data = Dataset(about["name"], about["digest"][:DIGEST_LENGTH], "local", json.dumps({"uri": about["source"]}))
+    client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+    client.set_tag(run_id, "e4t.data_manifest", about["digest"])
+
+
+def _send_file(client: "MlflowClient", run_id: str, about: dict[str, str]) -> None:
+    client.log_artifact(run_id, about["path"], about["folder"])
+
+
+def _send_status(client: "MlflowClient", run_id: str, status: str) -> None:
+    if status == "RUNNING":
+        client.update_run(run_id, status=status)
+    else:
+        client.set_terminated(run_id, status)
+
+
+_SENDERS: dict[str, Send] = {
+    "params": _send_params,
+    "tags": _send_tags,
+    "dataset": _send_dataset,
+    "file": _send_file,
+    "status": _send_status,
+}
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether the same would fail for ever: the tracker has said no, or the file is gone."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+        return 400 <= status < 500 and status not in (408, 429)
+    return isinstance(error, FileNotFoundError)
 
 
 def _has_run(client: "MlflowClient", run_id: str) -> bool:

@@ -1,0 +1,99 @@
+"""A training state as files: safetensors and JSON, no pickle, nothing that depends on who wrote it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from data_prep.files import write_whole
+from encoder.weight_offsets import OffsetPredictor, save_offsets
+from pipelines.errors import RunError
+from pipelines.optimizer import AVERAGE
+from pipelines.training_state import Tensors, TrainingState
+
+FORMAT = 1
+TRAINABLE, AVERAGED, OPTIMIZER, STATE = "trainable", "averaged", "optimizer", "state.json"
+ENCODER, PREDICTOR, OFFSETS = "domain_encoder.safetensors", "offset_predictor.safetensors", "weight_offsets.safetensors"
+PARTS = {"encoder.": ENCODER, "offsets.": PREDICTOR}
+
+
+@dataclass
+class Progress:
+    """Where a run is."""
+
+    step: int = 0
+    samples_seen: int = 0
+    seconds: float = 0.0
+    """Spent in training, over all sittings."""
+    skipped: int = 0
+    """Steps whose loss or gradient was not finite."""
+
+
+def write_state(
+    folder: Path, state: TrainingState, progress: Progress, shapes: dict[str, tuple[int, int]], facts: Mapping[str, Any]
+) -> None:
+    """Fill a folder; ``facts`` say what the run was, ``shapes`` are those of the offset predictor."""
+    _write_parts(folder / TRAINABLE, state.weights, shapes)
+    if AVERAGE in state.moments:
+        _write_parts(folder / AVERAGED, state.moments[AVERAGE], shapes)
+    (folder / OPTIMIZER).mkdir()
+    for name, tensors in state.moments.items():
+        if name != AVERAGE:
+            save_file(tensors, folder / OPTIMIZER / f"{name}.safetensors")
+    about = {
+        "format": FORMAT,
+        **asdict(progress),
+        "updates": state.updates,
+        "loss_scale": state.loss_scale,
+        **facts,
+    }
+    write_whole(folder / STATE, json.dumps(about, indent=1) + "\n")
+
+
+def read_state(folder: Path) -> TrainingState:
+    """What ``write_state`` wrote."""
+    about = read_facts(folder)
+    moments = {path.stem: load_file(path) for path in sorted((folder / OPTIMIZER).glob("*.safetensors"))}
+    if (folder / AVERAGED).exists():
+        moments[AVERAGE] = _read_parts(folder / AVERAGED)
+    return TrainingState(_read_parts(folder / TRAINABLE), moments, about["updates"], about["loss_scale"])
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """``state.json``. Raises RunError for one of another format."""
+    about: dict[str, Any] = json.loads((folder / STATE).read_text())
+    if about.get("format") != FORMAT:
+        raise RunError(
+            f"checkpoint {folder} has format {about.get('format')}, this e4t reads {FORMAT}; go on with the e4t that "
+            "wrote it, or start anew under another name"
+        )
+    return about
+
+
+def read_progress(folder: Path) -> Progress:
+    """Where the run was."""
+    about = read_facts(folder)
+    return Progress(**{name: about[name] for name in asdict(Progress())})
+
+
+def best_weights(folder: Path) -> Path:
+    """The folder of what is released: the average if one was kept."""
+    return folder / AVERAGED if (folder / AVERAGED).exists() else folder / TRAINABLE
+
+
+def _write_parts(folder: Path, weights: Tensors, shapes: dict[str, tuple[int, int]]) -> None:
+    folder.mkdir()
+    for prefix, file in PARTS.items():
+        part = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        save_file(part, folder / file)
+        if file == PREDICTOR:
+            predictor = OffsetPredictor(shapes)
+            predictor.load_state_dict(part)
+            save_offsets(predictor(), folder / OFFSETS)
+
+
+def _read_parts(folder: Path) -> Tensors:
+    return {f"{prefix}{name}": t for prefix, file in PARTS.items() for name, t in load_file(folder / file).items()}

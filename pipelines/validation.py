@@ -1,0 +1,80 @@
+"""What held-out pictures say of the weights: a loss at fixed noise and timesteps, and a grid to look at."""
+
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from PIL import Image
+
+from data_prep.stream import Sample, ShardReader
+from encoder.backbone import Backbone
+from encoder.conditioning import Conditioning
+from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.features import encode_pictures
+from encoder.objective import Draw
+from encoder.weight_offsets import OffsetPredictor, set_offsets
+from pipelines.config import Recipe
+from pipelines.engine import DomainModel
+from pipelines.sampling import training_grid
+from pipelines.training_state import Tensors
+
+GRID_ROWS = 6
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out pictures and all that is frozen. Draws its randomness from fixed seeds and leaves training's alone."""
+
+    recipe: Recipe
+    backbone: Backbone
+    conditioning: Conditioning
+
+    def loss(self, weights: Tensors) -> float:
+        """Mean denoising loss."""
+        samples = self._samples()
+        pixels = torch.stack([sample.image for sample in samples])
+        draw = draws(self.recipe, self.backbone, list(range(len(samples))))
+        captions = zip((sample.caption for sample in samples), draw.choice.tolist(), strict=True)
+        prompts = self.conditioning.tokenize([self.conditioning.prompt_for(*pair) for pair in captions])
+        model, size = self._model(weights), self.recipe.pretrain.micro_batch_size
+        total = 0.0
+        with torch.no_grad():
+            for start in range(0, len(samples), size):
+                rows = slice(start, start + size)
+                pictures = encode_pictures(self.backbone, pixels[rows])
+                total += float(model(pictures, prompts[rows], draw[rows], 0.0).denoising) * len(pixels[rows])
+        return total / len(samples)
+
+    def grid(self, weights: Tensors) -> Image.Image:
+        """Pictures, and what the encoder makes of them without tuning."""
+        rows = list(islice(self._reader(), GRID_ROWS))
+        model = self._model(weights)
+        with torch.no_grad():
+            set_offsets(self.backbone.unet, model.offsets())
+        return training_grid(model, rows, self.recipe, self.backbone, self.conditioning)
+
+    def _reader(self) -> ShardReader:
+        return ShardReader(self.recipe.data.output, "val")
+
+    def _samples(self) -> list[Sample]:
+        reader, count = self._reader(), self.recipe.pretrain.validate_samples
+        step = max(1, len(reader) // count)
+        return [reader[index] for index in range(0, len(reader), step)][:count]
+
+    def _model(self, weights: Tensors) -> DomainModel:
+        with torch.random.fork_rng():
+            model = domain_model(self.recipe, self.backbone, self.conditioning)
+        model.load_state_dict(weights)
+        return model.to(self.backbone.device).requires_grad_(False)
+
+
+def domain_model(recipe: Recipe, backbone: Backbone, conditioning: Conditioning) -> DomainModel:
+    """The modules to be trained, as they are before training."""
+    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, recipe.pretrain.hidden_width))
+    return DomainModel(encoder, OffsetPredictor.for_unet(backbone.unet), backbone, conditioning)
+
+
+def draws(recipe: Recipe, backbone: Backbone, seeds: list[int]) -> Draw:
+    """Noise, timesteps and prompts for samples with these seeds."""
+    shape = backbone.latent_shape(recipe.data.resolution)
+    return Draw.for_samples(seeds, shape, backbone.noise_schedule.config.num_train_timesteps)
