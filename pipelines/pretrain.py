@@ -113,7 +113,7 @@ class Trainer:
         self.checkpoints = Checkpoints(run.folder / "checkpoints", self.config.keep, self.config.keep_every)
         self.guard = Guard(self.config.skips_allowed, self.config.spike_factor, self._judged)
         self.meter, self.teraflops = Meter(), 0.0
-        self.name = f"{int(time.time())}-{os.getpid()}"
+        self.name = self.cluster.rank_0_says(f"{int(time.time())}-{os.getpid()}")
         self.progress, self.saved_step, self.beat = Progress(), -1, 0.0
         self.tracker = self._track() if self.cluster.rank == 0 else None
 

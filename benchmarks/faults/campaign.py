@@ -29,7 +29,7 @@ class Moment:
     @classmethod
     def draw(cls, rng: random.Random, count: int, steps: int) -> "list[Moment]":
         """So many, in the order in which they come."""
-        drawn = [cls(rng.randrange(steps), rng.random()) for _ in range(count)]
+        drawn = [cls(rng.randrange(steps - 1), rng.random()) for _ in range(count)]
         return sorted(drawn, key=lambda moment: moment.step)
 
 

@@ -22,7 +22,8 @@ SEED = 0
 WINDOW_SHARDS = 3
 RANKS = 2
 STEP_TIMEOUT = 15.0
-"""Seconds after which a rank gives up a step that does not end."""
+START_TIMEOUT = 90.0
+"""Seconds after which a rank gives up a step, or a start, that does not end."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Job:
             "pretrain": {
                 "steps": steps, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 1.0e-3, "hidden_width": 64,
                 "log_every": 1, "checkpoint_every": 2, "sample_every": 1000, "validate_samples": 4, "zero_stage": 2,
+                "step_timeout_seconds": STEP_TIMEOUT, "start_timeout_seconds": START_TIMEOUT,
             },
         }  # fmt: skip
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.faults.hosts import Host, send
-from benchmarks.faults.job import STEP_TIMEOUT, Job, RunFolder
+from benchmarks.faults.job import START_TIMEOUT, STEP_TIMEOUT, Job, RunFolder
 from benchmarks.faults.supervisor import Supervisor
 
 SAVING = 0.6
@@ -71,7 +71,7 @@ def kill_all(scene: Scene) -> bool:
 def kill_while_saving(scene: Scene) -> bool:
     """``kill -9`` for all while a checkpoint is half written; tries at the next one if this one was faster."""
     while True:
-        scene.supervisor.wait_until(scene.run.saving, STEP_TIMEOUT * 4)
+        scene.supervisor.wait_until(scene.run.saving, START_TIMEOUT)
         if scene.supervisor.done:
             return False
         scene.supervisor.wait(scene.rng.uniform(0, SAVING))
@@ -109,6 +109,7 @@ def lose_host(scene: Scene) -> bool:
 
 
 def _signal_one(scene: Scene, number: signal.Signals) -> bool:
+    scene.supervisor.wait_until(lambda: bool(scene.supervisor.ranks()), START_TIMEOUT)  # they may be starting
     ranks = scene.supervisor.ranks()
     return bool(ranks) and send(ranks[scene.rng.choice(sorted(ranks))], number)
 
