@@ -54,8 +54,8 @@ class Host:
     """Tells its processes from everybody else's."""
     namespace: str | None = None
     """Its network; without one it is this machine itself and has no link to cut."""
-    link: str | None = None
-    """The other end of its interface, on the bridge."""
+    bridge: str | None = None
+    """That connects the hosts; the end of its cable there has the namespace's name."""
 
     @classmethod
     def here(cls) -> Self:
@@ -104,16 +104,11 @@ class Host:
 
     def cut(self) -> None:
         """Pull the cable: nothing comes through, and nobody is told."""
-        _ip("link", "set", "dev", self._link(), "nomaster")
+        _ip("link", "set", "dev", str(self.namespace), "nomaster")
 
     def restore(self) -> None:
         """Plug it in again."""
-        _ip("link", "set", "dev", self._link(), "master", self._link().rpartition("h")[0])
-
-    def _link(self) -> str:
-        if not self.link:
-            raise ValueError(f"{self.name} has no link: make it with Network")
-        return self.link
+        _ip("link", "set", "dev", str(self.namespace), "master", str(self.bridge))
 
 
 class Network:
@@ -125,7 +120,7 @@ class Network:
     def __init__(self, hosts: int) -> None:
         self.name = f"e4t{secrets.token_hex(3)}"
         self.hosts = tuple(
-            Host(f"host{i}", f"{self.name}-host{i}", f"{self.name}h{i}", f"{self.name}h{i}") for i in range(hosts)
+            Host(f"host{i}", f"{self.name}-host{i}", f"{self.name}h{i}", self.name) for i in range(hosts)
         )
 
     def __enter__(self) -> Self:
@@ -147,14 +142,14 @@ class Network:
         return self
 
     def _plug_in(self, host: Host, address: str) -> None:
-        namespace, link = str(host.namespace), str(host.link)
+        namespace = str(host.namespace)
         names = "".join(f"{SUBNET}.{number + 1} {one.name}\n" for number, one in enumerate(self.hosts))
         files = Path("/etc/netns") / namespace
         files.mkdir(parents=True)
         (files / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
         _ip("netns", "add", namespace)
-        _ip("link", "add", link, "type", "veth", "peer", "name", INTERFACE, "netns", namespace)
-        _ip("link", "set", "dev", link, "master", self.name, "up")
+        _ip("link", "add", namespace, "type", "veth", "peer", "name", INTERFACE, "netns", namespace)
+        _ip("link", "set", "dev", namespace, "master", self.name, "up")
         _ip("-n", namespace, "link", "set", "dev", "lo", "up")
         _ip("-n", namespace, "address", "add", f"{address}/24", "dev", INTERFACE)
         _ip("-n", namespace, "link", "set", "dev", INTERFACE, "up")
