@@ -88,13 +88,23 @@ def kill_and_resize(scene: Scene) -> bool:
     return kill_all(scene)
 
 
-def cut_link(scene: Scene) -> bool:
-    """No packet reaches one host or leaves it for a while; nobody is told."""
+def cut_link_briefly(scene: Scene) -> bool:
+    """No packet reaches one host or leaves it, for less than a rank waits; nobody is told."""
     host, struck = scene.some_host(), bool(scene.supervisor.ranks())
     host.cut()
-    scene.supervisor.wait(scene.rng.uniform(1, 2 * STEP_TIMEOUT))
+    scene.supervisor.wait(scene.rng.uniform(1, STEP_TIMEOUT / 2))
     host.restore()
     return struck
+
+
+def cut_link(scene: Scene) -> bool:
+    """The same until a rank has given up, and a while longer."""
+    host, before = scene.some_host(), scene.supervisor.ranks()
+    host.cut()
+    scene.supervisor.wait_until(lambda: scene.supervisor.ranks() != before, 2 * START_TIMEOUT)
+    scene.supervisor.wait(scene.rng.uniform(0, STEP_TIMEOUT))
+    host.restore()
+    return bool(before)
 
 
 def lose_host(scene: Scene) -> bool:
@@ -122,6 +132,7 @@ KINDS = (
     Kind("kill-while-saving", kill_while_saving),
     Kind("other-number-of-ranks", kill_and_resize, same_world=False),
     Kind("kill-one-rank-of-two-hosts", kill_one, hosts=2),
+    Kind("cut-link-briefly", cut_link_briefly, hosts=2),
     Kind("cut-link", cut_link, hosts=2),
     Kind("lose-host", lose_host, hosts=2),
 )
