@@ -172,9 +172,9 @@ class Trainer:
         self.progress.step += 1
         self.progress.samples_seen = batch.samples_seen
         self.guard.after(Step(self.progress.step, batch.indices[0], batch.keys), losses, self.optimizer.skipped)
-        self.watchdog.allow(self.config.start_timeout_seconds)
         if self._due(self.config.log_every):
             self._report()
+        self.watchdog.allow(self.config.start_timeout_seconds)
         if self._due(self.config.checkpoint_every):
             self._save()
         if self._due(self.config.sample_every):
