@@ -67,7 +67,7 @@ class PretrainConfig:
     spike_factor: float = 10.0
     """A loss so many median deviations above the median of the last 128 steps is reported with its pictures."""
     start_timeout_seconds: float = 3600.0
-    """For what may take long: loading, the first step, validation, saving. Then a rank that hangs ends itself."""
+    """For what may take long: loading, the first step, validation, the end. Then a rank that hangs ends itself."""
     step_timeout_seconds: float = 600.0
     """The same for a step after the first."""
     stop_signal: str = "SIGUSR2"

@@ -172,9 +172,9 @@ class Trainer:
         self.progress.step += 1
         self.progress.samples_seen = batch.samples_seen
         self.guard.after(Step(self.progress.step, batch.indices[0], batch.keys), losses, self.optimizer.skipped)
+        self.watchdog.allow(self.config.step_timeout_seconds)
         if self._due(self.config.log_every):
             self._report()
-        self.watchdog.allow(self.config.start_timeout_seconds)
         if self._due(self.config.checkpoint_every):
             self._save()
         if self._due(self.config.sample_every):
@@ -243,7 +243,7 @@ class Trainer:
             return 0.0
         with FlopCounterMode(display=False) as counter:
             self._step(batch)
-        return counter.get_total_flops() / 1e12
+        return float(counter.get_total_flops()) / 1e12
 
     def _step(self, batch: Batch) -> Tensor:
         """One optimizer step over this rank's slice; returns its mean losses, (3,), on the device."""
@@ -327,6 +327,7 @@ class Trainer:
 
     def _look(self) -> None:
         """Validation loss and a grid of held-out pictures. Every rank must call."""
+        self.watchdog.allow(self.config.start_timeout_seconds)
         state = collect(self.engine, self.optimizer, keep=self.cluster.rank == 0)
         if self.tracker and state:
             loss = self.validation.loss(state.best)

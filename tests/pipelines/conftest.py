@@ -40,7 +40,7 @@ def small_recipe(shards: Path) -> dict[str, Any]:
         },
         "conditioning": {"domain_word": "person", "templates": ["a portrait of a *s"], "caption_share": 0.5},
         "pretrain": {
-            "steps": 4, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 1.0e-3, "hidden_width": 64,
+            "steps": 4, "batch_size": 6, "micro_batch_size": 2, "learning_rate": 1.0e-3, "hidden_width": 64,
             "log_every": 1, "checkpoint_every": 2, "sample_every": 4, "validate_samples": 4, "zero_stage": 2,
         },
         "tune": {"steps": 2, "batch_size": 2, "learning_rate": 5.0e-5},
