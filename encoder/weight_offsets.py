@@ -92,7 +92,7 @@ def set_offsets(unet: UNet2DConditionModel, offsets: Offsets) -> None:
 
 def _with_offsets(linear: nn.Linear, features: Tensor) -> Tensor:
     """Look the weight up in every call: compiled code then takes it as an input, and is not compiled anew for it."""
-    return F.linear(features, linear.offset_weight, linear.bias)
+    return F.linear(features, linear.offset_weight, linear.bias)  # type: ignore[arg-type]
 
 
 def clear_offsets(unet: UNet2DConditionModel) -> None:

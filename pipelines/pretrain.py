@@ -243,7 +243,7 @@ class Trainer:
             return 0.0
         with FlopCounterMode(display=False) as counter:
             self._step(batch)
-        return counter.get_total_flops() / 1e12
+        return float(counter.get_total_flops()) / 1e12
 
     def _step(self, batch: Batch) -> Tensor:
         """One optimizer step over this rank's slice; returns its mean losses, (3,), on the device."""
