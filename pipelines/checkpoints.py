@@ -88,7 +88,9 @@ class Checkpoints:
             self._remove(final)
         aside.rename(final)
         _flush(self.folder)
-        for old in self.complete()[: -self.keep]:
+        # Later ones were damaged, or this would not be written now: they are replaced when training is there again.
+        reached = [path for path in self.complete() if _step(path) <= _step(final)]
+        for old in reached[: -self.keep]:
             if not self.keep_every or _step(old) % self.keep_every:
                 self._remove(old)
         return final

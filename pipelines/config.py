@@ -92,12 +92,16 @@ class PretrainConfig:
             "checkpoint_every",
             "keep",
             "sample_every",
+            "validate_samples",
             "skips_allowed",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; give at least 1")
-        if self.learning_rate <= 0 or self.regulariser < 0:
-            raise ConfigError("pretrain.learning_rate must be positive and regulariser at least 0")
+        for name in ("regulariser", "warmup_steps", "keep_every"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; give at least 0")
+        if min(self.learning_rates) <= 0:
+            raise ConfigError("pretrain.learning_rate and offsets_learning_rate must be positive")
         if not 0 <= self.average < 1:
             raise ConfigError(f"pretrain.average is {self.average}; give a decay such as 0.999, or 0 for none")
         if min(self.start_timeout_seconds, self.step_timeout_seconds) <= 0:

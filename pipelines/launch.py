@@ -68,7 +68,9 @@ def _free_port() -> int:
 
 def _pass_on(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
     for rank in ranks:
-        rank.send_signal(number)
+        if rank.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(rank.pid, number)  # Popen's own method would take the exit code that ``_wait`` waits for
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:

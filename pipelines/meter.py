@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 LOSSES = ("loss", "denoising", "regulariser")
-PEAK_TERAFLOPS = {"H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
+PEAK_TERAFLOPS = {
+    "H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0,
+}  # fmt: skip
 """Dense bf16, of NVIDIA's data sheets; the first whose name is in the device's."""
 
 

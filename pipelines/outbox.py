@@ -17,14 +17,13 @@ class Outbox:
         self._entries, self._sent = folder / "entries.jsonl", folder / "sent"
         self._lock = threading.Lock()
         self._position = int(self._sent.read_text()) if self._sent.exists() else 0
-        with self._entries.open("ab") as file:
-            if file.tell():
-                file.write(b"\n")  # ends what a crash may have left half written
+        self._entries.touch()
+        self._taken: list[bytes] = []
 
     def put(self, entry: dict[str, Any]) -> None:
         """Append an entry. Raises OSError if the disk will not take it."""
         with self._lock, self._entries.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write("\n" + json.dumps(entry))  # ends what a crash or a full disk may have left half written
 
     def waiting(self) -> int:
         """Entries that have not been dealt with."""
@@ -32,7 +31,7 @@ class Outbox:
 
     def first(self, count: int) -> list[dict[str, Any]]:
         """The oldest ones that wait, at most ``count``."""
-        self._taken: list[bytes] = []
+        self._taken = []
         found: list[dict[str, Any]] = []
         for line in self._lines():
             if len(found) == count:
@@ -45,6 +44,7 @@ class Outbox:
     def done(self) -> None:
         """What ``first`` gave has been dealt with."""
         self._position += sum(map(len, self._taken))
+        self._taken = []
         write_whole(self._sent, str(self._position))
 
     def _lines(self) -> list[bytes]:

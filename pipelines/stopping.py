@@ -20,7 +20,7 @@ class Stopper:
 
     def __init__(self, names: Sequence[str], *, minutes: float | None = None) -> None:
         """Take signals' names, and for how long to go on."""
-        self.numbers = [_number(name) for name in names]
+        self.numbers = {_number(name) for name in names}
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._came = 0
         self._before: dict[int, object] = {}
@@ -50,7 +50,7 @@ class Stopper:
 
 
 def _number(name: str) -> int:
-    try:
-        return int(signal.Signals[name])
-    except KeyError:
-        raise ConfigError(f"pretrain.stop_signal is {name!r}, which is no signal here; give one like SIGUSR2") from None
+    number = signal.Signals.__members__.get(name)
+    if number in (None, signal.SIGKILL, signal.SIGSTOP):
+        raise ConfigError(f"pretrain.stop_signal is {name!r}, which nobody can listen for; give one like SIGUSR2")
+    return int(number)

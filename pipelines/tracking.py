@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -20,8 +21,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds after a failure before the tracker is tried again; doubled each time."""
 PATIENCE = 30.0
 """Seconds for which the end of a run waits for the tracker."""
-METRICS_A_CALL = 900
-PARAMETERS_A_CALL, PARAMETER_LENGTH, DIGEST_LENGTH = 100, 6000, 36
+ENTRIES_AT_ONCE = 500
+METRICS_A_CALL, PARAMETERS_A_CALL, PARAMETER_LENGTH, DIGEST_LENGTH = 1000, 100, 6000, 36
 """MLflow's own limits."""
 
 
@@ -63,6 +64,7 @@ class Tracker:
         self._client: MlflowClient | None = None
         self._outbox = Outbox(folder / "tracking")
         self._closing, self._news = threading.Event(), threading.Event()
+        self._give_up = math.inf
         self._away = False
         self._sender = threading.Thread(target=self._send, name="tracker", daemon=True)
         self._put("status", "RUNNING")
@@ -91,6 +93,7 @@ class Tracker:
     def close(self, status: str) -> None:
         """End the run: FINISHED, FAILED, or KILLED for one that will be taken up again."""
         self._put("status", status)
+        self._give_up = time.monotonic() + PATIENCE
         self._closing.set()
         self._news.set()
         self._sender.join(PATIENCE)
@@ -110,11 +113,11 @@ class Tracker:
     def _send(self) -> None:
         """The thread: everything in order, until told to close and nothing is left or nobody answers."""
         pause = FIRST_PAUSE
-        while not (self._closing.is_set() and not self._outbox.waiting()):
+        while not self._closing.is_set() or (self._outbox.waiting() and time.monotonic() < self._give_up):
             self._news.clear()
             try:
                 self._client = self._client or self._open()
-                while taken := self._outbox.first(METRICS_A_CALL):
+                while taken := self._outbox.first(ENTRIES_AT_ONCE):
                     self._deliver(self._client, taken)
                     self._outbox.done()
                 self._is_back()
@@ -188,7 +191,8 @@ def _send_tags(client: "MlflowClient", run_id: str, values: dict[str, str]) -> N
 def _send_metrics(client: "MlflowClient", run_id: str, values: list[list[Any]]) -> None:
     from mlflow.entities import Metric
 
-    client.log_batch(run_id, [Metric(*value) for value in values])
+    for start in range(0, len(values), METRICS_A_CALL):
+        client.log_batch(run_id, [Metric(*value) for value in values[start : start + METRICS_A_CALL]])
 
 
 def _send_dataset(client: "MlflowClient", run_id: str, about: dict[str, str]) -> None:

@@ -9,8 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.config import PrepareConfig
 from data_prep.manifest import Manifest
@@ -21,13 +20,16 @@ from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.errors import ConfigError, ModelError
 from encoder.pipeline import E4TPipeline
 from encoder.release_format import FORMAT_VERSION, INDEX, Release
-from encoder.weight_offsets import OffsetPredictor, load_offsets, save_offsets
+from encoder.weight_offsets import OffsetPredictor, load_offsets
 from pipelines.checkpoints import Checkpoints
 from pipelines.config import PretrainConfig, Recipe
 from pipelines.errors import RunError
+from pipelines.optimizer import AVERAGE
 from pipelines.release import make_release, register
 from pipelines.run import Run
+from pipelines.saved_state import Progress, write_state
 from pipelines.tracking import Tracker, connect
+from pipelines.training_state import TrainingState
 
 BASE = Path(__file__).parents[2] / "models" / "base"
 
@@ -45,6 +47,11 @@ def trained(base: Backbone) -> DomainEncoder:
     return encoder
 
 
+@pytest.fixture(scope="module")
+def predictor(base: Backbone) -> OffsetPredictor:
+    return OffsetPredictor.for_unet(base.unet)
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     return Recipe(
@@ -58,8 +65,8 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 @pytest.fixture
-def run(recipe: Recipe, base: Backbone, trained: DomainEncoder) -> Run:
-    """A run with a committed checkpoint of a small encoder, over a manifest."""
+def run(recipe: Recipe, trained: DomainEncoder, predictor: OffsetPredictor) -> Run:
+    """A run with a whole checkpoint of a small encoder, over a manifest."""
     splits: dict[str, list] = {"train": [], "val": [], "test": []}
     manifest = Manifest(
         concept="person", resolution=64, codec="png", config_digest="c", identities={"train": 1200}, kept=0, dropped={},
@@ -68,16 +75,16 @@ def run(recipe: Recipe, base: Backbone, trained: DomainEncoder) -> Run:
     Path(recipe.data.output).mkdir()
     manifest.save(Store(recipe.data.output))
     run = Run.open(recipe)
-    checkpoints = Checkpoints(run.folder / "checkpoints", 2)
-    checkpoints.begin(300)
-    trainable = checkpoints.aside(300) / "trainable"
-    trainable.mkdir()
-    save_file(trained.state_dict(), trainable / "domain_encoder.safetensors")
-    save_offsets(OffsetPredictor.for_unet(base.unet)(), trainable / "weight_offsets.safetensors")
-    state = {"step": 300, "samples_seen": 19200, "seconds": 90.0, "manifest_digest": manifest.digest}
-    (checkpoints.aside(300) / "state.json").write_text(json.dumps(state))
-    checkpoints.commit(300)
+    save(run, 300, TrainingState.start(nn.ModuleDict({"encoder": trained, "offsets": predictor})), predictor)
     return run
+
+
+def save(run: Run, step: int, state: TrainingState, predictor: OffsetPredictor) -> None:
+    progress = Progress(step=step, samples_seen=64 * step, seconds=90.0)
+    facts = {"manifest_digest": Manifest.load(run.folder.parents[1] / "shards").digest}
+    checkpoints = Checkpoints(run.folder / "checkpoints", keep=2)
+    checkpoints.save(step, lambda folder: write_state(folder, state, progress, predictor.shapes, facts))
+    checkpoints.wait()
 
 
 def weights(encoder: DomainEncoder) -> dict[str, Tensor]:
@@ -94,6 +101,26 @@ def test_a_release_gives_back_the_trained_weights(
     assert all(torch.equal(weights(loaded)[name], tensor) for name, tensor in weights(trained).items())
     assert len(load_offsets(release.offsets)) > 0
     assert release.encoder_config == json.loads(json.dumps(asdict(trained.config)))
+
+
+def test_a_release_has_the_average_of_the_weights_if_one_was_kept(
+    recipe: Recipe, run: Run, trained: DomainEncoder, predictor: OffsetPredictor, tmp_path: Path
+) -> None:
+    state = TrainingState.start(nn.ModuleDict({"encoder": trained, "offsets": predictor}))
+    average = {name: tensor + 1 for name, tensor in state.weights.items()}
+    save(run, 400, TrainingState(state.weights, state.moments | {AVERAGE: average}, 400, 0.0), predictor)
+    loaded = DomainEncoder(trained.config)
+    make_release(recipe, tmp_path / "release", "1.2.3").load_encoder(loaded)
+    assert all(torch.equal(weights(loaded)[name], tensor + 1) for name, tensor in weights(trained).items())
+
+
+def test_a_damaged_checkpoint_is_not_what_is_released(
+    recipe: Recipe, run: Run, trained: DomainEncoder, predictor: OffsetPredictor, tmp_path: Path
+) -> None:
+    save(run, 400, TrainingState.start(nn.ModuleDict({"encoder": trained, "offsets": predictor})), predictor)
+    (run.folder / "checkpoints" / "step_00000400" / "state.json").write_text("{}")
+    made = make_release(recipe, tmp_path / "release", "1.0.0").folder
+    assert json.loads((made / "provenance.json").read_text())["checkpoint"] == "step_00000300"
 
 
 def test_a_release_opens_as_a_pipeline_wherever_it_is_asked_from(

@@ -71,8 +71,16 @@ def test_another_recipe_is_refused_with_the_difference(recipe: Recipe) -> None:
     assert "pretrain.learning_rate: 1.6e-05 there, 1.0 now" in message
     assert "seed: 0 there, 1 now" in message
     assert "batch_size" not in message
-    assert "give another name or delete it" in message
+    assert "--accept-changes" in message
     assert yaml.safe_load((Path(recipe.runs) / "faces" / "recipe.yaml").read_text()) == recipe.plain()
+
+
+def test_another_recipe_goes_on_where_changes_are_accepted(recipe: Recipe) -> None:
+    Run.open(recipe)
+    other = replace(recipe, seed=1)
+    run = Run.open(other, accept_changes=True)
+    assert yaml.safe_load((run.folder / "recipe.yaml").read_text())["seed"] == 1
+    Run.open(other)
 
 
 def test_every_rank_refuses_another_recipe(recipe: Recipe) -> None:
@@ -101,7 +109,18 @@ def test_more_steps_are_allowed_only_if_the_schedule_does_not_depend_on_them(
             Run.open(longer)
 
 
-def test_only_rank_0_writes(recipe: Recipe) -> None:
+def test_a_rank_keeps_a_record_of_its_own_steps(recipe: Recipe) -> None:
+    Run.open(recipe)
+    for rank in (0, 2):
+        run = Run.open(recipe, rank)
+        for step in (1, 2):
+            run.log_step(step=step, loss=0.5 * step + rank)
+    logs = Path(recipe.runs) / "faces" / "logs"
+    assert [(line["step"], line["loss"]) for line in lines(logs / "rank_0.jsonl")] == [(1, 0.5), (2, 1.0)]
+    assert [(line["step"], line["loss"]) for line in lines(logs / "rank_2.jsonl")] == [(1, 2.5), (2, 3.0)]
+
+
+def test_only_rank_0_writes_what_is_of_the_whole_run(recipe: Recipe) -> None:
     run = Run.open(recipe, rank=1)
     run.log(step=1, loss=0.5)
     run.heartbeat(1)

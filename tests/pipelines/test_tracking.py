@@ -1,14 +1,23 @@
-"""MLflow for real, on sqlite; and a tracker that is not there, which training must not notice."""
+"""MLflow for real, as a file and as a server that comes and goes; training must not notice."""
 
 import logging
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from pipelines import tracking
+from pipelines.outbox import Outbox
 from pipelines.tracking import Tracker, connect, tracking_uri
 
 
@@ -16,7 +25,8 @@ from pipelines.tracking import Tracker, connect, tracking_uri
 def _own_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    monkeypatch.setattr(tracking, "LONGEST_PAUSE", 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +40,27 @@ def client(runs: Path) -> MlflowClient:
     return connect(runs)
 
 
+@pytest.fixture
+def dead(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a tracker where nobody answers, which is the environment's; nobody waits for it at the end."""
+    address = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setattr(tracking, "PATIENCE", 0.0)
+    return address
+
+
+def back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be a tracker again: the file."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setattr(tracking, "PATIENCE", 60.0)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def folder_of(runs: Path, name: str) -> Path:
     (runs / name).mkdir()
     return runs / name
@@ -37,6 +68,17 @@ def folder_of(runs: Path, name: str) -> Path:
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def steps_of(client: MlflowClient, run_id: str, key: str = "loss") -> list[int]:
+    return [metric.step for metric in client.get_metric_history(run_id, key)]
 
 
 def test_everything_that_a_run_logs_is_found_again(
@@ -70,10 +112,12 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(runs: Path, client: Mlflow
     first = Tracker(runs, folder, "e4t", "two")
     first.params({"pretrain.steps": 100})
     first.close("KILLED")
+    assert client.get_run(first.run_id).info.status == "KILLED"
     second = Tracker(runs, folder, "e4t", "two")
-    assert second.run_id == first.run_id == (folder / "mlflow_run_id").read_text().strip()
-    assert client.get_run(second.run_id).info.status == "RUNNING"
+    wait_for(lambda: client.get_run(first.run_id).info.status == "RUNNING")
     second.params({"pretrain.steps": 200, "pretrain.keep": 2})
+    second.close("FINISHED")
+    assert second.run_id == first.run_id == (folder / "mlflow_run_id").read_text().strip()
     assert client.get_run(second.run_id).data.params == {"pretrain.steps": "100", "pretrain.keep": "2"}
 
 
@@ -81,40 +125,176 @@ def test_a_run_that_the_tracker_has_forgotten_is_begun_anew(runs: Path, caplog: 
     folder = folder_of(runs, "three")
     (folder / "mlflow_run_id").write_text("0123456789abcdef0123456789abcdef\n")
     tracker = Tracker(runs, folder, "e4t", "three")
+    tracker.close("FINISHED")
     assert warnings_in(caplog) == []
     assert (folder / "mlflow_run_id").read_text().strip() == tracker.run_id != "0123456789abcdef0123456789abcdef"
 
 
-def test_a_dead_tracker_costs_one_warning_and_little_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_an_entry_that_the_tracker_refuses_is_left_out_with_a_warning(
+    runs: Path, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    started = time.monotonic()
+    folder = folder_of(runs, "four")
+    tracker = Tracker(runs, folder, "e4t", "four")
+    tracker.metrics(1, {"loss": 1.0})
+    tracker.tags({"no\nname": "for a tag"})
+    tracker.file(folder / "nothing.png", "samples")
+    tracker.metrics(2, {"loss": 1.0})
+    tracker.close("FINISHED")
+    said = [line for line in warnings_in(caplog) if "refuses an entry" in line]
+    assert said == warnings_in(caplog)
+    assert len(said) == 2
+    assert steps_of(client, tracker.run_id) == [1, 2]
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_a_tracker_that_is_not_there_costs_a_warning_and_another_at_the_end(
+    dead: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tracker = Tracker(tmp_path, tmp_path, "e4t", "run")
     for step in range(100):
         tracker.metrics(step, {"loss": 1.0})
-    tracker.params({"a": 1})
-    tracker.file(tmp_path / "nothing.png", "samples")
-    tracker.close("FINISHED")
-    assert time.monotonic() - started < 10
-    assert len(warnings_in(caplog)) == 1
-    assert f"127.0.0.1:{port}" in warnings_in(caplog)[0]
-    assert "\n" not in warnings_in(caplog)[0]
+    wait_for(lambda: bool(warnings_in(caplog)))
+    tracker.close("FAILED")
+    away, lacks = warnings_in(caplog)
+    assert f"{dead} is away (" in away
+    assert "training goes on" in away
+    assert f"{dead} lacks 102 entries; they wait in {tmp_path / 'tracking'}" in lacks
+    assert "\n" not in away + lacks
     assert not (tmp_path / "mlflow_run_id").exists()
 
 
-def test_a_tracker_that_dies_in_the_middle_costs_one_warning(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tracker = Tracker(runs, folder_of(runs, "four"), "e4t", "four")
-    tracker.metrics(1, {"loss": 1.0})
-    tracker.run_id = "gone"
-    tracker.metrics(2, {"loss": 1.0})
-    tracker.file(runs / "nothing.png", "samples")
+def test_what_nobody_took_is_sent_by_the_next_sitting(
+    dead: str, runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = folder_of(runs, "five")
+    first = Tracker(runs, folder, "e4t", "five")
+    first.params({"pretrain.steps": 100})
+    first.metrics(1, {"loss": 1.0})
+    first.close("KILLED")
+    first._sender.join()
+    back(monkeypatch)
+    second = Tracker(runs, folder, "e4t", "five")
+    second.metrics(2, {"loss": 0.5})
+    second.close("FINISHED")
+    assert any("lacks" in line for line in warnings_in(caplog))
+    client = connect(runs)
+    assert steps_of(client, second.run_id) == [1, 2]
+    assert client.get_run(second.run_id).data.params == {"pretrain.steps": "100"}
+    assert client.get_run(second.run_id).info.status == "FINISHED"
+
+
+def test_more_than_a_tracker_takes_at_once_is_sent_in_parts(
+    dead: str, runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = folder_of(runs, "six")
+    first = Tracker(runs, folder, "e4t", "six")
+    for step in range(250):
+        first.metrics(step, {"loss": 1.0, **{f"metric_{index}": 0.5 for index in range(9)}})
+    first.close("KILLED")
+    first._sender.join()
+    back(monkeypatch)
+    caplog.clear()
+    second = Tracker(runs, folder, "e4t", "six")
+    second.close("FINISHED")
+    assert warnings_in(caplog) == []
+    assert steps_of(connect(runs), second.run_id) == list(range(250))
+
+
+def test_a_tracker_that_takes_calls_and_never_answers_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3600")
+    monkeypatch.setattr(tracking, "PATIENCE", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        tracker = Tracker(tmp_path, tmp_path, "e4t", "run")
+        silent.settimeout(60)
+        connection, _ = silent.accept()  # the sender waits for an answer from here on
+        with connection:
+            tracker.metrics(1, {"loss": 1.0})
+            tracker.file(tmp_path / "nothing.png", "samples")
+            tracker.close("FINISHED")
+    assert [entry["kind"] for entry in Outbox(tmp_path / "tracking").first(9)] == [
+        "status",
+        "metrics",
+        "file",
+        "status",
+    ]
+
+
+class Server:
+    """A real MLflow server on this machine, which can be killed and started again on the same port and store."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.uri = f"http://127.0.0.1:{port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+            "--artifacts-destination", str(folder / "artifacts"),
+        ]  # fmt: skip
+        self._log = folder / "server.log"
+
+    def start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                self._command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_for(self.answers)
+
+    def answers(self) -> bool:
+        try:
+            with urlopen(f"{self.uri}/health", timeout=5) as answer:  # noqa: S310 - our own server
+                return bool(answer.status == 200)
+        except (URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        if self._process:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+            wait_for(lambda: not self.answers())
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server = Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_is_told_when_it_is_back_what_it_has_missed(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "e4t")
+    runs, folder = tmp_path / "runs", tmp_path / "runs" / "one"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "picture.png")
+    tracker = Tracker(runs, folder, "e4t", "one")
+    tracker.params({"pretrain.steps": 100})
+    for step in range(3):
+        tracker.metrics(step, {"loss": 1.0})
+    client = connect(runs)
+    wait_for(lambda: bool(tracker.run_id) and steps_of(client, tracker.run_id) == [0, 1, 2])
+    server.kill()
+    for step in range(3, 200):
+        tracker.metrics(step, {"loss": 1.0, **{f"metric_{index}": 0.5 for index in range(9)}})
+    tracker.file(folder / "picture.png", "samples")
+    wait_for(lambda: bool(warnings_in(caplog)))
+    server.start()
+    wait_for(lambda: steps_of(client, tracker.run_id) == list(range(200)))
+    wait_for(lambda: bool(client.list_artifacts(tracker.run_id, "samples")))
     tracker.close("FINISHED")
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
     assert len(warnings_in(caplog)) == 1
-    assert "training goes on" in warnings_in(caplog)[0]
+    assert caplog.messages[-1].endswith("is back, and has been told what it missed")
 
 
 def test_the_environment_chooses_the_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
