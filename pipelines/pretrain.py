@@ -14,7 +14,7 @@ from torch import Tensor
 from data_prep.files import write_whole
 from data_prep.manifest import Manifest
 from data_prep.settings import flatten
-from data_prep.stream import Batch, ShardReader, ShardStream
+from data_prep.stream import Batch, ShardReader, ShardStream, as_images
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
@@ -174,7 +174,7 @@ class Trainer:
     def _encoded(self, batch: Batch, rows: slice) -> Encoded:
         if self.config.cached:
             return encoded({name: tensor[rows] for name, tensor in batch.tensors.items()}, self.engine.device)
-        return encode_pictures(self.backbone, batch.tensors["pixels"][rows])
+        return encode_pictures(self.backbone, as_images(batch.tensors["pixels"][rows].to(self.engine.device)))
 
     def _draw(self, seeds: list[int]) -> Draw:
         shape = self.backbone.latent_shape(self.recipe.data.resolution)
@@ -218,7 +218,7 @@ class Trainer:
         if self.tracker:
             loss = self.validation_loss()
             path = self.run.folder / "samples" / f"step_{self.progress.step:08d}.png"
-            rows = list(islice(ShardReader(self.recipe.data.output, "val"), GRID_ROWS))
+            rows = list(islice(ShardReader(self.recipe.data.output, "val", self.recipe.stream), GRID_ROWS))
             training_grid(self.engine.module, rows, self.recipe, self.backbone, self.conditioning).save(path)
             log.info("step %d  validation loss %.4f  samples %s", self.progress.step, loss, path)
             self.run.log(step=self.progress.step, validation_loss=loss)
@@ -229,7 +229,7 @@ class Trainer:
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean denoising loss of held-out pictures at fixed noise and timesteps."""
-        reader = ShardReader(self.recipe.data.output, "val")
+        reader = ShardReader(self.recipe.data.output, "val", self.recipe.stream)
         step = max(1, len(reader) // self.config.validate_samples)
         samples = [reader[index] for index in range(0, len(reader), step)][: self.config.validate_samples]
         pixels = torch.stack([sample.image for sample in samples])

@@ -72,7 +72,7 @@ def test_the_digest_follows_what_is_made_and_not_where() -> None:
     assert PrepareConfig(source="in", output="out", concept="cat", quality=94).digest != config.digest
 
 
-@pytest.mark.parametrize("name", ["window_shards", "threads", "prefetch"])
+@pytest.mark.parametrize("name", ["window_shards", "prefetch", "cache_bytes"])
 def test_a_stream_setting_below_one_is_refused(name: str) -> None:
     settings: dict[str, Any] = {name: 0}
     with pytest.raises(ConfigError, match=f"stream.{name}"):
