@@ -2,13 +2,13 @@
 
 import fcntl
 import hashlib
-import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-log = logging.getLogger(__name__)
 PARTIAL = ".partial"
 
 
@@ -22,7 +22,6 @@ class FileCache:
 
     def __init__(self, folder: Path | str, limit: int) -> None:
         self.folder, self.limit = Path(folder).expanduser(), limit
-        self._warned = False
 
     def open(self, sha256: str, size: int, fetch: Callable[[BinaryIO], None]) -> BinaryIO:
         """The file, locked until it is closed; ``fetch`` writes it, or raises, if it is not there."""
@@ -58,7 +57,7 @@ class FileCache:
             path.unlink(missing_ok=True)
             file.close()
             return None
-        os.utime(file.fileno())
+        os.utime(file.fileno(), ns=(time.time_ns(),) * 2)  # the system's own stamps are milliseconds apart
         return file
 
     def _add(self, sha256: str, size: int, fetch: Callable[[BinaryIO], None]) -> None:
@@ -85,24 +84,38 @@ class FileCache:
             partial.rename(whole)
 
     def _reserve(self, file: BinaryIO, size: int) -> None:
-        """Give the empty file its size, after removing what must go for it."""
-        with (self.folder / "lock").open("w") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)  # two that look for room at once would both find the same
-            file.truncate(0)
-            found = [(path, path.stat()) for path in self._files()]
-            used = sum(stat.st_size for _, stat in found)
-            for path, stat in sorted(found, key=lambda item: item[1].st_mtime_ns):
-                if used + size <= self.limit:
-                    break
-                if _remove_unused(path):
-                    used -= stat.st_size
-            if used + size > self.limit and not self._warned:
-                self._warned = True
-                log.warning("%s exceeds stream.cache_bytes: all files in it are in use at once; give more", self.folder)
-            file.truncate(size)
+        """Give the empty file its size, after removing what must go for it. Raises OSError if it can never have it."""
+        if size > self.limit:
+            raise OSError(f"its {size} bytes are more than stream.cache_bytes, {self.limit}")
+        file.truncate(0)
+        while True:
+            with (self.folder / "lock").open("w") as turn:
+                fcntl.flock(turn, fcntl.LOCK_EX)  # two that look for room at once would both find the same
+                in_use = self._make_room(size)
+                if in_use is None:
+                    file.truncate(size)
+                    return
+            _wait_for(in_use)
 
-    def _files(self) -> list[Path]:
-        return [path for path in self.folder.iterdir() if path.name != "lock" and path.exists()]
+    def _make_room(self, size: int) -> Path | None:
+        """Remove files, those not used for longest first; returns one to wait for if all that are left are in use."""
+        # Empty ones wait for room themselves: to wait for them could be for ever.
+        found = [(path, stat) for path, stat in self._files() if stat.st_size]
+        over = sum(stat.st_size for _, stat in found) + size - self.limit
+        in_use = None
+        for path, stat in sorted(found, key=lambda item: item[1].st_mtime_ns):
+            if over <= 0:
+                return None
+            if _remove_unused(path):
+                over -= stat.st_size
+            else:
+                in_use = in_use or path
+        return in_use if over > 0 else None
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # others remove and rename, too
+                yield path, path.stat()
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
@@ -125,3 +138,9 @@ def _remove_unused(path: Path) -> bool:
     except FileNotFoundError:
         pass
     return True
+
+
+def _wait_for(path: Path) -> None:
+    """Return when the file is not in use any more, or gone."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
