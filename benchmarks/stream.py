@@ -3,7 +3,7 @@
     python -m benchmarks.stream                 # 768 pictures of 512 x 512 as webp and as jpg, 5 rounds
     python -m benchmarks.stream --quick         # a smoke run of a minute
 
-From the root of a checkout, in its environment. The shards are made by `e4t prepare` of drawn photographs in a temporary
+From the root of a checkout, in its environment. `e4t prepare` makes the shards, of drawn photographs, in a temporary
 folder. In every round each loader goes through the set once, in a process of its own, backwards in every second round,
 so that a machine that slows down does so for all. Ratios are taken round by round. All deliver the same: batches of 32
 as uint8 and their captions; only the sequential read does not shuffle, and has no workers: it is what decoding costs.

@@ -129,21 +129,23 @@ class FeatureReader:
 
         Some stores cannot list: there the first one stands for all.
         """
-        wanted = [_note_of(self._split, shard) for shard in self._shards if shard.samples]
-        there = set(self._store.names(self._split)) or {name for name in wanted[:1] if self._store.exists(name)}
-        missing = [name for name in wanted if name not in there] if len(there) > 1 or not there else []
+        shards = [shard for shard in self._shards if shard.samples]
+        there = set(self._store.names(self._split))
+        if there:
+            missing = sum(_note_of(self._split, shard) not in there for shard in shards)
+        else:
+            missing = 0 if _note(self._store, self._split, shards[0]) else len(shards)
         if missing:
             raise DataError(
-                f"features {self._store.url}: {len(missing)} of {len(self._shards)} shards of {self._split} have none; "
+                f"features {self._store.url}: {missing} of {len(self._shards)} shards of {self._split} have none; "
                 "run `e4t cache`"
             )
 
     def _stored(self, shard: int) -> StoredFile:
-        name = _file(self._split, self._shards[shard])
-        note = _whole_note(self._store, self._split, self._shards[shard])
+        note = _note(self._store, self._split, self._shards[shard])
         if note is None:
             raise DataError("they are missing, or of another shard")
-        return StoredFile(name, int(note["bytes"]), str(note["sha256"]))
+        return StoredFile(_file(self._split, self._shards[shard]), int(note["bytes"]), str(note["sha256"]))
 
     def _opened(self, shard: int) -> safe_open:
         # Mapped into memory: it stays readable when the cache has removed the file.
@@ -169,16 +171,19 @@ def _write(store: Store, split: str, shard: Shard, tensors: dict[str, Tensor]) -
     store.write(_note_of(split, shard), json.dumps(note) + "\n")
 
 
-def _whole_note(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
-    """The note of this very shard's features, if they lie there unharmed as far as their size tells."""
+def _note(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
+    """The note of this very shard's features, if there is one."""
     try:
         note: dict[str, str | int] = json.loads(store.read(_note_of(split, shard)))
     except (FileNotFoundError, ValueError):
         return None
-    if not {"shard", "sha256", "bytes"} <= note.keys():
-        return None
-    whole = note["shard"] == shard.sha256 and store.size(_file(split, shard)) == note["bytes"]
-    return note if whole else None
+    return note if {"sha256", "bytes"} <= note.keys() and note.get("shard") == shard.sha256 else None
+
+
+def _whole_note(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
+    """The same, if the features lie there unharmed as far as their size tells."""
+    note = _note(store, split, shard)
+    return note if note and store.size(_file(split, shard)) == note["bytes"] else None
 
 
 def _file(split: str, shard: Shard) -> str:

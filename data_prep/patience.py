@@ -28,6 +28,10 @@ class PatientStore(Store):
         """The whole file. Raises FileNotFoundError or another OSError when every attempt has failed."""
         return self.patiently(name, lambda: super(PatientStore, self).read(name))
 
+    def names(self, folder: str) -> list[str]:
+        """Names of what is in a folder, sorted; none if it is not there. Raises OSError."""
+        return self.patiently(folder, lambda: super(PatientStore, self).names(folder))
+
     def read_span(self, name: str, offset: int, size: int) -> bytes:
         """So many bytes of a file from an offset on. Raises as ``read`` does, and OSError if there are fewer."""
 

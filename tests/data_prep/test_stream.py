@@ -52,6 +52,21 @@ def test_the_ranks_together_have_the_batches_of_one(shared_set: Path, world: int
         assert {(part.samples_seen, part.epoch) for part in parts} == {(whole.samples_seen, whole.epoch)}
 
 
+def test_a_resumed_stream_reads_no_shard_before_its_window(shared_set: Path, tmp_path: Path) -> None:
+    size = len(ShardReader(shared_set, "train"))
+    expected = take(shared_set, 2 * size, global_batch=1)[size + size // 2]
+    shutil.copytree(shared_set, tmp_path / "copy")
+    resumed = ShardStream(tmp_path / "copy", "train", global_batch=1, config=QUICK, samples_seen=size + size // 2)
+    order, reader = resumed.line.orders[0], resumed.line.readers[0]
+    needed = set(next(order.shards_from(*order.window_at(resumed.samples_seen))))
+    for shard in set(range(len(reader.shards))) - needed:
+        path = Path(reader.where(shard))
+        path.unlink()
+        path.with_suffix(".json").unlink()
+    with resumed:
+        assert same(next(resumed), expected)
+
+
 @settings(max_examples=12, deadline=None)
 @given(step=st.integers(0, 14), batch=st.sampled_from([4, 6, 12]), world=st.sampled_from([1, 2]))
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped_even_on_other_machines(
