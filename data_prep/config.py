@@ -198,17 +198,41 @@ class StreamConfig:
     window_shards: int = 16
     """Samples are shuffled within so many shards, which keeps reads near each other. Part of the order: do not change
     it in the middle of a run."""
-    threads: int = 2
-    """Decoding threads."""
+    mix: dict[str, float] = field(default_factory=dict)
+    """Other sets, folder or URL, each with its weight; the recipe's own set weighs 1. Part of the order, too."""
+    workers: int = 2
+    """Processes of each rank that decode. 0 decodes in the training process, which suits tiny pictures."""
     prefetch: int = 4
     """Batches decoded ahead."""
     flip: bool = False
     """Mirror half of the pictures. Leave it off where captions or identities tell left from right."""
+    cache_folder: str = "~/.cache/e4t/shards"
+    """Where shards of sets that are not on this machine's disk are kept. All processes of a machine may share it."""
+    cache_bytes: int = 32 * 2**30
+    """Most that is kept there; shards not read for longest go first. Two windows of shards hide all downloads."""
+    retries: int = 5
+    """How often a read that failed is tried again."""
+    backoff_seconds: float = 1.0
+    """Wait before the first retry; it doubles with each."""
+    timeout_seconds: float = 60.0
+    """A read from a store (8 MiB at most) that takes longer has failed."""
+    damaged: Literal["stop", "skip"] = "stop"
+    """What to do about samples that cannot be read: end the run, or put the next readable ones in their place."""
 
     def __post_init__(self) -> None:
-        for name in ("window_shards", "threads", "prefetch"):
+        for name in ("window_shards", "prefetch", "cache_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"stream.{name} is {getattr(self, name)}; give at least 1")
+        for name in ("workers", "retries", "backoff_seconds"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"stream.{name} is {getattr(self, name)}; give at least 0")
+        if not self.timeout_seconds > 0:
+            raise ConfigError(f"stream.timeout_seconds is {self.timeout_seconds}; give more than 0")
+        if self.damaged not in ("stop", "skip"):
+            raise ConfigError(f"stream.damaged is {self.damaged!r}; give stop or skip")
+        for url, weight in self.mix.items():
+            if not 0 < weight < float("inf"):
+                raise ConfigError(f"stream.mix: {url} weighs {weight}; give more than 0, or leave it out")
 
 
 def digest_of(data: Any) -> str:  # noqa: ANN401 - any plain data

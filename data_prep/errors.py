@@ -7,3 +7,14 @@ class ConfigError(ValueError):
 
 class DataError(RuntimeError):
     """The input or the shards are bad."""
+
+
+class Unreadable(DataError):
+    """A stored sample cannot be read, however often it is tried."""
+
+    def __init__(self, message: str, *, sample: str = "", whole_shard: bool = False) -> None:
+        super().__init__(message)
+        self.sample = sample
+        """Its key, or shard and row where the key is not known."""
+        self.whole_shard = whole_shard
+        """Whether its neighbours in the shard cannot be read, either."""

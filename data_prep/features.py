@@ -11,9 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from data_prep.errors import ConfigError, DataError
+from data_prep.config import StreamConfig
+from data_prep.errors import ConfigError, DataError, Unreadable
+from data_prep.file_cache import FileCache
 from data_prep.manifest import Manifest, Shard
+from data_prep.patience import PatientStore
 from data_prep.reader import ShardReader
+from data_prep.set_files import SetFiles, StoredFile
 from data_prep.settings import differences
 from data_prep.store import Store
 
@@ -88,27 +92,65 @@ def verify_features(root: str, folder: str) -> Iterator[str]:
 class FeatureReader:
     """Features of a split, row by row. Any number of threads may read."""
 
-    def __init__(self, root: str, folder: str, split: str, purpose: dict[str, str]) -> None:
+    def __init__(
+        self, root: str, folder: str, split: str, purpose: dict[str, str], config: StreamConfig | None = None
+    ) -> None:
         """Open them. Raises ConfigError if they are made for something else, DataError if they are not complete."""
-        self._store, self._split = Store(f"{root}/{folder}"), split
-        manifest = Manifest.load(root)
+        self._made = folder, split, purpose, config
+        config, self._split = config or StreamConfig(), split
+        self._store = PatientStore(f"{root}/{folder}", config)
+        self._files = SetFiles(self._store, FileCache(config.cache_folder, config.cache_bytes))
+        manifest = Manifest.load(PatientStore(root, config))
         check_purpose(self._store, purpose | {"manifest": manifest.digest})
         self._shards = manifest.shards(split)
-        missing = [s for s in self._shards if s.samples and not _whole_note(self._store, split, s)]
-        if missing:
-            raise DataError(
-                f"features {self._store.url}: {len(missing)} of {len(self._shards)} shards of {split} have none; "
-                "run `e4t cache`"
-            )
-        self._open = lru_cache(maxsize=64)(self._opened)
+        self._check_complete()
+        self._open = lru_cache(maxsize=2 * config.window_shards)(self._opened)
+
+    def beside(self, root: str) -> "FeatureReader":
+        """Features of another set, made for the same purpose and kept in a folder of the same name."""
+        return FeatureReader(root, *self._made)
 
     def read(self, shard: int, row: int, *, flipped: bool) -> dict[str, Tensor]:
-        """Tensors by name, of one picture or its mirror image."""
-        file = self._open(shard)
-        return {name: file.get_slice(name)[row, int(flipped)] for name in file.keys()}  # noqa: SIM118 - no dict
+        """Tensors by name, of one picture or its mirror image. Raises Unreadable."""
+        try:
+            file = self._open(shard)
+            return {name: file.get_slice(name)[row, int(flipped)] for name in file.keys()}  # noqa: SIM118 - no dict
+        except Exception as error:  # safetensors has errors of its own
+            name = _file(self._split, self._shards[shard])
+            message = f"features {self._store.where(name)} cannot be read ({error}); rerun `e4t cache`"
+            raise Unreadable(message, sample=f"{name}[{row}]", whole_shard=True) from error
+
+    def fetch_ahead(self, shard: int) -> None:
+        """Have a shard's features ready. Raises OSError or DataError."""
+        self._files.fetch_ahead(self._stored(shard))
+
+    def _check_complete(self) -> None:
+        """Tell what is missing by one listing; each file is looked at when it is opened.
+
+        Some stores cannot list: there the first one stands for all.
+        """
+        shards = [shard for shard in self._shards if shard.samples]
+        there = set(self._store.names(self._split))
+        if there:
+            missing = sum(_note_of(self._split, shard) not in there for shard in shards)
+        else:
+            missing = 0 if _note(self._store, self._split, shards[0]) else len(shards)
+        if missing:
+            raise DataError(
+                f"features {self._store.url}: {missing} of {len(self._shards)} shards of {self._split} have none; "
+                "run `e4t cache`"
+            )
+
+    def _stored(self, shard: int) -> StoredFile:
+        note = _note(self._store, self._split, self._shards[shard])
+        if note is None:
+            raise DataError("they are missing, or of another shard")
+        return StoredFile(_file(self._split, self._shards[shard]), int(note["bytes"]), str(note["sha256"]))
 
     def _opened(self, shard: int) -> safe_open:
-        return safe_open(self._store.local_path(_file(self._split, self._shards[shard])), framework="pt")
+        # Mapped into memory: it stays readable when the cache has removed the file.
+        with self._files.opened(self._stored(shard)) as file:
+            return safe_open(file.name, framework="pt")
 
 
 def _computed(reader: ShardReader, shard: int, compute: Compute, batch_size: int) -> dict[str, Tensor]:
@@ -129,16 +171,19 @@ def _write(store: Store, split: str, shard: Shard, tensors: dict[str, Tensor]) -
     store.write(_note_of(split, shard), json.dumps(note) + "\n")
 
 
-def _whole_note(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
-    """The note of this very shard's features, if they lie there unharmed as far as their size tells."""
+def _note(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
+    """The note of this very shard's features, if there is one."""
     try:
         note: dict[str, str | int] = json.loads(store.read(_note_of(split, shard)))
     except (FileNotFoundError, ValueError):
         return None
-    if not {"shard", "sha256", "bytes"} <= note.keys():
-        return None
-    whole = note["shard"] == shard.sha256 and store.size(_file(split, shard)) == note["bytes"]
-    return note if whole else None
+    return note if {"sha256", "bytes"} <= note.keys() and note.get("shard") == shard.sha256 else None
+
+
+def _whole_note(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
+    """The same, if the features lie there unharmed as far as their size tells."""
+    note = _note(store, split, shard)
+    return note if note and store.size(_file(split, shard)) == note["bytes"] else None
 
 
 def _file(split: str, shard: Shard) -> str:

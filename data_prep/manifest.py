@@ -63,9 +63,9 @@ class Manifest:
         store.write(FILE, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Manifest":
+    def load(cls, folder: Path | str | Store) -> "Manifest":
         """Read manifest.json. Raises DataError if it is missing, broken, or of a newer format."""
-        store = Store(str(folder))
+        store = folder if isinstance(folder, Store) else Store(str(folder))
         path = store.where(FILE)
         try:
             data: dict[str, Any] = json.loads(store.read(FILE))

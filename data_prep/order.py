@@ -1,6 +1,6 @@
 """The global order of samples: a function of seed and position alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -36,12 +36,29 @@ class GlobalOrder:
 
     def place(self, index: int) -> Place:
         """Epoch, shard and row of the sample at global position ``index``, from 0."""
+        epoch, window, row = self._find(index)
+        shard, row = self._window(epoch, window)[row].tolist()
+        return Place(epoch, shard, row)
+
+    def window_at(self, index: int) -> tuple[int, int]:
+        """Epoch and window, both from 0, of a global position."""
+        return self._find(index)[:2]
+
+    def shards_from(self, epoch: int, window: int) -> Iterator[list[int]]:
+        """The shards of a window, then those of the next one, and so on without end."""
+        while True:
+            shards, _ = self._epoch(epoch)
+            for start in range(window * self.window_shards, len(shards), self.window_shards):
+                yield shards[start : start + self.window_shards].tolist()
+            epoch, window = epoch + 1, 0
+
+    def _find(self, index: int) -> tuple[int, int, int]:
+        """Epoch, window, and position in the window."""
         epoch, within = divmod(index, self.epoch_samples)
         _, starts = self._epoch(epoch)
         # The last window that starts here or before: the ones of no samples that start at the same place come first.
         window = int(np.searchsorted(starts, within, side="right")) - 1
-        shard, row = self._window(epoch, window)[within - int(starts[window])]
-        return Place(epoch, int(shard), int(row))
+        return epoch, window, within - int(starts[window])
 
     def _make_epoch(self, epoch: int) -> tuple[Integers, Integers]:
         """The shards' order, and the position at which each window of them starts."""

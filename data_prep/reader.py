@@ -1,39 +1,17 @@
-"""Single samples of a split, read by their offsets."""
+"""A split as a sequence of samples."""
 
-import io
-import json
-import os
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from data_prep.errors import DataError
+from data_prep.config import StreamConfig
 from data_prep.manifest import Manifest
-from data_prep.sidecar import Sidecar
-from data_prep.store import Store
-
-CHECK = "run `e4t prepare --verify` to list damaged shards"
-
-
-@dataclass(frozen=True)
-class About:
-    """What is known of a stored picture."""
-
-    key: str
-    """Name in the shards."""
-    identity: str
-    """Who or what it shows."""
-    caption: str
-    """Its own, or the set's template."""
+from data_prep.samples import About, StoredSamples
 
 
 @dataclass(frozen=True)
@@ -46,21 +24,18 @@ class Sample(About):
     @property
     def image(self) -> Tensor:
         """The pixels as models take them, (3, H, W) float32 in [-1, 1]."""
-        return self.pixels.float() / 127.5 - 1
+        return as_images(self.pixels)
 
 
-class ShardReader:
+class ShardReader(StoredSamples):
     """A split as a sequence of samples, in the shards' own order. Any number of threads may read."""
 
-    def __init__(self, root: Path | str, split: str, *, sidecars_kept: int = 64) -> None:
+    def __init__(
+        self, root: Path | str, split: str, config: StreamConfig | None = None, *, manifest: Manifest | None = None
+    ) -> None:
         """Open a split. Raises DataError if the manifest is unfit or the split empty."""
-        self.manifest = Manifest.load(root)
-        shards = self.manifest.shards(split)
-        self._store = Store(str(root))
-        self.paths = [Path(root) / split / shard.name for shard in shards]
-        self.counts = [shard.samples for shard in shards]
+        super().__init__(root, split, config, manifest=manifest)
         self._ends = list(accumulate(self.counts))
-        self._places = lru_cache(maxsize=sidecars_kept)(self._load_places)
 
     def __len__(self) -> int:
         """Samples in the split."""
@@ -80,59 +55,11 @@ class ShardReader:
                 yield self.read(shard, row)
 
     def read(self, shard: int, row: int) -> Sample:
-        """The sample at ``row`` of a shard. Raises DataError that names the shard if it is missing or damaged."""
-        with self._opened(shard, row) as (file, place):
-            about = json.loads(os.pread(file, *place.about))
-            with Image.open(io.BytesIO(os.pread(file, *place.picture))) as image:
-                pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-            return Sample(place.key, about["identity"], about["caption"], pixels)
-
-    def describe(self, shard: int, row: int) -> About:
-        """The same without the picture, which is not decoded."""
-        with self._opened(shard, row) as (file, place):
-            about = json.loads(os.pread(file, *place.about))
-            return About(place.key, about["identity"], about["caption"])
-
-    @contextmanager
-    def _opened(self, shard: int, row: int) -> Iterator[tuple[int, "_SamplePlace"]]:
-        path, place = self.paths[shard], self._place(shard, row)
-        try:
-            with path.open("rb") as file:
-                yield file.fileno(), place
-        except FileNotFoundError as error:
-            raise DataError(f"shard {path} is missing; {CHECK}") from error
-        except Exception as error:  # a decoder answers damaged bytes with nearly anything
-            raise DataError(f"shard {path}: sample {place.key} cannot be read ({error}); {CHECK}") from error
-
-    def _place(self, shard: int, row: int) -> "_SamplePlace":
-        places = self._places(shard)
-        if len(places) != self.counts[shard]:
-            raise DataError(
-                f"shard {self.paths[shard]}: its sidecar has {len(places)} samples, "
-                f"the manifest {self.counts[shard]}; {CHECK}"
-            )
-        return places[row]
-
-    def _load_places(self, shard: int) -> list["_SamplePlace"]:
-        path = self.paths[shard]
-        try:
-            return [
-                _SamplePlace(key, _size_and_offset(parts["json"]), _size_and_offset(parts[self.manifest.codec]))
-                for key, parts in Sidecar.load(self._store, f"{path.parent.name}/{path.name}").members.items()
-            ]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"shard {path}: its sidecar has no place for some member ({error}); {CHECK}") from error
+        """The sample at ``row`` of a shard. Raises Unreadable that names the shard if it is missing or damaged."""
+        about, pixels = self.picture(shard, row)
+        return Sample(**vars(about), pixels=torch.tensor(pixels).permute(2, 0, 1).contiguous())
 
 
-@dataclass(frozen=True, slots=True)
-class _SamplePlace:
-    key: str
-    about: tuple[int, int]
-    """Size and offset, the order in which ``os.pread`` takes them."""
-    picture: tuple[int, int]
-    """Size and offset."""
-
-
-def _size_and_offset(place: tuple[int, int]) -> tuple[int, int]:
-    offset, size = place
-    return size, offset
+def as_images(pixels: Tensor) -> Tensor:
+    """Stored pixels, uint8, as models take them: float32 in [-1, 1], contiguous, of the same shape and device."""
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1

@@ -1,24 +1,24 @@
 """Shards to batches: one global order, whatever the number of ranks; resumed by arithmetic, never by replay."""
 
-import hashlib
+import logging
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import torch
 from torch import Tensor
 
-from data_prep.config import StreamConfig
+from data_prep.config import StreamConfig, digest_of
 from data_prep.errors import ConfigError
 from data_prep.features import FeatureReader
-from data_prep.order import GlobalOrder, Place
-from data_prep.reader import About, Sample, ShardReader
+from data_prep.line import Line
+from data_prep.loader import Loader, Loading
+from data_prep.reader import Sample, ShardReader, as_images
 
-__all__ = ["Batch", "Sample", "ShardReader", "ShardStream"]
+__all__ = ["Batch", "Sample", "ShardReader", "ShardStream", "as_images"]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,29 +32,16 @@ class Batch:
     captions: list[str]
     """One each."""
     tensors: dict[str, Tensor]
-    """``pixels`` (b, 3, H, W), float32 in [-1, 1]; or, of a stream of features, those, each (b, ...)."""
+    """``pixels`` (b, 3, H, W), uint8, channels last in memory (``as_images`` makes of them what models take, on any
+    device); or, of a stream of features, those, each (b, ...)."""
     indices: list[int]
     """Global positions: a sample's own randomness is drawn from these, so it does not depend on rank or batch size."""
     samples_seen: int
     """By all ranks, this global batch included: the state to resume from."""
     epoch: int
-    """Of the global batch's last row, from 0."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A sample on its way into a batch."""
-
-    about: About
-    tensors: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class _Ahead:
-    """A batch that threads are decoding."""
-
-    indices: list[int]
-    rows: list[Future[_Row]]
+    """Of the last row of the recipe's own set up to here, from 0."""
+    skipped: list[str]
+    """Keys of samples that could not be read; others stand in their place. Empty unless ``config.damaged`` is skip."""
 
 
 class ShardStream(Iterator[Batch]):
@@ -62,11 +49,11 @@ class ShardStream(Iterator[Batch]):
 
     The rows of all epochs stand in one line, epoch e + 1 right behind epoch e. From ``samples_seen`` on, each global
     batch takes the next ``global_batch`` rows of it, rank r the r-th of ``world`` equal slices. So each sample comes
-    once an epoch, no tail is dropped, and a batch may span two epochs. The line depends on the seed, the shards and
-    ``config.window_shards``; never on ranks, threads or where it was resumed.
+    once an epoch, no tail is dropped, and a batch may span two epochs. The line depends on the seed and on what
+    ``identity`` tells; never on ranks, workers or where it was resumed.
 
-    Threads start with the first batch. ``close``, or leaving a ``with`` block, stops them; going on afterwards
-    continues behind the last batch given.
+    Workers start with the first batch. ``close``, or leaving a ``with`` block, ends them; going on afterwards continues
+    behind the last batch given.
     """
 
     def __init__(
@@ -84,7 +71,8 @@ class ShardStream(Iterator[Batch]):
     ) -> None:
         """Open a split at a position; ``features`` stand for the pictures, which are not decoded then.
 
-        Raises ConfigError if the ranks cannot share the batch, DataError if the set is unfit or the split empty.
+        Raises ConfigError if the ranks cannot share the batch, the mixed sets do not fit together or the cache is too
+        small for them, DataError if a set is unfit or its split empty.
         """
         if global_batch < 1 or global_batch % world:
             raise ConfigError(
@@ -95,44 +83,54 @@ class ShardStream(Iterator[Batch]):
         if min(seed, samples_seen) < 0:
             raise ConfigError(f"seed {seed} and samples_seen {samples_seen} must be at least 0")
         self.config = config or StreamConfig()
-        self.reader = ShardReader(root, split, sidecars_kept=2 * self.config.window_shards)
-        self.order = GlobalOrder(self.reader.counts, seed=seed, window_shards=self.config.window_shards)
-        self.global_batch, self.rank, self.world, self.seed = global_batch, rank, world, seed
-        self.samples_seen, self.features = samples_seen, features
-        self._pool: ThreadPoolExecutor | None = None
-        self._ahead: deque[_Ahead] = deque()
+        self.line = Line(str(root), split, self.config, seed=seed)
+        self.global_batch, self.rank, self.world = global_batch, rank, world
+        self.samples_seen, self.skipped = samples_seen, 0
+        self._loader = Loader(self.line, global_batch // world, features)
+        self._ahead: deque[Loading] = deque()
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the order beside the seed, as flat plain data: two runs with the same see the same."""
+        return self.line.identity()
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of ``identity``."""
+        return digest_of(self.identity())
 
     def __next__(self) -> Batch:
-        """The next batch. Raises DataError, and closes, if a sample cannot be read."""
+        """The next batch. Raises DataError, and closes, if samples cannot be read and ``config`` does not skip them."""
         while len(self._ahead) <= self.config.prefetch:
-            self._ahead.append(self._start(self.samples_seen + len(self._ahead) * self.global_batch))
-        first = self._ahead[0]
+            start = self.samples_seen + len(self._ahead) * self.global_batch
+            self._ahead.append(self._loader.start(start + self.rank * (self.global_batch // self.world)))
         try:
-            rows = [future.result() for future in first.rows]
+            loaded = self._ahead[0].result()
         except BaseException:
             self.close()
             raise
         self._ahead.popleft()
         self.samples_seen += self.global_batch
+        self.skipped += len(loaded.skipped)
+        if loaded.skipped:
+            log.warning("skipped %d (%d so far): %s", len(loaded.skipped), self.skipped, ", ".join(loaded.skipped[:8]))
         return Batch(
-            keys=[row.about.key for row in rows],
-            identities=[row.about.identity for row in rows],
-            captions=[row.about.caption for row in rows],
-            tensors={name: torch.stack([row.tensors[name] for row in rows]) for name in rows[0].tensors},
-            indices=first.indices,
+            keys=[about.key for about in loaded.abouts],
+            identities=[about.identity for about in loaded.abouts],
+            captions=[about.caption for about in loaded.abouts],
+            tensors=loaded.tensors,
+            indices=loaded.indices,
             samples_seen=self.samples_seen,
-            epoch=(self.samples_seen - 1) // self.order.epoch_samples,
+            epoch=self.line.epoch_before(self.samples_seen),
+            skipped=loaded.skipped,
         )
 
     def close(self) -> None:
-        """Stop the threads and forget what was decoded ahead."""
-        pool, self._pool = self._pool, None
+        """End the workers and forget what was decoded ahead."""
         self._ahead.clear()
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._loader.close()
 
     def __enter__(self) -> Self:
-        """Nothing to do: threads start with the first batch."""
+        """Nothing to do: workers start with the first batch."""
         return self
 
     def __exit__(
@@ -140,24 +138,3 @@ class ShardStream(Iterator[Batch]):
     ) -> None:
         """Close."""
         self.close()
-
-    def _start(self, start: int) -> _Ahead:
-        """Begin to decode this rank's slice of the global batch at ``start``."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.config.threads, thread_name_prefix="shard-stream")
-        share = self.global_batch // self.world
-        first = start + self.rank * share
-        indices = list(range(first, first + share))
-        return _Ahead(indices, [self._pool.submit(self._read, self.order.place(index)) for index in indices])
-
-    def _read(self, place: Place) -> _Row:
-        if self.features is not None:
-            about = self.reader.describe(place.shard, place.row)
-            flipped = self._is_flipped(place.epoch, about.key)
-            return _Row(about, self.features.read(place.shard, place.row, flipped=flipped))
-        sample = self.reader.read(place.shard, place.row)
-        flipped = self._is_flipped(place.epoch, sample.key)
-        return _Row(sample, {"pixels": sample.image.flip(-1) if flipped else sample.image})
-
-    def _is_flipped(self, epoch: int, key: str) -> bool:
-        return self.config.flip and hashlib.sha256(f"{self.seed}/{epoch}/{key}".encode()).digest()[0] < 128

@@ -20,21 +20,22 @@ def cache(recipe: Recipe, watch: Callable[[int, int], None] | None = None) -> No
     def compute(pixels: Tensor) -> dict[str, Tensor]:
         return {name: tensor.to(dtype) for name, tensor in encode_pictures(backbone, pixels).tensors().items()}
 
-    write_features(
-        recipe.data.output,
-        recipe.cache.folder,
-        purpose(recipe, backbone),
-        compute,
-        rank=int(os.environ.get("RANK", "0")),
-        world=int(os.environ.get("WORLD_SIZE", "1")),
-        batch_size=recipe.cache.batch_size,
-        watch=watch,
-    )
+    for root in (recipe.data.output, *recipe.stream.mix):
+        write_features(
+            root,
+            recipe.cache.folder,
+            purpose(recipe, backbone),
+            compute,
+            rank=int(os.environ.get("RANK", "0")),
+            world=int(os.environ.get("WORLD_SIZE", "1")),
+            batch_size=recipe.cache.batch_size,
+            watch=watch,
+        )
 
 
 def open_cache(recipe: Recipe, backbone: Backbone, split: str) -> FeatureReader:
     """The set's features for this base. Raises ConfigError if they are made for another, DataError if some miss."""
-    return FeatureReader(recipe.data.output, recipe.cache.folder, split, purpose(recipe, backbone))
+    return FeatureReader(recipe.data.output, recipe.cache.folder, split, purpose(recipe, backbone), recipe.stream)
 
 
 def purpose(recipe: Recipe, backbone: Backbone) -> dict[str, str]:

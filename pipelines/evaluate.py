@@ -75,7 +75,7 @@ def choose_cases(recipe: Recipe) -> list[Case]:
     """The first picture of randomly chosen test identities, with edits of expression, clothes and background."""
     config = recipe.evaluate
     first: dict[str, Sample] = {}
-    for sample in ShardReader(recipe.data.output, "test"):
+    for sample in ShardReader(recipe.data.output, "test", recipe.stream):
         first.setdefault(sample.identity, sample)
     rng = random.Random(f"evaluate-{config.seed}")
     people = rng.sample(sorted(first), min(config.identities, len(first)))

@@ -10,14 +10,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.manifest import Manifest
-from data_prep.settings import flatten
-from data_prep.stream import Batch, ShardStream
+from data_prep.settings import differences, flatten
+from data_prep.stream import Batch, ShardStream, as_images
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
 from encoder.errors import ConfigError
@@ -115,6 +116,7 @@ class Trainer:
         self.meter, self.teraflops = Meter(), 0.0
         self.name = self.cluster.rank_0_says(f"{int(time.time())}-{os.getpid()}")
         self.progress, self.saved_step, self.beat = Progress(), -1, 0.0
+        self.data: dict[str, Any] = {}
         self.tracker = self._track() if self.cluster.rank == 0 else None
 
     def _track(self) -> Tracker:
@@ -142,6 +144,7 @@ class Trainer:
             return ""
         with ExitStack() as stack:
             stream = stack.enter_context(self._stream())
+            self._take_note_of(stream.identity())
             trace = self.run.folder / "profile" / f"rank_{self.run.rank}.json.gz"
             profile = stack.enter_context(traced(trace)) if self.sitting.profile else None
             first = next(stream)
@@ -195,12 +198,7 @@ class Trainer:
             return self.start
         folder = Path(found)
         facts = read_facts(folder)
-        if facts["manifest_digest"] != self.manifest.digest and not self.sitting.accept_changes:
-            raise ConfigError(
-                f"{folder} was trained on other shards than {self.recipe.data.output} holds now (manifest "
-                f"{facts['manifest_digest'][:12]} there, {self.manifest.digest[:12]} now); give another name to start "
-                "anew, or go on all the same with --accept-changes true"
-            )
+        self.data = facts["data"]
         self.progress = read_progress(folder)
         self.saved_step = self.progress.step
         if self.cluster.rank == 0:
@@ -219,6 +217,18 @@ class Trainer:
             config=self.recipe.stream,
             features=open_cache(self.recipe, self.backbone, "train") if self.config.cached else None,
         )
+
+    def _take_note_of(self, data: dict[str, Any]) -> None:
+        """Refuse data that are not those of the checkpoint, unless told to go on."""
+        if changed := differences(self.data or data, data):
+            difference = "; ".join(f"{name}: {then} there, {now} now" for name, then, now in changed)
+            if not self.sitting.accept_changes:
+                raise ConfigError(
+                    f"the run in {self.run.folder} was trained on other data ({difference}); give another name to "
+                    "start anew, or go on all the same with --accept-changes true"
+                )
+            log.warning("going on with other data: %s", difference)
+        self.data = data
 
     def _rehearse(self, batch: Batch, state: TrainingState) -> None:
         """One step on real pictures, so that memory runs out now or never; then the state is what it shall be."""
@@ -267,7 +277,7 @@ class Trainer:
     def _encoded(self, batch: Batch, rows: slice) -> Encoded:
         if self.config.cached:
             return encoded({name: tensor[rows] for name, tensor in batch.tensors.items()}, self.engine.device)
-        return encode_pictures(self.backbone, batch.tensors["pixels"][rows])
+        return encode_pictures(self.backbone, as_images(batch.tensors["pixels"][rows].to(self.engine.device)))
 
     def _judged(self, judged: Judged) -> None:
         """Write this rank's record of a step, and say what was odd about it."""
@@ -314,7 +324,7 @@ class Trainer:
         if state:
             progress = Progress(**vars(self.progress) | {"skipped": self._skipped()})
             facts = {
-                "manifest_digest": self.manifest.digest,
+                "data": self.data,
                 "seed": self.recipe.seed,  # every draw follows from it and a sample's position: no other RNG is used
                 "world_size": self.cluster.world,
                 "zero_stage": self.config.zero_stage,

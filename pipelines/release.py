@@ -104,7 +104,7 @@ def _provenance(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
         "steps": state["step"],
         "samples_seen": state["samples_seen"],
         "training_seconds": round(state["seconds"], 1),
-        "data_manifest": state["manifest_digest"],
+        "data_manifest": state["data"]["set"],
         "data_identities": Manifest.load(recipe.data.output).identities,
         "base": {"model": recipe.base.model, "revision": recipe.base.revision},
         "mlflow_run_id": marker.read_text().strip() if marker.exists() else None,

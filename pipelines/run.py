@@ -40,8 +40,14 @@ FREE = (
     "pretrain.start_timeout_seconds",
     "pretrain.step_timeout_seconds",
     "pretrain.stop_signal",
-    "stream.threads",
+    "stream.workers",
     "stream.prefetch",
+    "stream.cache_folder",
+    "stream.cache_bytes",
+    "stream.retries",
+    "stream.backoff_seconds",
+    "stream.timeout_seconds",
+    "stream.damaged",
 )
 """Settings that may change between the sittings of a run."""
 PACKAGES = ("torch", "deepspeed", "accelerate", "diffusers", "transformers", "webdataset", "mlflow")

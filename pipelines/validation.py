@@ -54,7 +54,7 @@ class Validation:
         return training_grid(model, rows, self.recipe, self.backbone, self.conditioning)
 
     def _reader(self) -> ShardReader:
-        return ShardReader(self.recipe.data.output, "val")
+        return ShardReader(self.recipe.data.output, "val", self.recipe.stream)
 
     def _samples(self) -> list[Sample]:
         reader, count = self._reader(), self.recipe.pretrain.validate_samples

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.config import PrepareConfig, SplitFractions
+from data_prep.config import PrepareConfig, SplitFractions, StreamConfig
 from data_prep.executors import LocalExecutor
 from data_prep.manifest import Manifest
 from data_prep.prepare import prepare
+from tests.data_prep.flaky_server import FlakyServer, flaky_server
 
 IDENTITIES, PICTURES = 12, 4
 
@@ -118,3 +119,29 @@ def shared_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = make_config(make_pictures(root / "pictures"), root / "set", shard_samples=3)
     make_set(config)
     return root / "set"
+
+
+@pytest.fixture
+def server(shared_set: Path) -> Iterator[FlakyServer]:
+    """The shared set over HTTP."""
+    with flaky_server(shared_set) as running:
+        yield running
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Callable[..., StreamConfig]:
+    """Settings under which reads are tried again at once, and what comes from a store is kept below ``tmp_path``."""
+
+    def build(**changes: Any) -> StreamConfig:
+        settings: dict[str, Any] = {
+            "window_shards": 3,
+            "workers": 0,
+            "prefetch": 1,
+            "cache_folder": str(tmp_path / "cache"),
+            "retries": 2,
+            "backoff_seconds": 0.01,
+            "timeout_seconds": 0.5,
+        }
+        return StreamConfig(**settings | changes)
+
+    return build

@@ -72,8 +72,22 @@ def test_the_digest_follows_what_is_made_and_not_where() -> None:
     assert PrepareConfig(source="in", output="out", concept="cat", quality=94).digest != config.digest
 
 
-@pytest.mark.parametrize("name", ["window_shards", "threads", "prefetch"])
+@pytest.mark.parametrize("name", ["window_shards", "prefetch", "cache_bytes", "timeout_seconds"])
 def test_a_stream_setting_below_one_is_refused(name: str) -> None:
     settings: dict[str, Any] = {name: 0}
     with pytest.raises(ConfigError, match=f"stream.{name}"):
         StreamConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"workers": -1}, "stream.workers is -1"),
+        ({"retries": -1}, "stream.retries is -1"),
+        ({"damaged": "ignore"}, "stream.damaged is 'ignore'; give stop or skip"),
+        ({"mix": {"other": 0.0}}, "stream.mix: other weighs 0.0"),
+    ],
+)
+def test_a_wrong_way_to_stream_is_refused_by_its_name(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        StreamConfig(**changes)

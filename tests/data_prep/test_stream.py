@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from data_prep.config import StreamConfig
 from data_prep.errors import ConfigError, DataError
-from data_prep.stream import Batch, ShardReader, ShardStream
+from data_prep.stream import Batch, ShardReader, ShardStream, as_images
 
-QUICK = StreamConfig(window_shards=3, threads=2, prefetch=1)
+QUICK = StreamConfig(window_shards=3, workers=0, prefetch=1)
 
 
 def take(root: Path, batches: int, *, config: StreamConfig = QUICK, **position: Any) -> list[Batch]:
@@ -52,6 +52,21 @@ def test_the_ranks_together_have_the_batches_of_one(shared_set: Path, world: int
         assert {(part.samples_seen, part.epoch) for part in parts} == {(whole.samples_seen, whole.epoch)}
 
 
+def test_a_resumed_stream_reads_no_shard_before_its_window(shared_set: Path, tmp_path: Path) -> None:
+    size = len(ShardReader(shared_set, "train"))
+    expected = take(shared_set, 2 * size, global_batch=1)[size + size // 2]
+    shutil.copytree(shared_set, tmp_path / "copy")
+    resumed = ShardStream(tmp_path / "copy", "train", global_batch=1, config=QUICK, samples_seen=size + size // 2)
+    order, reader = resumed.line.orders[0], resumed.line.readers[0]
+    needed = set(next(order.shards_from(*order.window_at(resumed.samples_seen))))
+    for shard in set(range(len(reader.shards))) - needed:
+        path = Path(reader.where(shard))
+        path.unlink()
+        path.with_suffix(".json").unlink()
+    with resumed:
+        assert same(next(resumed), expected)
+
+
 @settings(max_examples=12, deadline=None)
 @given(step=st.integers(0, 14), batch=st.sampled_from([4, 6, 12]), world=st.sampled_from([1, 2]))
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped_even_on_other_machines(
@@ -66,15 +81,15 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped_even_on_other_machines(
 
 
 def test_a_resumed_stream_gives_the_same_batches_to_the_last_bit(shared_set: Path) -> None:
-    config = StreamConfig(window_shards=3, flip=True)
+    config = StreamConfig(window_shards=3, workers=0, flip=True)
     whole = take(shared_set, 12, global_batch=5, seed=3, config=config)
     resumed = take(shared_set, 5, global_batch=5, seed=3, config=config, samples_seen=whole[6].samples_seen)
     assert all(same(one, other) for one, other in zip(whole[7:], resumed, strict=True))
 
 
-def test_threads_and_prefetch_change_nothing(shared_set: Path) -> None:
-    slow = take(shared_set, 10, global_batch=5, config=StreamConfig(window_shards=3, threads=1, prefetch=1))
-    fast = take(shared_set, 10, global_batch=5, config=StreamConfig(window_shards=3, threads=8, prefetch=7))
+def test_workers_and_prefetch_change_nothing(shared_set: Path) -> None:
+    slow = take(shared_set, 10, global_batch=5, config=StreamConfig(window_shards=3, workers=0, prefetch=1, flip=True))
+    fast = take(shared_set, 10, global_batch=5, config=StreamConfig(window_shards=3, workers=3, prefetch=7, flip=True))
     assert all(same(one, other) for one, other in zip(slow, fast, strict=True))
 
 
@@ -86,26 +101,28 @@ def test_a_batch_says_how_far_training_is(shared_set: Path) -> None:
     assert batches[2].indices == [8, 9, 10, 11]
 
 
-def test_pixels_are_the_stored_ones_between_minus_one_and_one(shared_set: Path) -> None:
+def test_pixels_are_the_stored_ones_and_models_get_them_between_minus_one_and_one(shared_set: Path) -> None:
     stored = {sample.key: sample for sample in ShardReader(shared_set, "train")}
     (batch,) = take(shared_set, 1, global_batch=6)
-    assert (batch.tensors["pixels"].shape, batch.tensors["pixels"].dtype) == ((6, 3, 16, 16), torch.float32)
-    assert batch.tensors["pixels"].is_contiguous()
+    assert (batch.tensors["pixels"].shape, batch.tensors["pixels"].dtype) == ((6, 3, 16, 16), torch.uint8)
+    images = as_images(batch.tensors["pixels"])
+    assert torch.equal(images, torch.stack([stored[key].image for key in batch.keys]))
+    assert (float(images.min()), float(images.max()), images.is_contiguous()) == (-1, 1, True)
     for key, identity, caption, pixels in zip(
         batch.keys, batch.identities, batch.captions, batch.tensors["pixels"], strict=True
     ):
         assert (identity, caption) == (stored[key].identity, stored[key].caption)
-        assert torch.equal(((pixels + 1) * 127.5).round().byte(), stored[key].pixels)
+        assert torch.equal(pixels, stored[key].pixels)
 
 
 def test_half_of_the_pictures_are_mirrored_and_others_in_the_next_epoch(shared_set: Path) -> None:
     stored = {sample.key: sample.pixels for sample in ShardReader(shared_set, "train")}
     size = len(stored)
-    config = StreamConfig(window_shards=3, flip=True)
+    config = StreamConfig(window_shards=3, workers=0, flip=True)
     mirrored = []
     for batch in take(shared_set, 2, global_batch=size, config=config):
         found = set()
-        for key, pixels in zip(batch.keys, ((batch.tensors["pixels"] + 1) * 127.5).round().byte(), strict=True):
+        for key, pixels in zip(batch.keys, batch.tensors["pixels"], strict=True):
             assert torch.equal(pixels, stored[key]) or torch.equal(pixels.flip(-1), stored[key])
             if not torch.equal(pixels, stored[key]):
                 found.add(key)

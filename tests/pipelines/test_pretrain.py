@@ -157,13 +157,12 @@ def test_a_run_of_another_recipe_is_refused_with_the_difference(e4t: E4T, recipe
 def test_other_shards_are_refused_unless_told(e4t: E4T, recipe: Path, run: Path) -> None:
     state = json.loads((run / LAST / "state.json").read_text())
     for checkpoint in (run / "checkpoints").iterdir():
-        (checkpoint / "state.json").write_text(json.dumps(state | {"manifest_digest": "0" * 64}))
+        (checkpoint / "state.json").write_text(json.dumps(state | {"data": state["data"] | {"set": "0" * 64}}))
         (checkpoint / "COMPLETE").write_text("{}")
     longer = ("pretrain", "--recipe", recipe, "--nproc", "1", "--pretrain.steps", "5")
     code, _, err = e4t(*longer)
     assert code == 78
-    assert "other shards" in err
-    assert "000000000000 there" in err
+    assert f"other data (set: {'0' * 64} there" in err
     code, out, err = e4t(*longer, "--accept-changes", "true")
     assert code == 0, err
     assert "step 5/5" in out

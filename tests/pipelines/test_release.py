@@ -81,7 +81,7 @@ def run(recipe: Recipe, trained: DomainEncoder, predictor: OffsetPredictor) -> R
 
 def save(run: Run, step: int, state: TrainingState, predictor: OffsetPredictor) -> None:
     progress = Progress(step=step, samples_seen=64 * step, seconds=90.0)
-    facts = {"manifest_digest": Manifest.load(run.folder.parents[1] / "shards").digest}
+    facts = {"data": {"set": Manifest.load(run.folder.parents[1] / "shards").digest}}
     checkpoints = Checkpoints(run.folder / "checkpoints", keep=2)
     checkpoints.save(step, lambda folder: write_state(folder, state, progress, predictor.shapes, facts))
     checkpoints.wait()

@@ -16,7 +16,7 @@ from pipelines.saved_state import Progress, best_weights, read_facts, read_progr
 from pipelines.training_state import Tensors, TrainingState
 
 PROGRESS = Progress(step=300, samples_seen=19_200, seconds=90.5, skipped=2)
-FACTS = {"manifest_digest": "d" * 64, "world_size": 3}
+FACTS = {"data": {"set": "d" * 64}, "world_size": 3}
 
 
 @pytest.fixture

@@ -1,0 +1,62 @@
+"""How long a resumed stream takes to find its place: see benchmarks/stream.py for how to run it.
+
+    python -m benchmarks.stream_seek SET            # to the first batch, decoded by two workers
+    python -m benchmarks.stream_seek SET --place    # to the place of the next sample, of a set without shards
+
+Prints JSON: seconds and megabytes from before the stream is made. Imports are not counted: a trainer has them.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import psutil
+
+from data_prep.config import StreamConfig
+from data_prep.manifest import Manifest, Shard
+from data_prep.store import Store
+from data_prep.stream import ShardStream
+
+SHARDS, SHARD_SAMPLES = 10_000, 1000
+
+
+def synthetic_manifest(root: Path) -> None:
+    """A manifest of 10 million samples, whose shards are nowhere."""
+    shards = [
+        Shard(f"train-{number:06d}.tar", SHARD_SAMPLES, 60_000_000 + number, hashlib.sha256(b"%d" % number).hexdigest())
+        for number in range(SHARDS)
+    ]
+    Manifest(
+        concept="face",
+        resolution=512,
+        codec="webp",
+        config_digest="0" * 64,
+        identities={"train": SHARDS * SHARD_SAMPLES},
+        kept=SHARDS * SHARD_SAMPLES,
+        dropped={},
+        splits={"train": shards},
+    ).save(Store(str(root)))
+
+
+def seek(root: Path, *, place: bool) -> dict[str, float]:
+    """Resume behind three quarters of the second epoch."""
+    process = psutil.Process()
+    memory, started = process.memory_info().rss, time.perf_counter()
+    samples = sum(shard.samples for shard in Manifest.load(root).shards("train")) if not place else 10_000_000
+    with ShardStream(root, "train", global_batch=32, samples_seen=samples * 7 // 4, config=StreamConfig()) as stream:
+        if place:
+            stream.line.spot(stream.samples_seen)
+        else:
+            next(stream)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "megabytes": (process.memory_info().rss - memory) / 1e6}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--place", action="store_true")
+    arguments = parser.parse_args()
+    print(json.dumps(seek(arguments.set, place=arguments.place)))

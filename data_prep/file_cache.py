@@ -1,0 +1,146 @@
+"""Files kept on a local disk, bounded in bytes, that any number of processes share."""
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+PARTIAL = ".partial"
+
+
+class FileCache:
+    """Files by their sha256; those not used for longest go when room is needed.
+
+    Everything is told by locks on the files themselves, which end with their process: a reader holds a shared one while
+    it reads, so that nobody removes the file under it; whoever fetches holds an exclusive one on the partial file, so
+    that others wait and then find the whole one. What a killed process left is used or removed by the next.
+    """
+
+    def __init__(self, folder: Path | str, limit: int) -> None:
+        self.folder, self.limit = Path(folder).expanduser(), limit
+
+    def open(self, sha256: str, size: int, fetch: Callable[[BinaryIO], None]) -> BinaryIO:
+        """The file, locked until it is closed; ``fetch`` writes it, or raises, if it is not there."""
+        while True:
+            file = self._open_whole(sha256, size)
+            if file:
+                return file
+            self._add(sha256, size, fetch)
+
+    def discard_if_damaged(self, sha256: str) -> bool:
+        """Remove a file whose bytes are not what they were. Returns whether it was so."""
+        path = self.folder / sha256
+        try:
+            with path.open("rb") as file:
+                damaged = hashlib.file_digest(file, "sha256").hexdigest() != sha256
+        except FileNotFoundError:
+            return False
+        if damaged:
+            path.unlink(missing_ok=True)
+        return damaged
+
+    def _open_whole(self, sha256: str, size: int) -> BinaryIO | None:
+        path = self.folder / sha256
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return None
+        fcntl.flock(file, fcntl.LOCK_SH)
+        if not _is_at(file, path):
+            file.close()
+            return None
+        if os.fstat(file.fileno()).st_size != size:
+            path.unlink(missing_ok=True)
+            file.close()
+            return None
+        os.utime(file.fileno(), ns=(time.time_ns(),) * 2)  # the system's own stamps are milliseconds apart
+        return file
+
+    def _add(self, sha256: str, size: int, fetch: Callable[[BinaryIO], None]) -> None:
+        """Fetch a file, unless somebody else does meanwhile."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        whole = self.folder / sha256
+        partial = whole.with_name(sha256 + PARTIAL)
+        with partial.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, partial):
+                return
+            if whole.exists():
+                partial.unlink()
+                return
+            try:
+                self._reserve(file, size)
+                with partial.open("r+b") as content:
+                    fetch(content)
+                    content.flush()
+                    os.fsync(content.fileno())
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            partial.rename(whole)
+
+    def _reserve(self, file: BinaryIO, size: int) -> None:
+        """Give the empty file its size, after removing what must go for it. Raises OSError if it can never have it."""
+        if size > self.limit:
+            raise OSError(f"its {size} bytes are more than stream.cache_bytes, {self.limit}")
+        file.truncate(0)
+        while True:
+            with (self.folder / "lock").open("w") as turn:
+                fcntl.flock(turn, fcntl.LOCK_EX)  # two that look for room at once would both find the same
+                in_use = self._make_room(size)
+                if in_use is None:
+                    file.truncate(size)
+                    return
+            _wait_for(in_use)
+
+    def _make_room(self, size: int) -> Path | None:
+        """Remove files, those not used for longest first; returns one to wait for if all that are left are in use."""
+        # Empty ones wait for room themselves: to wait for them could be for ever.
+        found = [(path, stat) for path, stat in self._files() if stat.st_size]
+        over = sum(stat.st_size for _, stat in found) + size - self.limit
+        in_use = None
+        for path, stat in sorted(found, key=lambda item: item[1].st_mtime_ns):
+            if over <= 0:
+                return None
+            if _remove_unused(path):
+                over -= stat.st_size
+            else:
+                in_use = in_use or path
+        return in_use if over > 0 else None
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # others remove and rename, too
+                yield path, path.stat()
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file is still the one of that name: while a lock is waited for it may be renamed or removed."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_unused(path: Path) -> bool:
+    """Remove a file unless somebody reads or writes it. Returns whether it is gone."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(file, path):
+                path.unlink()
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def _wait_for(path: Path) -> None:
+    """Return when the file is not in use any more, or gone."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
