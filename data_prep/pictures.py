@@ -14,6 +14,7 @@ from data_prep.crops import Box, Size, as_stored, face_square, fixed_square, tur
 from data_prep.duplicates import perceptual_hash
 from data_prep.errors import ConfigError
 from data_prep.originals import holds_only_pixels
+from data_prep.plain_png import plain_png
 from data_prep.records import Record, Rejected
 from data_prep.resizing import resized
 from data_prep.scores import accepts, score
@@ -144,7 +145,8 @@ def _check_header(image: Image.Image, select: SelectConfig) -> None:
 def _square(image: Image.Image, data: bytes, record: Record, config: PrepareConfig) -> _Square:
     # A JPEG's header has all that the crop needs, and decoding waits until it is known how much has to be seen. Others
     # may keep the orientation behind the pixels (PNG) or turn them while they load (TIFF).
-    if image.format not in ("JPEG", "MPO") or config.crop == "face":
+    pixels = plain_png(image, data) if config.crop != "face" else None
+    if pixels is None and (image.format not in ("JPEG", "MPO") or config.crop == "face"):
         image.load()
     stored_mode, orientation = image.mode, _orientation(image)
     size = upright_size(image.size, orientation)
@@ -155,9 +157,10 @@ def _square(image: Image.Image, data: bytes, record: Record, config: PrepareConf
     if box[2] - box[0] < config.select.min_side:
         raise Rejected("too small")
     scale = _shrink_while_decoding(image, (box[2] - box[0]) / config.resolution)
-    image.load()
+    if pixels is None:
+        image.load()
     left, top, right, bottom = (edge / scale for edge in as_stored(box, size, orientation))
-    square = resized(flatten(image), (left, top, right, bottom), config.resolution)
+    square = resized(flatten(image) if pixels is None else pixels, (left, top, right, bottom), config.resolution)
     profile = image.info.get("icc_profile") or b""
     square.info = {"icc_profile": profile}
     untouched = (
@@ -174,7 +177,8 @@ def _square(image: Image.Image, data: bytes, record: Record, config: PrepareConf
 def _orientation(image: Image.Image) -> int:
     """EXIF's 1 to 8; 1 where there is none, or none that makes sense."""
     try:
-        orientation = image.getexif().get(0x0112, 1)
+        # Not PNG's own getexif, which decodes the picture for what may stand behind it; where it may, that is done.
+        orientation = Image.Image.getexif(image).get(0x0112, 1)
     except Exception:  # the many ways of bad metadata cost no picture
         return 1
     return orientation if orientation in range(1, 9) else 1

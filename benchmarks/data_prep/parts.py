@@ -33,6 +33,7 @@ Result = TypeVar("Result")
 
 TIMED = (
     ("decode", ImageFile.ImageFile, "load"),
+    ("decode", pictures, "plain_png"),
     ("resize", pictures, "resized"),
     ("color", pictures, "flatten"),
     ("color", pictures, "to_srgb"),

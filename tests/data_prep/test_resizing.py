@@ -17,13 +17,21 @@ def wanted(image: Image.Image, box: tuple[float, float, float, float], side: int
 @pytest.mark.parametrize("side", [40, 100, 151, 299, 301, 500])
 def test_it_looks_like_lanczos_between_a_fraction_and_a_multiple_of_the_size(side: int) -> None:
     image, box = photograph((403, 310)), (60, 5, 360, 305)
-    got = np.asarray(resized(image, box, side), dtype=float)
-    assert decibels(got, wanted(image, box, side)) > (47 if side == 40 else 58), side
+    for picture in (image, np.asarray(image)):
+        got = np.asarray(resized(picture, box, side), dtype=float)
+        assert decibels(got, wanted(image, box, side)) > (47 if side == 40 else 58), side
+
+
+def test_pixels_and_a_picture_of_them_give_the_same_bytes() -> None:
+    image, box = photograph((403, 310)), (60, 5, 360, 305)
+    for side in (40, 100, 300, 500):
+        assert resized(image, box, side).tobytes() == resized(np.asarray(image), box, side).tobytes()
 
 
 def test_the_size_that_it_has_keeps_every_pixel() -> None:
     image = noise((30, 20))
-    assert np.array_equal(np.asarray(resized(image, (7, 0, 27, 20), 20)), np.asarray(image)[:, 7:27])
+    for picture in (image, np.asarray(image)):
+        assert np.array_equal(np.asarray(resized(picture, (7, 0, 27, 20), 20)), np.asarray(image)[:, 7:27])
 
 
 def test_edges_between_pixels_are_kept() -> None:
