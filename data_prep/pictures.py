@@ -14,7 +14,9 @@ from data_prep.crops import Box, Size, as_stored, face_square, fixed_square, tur
 from data_prep.duplicates import perceptual_hash
 from data_prep.errors import ConfigError
 from data_prep.originals import holds_only_pixels
+from data_prep.plain_png import plain_png
 from data_prep.records import Record, Rejected
+from data_prep.resizing import resized
 from data_prep.scores import accepts, score
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -24,9 +26,6 @@ SPARE_RESOLUTION = 1.4
 """libjpeg shrinks a JPEG by 2, 4 or 8 while it decodes, as long as so many times the resolution is left. Against a full
 decode and LANCZOS, on drawn photographs of 2 to 12 Mpx: 41-45 dB with 1.0, 45.1 with 1.33, at least 45.6 with 1.4 (4032
 x 3024 to 512: 50.4 dB, 43 instead of 140 ms; to 256: 49.6 dB, 31 instead of 125 ms)."""
-REDUCING_GAP = 2.0
-"""Box-filter by whole numbers down to twice the resolution, then LANCZOS: at least 54.2 dB, 10 instead of 66 ms for
-4032 x 3024 to 256. It comes into play from 4 times the resolution on, so never on top of what libjpeg has shrunk."""
 
 _SIGNATURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|....ftypavi[fs]|GIF8[79]a|II\*\0|MM\0\*|\0\0\0\x0cjP  ", re.DOTALL
@@ -146,7 +145,8 @@ def _check_header(image: Image.Image, select: SelectConfig) -> None:
 def _square(image: Image.Image, data: bytes, record: Record, config: PrepareConfig) -> _Square:
     # A JPEG's header has all that the crop needs, and decoding waits until it is known how much has to be seen. Others
     # may keep the orientation behind the pixels (PNG) or turn them while they load (TIFF).
-    if image.format not in ("JPEG", "MPO") or config.crop == "face":
+    pixels = plain_png(image, data) if config.crop != "face" else None
+    if pixels is None and (image.format not in ("JPEG", "MPO") or config.crop == "face"):
         image.load()
     stored_mode, orientation = image.mode, _orientation(image)
     size = upright_size(image.size, orientation)
@@ -157,15 +157,12 @@ def _square(image: Image.Image, data: bytes, record: Record, config: PrepareConf
     if box[2] - box[0] < config.select.min_side:
         raise Rejected("too small")
     scale = _shrink_while_decoding(image, (box[2] - box[0]) / config.resolution)
-    image.load()
-    left, top, right, bottom = as_stored(box, size, orientation)
-    square = flatten(image).resize(
-        (config.resolution, config.resolution),
-        Image.Resampling.LANCZOS,
-        box=(left / scale, top / scale, right / scale, bottom / scale),
-        reducing_gap=REDUCING_GAP,
-    )
+    if pixels is None:
+        image.load()
+    left, top, right, bottom = (edge / scale for edge in as_stored(box, size, orientation))
+    square = resized(flatten(image) if pixels is None else pixels, (left, top, right, bottom), config.resolution)
     profile = image.info.get("icc_profile") or b""
+    square.info = {"icc_profile": profile}
     untouched = (
         image.format == CODEC_FORMATS[config.codec]
         and stored_mode == "RGB"
@@ -180,7 +177,8 @@ def _square(image: Image.Image, data: bytes, record: Record, config: PrepareConf
 def _orientation(image: Image.Image) -> int:
     """EXIF's 1 to 8; 1 where there is none, or none that makes sense."""
     try:
-        orientation = image.getexif().get(0x0112, 1)
+        # Not PNG's own getexif, which decodes the picture for what may stand behind it; where it may, that is done.
+        orientation = Image.Image.getexif(image).get(0x0112, 1)
     except Exception:  # the many ways of bad metadata cost no picture
         return 1
     return orientation if orientation in range(1, 9) else 1

@@ -1,5 +1,6 @@
 """One rank's share of the work: the same function under every executor."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,8 @@ def work(config: PrepareConfig, rank: int, world: int) -> None:
     """
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} of {world}; ranks count from 0 to {world - 1}")
+    # A rank is a process a core; without this every one of them would start as many threads as there are cores.
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")
     store = Store(config.output)
     with clear_errors(config):
         plan = load_plan(config, store) or new_plan(config, store)

@@ -11,7 +11,8 @@ so that a machine that slows down does so for all. CPU is of the whole process t
 process, both from wait4. A contender that does not make all pictures is left out, with its last words.
 
 All make 512 x 512 JPEG at quality 95, but not the same: the loop and img2dataset store colours at half the resolution
-(4:2:0, their default), e4t at full; img2dataset resizes by area, the others with LANCZOS. The column kB shows it.
+(4:2:0, their default), e4t at full; img2dataset resizes by area, the others with LANCZOS. The column kB shows it. The
+second table is that of docs/data.md.
 """
 
 import argparse
@@ -19,7 +20,6 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -27,13 +27,13 @@ import tempfile
 import time
 import venv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.data_prep.pictures import KINDS, draw_tree
+from benchmarks.data_prep.report import Contender, Run, against, figures, of, table
 from benchmarks.data_prep.rivals import QUALITY, RESOLUTION, SHARD_SAMPLES
 
 E4T = (
@@ -46,46 +46,6 @@ RIVALS = Path(__file__).with_name("rivals.py")
 console = Console(width=120)
 
 
-@dataclass(frozen=True)
-class Run:
-    """One process from start to end."""
-
-    seconds: float
-    cpu: float
-    """Seconds of the process and all it waited for."""
-    peak: int
-    """Bytes of the largest process."""
-
-
-@dataclass
-class Contender:
-    """A command, and what was measured of it."""
-
-    name: str
-    command: list[str]
-    """With {source} and {output}."""
-    runs: list[tuple[Run, Run]] = field(default_factory=list)
-    """A round each: the small set, the whole one."""
-    stored: float = 0.0
-    """Bytes a picture."""
-    failure: str = ""
-    """Why there is nothing to show."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Of a contender, a round each."""
-
-    rate: list[float]
-    """Pictures a second, without the start."""
-    cpu: list[float]
-    """CPU milliseconds a picture, without the start."""
-    start: list[float]
-    """Seconds that the small set takes."""
-    peak: list[float]
-    """Bytes."""
-
-
 def contenders(processes: Sequence[int], rival_python: str | None) -> list[Contender]:
     """What is compared."""
     settings = {"resolution": RESOLUTION, "quality": QUALITY, "shard_samples": SHARD_SAMPLES}
@@ -93,12 +53,11 @@ def contenders(processes: Sequence[int], rival_python: str | None) -> list[Conte
     if rival_python:
         found.append(Contender("img2dataset Resizer", [rival_python, str(RIVALS), "resizer", "{source}", "{output}"]))
     for count in processes:
-        of = f", {count} processes" if count > 1 else ""
         words = [word.format(source="{source}", output="{output}", processes=count, **settings) for word in E4T.split()]
-        found.append(Contender(f"e4t prepare{of}", [sys.executable, "-m", "e4t", *words]))
+        found.append(Contender(f"e4t prepare{of(count)}", [sys.executable, "-m", "e4t", *words]))
         if rival_python:
             command = [rival_python, str(RIVALS), "img2dataset", "{source}", "{output}", "--processes", str(count)]
-            found.append(Contender(f"img2dataset{of}", command))
+            found.append(Contender(f"img2dataset{of(count)}", command))
     return found
 
 
@@ -151,59 +110,8 @@ def what_was_made(output: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def figures(contender: Contender, more: int) -> Figures:
-    """``more``: how many pictures the whole set has more than the small one."""
-    pairs = contender.runs
-    return Figures(
-        # On a tiny set the noise of the start can be more than the pictures take.
-        rate=[more / max(whole.seconds - small.seconds, 1e-3) for small, whole in pairs],
-        cpu=[1000 * (whole.cpu - small.cpu) / more for small, whole in pairs],
-        start=[small.seconds for small, _ in pairs],
-        peak=[float(whole.peak) for _, whole in pairs],
-    )
-
-
-def table(found: list[Contender], more: int, title: str) -> Table:
-    """Median, and minimum to maximum over the rounds; ratios are taken round by round."""
-    shown = Table(
-        title=title,
-        caption="CPU and kB a picture; median, and minimum to maximum; x: times the Pillow loop of the same round",
-    )
-    columns = ("", "pictures/s", "x", "CPU ms", "x", "start s", "peak MB", "kB")
-    for column in columns:
-        shown.add_column(column, justify="left" if not column else "right")
-    base = figures(found[0], more)
-    for contender in found:
-        if not contender.runs:
-            continue
-        own = figures(contender, more)
-        shown.add_row(
-            contender.name,
-            spread(own.rate, 1),
-            spread(ratios(own.rate, base.rate), 2),
-            spread(own.cpu, 1),
-            spread(ratios(own.cpu, base.cpu), 2),
-            spread(own.start, 2),
-            f"{max(own.peak) / 1e6:.0f}",
-            f"{contender.stored / 1e3:.0f}",
-        )
-    return shown
-
-
-def ratios(values: list[float], base: list[float]) -> list[float]:
-    """Round by round, as far as both got."""
-    return [value / one for value, one in zip(values, base, strict=False)]
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Median, and below it minimum to maximum."""
-    if not values:
-        return "-"
-    return f"{statistics.median(values):.{digits}f}\n[dim]{min(values):.{digits}f}-{max(values):.{digits}f}[/dim]"
-
-
 def breakdown(source: Path) -> dict[str, float] | str:
-    """Milliseconds a picture of each part of e4t's work, or why there are none."""
+    """CPU milliseconds a picture of each part of e4t's work, or why there are none."""
     command = [sys.executable, "-m", "benchmarks.data_prep.parts", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     if done.returncode:
@@ -265,9 +173,11 @@ def main() -> None:
     more = arguments.pictures - SMALL
     title = f"{arguments.pictures} pictures like {arguments.kind}, {arguments.rounds} rounds, {os.cpu_count()} cores"
     console.print(table(found, more, title))
+    print("\n".join(against(found, more, arguments.kind, arguments.processes)))
     parts = breakdown(sets[1][0])
     console.print(
-        "e4t, ms a picture:", parts if isinstance(parts, str) else ", ".join(f"{n} {v:.2f}" for n, v in parts.items())
+        "e4t, CPU ms a picture:",
+        parts if isinstance(parts, str) else ", ".join(f"{n} {v:.2f}" for n, v in parts.items()),
     )
     report = {
         "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
