@@ -140,6 +140,7 @@ def environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "machine": platform.platform(),
         "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
         "python": platform.python_version(),
         "code": code_revision(),
         **{package: version(package) for package in PACKAGES},
