@@ -53,6 +53,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
             signal.signal(number, handler)
         for rank in ranks:
             rank.kill()
+            rank.wait()
 
 
 def _free_port() -> int:
