@@ -4,9 +4,9 @@
     python -m benchmarks.stream --quick         # a smoke run of a minute
 
 From the root of a checkout, in its environment. `e4t prepare` makes the shards, of drawn photographs, in a temporary
-folder. In every round each loader goes through the set once, in a process of its own, backwards in every second round,
-so that a machine that slows down does so for all. Ratios are taken round by round. All deliver the same: batches of 32
-as uint8 and their captions; only the sequential read does not shuffle, and has no workers: it is what decoding costs.
+folder. In every round each loader runs once, in a process of its own, backwards in every second round: a machine that
+slows down does so for all. Ratios are taken round by round. All deliver the same: batches of 32 as uint8 and their
+captions; only the sequential read does not shuffle, and has no workers: it is what decoding costs.
 """
 
 import argparse
@@ -111,13 +111,14 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--codecs", nargs="+", choices=("webp", "jpg", "png"), default=["webp", "jpg"])
     parser.add_argument("--pictures", type=int, default=768)
+    parser.add_argument("--batches", type=int, default=24, help=f"of {BATCH}, timed")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="256 jpg, 1 round")
+    parser.add_argument("--quick", action="store_true", help="256 jpg, 8 batches, 1 round")
     parser.add_argument("--folder", type=Path, help="for the shards; a temporary one otherwise")
     parser.add_argument("--json", type=Path, help="file for all figures; without one they are printed")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.codecs, arguments.pictures, arguments.rounds = ["jpg"], 256, 1
+        arguments.codecs, arguments.pictures, arguments.batches, arguments.rounds = ["jpg"], 256, 8, 1
     return arguments
 
 
@@ -131,7 +132,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as work:
         sets = made(Path(work), arguments.pictures, arguments.codecs)
         for codec, root in sets.items():
-            found = race(root, arguments.pictures // BATCH, arguments.rounds)
+            found = race(root, arguments.batches, arguments.rounds)
             console.print(shown(codec, found, arguments.pictures))
             report[codec] = found
         synthetic_manifest(Path(work) / "large")
