@@ -27,7 +27,7 @@ def resized(picture: Image.Image | Pixels, box: tuple[float, float, float, float
             left, top, right, bottom = (int(edge) for edge in box)
             part = picture[top:bottom, left:right]
         else:
-            part = np.asarray(picture.crop(box))
+            part = np.asarray(picture if box == (0, 0, *picture.size) else picture.crop(box))
         return Image.fromarray(FastImage.fromarray(part).resize(side, side, "lanczos").numpy())
     image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     return image.resize((side, side), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)

@@ -1,6 +1,5 @@
 """One rank's share of the work: the same function under every executor."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +7,7 @@ from data_prep.claim import check_claim, claim
 from data_prep.config import PrepareConfig
 from data_prep.errors import ConfigError, DataError
 from data_prep.plan import Plan, load_plan, load_shard, make_plan
+from data_prep.process import settle_in
 from data_prep.shards import draft_of, final_of, finished, write_draft
 from data_prep.sources import open_source
 from data_prep.store import Store
@@ -21,8 +21,7 @@ def work(config: PrepareConfig, rank: int, world: int) -> None:
     """
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} of {world}; ranks count from 0 to {world - 1}")
-    # A rank is a process a core; without this every one of them would start as many threads as there are cores.
-    os.environ.setdefault("RAYON_NUM_THREADS", "1")
+    settle_in()
     store = Store(config.output)
     with clear_errors(config):
         plan = load_plan(config, store) or new_plan(config, store)

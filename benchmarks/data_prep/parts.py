@@ -10,7 +10,6 @@ whole.
 import argparse
 import hashlib
 import json
-import os
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from PIL import ImageFile
 from benchmarks.data_prep.rivals import QUALITY, RESOLUTION, pictures_in
 from data_prep import pictures
 from data_prep.config import PrepareConfig
+from data_prep.process import settle_in
 from data_prep.records import Record
 from data_prep.shards import write_tar
 
@@ -90,7 +90,7 @@ def parts(source: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    os.environ["RAYON_NUM_THREADS"] = "1"  # as `data_prep.work` has it
+    settle_in()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     print(json.dumps(parts(parser.parse_args().source)))
