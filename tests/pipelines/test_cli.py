@@ -44,7 +44,7 @@ def test_pretraining_without_shards_is_refused(e4t: E4T, recipe: Path, tmp_path:
 
 
 def test_a_batch_that_does_not_divide_is_refused(e4t: E4T, recipe: Path) -> None:
-    assert refused(e4t("pretrain", "--recipe", recipe, "--nproc", "3"), 78, "batch_size")
+    assert refused(e4t("pretrain", "--recipe", recipe, "--nproc", "4"), 78, "batch_size")
 
 
 @pytest.mark.distributed
