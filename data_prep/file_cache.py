@@ -5,7 +5,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,7 +81,8 @@ class FileCache:
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
-            partial.rename(whole)
+            with self._turn():
+                partial.rename(whole)
 
     def _reserve(self, file: BinaryIO, size: int) -> None:
         """Give the empty file its size, after removing what must go for it. Raises OSError if it can never have it."""
@@ -89,13 +90,19 @@ class FileCache:
             raise OSError(f"its {size} bytes are more than stream.cache_bytes, {self.limit}")
         file.truncate(0)
         while True:
-            with (self.folder / "lock").open("w") as turn:
-                fcntl.flock(turn, fcntl.LOCK_EX)  # two that look for room at once would both find the same
+            with self._turn():
                 in_use = self._make_room(size)
                 if in_use is None:
                     file.truncate(size)
                     return
             _wait_for(in_use)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One at a time: two that look for room would both find the same, and a file that is renamed be overlooked."""
+        with (self.folder / "lock").open("w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            yield
 
     def _make_room(self, size: int) -> Path | None:
         """Remove files, those not used for longest first; returns one to wait for if all that are left are in use."""
