@@ -33,9 +33,10 @@ from pipelines.meter import Meter, clock, summarise
 from pipelines.profiling import traced
 from pipelines.run import Run, environment
 from pipelines.saved_state import Progress, read_facts, read_progress, read_state, write_state
+from pipelines.sharded_state import collect, restore
 from pipelines.stopping import Stopper
 from pipelines.tracking import Tracker
-from pipelines.training_state import TrainingState, collect, restore
+from pipelines.training_state import TrainingState
 from pipelines.validation import Validation, domain_model, draws
 from pipelines.watchdog import Watchdog
 

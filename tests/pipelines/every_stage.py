@@ -20,7 +20,8 @@ from encoder.conditioning import ConditioningConfig
 from pipelines.config import PretrainConfig, Recipe
 from pipelines.engine import Cluster, build_engine, join_cluster
 from pipelines.optimizer import GuardedAdamW
-from pipelines.training_state import TrainingState, collect, restore
+from pipelines.sharded_state import collect, restore
+from pipelines.training_state import TrainingState
 
 BATCH, WIDTH = 6, 7
 """Shared by 1, 2 and 3 ranks; no weight divides evenly among them."""
