@@ -12,7 +12,6 @@ captions; only the sequential read does not shuffle, and has no workers: it is w
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data_prep.pictures import Kind, draw_tree
+from benchmarks.report import deliver
 from benchmarks.stream_loaders import BATCH
 from benchmarks.stream_seek import synthetic_manifest
 from data_prep.config import PrepareConfig, SplitFractions
@@ -125,10 +125,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Make, race, seek, report."""
     arguments = parsed()
-    report: dict[str, object] = {
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
-        "settings": {name: str(value) for name, value in vars(arguments).items()},
-    }
+    report: dict[str, object] = {}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as work:
         sets = made(Path(work), arguments.pictures, arguments.codecs)
         for codec, root in sets.items():
@@ -142,10 +139,7 @@ def main() -> None:
     console.print("  and MB of memory for it:", spread([s["megabytes"] for s in seeks], 1))
     console.print("seconds from nothing to a batch in the middle of a set:", spread([f["seconds"] for f in firsts], 2))
     report |= {"seek": seeks, "first_batch": firsts}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    else:
-        print(json.dumps(report))
+    deliver({name: str(value) for name, value in vars(arguments).items()}, report, arguments.json)
 
 
 if __name__ == "__main__":

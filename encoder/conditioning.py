@@ -102,6 +102,10 @@ class Conditioning:
                 self._null_states = self.states(self.tokenize([""]))
         return self._null_states
 
+    def draw_prompts(self, captions: Sequence[str], choice: Tensor) -> Prompts:
+        """Tokenised prompts of pictures with these captions, by numbers (B,) uniform in [0, 1)."""
+        return self.tokenize([self.prompt_for(*pair) for pair in zip(captions, choice.tolist(), strict=True)])
+
     def prompt_for(self, caption: str, choice: float) -> str:
         """A picture's prompt: its caption or one of the templates, as ``choice``, uniform in [0, 1), decides."""
         if choice < self.config.caption_share:

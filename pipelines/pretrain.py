@@ -179,10 +179,12 @@ class Trainer:
         self.watchdog.allow(self.config.step_timeout_seconds)
         if self._due(self.config.log_every):
             self._report()
-        if self._due(self.config.checkpoint_every):
-            self._save()
-        if self._due(self.config.sample_every):
-            self._look()
+        saving, looking = self._due(self.config.checkpoint_every), self._due(self.config.sample_every)
+        state = self._collect() if saving or looking else None
+        if saving:
+            self._save(state)
+        if looking:
+            self._look(state)
         if self.progress.step % COLLECT_EVERY == 0:
             gc.collect()
         self._beat()
@@ -262,8 +264,7 @@ class Trainer:
         for group, rate in zip(self.engine.optimizer.param_groups, self.config.learning_rates, strict=True):
             group["lr"] = rate * factor
         draw = draws(self.recipe, self.backbone, [self.recipe.seed * 1_000_003 + index for index in batch.indices])
-        captions = zip(batch.captions, draw.choice.tolist(), strict=True)
-        prompts = self.conditioning.tokenize([self.conditioning.prompt_for(*pair) for pair in captions])
+        prompts = self.conditioning.draw_prompts(batch.captions, draw.choice)
         self.optimizer.skipped = torch.ones(())  # unless it is asked to step
         at_once, passes = self.config.passes(self.cluster.world)
         totals = []
@@ -318,10 +319,13 @@ class Trainer:
             self.run.heartbeat(self.progress.step)
             self.beat = time.monotonic()
 
-    def _save(self) -> None:
+    def _collect(self) -> TrainingState | None:
+        """The whole state, on rank 0. Every rank must call."""
+        return collect(self.engine, self.optimizer, keep=self.cluster.rank == 0)
+
+    def _save(self, state: TrainingState | None) -> None:
         """Begin to write a checkpoint; rank 0's thread ends it. Every rank must call."""
         self.guard.flush()
-        state = collect(self.engine, self.optimizer, keep=self.cluster.rank == 0)
         if state:
             progress = Progress(**vars(self.progress) | {"skipped": self._skipped()})
             facts = {
@@ -336,14 +340,13 @@ class Trainer:
             )
         self.saved_step = self.progress.step
 
-    def _look(self) -> None:
+    def _look(self, state: TrainingState | None) -> None:
         """Validation loss and a grid of held-out pictures. Every rank must call."""
         self.watchdog.allow(self.config.start_timeout_seconds)
-        state = collect(self.engine, self.optimizer, keep=self.cluster.rank == 0)
         if self.tracker and state:
-            loss = self.validation.loss(state.best)
+            loss, grid = self.validation.look(state.best)
             path = self.run.folder / "samples" / f"step_{self.progress.step:08d}.png"
-            self.validation.grid(state.best).save(path)
+            grid.save(path)
             log.info("step %d  validation loss %.4f  samples %s", self.progress.step, loss, path)
             self.run.log(step=self.progress.step, validation_loss=loss)
             self.tracker.metrics(self.progress.step, {"validation_loss": loss})
@@ -354,7 +357,7 @@ class Trainer:
         """Save what is not saved, and wait until it is whole."""
         self.watchdog.allow(self.config.start_timeout_seconds)
         if self.saved_step != self.progress.step:
-            self._save()
+            self._save(self._collect())
         self.guard.flush()
         self.checkpoints.wait()
         self.run.heartbeat(self.progress.step)

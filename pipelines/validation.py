@@ -29,14 +29,17 @@ class Validation:
     backbone: Backbone
     conditioning: Conditioning
 
-    def loss(self, weights: Tensors) -> float:
-        """Mean denoising loss."""
+    def look(self, weights: Tensors) -> tuple[float, Image.Image]:
+        """Mean denoising loss; pictures, and what the encoder makes of them without tuning."""
+        model = self._model(weights)
+        return self._loss(model), self._grid(model)
+
+    def _loss(self, model: DomainModel) -> float:
         samples = self._samples()
         pixels = torch.stack([sample.image for sample in samples])
         draw = draws(self.recipe, self.backbone, list(range(len(samples))))
-        captions = zip((sample.caption for sample in samples), draw.choice.tolist(), strict=True)
-        prompts = self.conditioning.tokenize([self.conditioning.prompt_for(*pair) for pair in captions])
-        model, size = self._model(weights), self.recipe.pretrain.micro_batch_size
+        prompts = self.conditioning.draw_prompts([sample.caption for sample in samples], draw.choice)
+        size = self.recipe.pretrain.micro_batch_size
         total = 0.0
         with torch.no_grad():
             for start in range(0, len(samples), size):
@@ -45,10 +48,8 @@ class Validation:
                 total += float(model(pictures, prompts[rows], draw[rows], 0.0).denoising) * len(pixels[rows])
         return total / len(samples)
 
-    def grid(self, weights: Tensors) -> Image.Image:
-        """Pictures, and what the encoder makes of them without tuning."""
+    def _grid(self, model: DomainModel) -> Image.Image:
         rows = list(islice(self._reader(), GRID_ROWS))
-        model = self._model(weights)
         with torch.no_grad():
             set_offsets(self.backbone.unet, model.offsets())
         return training_grid(model, rows, self.recipe, self.backbone, self.conditioning)

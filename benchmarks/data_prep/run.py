@@ -18,7 +18,6 @@ second table is that of docs/data.md.
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from rich.console import Console
 from benchmarks.data_prep.pictures import KINDS, draw_tree
 from benchmarks.data_prep.report import Contender, Run, against, figures, of, table
 from benchmarks.data_prep.rivals import QUALITY, RESOLUTION, SHARD_SAMPLES
+from benchmarks.report import deliver
 
 E4T = (
     "prepare --data.source {source} --data.output {output} --data.concept face --data.resolution {resolution} "
@@ -179,16 +179,9 @@ def main() -> None:
         "e4t, CPU ms a picture:",
         parts if isinstance(parts, str) else ", ".join(f"{n} {v:.2f}" for n, v in parts.items()),
     )
-    report = {
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
-        "settings": {name: str(value) for name, value in vars(arguments).items()},
-        "contenders": [asdict(one) | {"figures": asdict(figures(one, more))} for one in found],
-        "parts": parts,
-    }
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    else:
-        print(json.dumps(report))
+    settings = {name: str(value) for name, value in vars(arguments).items()}
+    compared = [asdict(one) | {"figures": asdict(figures(one, more))} for one in found]
+    deliver(settings, {"contenders": compared, "parts": parts}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,6 @@ namespaces; without them they are left out, and the table says so. docs/faults.m
 """
 
 import argparse
-import json
-import os
-import platform
 import random
 import tempfile
 import time
@@ -26,6 +23,7 @@ from benchmarks.faults.campaign import Campaign, Moment, Outcome
 from benchmarks.faults.hosts import Network, cannot_have_several
 from benchmarks.faults.job import Job
 from benchmarks.faults.kinds import KINDS, Kind
+from benchmarks.report import deliver
 
 console = Console(width=120, highlight=False)
 
@@ -137,9 +135,7 @@ def main() -> int:
     title = f"{arguments.moments} moments a kind, runs of {arguments.steps} steps, seed {arguments.seed}"
     console.print(table(kinds, outcomes, title))
     if arguments.json:
-        machine = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-        report = {"machine": machine, "settings": vars(arguments), "runs": [asdict(outcome) for outcome in outcomes]}
-        arguments.json.write_text(json.dumps(report, indent=1, default=str) + "\n")
+        deliver(vars(arguments), {"runs": [asdict(outcome) for outcome in outcomes]}, arguments.json)
     by_name = {kind.name: kind for kind in KINDS}
     return 0 if outcomes and all(good(by_name[outcome.fault], outcome) for outcome in outcomes) else 1
 
