@@ -1,34 +1,20 @@
-"""The frozen parts: Stable Diffusion and the CLIP picture tower, from a hub id or a folder."""
+"""The frozen parts: Stable Diffusion and the CLIP picture tower."""
 
 import hashlib
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import CLIPVisionModel
 
-from encoder.errors import ConfigError
+from encoder.config import BackboneConfig
+from encoder.loading import load_parts
+from encoder.text import TextEncoders, TextStates
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """Which base model, and in what precision it is held."""
-
-    model: str
-    """Hub id or folder that StableDiffusionPipeline opens."""
-    revision: str | None = None
-    """Hub revision; a release pins the one it was trained on."""
-    clip: str | None = None
-    """Hub id or folder of the CLIP picture tower; by default the model's own ``clip`` subfolder."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the frozen weights."""
 
 
 class Posterior(NamedTuple):
@@ -47,16 +33,14 @@ class Backbone(nn.Module):
         self,
         *,
         vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
+        text: TextEncoders,
         unet: UNet2DConditionModel,
         scheduler: DDIMScheduler,
-        clip: CLIPVisionModelWithProjection,
+        clip: CLIPVisionModel,
         config: BackboneConfig,
     ) -> None:
         super().__init__()
-        self.vae, self.text_encoder, self.unet, self.clip = vae, text_encoder, unet, clip
-        self.tokenizer, self.config = tokenizer, config
+        self.vae, self.text, self.unet, self.clip, self.config = vae, text, unet, clip, config
         self.sampler = scheduler
         self.noise_schedule = DDPMScheduler.from_config(scheduler.config)
         self.requires_grad_(False).eval()
@@ -67,26 +51,7 @@ class Backbone(nn.Module):
 
         Raises ConfigError with one line if the id or folder holds no Stable Diffusion, or no CLIP tower is to be found.
         """
-        folder = Path(config.model)
-        if not folder.exists() and (
-            folder.is_absolute() or config.model.count("/") != 1 or config.model.startswith(".")
-        ):
-            raise ConfigError(f"base model {config.model}: no such folder, and not a hub id of the form owner/name")
-        try:
-            return cls(
-                vae=_part(AutoencoderKL, config, "vae"),
-                text_encoder=_part(CLIPTextModel, config, "text_encoder"),
-                tokenizer=CLIPTokenizer.from_pretrained(config.model, subfolder="tokenizer", revision=config.revision),
-                unet=_part(UNet2DConditionModel, config, "unet"),
-                scheduler=DDIMScheduler.from_pretrained(config.model, subfolder="scheduler", revision=config.revision),
-                clip=_clip(config),
-                config=config,
-            ).to(device=device)
-        except OSError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"base model {config.model} cannot be loaded: {reason} Give a Stable Diffusion folder or hub id"
-            ) from error
+        return cls(**load_parts(config), config=config).to(device=device)
 
     @property
     def device(self) -> torch.device:
@@ -117,21 +82,40 @@ class Backbone(nn.Module):
 
     @property
     def embedding_width(self) -> int:
-        """Width d of a word embedding."""
-        return int(self.text_encoder.get_input_embeddings().embedding_dim)
+        """Width d of a word embedding; of all text encoders together."""
+        return sum(self.text.widths)
 
     @torch.no_grad()
     def posterior(self, pixels: Tensor) -> "Posterior":
-        """The autoencoder's posterior over scaled latents of pictures (B, 3, H, W) in [-1, 1]."""
-        latent = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
+        """The autoencoder's posterior over scaled latents of pictures (B, 3, H, W) in [-1, 1]; float32."""
+        latent = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
         scale = self.vae.config.scaling_factor
-        return Posterior(latent.mean * scale, latent.std * scale)
+        return Posterior(latent.mean.float() * scale, latent.std.float() * scale)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], float32, of scaled latents."""
-        pixels: Tensor = self.vae.decode(latents.to(self.dtype) / self.vae.config.scaling_factor).sample
+        pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
         return pixels.float().clamp(-1, 1)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates) -> Tensor:
+        """What the UNet predicts at z_t (B, C, h, w), t (B,) or a scalar: (B, C, h, w), float32."""
+        noisy = noisy.to(self.dtype)
+        added = self.added_conditions(noisy, text)
+        prediction: Tensor = self.unet(noisy, timesteps, text.states, added_cond_kwargs=added).sample
+        return prediction.float()
+
+    def added_conditions(self, noisy: Tensor, text: TextStates) -> dict[str, Tensor] | None:
+        """What SDXL's UNet is told beside the text states: the pooled state, and sizes in pixels.
+
+        Height and width of the original, top and left of the crop, height and width of the target (arXiv 2307.01952,
+        section 2.2): a prepared picture is its own original, uncropped.
+        """
+        if text.pooled is None:
+            return None
+        height, width = (side * self.pixels_per_latent for side in noisy.shape[-2:])
+        sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device, dtype=self.dtype)
+        return {"text_embeds": text.pooled, "time_ids": sizes.expand(len(noisy), -1)}
 
     def fingerprint(self, part: Literal["vae", "clip"]) -> str:
         """Digest of a part's weights as they are held: equal weights have equal ones, wherever they came from."""
@@ -152,17 +136,3 @@ def clip_input(pixels: Tensor, size: int) -> Tensor:
         pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
     mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return ((pixels + 1) / 2 - mean) / std
-
-
-def _part(kind: type, config: BackboneConfig, name: str) -> nn.Module:
-    dtype = getattr(torch, config.dtype)
-    return kind.from_pretrained(config.model, subfolder=name, revision=config.revision, dtype=dtype)  # type: ignore[attr-defined, no-any-return]
-
-
-def _clip(config: BackboneConfig) -> CLIPVisionModelWithProjection:
-    dtype = getattr(torch, config.dtype)
-    if config.clip is not None:
-        return CLIPVisionModelWithProjection.from_pretrained(config.clip, dtype=dtype)
-    return CLIPVisionModelWithProjection.from_pretrained(
-        config.model, subfolder="clip", revision=config.revision, dtype=dtype
-    )

@@ -10,20 +10,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from encoder.changes import Changes, dense, from_tensors, to_tensors
 from encoder.errors import ModelError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _WEIGHTS, _CONFIG = "concept.safetensors", "concept.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """A tuned concept. Differences are fp16, and what was tuned is used as it is saved: both generate the same."""
+    """A tuned concept. Changes are of few bits, and what was tuned is used as it is saved: both generate the same."""
 
-    unet: dict[str, Tensor]
-    """Differences of UNet parameters, by name."""
-    encoder: dict[str, Tensor]
-    """Differences of domain encoder parameters, by name."""
+    changes: dict[str, Changes]
+    """By part: ``unet``, ``encoder`` (the domain encoder), ``text_encoder``, ``text_encoder_2``."""
     class_tokens: Tensor
     """(1, K, width) of the picture, averaged if there are several."""
     release: str
@@ -38,9 +37,11 @@ class Concept:
             raise ModelError(f"{folder} exists; give another output or delete it")
         aside = folder.with_name(f".{folder.name}.partial")
         aside.mkdir(parents=True, exist_ok=True)
-        tensors = {f"unet/{name}": tensor for name, tensor in self.unet.items()}
-        tensors |= {f"encoder/{name}": tensor for name, tensor in self.encoder.items()}
-        save_file({**tensors, "class_tokens": self.class_tokens.contiguous()}, aside / _WEIGHTS)
+        changes = {f"{part}/{name}": change for part in self.changes for name, change in self.changes[part].items()}
+        tensors = {"class_tokens": self.class_tokens.contiguous()}
+        for key, change in changes.items():
+            tensors |= to_tensors(key, change)
+        save_file(tensors, aside / _WEIGHTS)
         config = {"format_version": FORMAT_VERSION, "release": self.release, "settings": self.settings}
         (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         return aside.rename(folder)
@@ -59,33 +60,40 @@ class Concept:
                 f"{folder} has concept format {config['format_version']}, "
                 f"this e4t reads up to {FORMAT_VERSION}; upgrade e4t"
             )
-        parts: dict[str, dict[str, Tensor]] = {"unet": {}, "encoder": {}}
-        for key, tensor in tensors.items():
+        class_tokens = tensors.pop("class_tokens")
+        changes: dict[str, Changes] = {}
+        for key, change in from_tensors(tensors).items():
             part, _, name = key.partition("/")
-            if part in parts:
-                parts[part][name] = tensor
-        return cls(
-            **parts, class_tokens=tensors["class_tokens"], release=config["release"], settings=config["settings"]
-        )
+            changes.setdefault(part, {})[name] = change
+        return cls(changes=changes, class_tokens=class_tokens, release=config["release"], settings=config["settings"])
 
 
-def difference(module: nn.Module, before: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Fp16 differences of the parameters named in ``before`` from their former values."""
-    parameters = dict(module.named_parameters())
-    return {name: (parameters[name].detach() - old).half().cpu().contiguous() for name, old in before.items()}
+class LoadedConcept:
+    """A concept in a model: the former weights are kept, so that unloading leaves the base bit-identical."""
+
+    def __init__(self, concept: Concept, parts: dict[str, nn.Module]) -> None:
+        """Load into the modules of the concept's parts."""
+        self.concept, self._parts = concept, parts
+        self._before = {part: add_changes(parts[part], changes) for part, changes in concept.changes.items()}
+
+    def unload(self) -> None:
+        """Put the former weights back."""
+        for part, before in self._before.items():
+            restore(self._parts[part], before)
 
 
 @torch.no_grad()
-def add_difference(module: nn.Module, differences: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add differences to parameters; returns the former values, for ``restore``."""
+def add_changes(module: nn.Module, changes: Changes) -> dict[str, Tensor]:
+    """Add changes to parameters; returns the former values, for ``restore``."""
     parameters = dict(module.named_parameters())
-    if unknown := differences.keys() - parameters.keys():
+    if unknown := changes.keys() - parameters.keys():
         raise ModelError(
             f"the concept has a parameter that this model lacks, {sorted(unknown)[0]}; it was tuned on another release"
         )
-    before = {name: parameters[name].detach().clone() for name in differences}
-    for name, change in differences.items():
-        parameters[name].add_(change.to(parameters[name]))
+    before = {name: parameters[name].detach().clone() for name in changes}
+    for name, change in changes.items():
+        former = before[name]
+        parameters[name].copy_(former.float() + dense(change, former.shape).to(former.device))
     return before
 
 

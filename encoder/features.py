@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from encoder.backbone import Backbone, Posterior
+from encoder.text import TextStates
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,19 @@ def map_channels(unet: UNet2DConditionModel) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def unet_features(unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, null_states: Tensor) -> list[Tensor]:
+def unet_features(backbone: Backbone, noisy: Tensor, timesteps: Tensor, null: TextStates) -> list[Tensor]:
     """Pooled maps at (z_t, t, states of the empty prompt): the first pass of the method.
 
-    Runs the UNet's encoder half only, without gradient. ``null_states`` is (1, L, d).
+    Runs the UNet's encoder half only, without gradient. ``null`` is one prompt, for all of ``noisy`` (B, C, h, w).
     """
-    states = null_states.expand(len(noisy), -1, -1)
+    unet, noisy, text = backbone.unet, noisy.to(backbone.dtype), null.expand(len(noisy))
     embedding = unet.time_embedding(unet.get_time_embed(noisy, timesteps))
+    if added := backbone.added_conditions(noisy, text):
+        embedding = embedding + unet.get_aug_embed(embedding, text.states, added)
     with pooled_maps(unet) as maps:
         sample = unet.conv_in(noisy)
         for block in unet.down_blocks:
-            attends = getattr(block, "has_cross_attention", False)
-            sample, _ = block(sample, embedding, encoder_hidden_states=states) if attends else block(sample, embedding)
-        unet.mid_block(sample, embedding, encoder_hidden_states=states)
+            attends = {"encoder_hidden_states": text.states} if getattr(block, "has_cross_attention", False) else {}
+            sample, _ = block(sample, embedding, **attends)
+        unet.mid_block(sample, embedding, encoder_hidden_states=text.states)
     return maps

@@ -8,10 +8,11 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from encoder.backbone import Backbone
-from encoder.conditioning import Conditioning, Prompts
+from encoder.conditioning import Conditioning
 from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError
 from encoder.features import unet_features
+from encoder.text import Prompts
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ class Losses:
     regulariser: Tensor
     """lambda * mean over the batch of ||v||^2."""
 
+    def __mul__(self, share: float) -> "Losses":
+        return Losses(self.total * share, self.denoising * share, self.regulariser * share)
+
+    def __add__(self, other: "Losses") -> "Losses":
+        return Losses(self.total + other.total, self.denoising + other.denoising, self.regulariser + other.regulariser)
+
+    def detach(self) -> "Losses":
+        """Without their graph."""
+        return Losses(self.total.detach(), self.denoising.detach(), self.regulariser.detach())
+
 
 def target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """What the UNet predicts: the noise (SD1.x) or the velocity (SD2.x; Salimans & Ho, arXiv 2202.00512)."""
@@ -71,12 +82,11 @@ def regularise(v: Tensor, weight: float) -> Tensor:
 
 
 def denoising_loss(prediction: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error; under a mask (B, 1, h, w) of weights, the weighted mean."""
+    """Mean squared error; under a mask (B, 1, h, w) of weights, the mean over samples of their weighted means."""
     error = (prediction.float() - wanted.float()).pow(2)
     if mask is None:
         return error.mean()
-    weights = mask.expand_as(error)
-    return (error * weights).sum() / weights.sum().clamp_min(1e-8)
+    return ((error * mask).mean(dim=(1, 2, 3)) / mask.mean(dim=(1, 2, 3)).clamp_min(1e-8)).mean()
 
 
 def domain_tuning_loss(
@@ -98,8 +108,8 @@ def domain_tuning_loss(
     those set on the UNet; both passes use them.
     """
     noisy = backbone.noise_schedule.add_noise(latents, noise, timesteps)
-    v = encoder(class_tokens, unet_features(backbone.unet, noisy, timesteps, conditioning.null_states()))
-    prediction = backbone.unet(noisy, timesteps, conditioning.states(prompts, v)).sample
+    v = encoder(class_tokens, unet_features(backbone, noisy, timesteps, conditioning.null_states()))
+    prediction = backbone.predict(noisy, timesteps, conditioning.states(prompts, v))
     denoising = denoising_loss(prediction, target(backbone.noise_schedule, latents, noise, timesteps), mask)
     penalty = regularise(v, regulariser)
     return Losses(denoising + penalty, denoising, penalty)

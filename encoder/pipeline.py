@@ -1,8 +1,9 @@
 """Tune on a picture, then generate: the pipeline that users hold."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,28 +11,21 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from encoder.backbone import Backbone, BackboneConfig
-from encoder.concept import Concept
-from encoder.conditioning import PLACEHOLDER, Conditioning, ConditioningConfig
+from encoder.backbone import Backbone
+from encoder.concept import Concept, LoadedConcept
+from encoder.conditioning import Conditioning
+from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.errors import ModelError
 from encoder.features import pooled_maps
 from encoder.objective import Losses
 from encoder.release_format import Release
-from encoder.tuning import LoadedConcept, TuneConfig, tune
+from encoder.trained import parts_of
+from encoder.tuning import Pictures, tune
 from encoder.weight_offsets import fold, load_offsets
 
-
-@dataclass(frozen=True, kw_only=True)
-class SampleConfig:
-    """How pictures are sampled."""
-
-    steps: int = 50
-    """DDIM steps."""
-    guidance: float = 7.5
-    """Classifier-free guidance; 1 is none."""
-    guidance_rescale: float = 0.0
-    """Share of the guided prediction brought back to the unguided one's spread (Lin et al., arXiv 2305.08891)."""
+Mask = Image.Image | Callable[[Image.Image], Image.Image]
+"""White where the concept is; or a function that makes such a picture of a picture, as a segmentation network does."""
 
 
 class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -44,31 +38,42 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         conditioning: Conditioning,
         *,
         release: str = "unreleased",
+        resolution: int | None = None,
         tune_config: TuneConfig | None = None,
         sample_config: SampleConfig | None = None,
     ) -> None:
+        """``resolution``, in pixels, is what the encoder was trained at; the base's own unless given."""
         super().__init__()
         self.register_modules(
             vae=backbone.vae,
-            text_encoder=backbone.text_encoder,
-            tokenizer=backbone.tokenizer,
+            text=backbone.text,
             unet=backbone.unet,
             scheduler=backbone.sampler,
             clip=backbone.clip,
             domain_encoder=encoder,
         )
         self.backbone, self.conditioning, self.release = backbone, conditioning, release
+        self.resolution = resolution or backbone.resolution
         self.tune_config, self.sample_config = tune_config or TuneConfig(), sample_config or SampleConfig()
         self._loaded: LoadedConcept | None = None
 
     @classmethod
-    def from_pretrained(cls, release: str | Path, *, base: str | None = None, device: str = "cpu") -> "E4TPipeline":
-        """Open a release folder; ``base`` overrides where its base model lies.
+    def from_pretrained(
+        cls,
+        release: str | Path,
+        *,
+        base: str | None = None,
+        device: str | None = None,
+        dtype: Precision | None = None,
+    ) -> "E4TPipeline":
+        """Open a release folder; ``base`` overrides where its base model lies, ``dtype`` how it is held.
 
-        Raises ModelError for a broken release or one of a newer format, ConfigError if the base cannot be loaded.
+        ``device`` is a GPU if there is one. Raises ModelError for a broken release or one of a newer format,
+        ConfigError if the base cannot be loaded.
         """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         opened = Release.open(release)
-        backbone = Backbone.load(opened.backbone_config(base), device)
+        backbone = Backbone.load(opened.backbone_config(base, dtype), device)
         fold(backbone.unet, load_offsets(opened.offsets))
         encoder = DomainEncoder(DomainEncoderConfig(**opened.encoder_config))
         opened.load_encoder(encoder)
@@ -77,6 +82,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
             encoder.to(device).requires_grad_(False).eval(),
             Conditioning.of(backbone, ConditioningConfig(**opened.conditioning)),
             release=f"{opened.name} {opened.version}",
+            resolution=opened.resolution,
             tune_config=TuneConfig(**opened.tuning),
             sample_config=SampleConfig(**opened.sampling),
         )
@@ -109,17 +115,19 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         self,
         image: Image.Image | Sequence[Image.Image],
         *,
-        steps: int | None = None,
-        seed: int = 0,
         caption: str | Sequence[str] | None = None,
+        mask: Mask | Sequence[Mask] | None = None,
         on_step: Callable[[int, Losses], None] | None = None,
+        **settings: Any,  # noqa: ANN401 - those of TuneConfig
     ) -> Concept:
         """Tune on one picture (or several) of the concept, load the result, and return it.
 
-        ``caption`` says of each picture what is *not* the concept: ``a portrait of a smiling *s``.
+        ``caption`` says of each picture what is *not* the concept: ``a portrait of a smiling *s``. ``mask`` is a
+        picture, white where the concept is, or a function that makes one of the picture. ``settings`` are fields of
+        TuneConfig, in place of the release's own: ``steps=5, train="lora"``.
         """
-        stops = [self.tune_config.steps if steps is None else steps]
-        concept = self.tune_at(image, stops, seed=seed, caption=caption, on_step=on_step)[0]
+        config = replace(self.tune_config, **settings)
+        [concept] = self.tune_at(image, [config.steps], caption=caption, mask=mask, on_step=on_step, **settings)
         self.load_concept(concept)
         return concept
 
@@ -128,9 +136,10 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         image: Image.Image | Sequence[Image.Image],
         stops: Sequence[int],
         *,
-        seed: int = 0,
         caption: str | Sequence[str] | None = None,
+        mask: Mask | Sequence[Mask] | None = None,
         on_step: Callable[[int, Losses], None] | None = None,
+        **settings: Any,  # noqa: ANN401 - those of TuneConfig
     ) -> list[Concept]:
         """As ``tune``, but return the concepts at several numbers of steps for the price of one; none is loaded."""
         images = [image] if isinstance(image, Image.Image) else list(image)
@@ -138,21 +147,34 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         if captions and (len(captions) != len(images) or any(PLACEHOLDER not in c for c in captions)):
             raise ModelError(f"give one caption a picture, each with {PLACEHOLDER} where the concept stands")
         self.unload_concept()
+        pixels = torch.cat([self.pixels(picture) for picture in images])
         return tune(
             self.backbone,
             self.domain_encoder,
             self.conditioning,
-            torch.cat([self.pixels(picture) for picture in images]),
-            replace(self.tune_config, seed=seed, steps=max(stops)),
+            Pictures(pixels=pixels, captions=captions, masks=self._masks(mask, images)),
+            replace(self.tune_config, **settings | {"steps": max(stops)}),
             release=self.release,
-            captions=captions,
             stops=stops,
             on_step=on_step,
         )
 
+    def _masks(self, mask: Mask | Sequence[Mask] | None, images: Sequence[Image.Image]) -> Tensor | None:
+        """(N, 1, S, S) in [0, 1]."""
+        if mask is None:
+            return None
+        masks = [mask] * len(images) if callable(mask) else [mask] if isinstance(mask, Image.Image) else list(mask)
+        if len(masks) != len(images):
+            raise ModelError(f"give one mask a picture, or a function; there are {len(masks)} for {len(images)}")
+        made = [one(image) if callable(one) else one for one, image in zip(masks, images, strict=True)]
+        for one, image in zip(made, images, strict=True):
+            if one.size != image.size:
+                raise ModelError(f"a mask of {one.size} pixels does not fit its picture of {image.size}")
+        return torch.cat([(self.pixels(one.convert("L")) + 1)[:, :1] / 2 for one in made])
+
     def pixels(self, image: Image.Image) -> Tensor:
-        """A picture as (1, 3, S, S) in [-1, 1], center-cropped and resized to the base's resolution."""
-        return to_pixels(image, self.backbone.resolution).to(self.backbone.device)
+        """A picture as (1, 3, S, S) in [-1, 1], center-cropped and resized to the release's resolution."""
+        return to_pixels(image, self.resolution).to(self.backbone.device)
 
     def load_concept(self, concept: Concept | str | Path) -> None:
         """Load a concept or its folder in place of the one loaded before. Raises ModelError for another release's."""
@@ -163,7 +185,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"the concept was tuned on release {concept.release}, this is {self.release}; tune it again here"
             )
         self.unload_concept()
-        self._loaded = LoadedConcept(concept, self.unet, self.domain_encoder)
+        self.conditioning.null_states()  # those of the release, whatever the concept does to the text encoder
+        self._loaded = LoadedConcept(concept, parts_of(self.backbone, self.domain_encoder))
 
     def unload_concept(self) -> None:
         """Go back to the release, bit for bit."""
@@ -210,18 +233,18 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"the prompt names {PLACEHOLDER} but no concept is loaded; call tune(image) or load_concept first"
             )
         fixed_states = None if personal else self.conditioning.states(tokens)
-        shape = self.backbone.latent_shape(self.backbone.resolution)
+        shape = self.backbone.latent_shape(self.resolution)
         latents = torch.stack(
             [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(prompts))]
         )
-        latents = latents.to(self.backbone.device, self.backbone.dtype) * float(self.scheduler.init_noise_sigma)
+        latents = latents.to(self.backbone.device) * float(self.scheduler.init_noise_sigma)
         self.scheduler.set_timesteps(config.steps)
-        null = self.conditioning.null_states().expand(len(prompts), -1, -1)
+        null = self.conditioning.null_states().expand(len(prompts))
         for index, timestep in enumerate(self.scheduler.timesteps):
             with pooled_maps(self.unet) as maps:
-                unconditional = self.unet(latents, timestep, null).sample
+                unconditional = self.backbone.predict(latents, timestep, null)
             states = fixed_states if fixed_states is not None else self.conditioning.states(tokens, self._word(maps))
-            conditional = self.unet(latents, timestep, states).sample
+            conditional = self.backbone.predict(latents, timestep, states)
             guided = _guide(unconditional, conditional, config)
             latents = self.scheduler.step(guided, timestep, latents).prev_sample
             if on_step:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from encoder.backbone import BackboneConfig
+from encoder.config import BackboneConfig, Precision
 from encoder.errors import ModelError
 
 FORMAT_VERSION = 1
@@ -27,11 +27,13 @@ class Release:
     name: str
     version: str
     base: dict[str, Any]
-    """``model`` (hub id, or a path relative to the release folder), ``revision``, ``clip``."""
+    """``model`` (hub id, or a path relative to the release folder), ``revision``, ``clip``, ``dtype``."""
     encoder_config: dict[str, Any]
     conditioning: dict[str, Any]
     tuning: dict[str, Any]
     sampling: dict[str, Any]
+    resolution: int | None = None
+    """Side in pixels of the pictures it was trained on; None in releases that do not say: the base's own."""
 
     @classmethod
     def open(cls, folder: str | Path) -> "Release":
@@ -47,18 +49,23 @@ class Release:
             fields = {key: index[key] for key in ("name", "version", "base", "conditioning", "tuning", "sampling")}
         except KeyError as error:
             raise ModelError(f"{folder / INDEX} lacks {error}; get the release again") from error
-        return cls(folder=folder, encoder_config=_read_json(folder, f"{ENCODER}/{CONFIG}"), **fields)
+        encoder_config = _read_json(folder, f"{ENCODER}/{CONFIG}")
+        return cls(folder=folder, encoder_config=encoder_config, resolution=index.get("resolution"), **fields)
 
     @property
     def offsets(self) -> Path:
         """The collapsed weight offsets' file."""
         return self.folder / OFFSETS / WEIGHTS
 
-    def backbone_config(self, base: str | None = None) -> BackboneConfig:
-        """Where the base model is to be had; ``base`` overrides it."""
-        model = base or resolve(self.base["model"], self.folder)
+    def backbone_config(self, base: str | None = None, dtype: Precision | None = None) -> BackboneConfig:
+        """Where the base model is to be had and how it is held; ``base`` and ``dtype`` override it."""
         clip = self.base.get("clip")
-        return BackboneConfig(model=model, revision=self.base.get("revision"), clip=clip and resolve(clip, self.folder))
+        return BackboneConfig(
+            model=base or resolve(self.base["model"], self.folder),
+            revision=None if base else self.base.get("revision"),
+            clip=clip and resolve(clip, self.folder),
+            dtype=dtype or self.base.get("dtype", "float32"),
+        )
 
     def load_encoder(self, encoder: nn.Module) -> None:
         """Read the domain encoder's weights into ``encoder``. Raises ModelError if they are broken or do not fit."""

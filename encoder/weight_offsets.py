@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoder.config import OffsetForm
 from encoder.errors import ModelError
 
 Offsets = dict[str, tuple[Tensor, Tensor]]
@@ -58,21 +59,44 @@ class MatrixOffset(nn.Module):
         return self.rows(self.columns(outer).T).T  # type: ignore[no-any-return]
 
 
+class DirectOffset(nn.Module):
+    """One matrix's offset as its factors themselves: the same functions, in 3 out + 2 in numbers.
+
+    U starts at zero, so that step 0 is the base model; V's third column is ones, as in the collapse.
+    """
+
+    def __init__(self, out_features: int, in_features: int) -> None:
+        super().__init__()
+        self.u = nn.Parameter(torch.zeros(out_features, 3))
+        self.v = nn.Parameter(torch.randn(in_features, 2))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Factors U (out, 3) and V (in, 3)."""
+        return self.u, F.pad(self.v, (0, 1), value=1.0)
+
+
+FORMS: dict[str, type[MatrixOffset] | type[DirectOffset]] = {"overparametrised": MatrixOffset, "direct": DirectOffset}
+
+
 class OffsetPredictor(nn.Module):
     """The offsets of all attention projections of a UNet; a function of its parameters alone."""
 
-    def __init__(self, shapes: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, shapes: dict[str, tuple[int, int]], form: OffsetForm = "overparametrised") -> None:
         """Take each projection's (out, in) by name."""
         super().__init__()
-        self.shapes = shapes
-        self.matrices = nn.ModuleList(MatrixOffset(*shape) for shape in shapes.values())
+        self.shapes, self.form = shapes, form
+        self.matrices = nn.ModuleList(FORMS[form](*shape) for shape in shapes.values())
 
     @classmethod
-    def for_unet(cls, unet: UNet2DConditionModel) -> "OffsetPredictor":
+    def for_unet(cls, unet: UNet2DConditionModel, form: OffsetForm = "overparametrised") -> "OffsetPredictor":
         """A predictor for the projections of ``unet``."""
-        return cls(
-            {name: (linear.out_features, linear.in_features) for name, linear in attention_projections(unet).items()}
-        )
+        projections = attention_projections(unet)
+        return cls({name: (each.out_features, each.in_features) for name, each in projections.items()}, form)
+
+    def blank(self) -> "OffsetPredictor":
+        """One of the same shapes and form, without values or memory, to load some into by assignment."""
+        with torch.device("meta"):
+            return OffsetPredictor(self.shapes, self.form)
 
     def forward(self) -> Offsets:
         """Evaluate every offset in collapsed form."""
@@ -108,8 +132,9 @@ def fold(unet: UNet2DConditionModel, offsets: Offsets) -> dict[str, Tensor]:
     former = {}
     for name, linear in _matching(unet, offsets).items():
         former[name] = linear.weight.detach().clone()
-        u, v = (factor.to(linear.weight) for factor in offsets[name])
-        linear.weight.addcmul_(former[name], u @ v.T)
+        u, v = (factor.to(linear.weight.device).float() for factor in offsets[name])
+        weight = former[name].float()
+        linear.weight.copy_(torch.addcmul(weight, weight, u @ v.T))  # rounded once, if the weights are of low precision
     return former
 
 

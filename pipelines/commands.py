@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Optional, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -13,12 +13,14 @@ from data_prep.config import PrepareConfig
 from data_prep.faces import FacesConfig, draw_faces
 from data_prep.manifest import verify
 from data_prep.status import status
+from encoder.config import Precision, TuneConfig
 from encoder.errors import ModelError
 from pipelines.display import Bar, console, report_table, status_lines
 from pipelines.errors import DONE, FAILED, RunError
 
 if TYPE_CHECKING:
     from data_prep.executors import Executor
+    from encoder.pipeline import E4TPipeline
     from pipelines.config import Recipe
 
 Settings = TypeVar("Settings")
@@ -173,29 +175,26 @@ def evaluate(arguments: Namespace, _: list[str]) -> None:
 
 def tune(arguments: Namespace, _: list[str]) -> None:
     """Teach a release one picture; the concept is written as a folder."""
-    from encoder.pipeline import E4TPipeline, open_image
+    from encoder.pipeline import open_image
 
     image = open_image(arguments.image)
+    mask = open_image(arguments.mask) if arguments.mask else None
     if Path(arguments.output).exists():
         raise ModelError(f"{arguments.output} exists; give another --output or delete it")
-    pipe = E4TPipeline.from_pretrained(arguments.release, base=arguments.base)
+    pipe = _opened(arguments)
+    settings = {field.name: arguments[field.name] for field in fields(TuneConfig)}
+    settings = {name: value for name, value in settings.items() if value is not None}
     with Bar("tuning") as bar:
-        total = pipe.tune_config.steps if arguments.steps is None else arguments.steps
+        total = settings.get("steps", pipe.tune_config.steps)
         concept = pipe.tune(
-            image,
-            steps=arguments.steps,
-            seed=arguments.seed,
-            caption=arguments.caption,
-            on_step=lambda step, _: bar(step, total),
+            image, mask=mask, caption=arguments.caption, on_step=lambda step, _: bar(step, total), **settings
         )
     console.print(f"concept: {concept.save(arguments.output)}")
 
 
 def generate(arguments: Namespace, _: list[str]) -> None:
     """Make pictures of a concept, or of the release's domain."""
-    from encoder.pipeline import E4TPipeline
-
-    pipe = E4TPipeline.from_pretrained(arguments.release, base=arguments.base)
+    pipe = _opened(arguments)
     if arguments.concept:
         pipe.load_concept(arguments.concept)
     with Bar("sampling") as bar:
@@ -211,6 +210,14 @@ def generate(arguments: Namespace, _: list[str]) -> None:
     for index, image in enumerate(images):
         image.save(folder / f"{arguments.seed + index:04d}.png")
         console.print(f"picture: {folder / f'{arguments.seed + index:04d}.png'}")
+
+
+def _opened(arguments: Namespace) -> "E4TPipeline":
+    from encoder import pipeline
+
+    return pipeline.E4TPipeline.from_pretrained(
+        arguments.release, base=arguments.base, device=arguments.device, dtype=arguments.dtype
+    )
 
 
 def quickstart(arguments: Namespace, _: list[str]) -> int:
@@ -291,21 +298,27 @@ def _release_user_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--base", type=str, default=None, help="base model folder or hub id, instead of the release's own"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=None, help="instead of the release's own")
+    parser.add_argument("--device", type=str, default=None, help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    parser.add_argument("--dtype", type=Precision | None, default=None, help="of the base, instead of the release's")
 
 
 def _tune_arguments(parser: ArgumentParser) -> None:
     _release_user_arguments(parser)
     parser.add_argument("--image", type=str, required=True, help="the one picture")
+    parser.add_argument("--mask", type=str, default=None, help="a picture as large, white where the concept is")
     parser.add_argument(
         "--caption", type=str, default=None, help="what is not the concept: 'a portrait of a smiling *s in a red shirt'"
     )
     parser.add_argument("--output", type=str, default="concept", help="concept folder")
+    for field in fields(TuneConfig):
+        help_text = "instead of the release's own; docs/tuning.md"
+        parser.add_argument(f"--{field.name}", type=Optional[field.type], default=None, help=help_text)  # noqa: UP045 - a type that mypy does not know
 
 
 def _generate_arguments(parser: ArgumentParser) -> None:
     _release_user_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=None, help="instead of the release's own")
     parser.add_argument("--prompt", type=str, required=True, help="*s stands for the concept")
     parser.add_argument("--concept", type=str, default=None, help="concept folder")
     parser.add_argument("--guidance", type=float, default=None, help="instead of the release's own")

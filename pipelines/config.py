@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.config import PrepareConfig, StreamConfig
-from encoder.backbone import BackboneConfig
-from encoder.conditioning import ConditioningConfig
+from encoder.config import BackboneConfig, ConditioningConfig, OffsetForm, SampleConfig, TuneConfig
 from encoder.errors import ConfigError
-from encoder.pipeline import SampleConfig
-from encoder.tuning import TuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +36,8 @@ class PretrainConfig:
     micro_batch_size: int = 8
     """The most pictures that a device holds at once; the rest of its share of the batch is accumulated."""
     learning_rate: float = 1.6e-5
+    offsets: OffsetForm = "overparametrised"
+    """The method's own form of the weight offsets (143 M parameters on SD1.x), or their factors themselves (0.37 M)."""
     offsets_learning_rate: float | None = None
     """Of the weight offsets; the encoder's unless given."""
     warmup_steps: int = 0

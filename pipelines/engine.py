@@ -14,11 +14,12 @@ from torch import distributed as dist
 from torch import nn
 
 from encoder.backbone import Backbone
-from encoder.conditioning import Conditioning, Prompts
+from encoder.conditioning import Conditioning
 from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError
 from encoder.features import Encoded
 from encoder.objective import Draw, Losses, domain_tuning_loss
+from encoder.text import Prompts
 from encoder.weight_offsets import OffsetPredictor, set_offsets
 from pipelines.config import PretrainConfig, Recipe
 from pipelines.errors import RunError

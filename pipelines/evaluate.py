@@ -17,7 +17,7 @@ from torch import Tensor
 from data_prep.faces import DOMAIN_WORD, Identity, Scene, draw
 from data_prep.files import write_whole
 from data_prep.stream import Sample, ShardReader
-from encoder.conditioning import PLACEHOLDER
+from encoder.config import PLACEHOLDER
 from encoder.metrics import ClipScorer, similarity
 from encoder.pipeline import E4TPipeline, to_pixels
 from pipelines.attributes import IDENTITY, SCENE, AttributeReader, agreement, truth

@@ -109,7 +109,7 @@ class Trainer:
             self.backbone.unet.compile_repeated_blocks()
         model = domain_model(recipe, self.backbone, self.conditioning)
         self.start = TrainingState.start(model)
-        self.shapes = model.offsets.shapes
+        self.blank_offsets = model.offsets.blank()
         self.engine, self.optimizer = build_engine(model, self.config, self.cluster)
         self.validation = Validation(recipe, self.backbone, self.conditioning)
         self.checkpoints = Checkpoints(run.folder / "checkpoints", self.config.keep, self.config.keep_every)
@@ -336,7 +336,7 @@ class Trainer:
                 "environment": environment(),
             }
             self.checkpoints.save(
-                self.progress.step, lambda folder: write_state(folder, state, progress, self.shapes, facts)
+                self.progress.step, lambda folder: write_state(folder, state, progress, self.blank_offsets, facts)
             )
         self.saved_step = self.progress.step
 

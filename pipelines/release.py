@@ -11,7 +11,7 @@ import yaml
 
 from data_prep.manifest import Manifest
 from encoder.backbone import Backbone
-from encoder.conditioning import PLACEHOLDER
+from encoder.config import PLACEHOLDER
 from encoder.domain_encoder import DomainEncoderConfig
 from encoder.errors import ConfigError
 from encoder.release_format import (
@@ -88,7 +88,9 @@ def _index(recipe: Recipe, output: Path, version: str) -> dict[str, Any]:
             "model": relative_to(recipe.base.model, output),
             "revision": recipe.base.revision,
             "clip": clip and relative_to(clip, output),
+            "dtype": recipe.base.dtype,
         },
+        "resolution": recipe.data.resolution,
         "conditioning": asdict(recipe.conditioning),
         "tuning": asdict(recipe.tune),
         "sampling": asdict(recipe.sample),

@@ -25,12 +25,14 @@ def training_grid(
     model: "DomainModel", samples: Sequence[Sample], recipe: Recipe, backbone: Backbone, conditioning: Conditioning
 ) -> Image.Image:
     """Held-out pictures beside what the encoder makes of them without tuning."""
-    pipeline = E4TPipeline(backbone, model.encoder, conditioning, release="in training")
+    pipeline = E4TPipeline(
+        backbone, model.encoder, conditioning, release="in training", resolution=recipe.data.resolution
+    )
     rows = []
     for index, sample in enumerate(samples):
         pixels = sample.image[None]
         tokens = class_tokens(backbone, pixels)
-        pipeline.load_concept(Concept(unet={}, encoder={}, class_tokens=tokens, release="in training"))
+        pipeline.load_concept(Concept(changes={}, class_tokens=tokens, release="in training"))
         prompts = [conditioning.config.templates[0], conditioning.caption_prompt(sample.caption)]
         latents = pipeline.sample(prompts, recipe.sample, seed=1000 * index)
         rows.append([to_images(pixels)[0], *to_images(backbone.decode(latents))])

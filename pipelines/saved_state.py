@@ -33,12 +33,12 @@ class Progress:
 
 
 def write_state(
-    folder: Path, state: TrainingState, progress: Progress, shapes: dict[str, tuple[int, int]], facts: Mapping[str, Any]
+    folder: Path, state: TrainingState, progress: Progress, predictor: OffsetPredictor, facts: Mapping[str, Any]
 ) -> None:
-    """Fill a folder; ``facts`` say what the run was, ``shapes`` are those of the offset predictor."""
-    _write_parts(folder / TRAINABLE, state.weights, shapes)
+    """Fill a folder; ``facts`` say what the run was, ``predictor`` is one of the run's shapes and form."""
+    _write_parts(folder / TRAINABLE, state.weights, predictor)
     if AVERAGE in state.moments:
-        _write_parts(folder / AVERAGED, state.moments[AVERAGE], shapes)
+        _write_parts(folder / AVERAGED, state.moments[AVERAGE], predictor)
     (folder / OPTIMIZER).mkdir()
     for name, tensors in state.moments.items():
         if name != AVERAGE:
@@ -84,15 +84,15 @@ def best_weights(folder: Path) -> Path:
     return folder / AVERAGED if (folder / AVERAGED).exists() else folder / TRAINABLE
 
 
-def _write_parts(folder: Path, weights: Tensors, shapes: dict[str, tuple[int, int]]) -> None:
+def _write_parts(folder: Path, weights: Tensors, predictor: OffsetPredictor) -> None:
     folder.mkdir()
     for prefix, file in PARTS.items():
         part = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         save_file(part, folder / file)
         if file == PREDICTOR:
-            predictor = OffsetPredictor(shapes)
-            predictor.load_state_dict(part)
-            save_offsets(predictor(), folder / OFFSETS)
+            filled = predictor.blank()
+            filled.load_state_dict(part, assign=True)
+            save_offsets(filled(), folder / OFFSETS)
 
 
 def _read_parts(folder: Path) -> Tensors:

@@ -72,7 +72,8 @@ class Validation:
 def domain_model(recipe: Recipe, backbone: Backbone, conditioning: Conditioning) -> DomainModel:
     """The modules to be trained, as they are before training."""
     encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, recipe.pretrain.hidden_width))
-    return DomainModel(encoder, OffsetPredictor.for_unet(backbone.unet), backbone, conditioning)
+    offsets = OffsetPredictor.for_unet(backbone.unet, recipe.pretrain.offsets)
+    return DomainModel(encoder, offsets, backbone, conditioning)
 
 
 def draws(recipe: Recipe, backbone: Backbone, seeds: list[int]) -> Draw:

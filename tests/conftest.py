@@ -1,4 +1,4 @@
-"""The tiny base model that ships with the project: Stable Diffusion's own classes, small."""
+"""The tiny base model that ships with the project: Stable Diffusion's own classes, small; and one of every family."""
 
 import random
 from pathlib import Path
@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from data_prep.faces import Identity, Scene, draw
-from encoder.backbone import Backbone, BackboneConfig
-from encoder.conditioning import Conditioning, ConditioningConfig
+from encoder.backbone import Backbone
+from encoder.conditioning import Conditioning
+from encoder.config import BackboneConfig, ConditioningConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.weight_offsets import OffsetPredictor
-
-ROOT = Path(__file__).parent.parent
-BASE = ROOT / "models" / "base"
+from tests.bases import SHIPPED, UNETS, make_base
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +22,14 @@ def _seeded() -> None:
 
 
 @pytest.fixture
-def backbone() -> Backbone:
-    return Backbone.load(BackboneConfig(model=str(BASE)))
+def base() -> Path:
+    """The shipped base's folder."""
+    return SHIPPED
+
+
+@pytest.fixture
+def backbone(base: Path) -> Backbone:
+    return Backbone.load(BackboneConfig(model=str(base)))
 
 
 @pytest.fixture
@@ -51,9 +56,18 @@ def offsets(backbone: Backbone) -> OffsetPredictor:
 
 
 @pytest.fixture
-def pixels() -> Tensor:
-    """Two drawn people, (2, 3, 64, 64) in [-1, 1]."""
-    rng = random.Random(5)
-    images = [draw(Identity.random(rng), Scene.random(rng)) for _ in range(2)]
-    arrays = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(64, 64, 3) for image in images]
+def pixels(backbone: Backbone) -> Tensor:
+    """Two drawn people as large as the base paints, (2, 3, S, S) in [-1, 1]."""
+    rng, size = random.Random(5), backbone.resolution
+    images = [draw(Identity.random(rng), Scene.random(rng), size) for _ in range(2)]
+    arrays = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size, size, 3) for image in images]
     return torch.stack(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@pytest.fixture(scope="session")
+def family_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base of every family, in a folder of its name."""
+    root = tmp_path_factory.mktemp("families")
+    for family in UNETS:
+        make_base(root / family, family)
+    return root

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from data_prep.faces import Identity, Scene
 from data_prep.files import write_whole
-from encoder.backbone import BackboneConfig
-from encoder.conditioning import ConditioningConfig
+from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig
 from encoder.metrics import ClipScorer
-from encoder.pipeline import E4TPipeline, SampleConfig
+from encoder.pipeline import E4TPipeline
 from pipelines.attributes import IDENTITY, SCENE, AttributeReader, truth
 from pipelines.base.attributes import labels
 from pipelines.base.config import BaseConfig

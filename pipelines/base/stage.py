@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from transformers import CLIPTokenizer
 
-from encoder.pipeline import SampleConfig
+from encoder.config import SampleConfig
 from pipelines.base.attributes import train_attributes
 from pipelines.base.autoencoder import train_autoencoder
 from pipelines.base.clip import train_clip

@@ -2,20 +2,21 @@ import pytest
 import torch
 
 from encoder.backbone import Backbone
-from encoder.conditioning import Conditioning, ConditioningConfig
+from encoder.conditioning import Conditioning
+from encoder.config import ConditioningConfig
 from encoder.errors import ConfigError
 
 
 def test_with_v_0_the_states_are_those_of_the_domain_word(conditioning: Conditioning) -> None:
     concept = conditioning.states(conditioning.tokenize(["a portrait of a *s in a red shirt"]), torch.zeros(1, 128))
     word = conditioning.states(conditioning.tokenize(["a portrait of a person in a red shirt"]))
-    assert torch.equal(concept, word)
+    assert torch.equal(concept.states, word.states)
 
 
 def test_a_residual_changes_the_states_from_the_placeholder_on(conditioning: Conditioning) -> None:
     prompts = conditioning.tokenize(["a portrait of a *s in a red shirt"])
-    place = int(prompts.placeholder[0].int().argmax())
-    with_v, without = conditioning.states(prompts, torch.randn(1, 128)), conditioning.states(prompts)
+    place = int(prompts.placeholder[0, 0].int().argmax())
+    with_v, without = (conditioning.states(prompts, v).states for v in (torch.randn(1, 128), None))
     assert torch.equal(with_v[:, :place], without[:, :place])
     assert not torch.allclose(with_v[:, place:], without[:, place:], atol=1e-3)
 

@@ -21,10 +21,8 @@ def test_class_tokens_are_those_of_every_second_layer(backbone: Backbone, pixels
 def test_the_feature_pass_sees_what_the_whole_unet_sees(backbone: Backbone, conditioning: Conditioning) -> None:
     noisy, timesteps = torch.randn(2, 8, 16, 16), torch.tensor([3, 700])
     with pooled_maps(backbone.unet) as whole:
-        backbone.unet(noisy, timesteps, conditioning.null_states().expand(2, -1, -1))
-    for short, long in zip(
-        unet_features(backbone.unet, noisy, timesteps, conditioning.null_states()), whole, strict=True
-    ):
+        backbone.predict(noisy, timesteps, conditioning.null_states().expand(2))
+    for short, long in zip(unet_features(backbone, noisy, timesteps, conditioning.null_states()), whole, strict=True):
         torch.testing.assert_close(short, long)
 
 
@@ -32,5 +30,5 @@ def test_the_feature_pass_runs_no_decoder_and_no_gradient(backbone: Backbone, co
     backbone.unet.requires_grad_(True)
     for block in backbone.unet.up_blocks:
         block.register_forward_hook(lambda *_: pytest.fail("the decoder half ran"))
-    maps = unet_features(backbone.unet, torch.randn(1, 8, 16, 16), torch.tensor([5]), conditioning.null_states())
+    maps = unet_features(backbone, torch.randn(1, 8, 16, 16), torch.tensor([5]), conditioning.null_states())
     assert not any(pooled.requires_grad for pooled in maps)

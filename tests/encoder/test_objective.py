@@ -37,7 +37,7 @@ def test_the_word_changes_with_the_timestep_the_noise_and_the_picture(
 ) -> None:
     def word(picture: int, noise: int, timestep: int) -> Tensor:
         noisy = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(noise))
-        maps = unet_features(backbone.unet, noisy, torch.tensor([timestep]), conditioning.null_states())
+        maps = unet_features(backbone, noisy, torch.tensor([timestep]), conditioning.null_states())
         return encoder(class_tokens(backbone, pixels[picture : picture + 1]), maps)
 
     reference = word(0, 0, 500)

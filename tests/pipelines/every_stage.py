@@ -15,8 +15,7 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor, nn
 
 from data_prep.config import PrepareConfig
-from encoder.backbone import BackboneConfig
-from encoder.conditioning import ConditioningConfig
+from encoder.config import BackboneConfig, ConditioningConfig
 from pipelines.config import PretrainConfig, Recipe
 from pipelines.engine import Cluster, build_engine, join_cluster
 from pipelines.optimizer import GuardedAdamW

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from data_prep.config import PrepareConfig
 from data_prep.manifest import Manifest
 from data_prep.store import Store
-from encoder.backbone import Backbone, BackboneConfig
-from encoder.conditioning import ConditioningConfig
+from encoder.backbone import Backbone
+from encoder.config import BackboneConfig, ConditioningConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.errors import ConfigError, ModelError
 from encoder.pipeline import E4TPipeline
@@ -83,7 +83,7 @@ def save(run: Run, step: int, state: TrainingState, predictor: OffsetPredictor) 
     progress = Progress(step=step, samples_seen=64 * step, seconds=90.0)
     facts = {"data": {"set": Manifest.load(run.folder.parents[1] / "shards").digest}}
     checkpoints = Checkpoints(run.folder / "checkpoints", keep=2)
-    checkpoints.save(step, lambda folder: write_state(folder, state, progress, predictor.shapes, facts))
+    checkpoints.save(step, lambda folder: write_state(folder, state, progress, predictor, facts))
     checkpoints.wait()
 
 

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from data_prep.config import PrepareConfig
-from encoder.backbone import BackboneConfig
-from encoder.conditioning import ConditioningConfig
+from encoder.config import BackboneConfig, ConditioningConfig
 from encoder.errors import ConfigError
 from pipelines.config import PretrainConfig, Recipe
 from pipelines.run import Run, code_revision

@@ -34,7 +34,7 @@ def without_average(state: TrainingState) -> TrainingState:
 
 def written(folder: Path, state: TrainingState, offsets: OffsetPredictor) -> Path:
     folder.mkdir()
-    write_state(folder, state, PROGRESS, offsets.shapes, FACTS)
+    write_state(folder, state, PROGRESS, offsets, FACTS)
     return folder
 
 

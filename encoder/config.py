@@ -1,0 +1,99 @@
+"""Settings of the method."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from encoder.errors import ConfigError
+
+PLACEHOLDER = "*s"
+Precision = Literal["float32", "bfloat16", "float16"]
+OptimizerName = Literal["adamw", "adamw8bit"]
+OffsetForm = Literal["overparametrised", "direct"]
+"""Of the weight offsets: the method's own, or their factors themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which base model, and in what precision it is held."""
+
+    model: str
+    """Hub id or folder of a Stable Diffusion 1.x, 2.x or XL."""
+    revision: str | None = None
+    """Hub revision; a release pins the one it was trained on."""
+    clip: str | None = None
+    """Hub id or folder of the CLIP picture tower; by default the model's own ``clip`` subfolder."""
+    dtype: Precision = "float32"
+    """Precision of the frozen weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditioningConfig:
+    """How a concept is spoken of."""
+
+    domain_word: str
+    """w, the domain's word, one token of the base's tokenizer: face, cat, art."""
+    residual_scale: float = 0.1
+    """s in emb(w) + s v (E4T, arXiv 2302.12228)."""
+    templates: tuple[str, ...] = ("a photo of *s",)
+    """Neutral prompts of pre-training and tuning; *s stands for the concept."""
+    caption_share: float = 0.0
+    """Share of prompts that are the picture's own caption with the domain word replaced by *s, so that what the caption
+    says need not be learned as the concept. Captions must not describe the concept itself."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "templates", tuple(self.templates))
+        bad = [template for template in self.templates if PLACEHOLDER not in template]
+        if bad or not self.templates:
+            raise ConfigError(f"conditioning.templates: {bad or 'none given'}; each must hold {PLACEHOLDER}")
+        if not 0 <= self.caption_share <= 1:
+            raise ConfigError(f"conditioning.caption_share is {self.caption_share}; give a share from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """Inference-time tuning."""
+
+    steps: int = 15
+    """Optimizer steps; the method's range is 5-15, 0 gives the encoder's own guess."""
+    batch_size: int = 16
+    """Copies of the picture a step, each with its own noise and timestep."""
+    micro_batch_size: int = 16
+    """The most copies that the device holds at once; gradients of the rest are added up."""
+    learning_rate: float = 1.6e-5
+    regulariser: float = 0.1
+    """lambda on ||v||^2."""
+    train: Literal["unet", "attention", "lora"] = "unet"
+    """What is tuned beside the encoder's head: the whole UNet, its attention layers, or a low-rank change of these."""
+    lora_rank: int = 16
+    lora_learning_rate: float = 1.0e-3
+    """Of the low-rank factors, which start at zero and so have further to go than weights."""
+    text_encoder: bool = False
+    """Tune the text encoder's layers, too."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+    optimizer: OptimizerName = "adamw"
+    """``adamw8bit`` keeps its moments in 8 bits (Dettmers et al., arXiv 2110.02861); it needs bitsandbytes."""
+    stored_bits: Literal[16, 8, 4] = 16
+    """Of a number in a concept. With 4 the whole UNet's takes a quarter, and loses about 9 % of what was learned."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ConfigError(f"tune.steps is {self.steps}; give 0 or more (5-15 is the method's range)")
+        for name in ("batch_size", "micro_batch_size", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"tune.{name} is {getattr(self, name)}; give at least 1")
+        if min(self.learning_rate, self.lora_learning_rate) <= 0 or self.regulariser < 0:
+            raise ConfigError("tune.learning_rate and lora_learning_rate must be positive, regulariser at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How pictures are sampled."""
+
+    steps: int = 50
+    """DDIM steps."""
+    guidance: float = 7.5
+    """Classifier-free guidance; 1 is none."""
+    guidance_rescale: float = 0.0
+    """Share of the guided prediction brought back to the unguided one's spread (Lin et al., arXiv 2305.08891)."""
