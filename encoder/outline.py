@@ -1,6 +1,7 @@
 """A base's shapes without its weights, for planning and counting."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,25 @@ def outline(config: BackboneConfig, device: torch.device | str = "meta") -> Back
     The shapes come from published configurations, else from the base's own files; ConfigError if neither is there.
     """
     shapes = {**_base(config), "clip": _clip(config)}
-    with torch.device(device):
+    with torch.device(device), default_dtype(getattr(torch, config.dtype)):
         parts = {
             "vae": AutoencoderKL.from_config(shapes["vae"]),
             "unet": UNet2DConditionModel.from_config(shapes["unet"]),
             "text": _texts(shapes),
             "clip": CLIPVisionModel(CLIPVisionConfig(**shapes["clip"])),
         }
-    held = {name: module.to(getattr(torch, config.dtype)) for name, module in parts.items()}
-    return Backbone(**held, scheduler=DDIMScheduler.from_config(shapes["scheduler"]), config=config)
+    return Backbone(**parts, scheduler=DDIMScheduler.from_config(shapes["scheduler"]), config=config)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Modules are made in it, not converted to it: fake ones cannot be, and real ones would be held twice."""
+    former = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(former)
 
 
 def _texts(shapes: Mapping[str, Any]) -> TextEncoders:

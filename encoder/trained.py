@@ -32,6 +32,7 @@ class Trained:
         self._adapters = Adapters(linears, config.lora_rank, config.seed)
         factors = [factor for change in self._adapters.changes.values() for factor in change]
         weights = [parameter for named in self._chosen.values() for parameter in named.values()]
+        self.weights, self.factors = weights, factors
         rates = dict.fromkeys(weights, config.learning_rate) | dict.fromkeys(factors, config.lora_learning_rate)
         self._updates = Updates(rates, config.optimizer)
         self._before = {part: _copies(named) for part, named in self._chosen.items()}

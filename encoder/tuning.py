@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import count
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -16,8 +15,9 @@ from encoder.conditioning import Conditioning
 from encoder.config import TuneConfig
 from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError, ModelError
-from encoder.features import Encoded, encode_pictures
+from encoder.features import encode_pictures
 from encoder.objective import Draw, Losses, domain_tuning_loss
+from encoder.text import Prompts
 from encoder.trained import Trained
 
 SEEDS_APART = 1_000_003
@@ -34,6 +34,10 @@ class Pictures:
     """What of each picture is not the concept: ``a portrait of a smiling *s in a red shirt``; else the templates."""
     masks: Tensor | None = None
     """(N, 1, H, W) in [0, 1]: how much each pixel counts, such as a face's segmentation (E4T, arXiv 2302.12228)."""
+
+    def latent_masks(self, latents: Tensor) -> Tensor | None:
+        """The masks as large as these latents."""
+        return None if self.masks is None else F.interpolate(self.masks.to(latents), latents.shape[-2:], mode="area")
 
     def __post_init__(self) -> None:
         if self.masks is not None and not self.masks.flatten(1).any(dim=1).all():
@@ -55,69 +59,98 @@ def tune(
 
     The models are left as they were, after an interrupt, too. Raises ConfigError for a base held in float16.
     """
-    if backbone.dtype == torch.float16:
-        raise ConfigError("float16 loses small gradients; tune a base held in bfloat16 or float32")
     stops = [config.steps] if stops is None else sorted(stops)
-    conditioning.null_states()  # those of the release: what is tuned does not touch them
-    encoded = encode_pictures(backbone, pictures.pixels)
     concepts = []
-    with ExitStack() as stack:
-        trained = stack.enter_context(Trained(backbone, encoder, config))
-        stack.enter_context(_in_host_memory(backbone.vae, backbone.clip))
-        if config.gradient_checkpointing:
-            stack.enter_context(_checkpointing(backbone.unet))
-        steps = _steps(backbone, encoder, conditioning, pictures, encoded, trained, config)
+    with Tuning(backbone, encoder, conditioning, pictures, config) as tuning:
         for step in range(stops[-1] + 1):
             if step in stops:
-                settings = asdict(config) | {"steps": step, "pictures": len(pictures.pixels)}
-                tokens = encoded.class_tokens.mean(0, keepdim=True)
-                concepts.append(trained.concept(tokens, release, settings))
+                concepts.append(tuning.concept(release, step))
             if step < stops[-1]:
-                losses = next(steps)
+                losses = tuning.step()
                 if on_step:
                     on_step(step + 1, losses)
     return concepts
 
 
-def _steps(
-    backbone: Backbone,
-    encoder: DomainEncoder,
-    conditioning: Conditioning,
-    pictures: Pictures,
-    encoded: Encoded,
-    trained: Trained,
-    config: TuneConfig,
-) -> Iterator[Losses]:
-    """Endless optimizer steps, each giving its batch's losses."""
-    mean, std = encoded.posterior
-    picture = torch.arange(config.batch_size) % len(mean)
-    masks = None if pictures.masks is None else F.interpolate(pictures.masks.to(mean), mean.shape[-2:], mode="area")
-    prompts = [pictures.captions] if pictures.captions else [[t] * len(mean) for t in conditioning.config.templates]
-    for first in count(config.seed * SEEDS_APART, config.batch_size):
-        seeds = range(first, first + config.batch_size)
-        draw = Draw.for_samples(seeds, mean.shape[1:], backbone.noise_schedule.config.num_train_timesteps)
-        choice = (draw.choice * len(prompts)).long().tolist()
-        tokens = conditioning.tokenize([prompts[c][p] for c, p in zip(choice, picture.tolist(), strict=True)])
-        parts = []
-        for start in range(0, config.batch_size, config.micro_batch_size):
-            rows = slice(start, start + config.micro_batch_size)
-            which, drawn = picture[rows], draw[rows]
-            losses = domain_tuning_loss(
-                backbone,
-                encoder,
-                conditioning,
-                latents=mean[which] + std[which] * drawn.posterior.to(mean),
-                class_tokens=encoded.class_tokens[which],
-                prompts=tokens[rows],
-                noise=drawn.noise.to(mean),
-                timesteps=drawn.timesteps.to(mean.device),
-                regulariser=config.regulariser,
-                mask=None if masks is None else masks[which],
-            )
-            share = losses * (len(which) / config.batch_size)
-            trained.learn(share.total, step=rows.stop >= config.batch_size)
-            parts.append(share.detach())
-        yield sum(parts[1:], start=parts[0])
+class Tuning:
+    """Tuning under way: models are being changed inside the ``with`` block, and are as they were after it."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        encoder: DomainEncoder,
+        conditioning: Conditioning,
+        pictures: Pictures,
+        config: TuneConfig,
+    ) -> None:
+        """Look at the pictures once. Raises ConfigError for a base held in float16."""
+        if backbone.dtype == torch.float16:
+            raise ConfigError("float16 loses small gradients; tune a base held in bfloat16 or float32")
+        self.backbone, self.encoder, self.conditioning, self.config = backbone, encoder, conditioning, config
+        conditioning.null_states()  # those of the release: what is tuned does not touch them
+        self.encoded = encode_pictures(backbone, pictures.pixels)
+        mean = self.encoded.posterior.mean
+        self._masks = (
+            None if pictures.masks is None else F.interpolate(pictures.masks.to(mean), mean.shape[-2:], mode="area")
+        )
+        templates = [[template] * len(mean) for template in conditioning.config.templates]
+        self._prompts = [pictures.captions] if pictures.captions else templates
+        self._picture = torch.arange(config.batch_size) % len(mean)
+        self._seed = config.seed * SEEDS_APART
+        self.trained = Trained(backbone, encoder, config)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Tuning":
+        self._stack.enter_context(self.trained)
+        self._stack.enter_context(_in_host_memory(self.backbone.vae, self.backbone.clip))
+        if self.config.gradient_checkpointing:
+            self._stack.enter_context(_checkpointing(self.backbone.unet))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def step(self) -> Losses:
+        """An optimizer step, each copy of a picture with noise, timestep and prompt of its own."""
+        seeds = range(self._seed, self._seed + self.config.batch_size)
+        self._seed = seeds.stop
+        shape = self.encoded.posterior.mean.shape[1:]
+        draw = Draw.for_samples(seeds, shape, self.backbone.noise_schedule.config.num_train_timesteps)
+        choice = (draw.choice * len(self._prompts)).long().tolist()
+        pairs = zip(choice, self._picture.tolist(), strict=True)
+        return self.learn(draw, self.conditioning.tokenize([self._prompts[c][picture] for c, picture in pairs]))
+
+    def learn(self, draw: Draw, prompts: Prompts) -> Losses:
+        """Step with what was drawn, in micro-batches; gives the losses of the batch."""
+        sums: list[Losses] = []
+        for start in range(0, self.config.batch_size, self.config.micro_batch_size):
+            rows = slice(start, start + self.config.micro_batch_size)
+            share = self.losses(rows, draw, prompts) * (len(self._picture[rows]) / self.config.batch_size)
+            self.trained.learn(share.total, step=rows.stop >= self.config.batch_size)
+            sums.append(sums[-1] + share.detach() if sums else share.detach())
+        return sums[-1]
+
+    def losses(self, rows: slice, draw: Draw, prompts: Prompts) -> Losses:
+        """Of some rows of the batch."""
+        picture, draw, prompts = self._picture[rows], draw[rows], prompts[rows]
+        mean, std = (moment[picture] for moment in self.encoded.posterior)
+        return domain_tuning_loss(
+            self.backbone,
+            self.encoder,
+            self.conditioning,
+            latents=mean + std * draw.posterior.to(mean),
+            class_tokens=self.encoded.class_tokens[picture],
+            prompts=prompts,
+            noise=draw.noise.to(mean),
+            timesteps=draw.timesteps.to(mean.device),
+            regulariser=self.config.regulariser,
+            mask=None if self._masks is None else self._masks[picture],
+        )
+
+    def concept(self, release: str, step: int) -> Concept:
+        """What has been learned so far."""
+        settings = asdict(self.config) | {"steps": step, "pictures": len(self.encoded.class_tokens)}
+        return self.trained.concept(self.encoded.class_tokens.mean(0, keepdim=True), release, settings)
 
 
 @contextmanager
@@ -132,11 +165,12 @@ def _checkpointing(unet: UNet2DConditionModel) -> Iterator[None]:
 @contextmanager
 def _in_host_memory(*modules: nn.Module) -> Iterator[None]:
     """Leave the device's memory to others meanwhile."""
-    devices = [next(module.parameters()).device for module in modules]
-    for module in modules:
+    devices = {module: next(module.parameters()).device for module in modules}
+    away = {module: device for module, device in devices.items() if device.type != "cpu"}
+    for module in away:
         module.to("cpu")
     try:
         yield
     finally:
-        for module, device in zip(modules, devices, strict=True):
+        for module, device in away.items():
             module.to(device)

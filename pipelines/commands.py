@@ -1,5 +1,6 @@
 """What each subcommand takes and does. Imports of seconds stand where they are used."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import fields
@@ -11,10 +12,11 @@ from jsonargparse import ArgumentParser, Namespace
 
 from data_prep.config import PrepareConfig
 from data_prep.faces import FacesConfig, draw_faces
+from data_prep.files import write_whole
 from data_prep.manifest import verify
 from data_prep.status import status
 from encoder.config import Precision, TuneConfig
-from encoder.errors import ModelError
+from encoder.errors import ConfigError, ModelError
 from pipelines.display import Bar, console, report_table, status_lines
 from pipelines.errors import DONE, FAILED, RunError
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from data_prep.executors import Executor
     from encoder.pipeline import E4TPipeline
     from pipelines.config import Recipe
+    from pipelines.planning.plan import Plan
 
 Settings = TypeVar("Settings")
 
@@ -145,6 +148,29 @@ def pretrain(arguments: Namespace, raw: list[str]) -> int:
         recipe,
         Sitting(max_minutes=arguments.max_minutes, profile=arguments.profile, accept_changes=arguments.accept_changes),
     )
+
+
+def plan(arguments: Namespace, _: list[str]) -> None:
+    """What a recipe takes on devices of a kind: memory by part, speed, hours, and what to change if it does not fit."""
+    from pipelines.devices import DEVICES, device_named
+    from pipelines.planning.pretraining import plan_pretraining
+    from pipelines.planning.remedy import remedies
+    from pipelines.planning.report import shown
+    from pipelines.planning.tuning import plan_tuning
+
+    recipe, device = _recipe(arguments), device_named(arguments.device)
+    if device is None:
+        raise ConfigError(f"no device {arguments.device}; give one of {', '.join(each.name for each in DEVICES)}")
+    stages: list[Callable[[Recipe], Plan]] = [
+        lambda recipe: plan_pretraining(recipe, device, arguments.devices),
+        lambda recipe: plan_tuning(recipe, device),
+    ]
+    plans = []
+    for stage in stages:
+        plans.append(stage(recipe))
+        console.print(shown(plans[-1], *remedies(recipe, plans[-1], stage)), soft_wrap=True)
+    if arguments.json:
+        write_whole(Path(arguments.json), json.dumps([each.plain() for each in plans], indent=1) + "\n")
 
 
 def release(arguments: Namespace, _: list[str]) -> None:
@@ -273,6 +299,13 @@ def _pretrain_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def _plan_arguments(parser: ArgumentParser) -> None:
+    _takes_recipe(parser)
+    parser.add_argument("--devices", type=int, default=1, help="of pre-training; tuning takes one")
+    parser.add_argument("--device", type=str, default="H100", help="H100, A100, L4, RTX 4090, cpu, ...")
+    parser.add_argument("--json", type=str, default=None, help="file for the plans")
+
+
 def _cache_arguments(parser: ArgumentParser) -> None:
     _ranks_arguments(parser)
     parser.add_argument("--verify", action="store_true", help="recheck every file instead")
@@ -334,6 +367,7 @@ COMMANDS: dict[str, tuple[Describe, Command]] = {
     "base": (_base_arguments, base),
     "prepare": (_prepare_arguments, prepare),
     "cache": (_cache_arguments, cache),
+    "plan": (_plan_arguments, plan),
     "pretrain": (_pretrain_arguments, pretrain),
     "release": (_release_arguments, release),
     "evaluate": (_evaluate_arguments, evaluate),

@@ -8,6 +8,9 @@ from data_prep.config import PrepareConfig, StreamConfig
 from encoder.config import BackboneConfig, ConditioningConfig, OffsetForm, SampleConfig, TuneConfig
 from encoder.errors import ConfigError
 
+BUCKET = 50_000_000
+"""Numbers that ranks send at once. DeepSpeed holds a buffer of so many: of its own 500 million, 1 GB for nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:

@@ -11,48 +11,12 @@ from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 from deepspeed import DeepSpeedEngine
 from torch import distributed as dist
-from torch import nn
 
-from encoder.backbone import Backbone
-from encoder.conditioning import Conditioning
-from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError
-from encoder.features import Encoded
-from encoder.objective import Draw, Losses, domain_tuning_loss
-from encoder.text import Prompts
-from encoder.weight_offsets import OffsetPredictor, set_offsets
-from pipelines.config import PretrainConfig, Recipe
+from pipelines.config import BUCKET, PretrainConfig, Recipe
+from pipelines.domain_model import DomainModel
 from pipelines.errors import RunError
 from pipelines.optimizer import GuardedAdamW
-
-
-class DomainModel(nn.Module):
-    """What pre-training trains. The backbone stays outside of the module tree: no engine or checkpoint sees it."""
-
-    def __init__(
-        self, encoder: DomainEncoder, offsets: OffsetPredictor, backbone: Backbone, conditioning: Conditioning
-    ) -> None:
-        super().__init__()
-        self.encoder, self.offsets = encoder, offsets
-        self._frozen = (backbone, conditioning)
-
-    def forward(self, pictures: Encoded, prompts: Prompts, draw: Draw, regulariser: float) -> Losses:
-        """Losses of a micro-batch; the offsets are evaluated once, for both passes."""
-        backbone, conditioning = self._frozen
-        set_offsets(backbone.unet, self.offsets())
-        posterior = pictures.posterior
-        latents = posterior.mean + posterior.std * draw.posterior.to(posterior.mean)
-        return domain_tuning_loss(
-            backbone,
-            self.encoder,
-            conditioning,
-            latents=latents,
-            class_tokens=pictures.class_tokens,
-            prompts=prompts,
-            noise=draw.noise.to(latents),
-            timesteps=draw.timesteps.to(latents.device),
-            regulariser=regulariser,
-        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +91,7 @@ def join_cluster(recipe: Recipe) -> Cluster:
 def deepspeed_config(config: PretrainConfig, world: int) -> dict[str, Any]:
     """DeepSpeed's configuration for a recipe on ``world`` devices."""
     at_once, passes = config.passes(world)
-    zero: dict[str, Any] = {"stage": config.zero_stage}
+    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {

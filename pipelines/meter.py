@@ -8,11 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from pipelines.devices import device_named
+
 LOSSES = ("loss", "denoising", "regulariser")
-PEAK_TERAFLOPS = {
-    "H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0,
-}  # fmt: skip
-"""Dense bf16, of NVIDIA's data sheets; the first whose name is in the device's."""
 
 
 class Meter:
@@ -62,8 +60,8 @@ def summarise(ranks: list[list[float]], batch_size: int, teraflops: float, devic
         "teraflops_per_device": steps[0] * teraflops / slowest,
         "seconds": slowest,
     }
-    peak = next((peak for name, peak in PEAK_TERAFLOPS.items() if name in device), None)
-    return line | ({"mfu": line["teraflops_per_device"] / peak} if peak else {})
+    known = device_named(device)
+    return line | ({"mfu": line["teraflops_per_device"] / known.teraflops} if known and known.is_gpu else {})
 
 
 def peak_bytes() -> int:

@@ -26,6 +26,7 @@ from encoder.features import Encoded, encode_pictures
 from pipelines.cache import encoded, open_cache
 from pipelines.checkpoints import Checkpoints
 from pipelines.config import PretrainConfig, Recipe
+from pipelines.domain_model import DomainModel, draws
 from pipelines.engine import build_engine, join_cluster
 from pipelines.errors import DONE, REQUEUE, RunError
 from pipelines.guards import Guard, Judged, Step
@@ -37,7 +38,7 @@ from pipelines.sharded_state import collect, restore
 from pipelines.stopping import Stopper
 from pipelines.tracking import Tracker
 from pipelines.training_state import TrainingState
-from pipelines.validation import Validation, domain_model, draws
+from pipelines.validation import Validation
 from pipelines.watchdog import Watchdog
 
 log = logging.getLogger("e4t")
@@ -107,7 +108,7 @@ class Trainer:
         if self.config.compile:
             torch._dynamo.config.recompile_limit = 64  # a block is compiled for each width, with gradient and without
             self.backbone.unet.compile_repeated_blocks()
-        model = domain_model(recipe, self.backbone, self.conditioning)
+        model = DomainModel.start(self.config, self.backbone, self.conditioning)
         self.start = TrainingState.start(model)
         self.blank_offsets = model.offsets.blank()
         self.engine, self.optimizer = build_engine(model, self.config, self.cluster)

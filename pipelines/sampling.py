@@ -1,7 +1,6 @@
 """Grids of pictures: while training, and for people at the end."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -13,16 +12,14 @@ from encoder.conditioning import Conditioning
 from encoder.features import class_tokens
 from encoder.pipeline import E4TPipeline, to_images
 from pipelines.config import Recipe
-
-if TYPE_CHECKING:
-    from pipelines.engine import DomainModel
+from pipelines.domain_model import DomainModel
 
 GAP = 6
 
 
 @torch.no_grad()
 def training_grid(
-    model: "DomainModel", samples: Sequence[Sample], recipe: Recipe, backbone: Backbone, conditioning: Conditioning
+    model: DomainModel, samples: Sequence[Sample], recipe: Recipe, backbone: Backbone, conditioning: Conditioning
 ) -> Image.Image:
     """Held-out pictures beside what the encoder makes of them without tuning."""
     pipeline = E4TPipeline(

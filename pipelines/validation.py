@@ -9,12 +9,10 @@ from PIL import Image
 from data_prep.stream import Sample, ShardReader
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
-from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.features import encode_pictures
-from encoder.objective import Draw
-from encoder.weight_offsets import OffsetPredictor, set_offsets
+from encoder.weight_offsets import set_offsets
 from pipelines.config import Recipe
-from pipelines.engine import DomainModel
+from pipelines.domain_model import DomainModel, draws
 from pipelines.sampling import training_grid
 from pipelines.training_state import Tensors
 
@@ -64,19 +62,6 @@ class Validation:
 
     def _model(self, weights: Tensors) -> DomainModel:
         with torch.random.fork_rng():
-            model = domain_model(self.recipe, self.backbone, self.conditioning)
+            model = DomainModel.start(self.recipe.pretrain, self.backbone, self.conditioning)
         model.load_state_dict(weights)
         return model.to(self.backbone.device).requires_grad_(False)
-
-
-def domain_model(recipe: Recipe, backbone: Backbone, conditioning: Conditioning) -> DomainModel:
-    """The modules to be trained, as they are before training."""
-    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, recipe.pretrain.hidden_width))
-    offsets = OffsetPredictor.for_unet(backbone.unet, recipe.pretrain.offsets)
-    return DomainModel(encoder, offsets, backbone, conditioning)
-
-
-def draws(recipe: Recipe, backbone: Backbone, seeds: list[int]) -> Draw:
-    """Noise, timesteps and prompts for samples with these seeds."""
-    shape = backbone.latent_shape(recipe.data.resolution)
-    return Draw.for_samples(seeds, shape, backbone.noise_schedule.config.num_train_timesteps)

@@ -23,7 +23,9 @@ def test_the_text_states_of_the_shipped_base_tell_their_words(backbone: Backbone
     assert isinstance(backbone.unet, UNet2DConditionModel)
     assert isinstance(backbone.text.encoders[0], CLIPTextModel)
     model = TextToNoise(backbone.unet, backbone.text.encoders[0])
-    tokens = backbone.text.tokenizers[0](["a portrait of an adoring person in a red shirt"], return_tensors="pt").input_ids
+    tokens = backbone.text.tokenizers[0](
+        ["a portrait of an adoring person in a red shirt"], return_tensors="pt"
+    ).input_ids
     noisy = torch.randn(1, *backbone.latent_shape(64))
     _, words = model(noisy, torch.tensor([500]), tokens)
     assert torch.equal(words.argmax(-1), tokens)

@@ -1,0 +1,180 @@
+"""Measures the memory that tuning takes in each of its settings, beside `e4t plan`'s prediction.
+
+    python -m benchmarks.tuning_memory                                       # SD1.5 and ViT-H/14, random weights
+    python -m benchmarks.tuning_memory --base models/base --settings lora    # a smoke run
+
+From the root of a checkout, in its environment; the shapes of SD1.5 need 24 GiB. Each setting is a process of its own,
+which tunes for two steps and tells the most that it ever held (VmHWM). ``plain`` is AdamW as everybody writes it, on
+the whole UNet in fp32: all gradients stand at once, and nothing is kept to go back to.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.report import deliver
+from data_prep.config import PrepareConfig
+from encoder.backbone import Backbone
+from encoder.conditioning import Conditioning
+from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, TuneConfig
+from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.features import encode_pictures
+from encoder.objective import domain_tuning_loss
+from encoder.outline import WORD, outline
+from encoder.tuning import Pictures, tune
+from pipelines.config import PretrainConfig, Recipe
+from pipelines.devices import GIB, device_named
+from pipelines.domain_model import draws
+from pipelines.planning.tuning import plan_tuning
+
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("float32", {}),
+    "unet": ("float32", {}),
+    "unet, 4 micro-batches": ("float32", {"micro_batch_size": 1}),
+    "unet, bf16": ("bfloat16", {}),
+    "unet, bf16, 8-bit moments": ("bfloat16", {"optimizer": "adamw8bit"}),
+    "attention, bf16": ("bfloat16", {"train": "attention"}),
+    "lora, bf16": ("bfloat16", {"train": "lora"}),
+    "lora, bf16, checkpointing": ("bfloat16", {"train": "lora", "gradient_checkpointing": True}),
+}
+console = Console(width=120)
+
+
+def recipe(setting: str, arguments: argparse.Namespace) -> Recipe:
+    """Of a setting: four copies a step."""
+    dtype, tuning = SETTINGS[setting]
+    return Recipe(
+        name="memory",
+        base=BackboneConfig(model=arguments.base, clip=arguments.clip, dtype=dtype),  # type: ignore[arg-type]
+        data=PrepareConfig(source="none", output="none", concept=WORD, resolution=arguments.side),
+        conditioning=ConditioningConfig(domain_word=WORD, templates=(f"{WORD} {PLACEHOLDER}",)),
+        pretrain=PretrainConfig(hidden_width=arguments.hidden_width),
+        tune=TuneConfig(steps=2, batch_size=4, micro_batch_size=4) if setting == "plain" else replace(
+            TuneConfig(steps=2, batch_size=4, micro_batch_size=4), **tuning
+        ),
+    )  # fmt: skip
+
+
+def measure(setting: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """In this process: build, tune, tell."""
+    made = recipe(setting, arguments)
+    backbone = outline(made.base, "cpu")
+    conditioning = Conditioning.of(backbone, made.conditioning)
+    encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, arguments.hidden_width)).requires_grad_(False)
+    pixels, built, began = torch.rand(1, 3, arguments.side, arguments.side), peak(), time.monotonic()
+    if setting == "plain":
+        plain(made, backbone, encoder, conditioning, pixels)
+    else:
+        tune(backbone, encoder, conditioning, Pictures(pixels=pixels), made.tune, release="none")
+    return {"built": built, "peak": peak(), "seconds": time.monotonic() - began}
+
+
+def plain(
+    made: Recipe, backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: torch.Tensor
+) -> None:
+    """The same steps, as everybody writes them."""
+    trained = [*backbone.unet.parameters(), *encoder.parameters()]
+    optimizer = torch.optim.AdamW([p.requires_grad_(True) for p in trained], lr=made.tune.learning_rate)
+    encoded, size = encode_pictures(backbone, pixels), made.tune.batch_size
+    for step in range(made.tune.steps):
+        draw = draws(made, backbone, [step * size + copy for copy in range(size)])
+        losses = domain_tuning_loss(
+            backbone,
+            encoder,
+            conditioning,
+            latents=(encoded.posterior.mean + encoded.posterior.std * draw.posterior),
+            class_tokens=encoded.class_tokens.expand(size, -1, -1),
+            prompts=conditioning.tokenize([f"{WORD} {PLACEHOLDER}"] * size),
+            noise=draw.noise,
+            timesteps=draw.timesteps,
+            regulariser=made.tune.regulariser,
+        )
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+
+
+def peak() -> float:
+    """Bytes that this process has held at most; getrusage would count those of the one that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def predict(setting: str, arguments: argparse.Namespace) -> float | None:
+    """What the plan says; nothing of the plain form, which e4t does not have."""
+    cpu = device_named("cpu")
+    assert cpu  # noqa: S101 - it is in the table
+    return None if setting == "plain" else float(plan_tuning(recipe(setting, arguments), cpu).total)
+
+
+def run(setting: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A setting in a process of its own, and its prediction."""
+    words = ["--one", setting, "--base", arguments.base, "--side", str(arguments.side)]
+    words += ["--clip", arguments.clip] if arguments.clip else []
+    words += ["--hidden-width", str(arguments.hidden_width)] if arguments.hidden_width else []
+    command = [sys.executable, "-m", "benchmarks.tuning_memory", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    if done.returncode:
+        raise RuntimeError(f"{setting}: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {"setting": setting, **found, "predicted": predict(setting, arguments)}
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """A row a setting."""
+    shown = Table(title="the most memory that tuning held, 4 copies a step")
+    for column in ("setting", "GiB", "of plain", "predicted", "error", "seconds"):
+        shown.add_column(column, justify="left" if column == "setting" else "right")
+    for row in rows:
+        predicted = row["predicted"]
+        shown.add_row(
+            row["setting"],
+            f"{row['peak'] / GIB:.2f}",
+            f"{row['peak'] / rows[0]['peak']:.2f}" if rows[0]["setting"] == "plain" else "-",
+            f"{predicted / GIB:.2f}" if predicted else "-",
+            f"{predicted / row['peak'] - 1:+.1%}" if predicted else "-",
+            f"{row['seconds']:.0f}",
+        )
+    return shown
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="stable-diffusion-v1-5/stable-diffusion-v1-5", help="whose shapes")
+    parser.add_argument("--clip", default=None, help="of the picture tower; the base's own, or ViT-H/14 if it has none")
+    parser.add_argument("--hidden-width", type=int, default=None, help="of the domain encoder")
+    parser.add_argument("--side", type=int, default=128, help="of the picture, in pixels")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
+    parser.add_argument("--one", choices=SETTINGS, help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help="file for everything that was seen")
+    arguments = parser.parse_args()
+    if arguments.clip is None and not Path(arguments.base).exists():
+        arguments.clip = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+    return arguments
+
+
+def main() -> int:
+    """Measure one setting here, or all."""
+    arguments = parsed()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one, arguments)))
+        return 0
+    rows = [run(setting, arguments) for setting in arguments.settings]
+    console.print(table(rows))
+    if arguments.json:
+        deliver(vars(arguments), {"rows": rows}, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a recipe takes on so many devices, before anyone pays for them."""

@@ -1,0 +1,92 @@
+"""What pre-training takes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from encoder.backbone import Backbone
+from encoder.conditioning import Conditioning
+from encoder.config import PLACEHOLDER
+from encoder.features import encode_pictures
+from encoder.outline import WORD, default_dtype, outline
+from pipelines.config import BUCKET, PretrainConfig, Recipe
+from pipelines.devices import Device
+from pipelines.domain_model import DomainModel, draws
+from pipelines.planning.plan import Plan
+from pipelines.planning.simulation import bytes_of, cost_of, count, without_values
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+
+
+def plan_pretraining(recipe: Recipe, device: Device, devices: int) -> Plan:
+    """Simulate a micro-batch; the rest is arithmetic. Raises ConfigError if the batch cannot be shared."""
+    config = recipe.pretrain
+    at_once, passes = config.passes(devices)
+    dtype = PRECISIONS[config.precision]
+    with without_values():
+        backbone = outline(recipe.base, "cpu")
+        conditioning = plain_conditioning(recipe, backbone)
+        with default_dtype(dtype):
+            model = DomainModel.start(config, backbone, conditioning)
+        if config.gradient_checkpointing:
+            backbone.unet.enable_gradient_checkpointing()
+        cost = cost_of(_micro_batch(recipe, model, backbone, conditioning, at_once))
+        trained, gradients = count(model), count(model) * dtype.itemsize
+        memory, host = _memory(config, devices, trained, dtype.itemsize)
+        frozen = {"frozen weights": bytes_of(backbone)}
+        work = {"activations": max(cost.peak_bytes - gradients, 0), "runtime": device.runtime}
+    return Plan(
+        stage="pre-training",
+        device=device,
+        devices=devices,
+        trained=trained,
+        frozen=count(backbone),
+        memory=frozen | memory | work,
+        host=host,
+        operations=cost.operations // at_once,
+        pictures=config.batch_size,
+        steps=config.steps,
+        communication=_communication(config, devices, passes, gradients),
+    )
+
+
+def plain_conditioning(recipe: Recipe, backbone: Backbone) -> Conditioning:
+    """Of the one word that an outline knows."""
+    return Conditioning.of(
+        backbone, replace(recipe.conditioning, domain_word=WORD, templates=(f"{WORD} {PLACEHOLDER}",))
+    )
+
+
+def _micro_batch(
+    recipe: Recipe, model: DomainModel, backbone: Backbone, conditioning: Conditioning, size: int
+) -> Callable[[], None]:
+    side = recipe.data.resolution
+    prompts = conditioning.tokenize([f"{WORD} {PLACEHOLDER}"] * size)
+    conditioning.null_states()
+    draw = draws(recipe, backbone, list(range(size)))
+    kept = encode_pictures(backbone, torch.zeros(size, 3, side, side)) if recipe.pretrain.cached else None
+
+    def work() -> None:
+        pictures = kept or encode_pictures(backbone, torch.zeros(size, 3, side, side))
+        model(pictures, prompts, draw, recipe.pretrain.regulariser).total.backward()
+
+    return work
+
+
+def _memory(config: PretrainConfig, devices: int, trained: int, size: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes on a device and on its host, as ZeRO shares them (Rajbhandari et al., arXiv 1910.02054)."""
+    stage = config.zero_stage
+    master = 0 if config.precision == "no" else 4
+    optimizer = trained * (master + 8 + 4 * (config.average > 0)) // (devices if stage >= 1 else 1)
+    memory = {
+        "trained weights": trained * size // (devices if stage == 3 else 1),
+        "gradients": trained * size // (devices if stage >= 2 else 1) + min(trained, BUCKET) * size,
+    }
+    return (memory, {"optimizer": optimizer}) if config.offload_optimizer else (memory | {"optimizer": optimizer}, {})
+
+
+def _communication(config: PretrainConfig, devices: int, passes: int, gradients: int) -> int:
+    """Reduce-scatter and all-gather each send all but a device's own share; stage 3 gathers weights in every pass."""
+    gathers = 1 + 2 * passes if config.zero_stage == 3 else 2
+    return gathers * gradients * (devices - 1) // devices

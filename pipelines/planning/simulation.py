@@ -1,0 +1,83 @@
+"""A step on tensors without values: what it computes, and the most memory that it holds at once."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a piece of work."""
+
+    operations: int
+    """Floating-point operations of its matrix products, convolutions and attention."""
+    peak_bytes: int
+    """The most that the tensors made in it held at once."""
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Inside, tensors have shapes and types but no values and no memory; a CPU's kernels say what they would make."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def cost_of(work: Callable[[], object]) -> Cost:
+    """Do a piece of work without values, and watch."""
+    with FlopCounterMode(display=False) as counter, _Watch() as watch:
+        work()
+    return Cost(counter.get_total_flops(), watch.peak)
+
+
+def bytes_of(module: nn.Module) -> int:
+    """Of its parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+def count(module: nn.Module) -> int:
+    """Its parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class _Watch(TorchDispatchMode):
+    """Follows every storage that an operation makes until it is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held, self.peak = 0, 0
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the operation gives
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(made):
+            if isinstance(tensor, Tensor):
+                self._follow(tensor.untyped_storage())
+        return made
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._known:
+            return
+
+        def gone(_: object) -> None:
+            del self._known[key]
+            self.held -= size
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.held += size
+        self.peak = max(self.peak, self.held)

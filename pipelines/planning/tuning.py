@@ -1,0 +1,85 @@
+"""What tuning on a picture takes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from encoder.config import PLACEHOLDER
+from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.outline import WORD, outline
+from encoder.tuning import Pictures, Tuning
+from pipelines.config import Recipe
+from pipelines.devices import Device
+from pipelines.domain_model import draws
+from pipelines.planning.plan import Plan
+from pipelines.planning.pretraining import plain_conditioning
+from pipelines.planning.simulation import bytes_of, cost_of, count, without_values
+
+MOMENTS = {"adamw": 8.0, "adamw8bit": 2 + 8 / 256}
+"""Bytes a number that AdamW keeps; in 8 bits, blocks of 256 have a scale each."""
+
+
+def plan_tuning(recipe: Recipe, device: Device) -> Plan:
+    """Simulate a micro-batch of the very code; the rest is arithmetic."""
+    config, side = recipe.tune, recipe.data.resolution
+    with without_values():
+        backbone = outline(recipe.base, "cpu")
+        conditioning = plain_conditioning(recipe, backbone)
+        encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, recipe.pretrain.hidden_width))
+        plain = replace(config, optimizer="adamw")  # no step is taken, and others need a library
+        tuning = Tuning(backbone, encoder, conditioning, Pictures(pixels=torch.zeros(1, 3, side, side)), plain)
+        draw = draws(recipe, backbone, list(range(config.batch_size)))
+        prompts = conditioning.tokenize([f"{WORD} {PLACEHOLDER}"] * config.batch_size)
+        rows = slice(0, min(config.micro_batch_size, config.batch_size))
+        with tuning:
+            cost = cost_of(lambda: _micro_batch(tuning, lambda: tuning.losses(rows, draw, prompts).total))
+            weights, factors = tuning.trained.weights, tuning.trained.factors
+        looked_at = bytes_of(backbone.vae) + bytes_of(backbone.clip)
+        frozen = bytes_of(backbone) + bytes_of(encoder) - looked_at - _bytes(weights)
+    concept = (_numbers(weights) * config.stored_bits + _numbers(factors) * 16) // 8
+    originals = {"original weights": _bytes(weights), "autoencoder and picture tower": looked_at}
+    memory = {
+        "frozen weights": frozen,
+        "trained weights": _bytes([*weights, *factors]),
+        "what rounding took": _bytes(weight for weight in weights if weight.dtype != torch.float32),
+        "optimizer": int(MOMENTS[config.optimizer] * _numbers([*weights, *factors])),
+        "activations, later the concept": max(cost.peak_bytes, 0 if device.is_gpu else concept),
+        "runtime": device.runtime,
+    }
+    return Plan(
+        stage="tuning",
+        device=device,
+        devices=1,
+        trained=_numbers([*weights, *factors]),
+        frozen=count(backbone) + count(encoder) - _numbers(weights),
+        memory=memory if device.is_gpu else originals | memory,
+        host=originals | {"the concept": concept} if device.is_gpu else {},
+        operations=cost.operations // rows.stop,
+        pictures=config.batch_size,
+        steps=config.steps,
+        communication=0,
+    )
+
+
+def _micro_batch(tuning: Tuning, loss: Callable[[], Tensor]) -> None:
+    """Gradients go as they come if no further micro-batch adds to them, as in the steps themselves."""
+    learning = [*tuning.trained.weights, *tuning.trained.factors]
+    alone = tuning.config.batch_size <= tuning.config.micro_batch_size
+    hooks = [each.register_post_accumulate_grad_hook(_free) for each in learning] if alone else []
+    loss().backward()
+    for hook in hooks:
+        hook.remove()
+
+
+def _free(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _numbers(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
