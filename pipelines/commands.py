@@ -207,9 +207,10 @@ def tune(arguments: Namespace, _: list[str]) -> None:
     mask = open_image(arguments.mask) if arguments.mask else None
     if Path(arguments.output).exists():
         raise ModelError(f"{arguments.output} exists; give another --output or delete it")
-    pipe = _opened(arguments)
     settings = {field.name: arguments[field.name] for field in fields(TuneConfig)}
     settings = {name: value for name, value in settings.items() if value is not None}
+    TuneConfig(**settings)  # refuses what is out of range before anything is loaded
+    pipe = _opened(arguments)
     with Bar("tuning") as bar:
         total = settings.get("steps", pipe.tune_config.steps)
         concept = pipe.tune(

@@ -137,7 +137,7 @@ class EvaluateConfig:
     identities: int = 16
     grid_rows: int = 6
     """Identities shown in the picture."""
-    steps: tuple[int, ...] = (0, 5, 15)
+    steps: tuple[int, ...] = (0, 5, 10, 15)
     """Tuning steps looked at."""
     edits: int = 2
     """Prompt edits of each identity."""

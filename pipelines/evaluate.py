@@ -98,9 +98,10 @@ _pipelines: dict[str, E4TPipeline] = {}
 
 
 def _pipeline(recipe: Recipe, release: Path, system: str) -> E4TPipeline:
-    """A worker's own pipeline, made once: the release, or the same with nothing pre-trained."""
+    """A worker's own pipeline, made once: the release, or the same with nothing pre-trained; tuned by the recipe."""
     if system not in _pipelines:
         _pipelines[system] = E4TPipeline.from_pretrained(release) if system == "pretrained" else _untrained(recipe)
+        _pipelines[system].tune_config = recipe.tune
     return _pipelines[system]
 
 
@@ -110,7 +111,6 @@ def _untrained(recipe: Recipe) -> E4TPipeline:
         recipe.conditioning,
         hidden_width=recipe.pretrain.hidden_width,
         seed=recipe.seed,
-        tune_config=recipe.tune,
         sample_config=recipe.sample,
     )
 

@@ -9,8 +9,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-import torch
-
 from pipelines.errors import FAILED, RunError
 
 SECONDS_TO_FALL = 15.0
@@ -24,6 +22,8 @@ def inside_cluster() -> bool:
 
 def on_this_device() -> None:
     """Tell DeepSpeed, before it is imported, which device there is: without a GPU it would not look for a CPU."""
+    import torch
+
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 

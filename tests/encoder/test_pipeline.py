@@ -103,3 +103,33 @@ def test_a_folder_without_a_base_is_one_line(tmp_path: Path) -> None:
 def test_a_missing_base_folder_is_one_line() -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         Backbone.load(BackboneConfig(model="./nowhere"))
+
+
+def test_a_mask_may_be_a_function_of_the_picture(pipe: E4TPipeline, image: Image.Image) -> None:
+    half = Image.new("L", image.size, 0)
+    half.paste(255, (0, 0, image.width // 2, image.height))
+    by_picture, by_function = (pipe.tune(image, mask=mask) for mask in (half, lambda _: half))
+    for name, change in by_picture.changes["encoder"].items():
+        assert torch.equal(change, by_function.changes["encoder"][name])
+
+
+def test_a_mask_of_another_size_is_refused(pipe: E4TPipeline, image: Image.Image) -> None:
+    with pytest.raises(ModelError, match="does not fit its picture"):
+        pipe.tune(image, mask=Image.new("L", (7, 7), 255))
+
+
+def test_masks_must_be_as_many_as_pictures(pipe: E4TPipeline, image: Image.Image) -> None:
+    with pytest.raises(ModelError, match="one mask a picture"):
+        pipe.tune([image, image], mask=Image.new("L", image.size, 255))
+
+
+def test_settings_of_tuning_can_be_given_instead_of_the_releases(pipe: E4TPipeline, image: Image.Image) -> None:
+    assert pipe.tune(image, steps=0, train="attention").settings["train"] == "attention"
+
+
+def test_a_release_paints_and_tunes_at_the_size_that_it_was_trained_at(
+    backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, image: Image.Image
+) -> None:
+    smaller = E4TPipeline(backbone, encoder, conditioning, resolution=32, sample_config=SampleConfig(steps=1))
+    assert smaller.pixels(image).shape == (1, 3, 32, 32)
+    assert smaller("a portrait of a person")[0].size == (32, 32)

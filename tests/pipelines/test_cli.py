@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+SHIPPED_RELEASE = Path(__file__).parents[2] / "models" / "faces"
 E4T = Callable[..., tuple[int, str, str]]
 
 
@@ -72,3 +74,40 @@ def test_a_release_of_a_newer_format_is_refused(e4t: E4T, tmp_path: Path) -> Non
     (tmp_path / "domain_encoder" / "config.json").write_text("{}")
     (tmp_path / "index.json").write_text(json.dumps({"kind": "e4t-domain-encoder", "format_version": 99}))
     assert refused(e4t("generate", "--release", tmp_path, "--prompt", "a cat"), 1, "99", "upgrade")
+
+
+def test_a_plan_tells_memory_speed_and_whether_it_fits(e4t: E4T, recipe: Path, tmp_path: Path) -> None:
+    code, out, err = e4t(
+        "plan", "--recipe", recipe, "--devices", "2", "--device", "l4", "--json", tmp_path / "plan.json"
+    )
+    assert code == 0, err
+    assert "frozen weights" in out
+    assert "pictures/s" in out
+    assert "fits" in out
+    stages = {plan["stage"]: plan for plan in json.loads((tmp_path / "plan.json").read_text())}
+    assert stages["pre-training"]["devices"] == 2
+    assert stages["tuning"]["total"] == sum(stages["tuning"]["memory"].values())
+
+
+def test_a_plan_for_an_unknown_device_names_those_that_are_known(e4t: E4T, recipe: Path) -> None:
+    assert refused(e4t("plan", "--recipe", recipe, "--device", "abacus"), 78, "H100")
+
+
+def test_tuning_takes_its_settings_and_a_mask_from_the_command(e4t: E4T, tmp_path: Path) -> None:
+    picture, mask = tmp_path / "me.png", tmp_path / "mask.png"
+    Image.new("RGB", (80, 64), "teal").save(picture)
+    Image.new("L", (80, 64), 255).save(mask)
+    words = ("--train", "lora", "--lora_rank", "2", "--steps", "1", "--batch_size", "2", "--device", "cpu")
+    code, _, err = e4t(
+        "tune", "--release", SHIPPED_RELEASE, "--image", picture, "--mask", mask, *words, "--output", tmp_path / "me"
+    )
+    assert code == 0, err
+    settings = json.loads((tmp_path / "me" / "concept.json").read_text())["settings"]
+    assert (settings["train"], settings["lora_rank"], settings["steps"]) == ("lora", 2, 1)
+    assert (tmp_path / "me" / "concept.safetensors").stat().st_size < 8_000_000
+
+
+def test_a_tuning_setting_out_of_range_is_refused(e4t: E4T, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "me.png")
+    words = ("tune", "--release", SHIPPED_RELEASE, "--image", tmp_path / "me.png", "--lora_rank", "0")
+    assert refused(e4t(*words, "--output", tmp_path / "me"), 78, "lora_rank")
