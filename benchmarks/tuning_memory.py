@@ -117,7 +117,7 @@ def predict(setting: str, arguments: argparse.Namespace) -> float | None:
 
 
 def run(setting: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A setting in a process of its own, and its prediction."""
+    """A setting in a process of its own."""
     words = ["--one", setting, "--base", arguments.base, "--side", str(arguments.side)]
     words += ["--clip", arguments.clip] if arguments.clip else []
     words += ["--hidden-width", str(arguments.hidden_width)] if arguments.hidden_width else []
@@ -125,8 +125,7 @@ def run(setting: str, arguments: argparse.Namespace) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if done.returncode:
         raise RuntimeError(f"{setting}: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {"setting": setting, **found, "predicted": predict(setting, arguments)}
+    return {"setting": setting, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -169,7 +168,11 @@ def main() -> int:
     if arguments.one:
         print(json.dumps(measure(arguments.one, arguments)))
         return 0
-    rows = [run(setting, arguments) for setting in arguments.settings]
+    predicted = {setting: predict(setting, arguments) for setting in arguments.settings}
+    rows = []
+    for setting in arguments.settings:
+        rows.append(run(setting, arguments) | {"predicted": predicted[setting]})
+        sys.stderr.write(f"{setting}: {rows[-1]['peak'] / GIB:.2f} GiB\n")
     console.print(table(rows))
     if arguments.json:
         deliver(vars(arguments), {"rows": rows}, arguments.json)
