@@ -39,8 +39,8 @@ from pipelines.planning.tuning import plan_tuning
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("float32", {}),
     "unet": ("float32", {}),
-    "unet, 4 micro-batches": ("float32", {"micro_batch_size": 1}),
     "unet, bf16": ("bfloat16", {}),
+    "unet, bf16, 4 micro-batches": ("bfloat16", {"micro_batch_size": 1}),
     "unet, bf16, 8-bit moments": ("bfloat16", {"optimizer": "adamw8bit"}),
     "attention, bf16": ("bfloat16", {"train": "attention"}),
     "lora, bf16": ("bfloat16", {"train": "lora"}),

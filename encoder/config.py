@@ -65,7 +65,7 @@ class TuneConfig:
     train: Literal["unet", "attention", "lora"] = "unet"
     """What is tuned beside the encoder's head: the whole UNet, its attention layers, or a low-rank change of these."""
     lora_rank: int = 16
-    lora_learning_rate: float = 1.0e-3
+    lora_learning_rate: float = 2.0e-3
     """Of the low-rank factors, which start at zero and so have further to go than weights."""
     text_encoder: bool = False
     """Tune the text encoder's layers, too."""

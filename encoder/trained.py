@@ -30,18 +30,18 @@ class Trained:
         self._chosen = {part: _chosen(part, module, config) for part, module in self.parts.items()}
         linears = _attention_linears(backbone.unet) if config.train == "lora" else {}
         self._adapters = Adapters(linears, config.lora_rank, config.seed)
-        factors = [factor for change in self._adapters.changes.values() for factor in change]
-        weights = [parameter for named in self._chosen.values() for parameter in named.values()]
-        self.weights, self.factors = weights, factors
-        rates = dict.fromkeys(weights, config.learning_rate) | dict.fromkeys(factors, config.lora_learning_rate)
-        self._updates = Updates(rates, config.optimizer)
+        self.weights: list[Tensor] = [weight for named in self._chosen.values() for weight in named.values()]
+        self.factors: list[Tensor] = [factor for change in self._adapters.changes.values() for factor in change]
+        rates = dict.fromkeys(self.weights, config.learning_rate)
+        self._updates = Updates(rates | dict.fromkeys(self.factors, config.lora_learning_rate), config.optimizer)
         self._before = {part: _copies(named) for part, named in self._chosen.items()}
-        self._stack = ExitStack()
 
     def __enter__(self) -> "Trained":
-        self._stack.callback(self._restore)
-        self._stack.enter_context(self._adapters)
-        self._stack.enter_context(self._updates)
+        with ExitStack() as stack:
+            stack.callback(self._restore)
+            stack.enter_context(self._adapters)
+            stack.enter_context(self._updates)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:

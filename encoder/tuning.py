@@ -35,13 +35,13 @@ class Pictures:
     masks: Tensor | None = None
     """(N, 1, H, W) in [0, 1]: how much each pixel counts, such as a face's segmentation (E4T, arXiv 2302.12228)."""
 
-    def latent_masks(self, latents: Tensor) -> Tensor | None:
-        """The masks as large as these latents."""
-        return None if self.masks is None else F.interpolate(self.masks.to(latents), latents.shape[-2:], mode="area")
-
     def __post_init__(self) -> None:
         if self.masks is not None and not self.masks.flatten(1).any(dim=1).all():
             raise ModelError("a mask covers nothing of its picture; give one that is white where the concept is")
+
+    def latent_masks(self, latents: Tensor) -> Tensor | None:
+        """The masks as large as these latents."""
+        return None if self.masks is None else F.interpolate(self.masks.to(latents), latents.shape[-2:], mode="area")
 
 
 def tune(
@@ -90,21 +90,20 @@ class Tuning:
         conditioning.null_states()  # those of the release: what is tuned does not touch them
         self.encoded = encode_pictures(backbone, pictures.pixels)
         mean = self.encoded.posterior.mean
-        self._masks = (
-            None if pictures.masks is None else F.interpolate(pictures.masks.to(mean), mean.shape[-2:], mode="area")
-        )
+        self._masks = pictures.latent_masks(mean)
         templates = [[template] * len(mean) for template in conditioning.config.templates]
         self._prompts = [pictures.captions] if pictures.captions else templates
         self._picture = torch.arange(config.batch_size) % len(mean)
         self._seed = config.seed * SEEDS_APART
         self.trained = Trained(backbone, encoder, config)
-        self._stack = ExitStack()
 
     def __enter__(self) -> "Tuning":
-        self._stack.enter_context(self.trained)
-        self._stack.enter_context(_in_host_memory(self.backbone.vae, self.backbone.clip))
-        if self.config.gradient_checkpointing:
-            self._stack.enter_context(_checkpointing(self.backbone.unet))
+        with ExitStack() as stack:
+            stack.enter_context(self.trained)
+            stack.enter_context(_in_host_memory(self.backbone.vae, self.backbone.clip))
+            if self.config.gradient_checkpointing:
+                stack.enter_context(_checkpointing(self.backbone.unet))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

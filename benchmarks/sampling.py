@@ -1,0 +1,97 @@
+"""Times sampling with a loaded concept against diffusers' plain pipeline on the same UNet.
+
+    python -m benchmarks.sampling                                   # the shipped release
+    python -m benchmarks.sampling --shapes stable-diffusion-v1-5/stable-diffusion-v1-5 --side 128 --steps 3 --rounds 3
+
+From the root of a checkout, in its environment. Both make the same number of latents in as many DDIM steps with
+guidance; ours also looks at the UNet's maps and asks the text encoder anew at every step, since the word depends on it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from rich.console import Console
+
+from benchmarks.report import deliver
+from benchmarks.rounds import race, ratio, told
+from encoder.concept import Concept
+from encoder.conditioning import Conditioning
+from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, SampleConfig
+from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.outline import WORD, outline
+from encoder.pipeline import E4TPipeline
+
+VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+console = Console(width=120)
+
+
+def ours(arguments: argparse.Namespace) -> E4TPipeline:
+    """A pipeline with a concept loaded."""
+    if arguments.shapes is None:
+        pipe = E4TPipeline.from_pretrained(arguments.release)
+    else:
+        backbone = outline(BackboneConfig(model=arguments.shapes, clip=VIT_H), "cpu")
+        encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone)).requires_grad_(False)
+        conditioning = Conditioning.of(
+            backbone, ConditioningConfig(domain_word=WORD, templates=(f"{WORD} {PLACEHOLDER}",))
+        )
+        pipe = E4TPipeline(backbone, encoder, conditioning, release="random", resolution=arguments.side)
+    shape = pipe.domain_encoder.config
+    tokens = torch.randn(1, shape.class_tokens, shape.clip_width)
+    pipe.load_concept(Concept(changes={}, class_tokens=tokens, release=pipe.release))
+    return pipe
+
+
+def theirs(pipe: E4TPipeline) -> StableDiffusionPipeline:
+    """Diffusers' own, on the same modules."""
+    backbone = pipe.backbone
+    plain = StableDiffusionPipeline(
+        vae=backbone.vae, text_encoder=backbone.text.encoders[0], tokenizer=backbone.text.tokenizers[0],
+        unet=backbone.unet, scheduler=backbone.sampler, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    plain.set_progress_bar_config(disable=True)
+    return plain
+
+
+def main() -> int:
+    """Race them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--release", default="models/faces")
+    parser.add_argument("--shapes", default=None, help="of a published base, with random weights, instead of a release")
+    parser.add_argument("--side", type=int, default=128, help="of such pictures, in pixels")
+    parser.add_argument("--pictures", type=int, default=4, help="at once")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="file for everything that was seen")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    pipe = ours(arguments)
+    plain, config = theirs(pipe), SampleConfig(steps=arguments.steps, guidance=4.0)
+    word = pipe.conditioning.config.domain_word
+
+    def sample(prompt: str) -> object:
+        return pipe.sample([prompt] * arguments.pictures, config, seed=1)
+
+    def diffuse() -> object:
+        return plain(
+            [word] * arguments.pictures, num_inference_steps=config.steps, guidance_scale=config.guidance,
+            height=pipe.resolution, width=pipe.resolution, output_type="latent",
+        )  # fmt: skip
+
+    contenders = {"concept": lambda: sample(PLACEHOLDER), "word": lambda: sample(word), "diffusers": diffuse}
+    race(contenders, 1)  # what is made once
+    seconds = race(contenders, arguments.rounds)
+    found = {name: ratio(seconds[name], seconds["diffusers"]) for name in ("concept", "word")}
+    console.print(f"sampling with a concept takes {told(found['concept'])} times diffusers' time")
+    console.print(f"          with the domain's word {told(found['word'])} times")
+    if arguments.json:
+        deliver(vars(arguments), {"seconds": seconds, "ratios": found}, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

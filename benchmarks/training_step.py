@@ -1,0 +1,167 @@
+"""Times a pre-training step against the naive form of the same mathematics, and measures what both hold.
+
+    python -m benchmarks.training_step                                              # SD1.5 and ViT-H/14
+    python -m benchmarks.training_step --base models/base --side 64 --rounds 1      # a smoke run
+
+From the root of a checkout, in its environment; the shapes of SD1.5 need 24 GiB. Weights are random. The naive form is
+what one writes first: offsets as dense matrices, evaluated for each of both passes; the whole UNet in the feature pass,
+with its gradient; a base whose parameters require gradients that nobody uses; pictures and the null prompt looked at in
+every step. Each step is forward and backward, in a process of its own, whose most memory is VmHWM.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.report import deliver
+from benchmarks.rounds import ratio, told
+from benchmarks.tuning_memory import peak
+from encoder.backbone import Backbone
+from encoder.conditioning import Conditioning
+from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig
+from encoder.features import Encoded, encode_pictures, pooled_maps
+from encoder.objective import Draw, denoising_loss, regularise, target
+from encoder.outline import WORD, outline
+from encoder.text import Prompts
+from encoder.weight_offsets import MatrixOffset, OffsetPredictor, attention_projections
+from pipelines.config import PretrainConfig
+from pipelines.devices import GIB
+from pipelines.domain_model import DomainModel
+
+VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+TOLERANCE = 1e-4
+REGULARISER = 0.01
+console = Console(width=120)
+
+
+class Case:
+    """A model and a batch, the same for both forms."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        clip = None if Path(arguments.base).exists() else VIT_H
+        self.backbone = outline(BackboneConfig(model=arguments.base, clip=clip), "cpu")
+        config = ConditioningConfig(domain_word=WORD, templates=(f"{WORD} {PLACEHOLDER}",))
+        self.conditioning = Conditioning.of(self.backbone, config)
+        self.model = DomainModel.start(PretrainConfig(), self.backbone, self.conditioning)
+        nn.init.normal_(self.model.encoder.to_embedding.weight, std=0.02)
+        for matrix in self.model.offsets.matrices:
+            nn.init.normal_(matrix.rows.weight, std=0.001)
+            nn.init.normal_(matrix.rows.bias, std=0.02)
+        self.pixels = torch.rand(arguments.batch, 3, arguments.side, arguments.side) * 2 - 1
+        self.prompts = self.conditioning.tokenize([f"{WORD} {PLACEHOLDER}"] * arguments.batch)
+        shape = self.backbone.latent_shape(arguments.side)
+        self.draw = Draw.for_samples(range(arguments.batch), shape, 1000)
+
+    def pictures(self) -> Encoded:
+        """As a cache keeps them."""
+        return encode_pictures(self.backbone, self.pixels)
+
+
+def ours(case: Case) -> tuple[float, float]:
+    """Loss and seconds of a step on cached pictures; what is made once is not in the seconds."""
+    pictures = case.pictures()
+    case.conditioning.null_states()
+    began = time.perf_counter()
+    losses = case.model(pictures, case.prompts, case.draw, REGULARISER)
+    losses.total.backward()
+    return float(losses.total.detach()), time.perf_counter() - began
+
+
+def naive(case: Case) -> tuple[float, float]:
+    """The same of the naive form."""
+    case.backbone.unet.requires_grad_(True)
+    began = time.perf_counter()
+    loss = naive_loss(case.backbone, case.model, case.conditioning, case.pixels, case.prompts, case.draw)
+    loss.backward()
+    return float(loss.detach()), time.perf_counter() - began
+
+
+def naive_loss(
+    backbone: Backbone, model: DomainModel, conditioning: Conditioning, pixels: Tensor, prompts: Prompts, draw: Draw
+) -> Tensor:
+    """As one writes it first."""
+    pictures, schedule = encode_pictures(backbone, pixels), backbone.noise_schedule
+    latents = pictures.posterior.mean + pictures.posterior.std * draw.posterior
+    noisy = schedule.add_noise(latents, draw.noise, draw.timesteps)
+    null = conditioning.states(conditioning.tokenize([""] * len(pixels)))
+    set_dense_offsets(backbone.unet, model.offsets)
+    with pooled_maps(backbone.unet) as maps:
+        backbone.predict(noisy, draw.timesteps, null)
+    v = model.encoder(pictures.class_tokens, maps)
+    set_dense_offsets(backbone.unet, model.offsets)
+    prediction = backbone.predict(noisy, draw.timesteps, conditioning.states(prompts, v))
+    wanted = target(schedule, latents, draw.noise, draw.timesteps)
+    return denoising_loss(prediction, wanted) + regularise(v, REGULARISER)
+
+
+def set_dense_offsets(unet: nn.Module, offsets: OffsetPredictor) -> None:
+    """W (1 + Delta), Delta by the definition."""
+    for linear, matrix in zip(attention_projections(unet).values(), offsets.matrices, strict=True):
+        assert isinstance(matrix, MatrixOffset)  # noqa: S101 - the form that the definition is of
+        weight = linear.weight * (1 + matrix.dense())
+        linear.forward = MethodType(  # type: ignore[method-assign]
+            lambda self, features, weight=weight: F.linear(features, weight, self.bias), linear
+        )
+
+
+def step(form: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One form in a process of its own."""
+    words = ["--form", form, "--base", arguments.base, "--side", str(arguments.side), "--batch", str(arguments.batch)]
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "benchmarks.training_step", *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{form}: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> int:
+    """One form here, or both in turn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="stable-diffusion-v1-5/stable-diffusion-v1-5", help="whose shapes")
+    parser.add_argument("--side", type=int, default=256, help="of the pictures, in pixels")
+    parser.add_argument("--batch", type=int, default=2, help="pictures at once")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--form", choices=["ours", "naive"], help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help="file for everything that was seen")
+    arguments = parser.parse_args()
+    if arguments.form:
+        loss, seconds = {"ours": ours, "naive": naive}[arguments.form](Case(arguments))
+        print(json.dumps({"loss": loss, "seconds": seconds, "peak": peak()}))
+        return 0
+    found: dict[str, list[dict[str, Any]]] = {"ours": [], "naive": []}
+    for number in range(arguments.rounds):
+        for form in list(found)[:: 1 if number % 2 else -1]:
+            found[form].append(step(form, arguments))
+    apart = abs(found["ours"][0]["loss"] / found["naive"][0]["loss"] - 1)
+    if apart > TOLERANCE:
+        raise RuntimeError(f"the losses differ by {apart:.1e}")
+    columns = {form: {key: [one[key] for one in rows] for key in ("seconds", "peak")} for form, rows in found.items()}
+    faster = ratio(columns["naive"]["seconds"], columns["ours"]["seconds"])
+    smaller = ratio(columns["ours"]["peak"], columns["naive"]["peak"])
+    least = {form: min(values["seconds"]) for form, values in columns.items()}
+    held = {form: max(values["peak"]) / GIB for form, values in columns.items()}
+    console.print(
+        f"a step is {told(faster)} times as fast as the naive one: {least['ours']:.1f} s, {least['naive']:.1f} s"
+    )
+    console.print(f"it holds {told(smaller)} of its memory: {held['ours']:.1f} GiB, {held['naive']:.1f} GiB")
+    console.print(f"the losses agree to {apart:.1e}")
+    if arguments.json:
+        deliver(vars(arguments), {"rows": found, "faster": faster, "smaller": smaller}, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
