@@ -29,7 +29,8 @@ from benchmarks.tuning_memory import peak
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig
-from encoder.features import Encoded, encode_pictures, pooled_maps
+from encoder.features import Encoded, encode_pictures
+from encoder.halves import decode, encode
 from encoder.objective import Draw, denoising_loss, regularise, target
 from encoder.outline import WORD, outline
 from encoder.text import Prompts
@@ -96,9 +97,9 @@ def naive_loss(
     noisy = schedule.add_noise(latents, draw.noise, draw.timesteps)
     null = conditioning.states(conditioning.tokenize([""] * len(pixels)))
     set_dense_offsets(backbone.unet, model.offsets)
-    with pooled_maps(backbone.unet) as maps:
-        backbone.predict(noisy, draw.timesteps, null)
-    v = model.encoder(pictures.class_tokens, maps)
+    half = encode(backbone, noisy, draw.timesteps, null)
+    decode(backbone, half)
+    v = model.encoder(pictures.class_tokens, half.maps)
     set_dense_offsets(backbone.unet, model.offsets)
     prediction = backbone.predict(noisy, draw.timesteps, conditioning.states(prompts, v))
     wanted = target(schedule, latents, draw.noise, draw.timesteps)

@@ -1,15 +1,14 @@
 """What the domain encoder sees: class tokens of the picture and pooled maps of the UNet's encoder half."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoder.backbone import Backbone, Posterior
+from encoder.halves import encode
 from encoder.text import TextStates
 
 
@@ -53,22 +52,6 @@ def class_tokens(backbone: Backbone, pixels: Tensor) -> Tensor:
     return torch.stack([hidden[layer + 1][:, 0] for layer in class_token_layers(len(hidden) - 1)], dim=1)
 
 
-@contextmanager
-def pooled_maps(unet: UNet2DConditionModel) -> Iterator[list[Tensor]]:
-    """Collect the spatial means (B, C_j) of every down block's and the mid block's output while the UNet runs."""
-    maps: list[Tensor] = []
-
-    def record(_module: nn.Module, _args: tuple[object, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        maps.append((output[0] if isinstance(output, tuple) else output).mean(dim=(2, 3)))
-
-    hooks = [block.register_forward_hook(record) for block in (*unet.down_blocks, unet.mid_block)]
-    try:
-        yield maps
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def map_channels(unet: UNet2DConditionModel) -> tuple[int, ...]:
     """Channels C_j of the pooled maps, in their order."""
     channels: tuple[int, ...] = tuple(unet.config.block_out_channels)
@@ -77,18 +60,8 @@ def map_channels(unet: UNet2DConditionModel) -> tuple[int, ...]:
 
 @torch.no_grad()
 def unet_features(backbone: Backbone, noisy: Tensor, timesteps: Tensor, null: TextStates) -> list[Tensor]:
-    """Pooled maps at (z_t, t, states of the empty prompt): the first pass of the method.
+    """Pooled maps [(B, C_j)] at (z_t, t, states of the empty prompt): the first pass of the method.
 
     Runs the UNet's encoder half only, without gradient. ``null`` is one prompt, for all of ``noisy`` (B, C, h, w).
     """
-    unet, noisy, text = backbone.unet, noisy.to(backbone.dtype), null.expand(len(noisy))
-    embedding = unet.time_embedding(unet.get_time_embed(noisy, timesteps))
-    if added := backbone.added_conditions(noisy, text):
-        embedding = embedding + unet.get_aug_embed(embedding, text.states, added)
-    with pooled_maps(unet) as maps:
-        sample = unet.conv_in(noisy)
-        for block in unet.down_blocks:
-            attends = {"encoder_hidden_states": text.states} if getattr(block, "has_cross_attention", False) else {}
-            sample, _ = block(sample, embedding, **attends)
-        unet.mid_block(sample, embedding, encoder_hidden_states=text.states)
-    return maps
+    return encode(backbone, noisy, timesteps, null.expand(len(noisy))).maps

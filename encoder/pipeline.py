@@ -17,7 +17,7 @@ from encoder.conditioning import Conditioning
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.errors import ModelError
-from encoder.features import pooled_maps
+from encoder.halves import decode, encode, join
 from encoder.objective import Losses
 from encoder.release_format import Release
 from encoder.trained import parts_of
@@ -224,7 +224,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
     ) -> Tensor:
         """DDIM latents (B, C, h, w). Picture i depends on (seed + i) alone, not on the others in the batch.
 
-        The word is evaluated anew at every timestep; the unconditional branch supplies the UNet features, at no cost.
+        The word is evaluated anew at every timestep. The unconditional branch's encoder half supplies the UNet's maps,
+        so they cost nothing; the decoder half runs once, for both branches.
         """
         tokens = self.conditioning.tokenize(prompts)
         personal = bool(tokens.placeholder.any())
@@ -241,10 +242,10 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.scheduler.set_timesteps(config.steps)
         null = self.conditioning.null_states().expand(len(prompts))
         for index, timestep in enumerate(self.scheduler.timesteps):
-            with pooled_maps(self.unet) as maps:
-                unconditional = self.backbone.predict(latents, timestep, null)
-            states = fixed_states if fixed_states is not None else self.conditioning.states(tokens, self._word(maps))
-            conditional = self.backbone.predict(latents, timestep, states)
+            plain = encode(self.backbone, latents, timestep, null)
+            states = fixed_states or self.conditioning.states(tokens, self._word(plain.maps))
+            told = encode(self.backbone, latents, timestep, states)
+            unconditional, conditional = decode(self.backbone, join([plain, told])).chunk(2)
             guided = _guide(unconditional, conditional, config)
             latents = self.scheduler.step(guided, timestep, latents).prev_sample
             if on_step:

@@ -12,7 +12,8 @@ from encoder.concept import Concept
 from encoder.conditioning import Conditioning
 from encoder.config import SampleConfig, TuneConfig
 from encoder.domain_encoder import DomainEncoder
-from encoder.features import class_tokens, pooled_maps, unet_features
+from encoder.features import class_tokens, unet_features
+from encoder.halves import decode, encode, join
 from encoder.objective import Draw, Losses, domain_tuning_loss, target
 from encoder.pipeline import E4TPipeline, to_images
 from encoder.weight_offsets import OffsetPredictor, clear_offsets, fold, set_offsets
@@ -59,12 +60,23 @@ def test_it_paints_as_the_familys_own_pipeline(pipe: E4TPipeline, base: Path) ->
     torch.testing.assert_close(made, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_the_feature_pass_sees_what_the_whole_unet_sees(backbone: Backbone, conditioning: Conditioning) -> None:
-    noisy, timesteps = torch.randn(2, *backbone.latent_shape(32)), torch.tensor([3, 700])
-    with pooled_maps(backbone.unet) as whole:
-        backbone.predict(noisy, timesteps, conditioning.null_states().expand(2))
-    maps = unet_features(backbone, noisy, timesteps, conditioning.null_states())
-    torch.testing.assert_close(maps, whole)
+@pytest.mark.parametrize("side", [4, 5])
+def test_both_halves_are_the_whole_unet(backbone: Backbone, conditioning: Conditioning, side: int) -> None:
+    noisy, timesteps, seen = torch.randn(2, 4, side, side), torch.tensor([3, 700]), []
+    text = conditioning.null_states().expand(2)
+    half = encode(backbone, noisy, timesteps, text)
+    torch.testing.assert_close(decode(backbone, half), backbone.predict(noisy, timesteps, text))
+    hook = backbone.unet.mid_block.register_forward_hook(lambda _, __, output: seen.append(output.mean(dim=(2, 3))))
+    backbone.predict(noisy, timesteps, text)
+    hook.remove()
+    torch.testing.assert_close(half.maps[-1], seen[0])
+
+
+def test_two_halves_joined_are_decoded_as_each_alone(backbone: Backbone, conditioning: Conditioning) -> None:
+    noisy, timestep = torch.randn(1, 4, 4, 4), torch.tensor(500)
+    texts = [conditioning.null_states(), conditioning.states(conditioning.tokenize(["a portrait"]))]
+    halves = [encode(backbone, noisy, timestep, text) for text in texts]
+    torch.testing.assert_close(decode(backbone, join(halves)), torch.cat([decode(backbone, half) for half in halves]))
 
 
 def test_every_text_encoder_hears_the_residual(backbone: Backbone, conditioning: Conditioning) -> None:
