@@ -13,7 +13,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/e4t quickstart
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -98,10 +98,11 @@ def cut_link_briefly(scene: Scene) -> bool:
 
 
 def cut_link(scene: Scene) -> bool:
-    """The same until a rank has given up, and a while longer."""
+    """The same until a rank has given up, if any is there yet, and a while longer."""
     host, before = scene.some_host(), scene.supervisor.ranks()
     host.cut()
-    scene.supervisor.wait_until(lambda: scene.supervisor.ranks() != before, 2 * START_TIMEOUT)
+    if before:  # without a link none comes to be
+        scene.supervisor.wait_until(lambda: scene.supervisor.ranks() != before, 2 * START_TIMEOUT)
     scene.supervisor.wait(scene.rng.uniform(0, STEP_TIMEOUT))
     host.restore()
     return bool(before)
