@@ -85,6 +85,12 @@ class Backbone(nn.Module):
         """Width d of a word embedding; of all text encoders together."""
         return sum(self.text.widths)
 
+    def place_towers(self, device: torch.device | str) -> None:
+        """Put autoencoder and CLIP elsewhere than the UNet, such as into the host's memory while nobody needs them."""
+        for tower in (self.vae, self.clip):
+            if tower.device != torch.device(device):
+                tower.to(device)
+
     @torch.no_grad()
     def posterior(self, pixels: Tensor) -> "Posterior":
         """The autoencoder's posterior over scaled latents of pictures (B, 3, H, W) in [-1, 1]; float32."""

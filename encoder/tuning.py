@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from encoder.backbone import Backbone
@@ -100,7 +100,7 @@ class Tuning:
     def __enter__(self) -> "Tuning":
         with ExitStack() as stack:
             stack.enter_context(self.trained)
-            stack.enter_context(_in_host_memory(self.backbone.vae, self.backbone.clip))
+            stack.enter_context(_without_towers(self.backbone))
             if self.config.gradient_checkpointing:
                 stack.enter_context(_checkpointing(self.backbone.unet))
             self._stack = stack.pop_all()
@@ -162,14 +162,10 @@ def _checkpointing(unet: UNet2DConditionModel) -> Iterator[None]:
 
 
 @contextmanager
-def _in_host_memory(*modules: nn.Module) -> Iterator[None]:
-    """Leave the device's memory to others meanwhile."""
-    devices = {module: next(module.parameters()).device for module in modules}
-    away = {module: device for module, device in devices.items() if device.type != "cpu"}
-    for module in away:
-        module.to("cpu")
+def _without_towers(backbone: Backbone) -> Iterator[None]:
+    """Autoencoder and CLIP have looked: they leave the device's memory to others."""
+    backbone.place_towers("cpu")
     try:
         yield
     finally:
-        for module, device in away.items():
-            module.to(device)
+        backbone.place_towers(backbone.device)

@@ -146,6 +146,7 @@ class Trainer:
             return ""
         with ExitStack() as stack:
             stream = stack.enter_context(self._stream())
+            self._rest_towers()
             self._take_note_of(stream.identity())
             trace = self.run.folder / "profile" / f"rank_{self.run.rank}.json.gz"
             profile = stack.enter_context(traced(trace)) if self.sitting.profile else None
@@ -345,7 +346,9 @@ class Trainer:
         """Validation loss and a grid of held-out pictures. Every rank must call."""
         self.watchdog.allow(self.config.start_timeout_seconds)
         if self.tracker and state:
+            self.backbone.place_towers(self.backbone.device)
             loss, grid = self.validation.look(state.best)
+            self._rest_towers()
             path = self.run.folder / "samples" / f"step_{self.progress.step:08d}.png"
             grid.save(path)
             log.info("step %d  validation loss %.4f  samples %s", self.progress.step, loss, path)
@@ -353,6 +356,11 @@ class Trainer:
             self.tracker.metrics(self.progress.step, {"validation_loss": loss})
             self.tracker.file(path, "samples")
         self.cluster.wait()
+
+    def _rest_towers(self) -> None:
+        """What a cache has looked with does not stay on the device."""
+        if self.config.cached:
+            self.backbone.place_towers("cpu")
 
     def _finish(self, reason: str) -> None:
         """Save what is not saved, and wait until it is whole."""

@@ -34,7 +34,8 @@ def plan_pretraining(recipe: Recipe, device: Device, devices: int) -> Plan:
         cost = cost_of(_micro_batch(recipe, model, backbone, conditioning, at_once))
         trained, gradients = count(model), count(model) * dtype.itemsize
         memory, host = _memory(config, devices, trained, dtype.itemsize)
-        frozen = {"frozen weights": bytes_of(backbone)}
+        towers = bytes_of(backbone.vae) + bytes_of(backbone.clip) if config.cached and device.is_gpu else 0
+        frozen = {"frozen weights": bytes_of(backbone) - towers}
         work = {"activations": max(cost.peak_bytes - gradients, 0), "runtime": device.runtime}
     return Plan(
         stage="pre-training",
@@ -43,7 +44,7 @@ def plan_pretraining(recipe: Recipe, device: Device, devices: int) -> Plan:
         trained=trained,
         frozen=count(backbone),
         memory=frozen | memory | work,
-        host=host,
+        host=host | ({"autoencoder and picture tower": towers} if towers else {}),
         operations=cost.operations // at_once,
         pictures=config.batch_size,
         steps=config.steps,

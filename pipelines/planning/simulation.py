@@ -63,14 +63,17 @@ class _Watch(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the operation gives
+        for tensor in tree_iter((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self._follow(tensor.untyped_storage(), 0)  # was there before, such as a weight: views of it are no more
         made = func(*args, **(kwargs or {}))
         for tensor in tree_iter(made):
             if isinstance(tensor, Tensor):
-                self._follow(tensor.untyped_storage())
+                self._follow(tensor.untyped_storage(), tensor.untyped_storage().nbytes())
         return made
 
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        key, size = id(storage), storage.nbytes()
+    def _follow(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = id(storage)
         if key in self._known:
             return
 

@@ -38,13 +38,15 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
             weights, factors = tuning.trained.weights, tuning.trained.factors
         looked_at = bytes_of(backbone.vae) + bytes_of(backbone.clip)
         frozen = bytes_of(backbone) + bytes_of(encoder) - looked_at - _bytes(weights)
+    rounded = [weight for weight in weights if weight.dtype != torch.float32]  # stepped as float32, one by one
     concept = (_numbers(weights) * config.stored_bits + _numbers(factors) * 16) // 8
     originals = {"original weights": _bytes(weights), "autoencoder and picture tower": looked_at}
     memory = {
         "frozen weights": frozen,
         "trained weights": _bytes([*weights, *factors]),
-        "what rounding took": _bytes(weight for weight in weights if weight.dtype != torch.float32),
+        "what rounding took": _bytes(rounded),
         "optimizer": int(MOMENTS[config.optimizer] * _numbers([*weights, *factors])),
+        "a weight's step": max((4 * 4 * low.numel() for low in rounded), default=0),
         "activations, later the concept": max(cost.peak_bytes, 0 if device.is_gpu else concept),
         "runtime": device.runtime,
     }

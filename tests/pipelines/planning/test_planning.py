@@ -1,20 +1,24 @@
 """Plans of the published bases and of the shipped one: parts, sums, remedies."""
 
+from argparse import Namespace
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from benchmarks.tuning_memory import recipe as recipe_of
 from data_prep.config import PrepareConfig
 from encoder.config import BackboneConfig, ConditioningConfig, TuneConfig
 from pipelines.config import PretrainConfig, Recipe
 from pipelines.devices import GIB, Device, device_named
+from pipelines.planning.measured import measurements
 from pipelines.planning.plan import Plan
 from pipelines.planning.pretraining import plan_pretraining
 from pipelines.planning.remedy import remedies
 from pipelines.planning.tuning import plan_tuning
 from tests.bases import SHIPPED
 
+SD1, VIT_H = "stable-diffusion-v1-5/stable-diffusion-v1-5", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 SMALL = Recipe(
     name="small",
     base=BackboneConfig(model=str(SHIPPED)),
@@ -36,10 +40,7 @@ def tuned(**changes: Any) -> Plan:  # noqa: ANN401
 
 def test_sd15_with_vit_h_trains_what_the_method_says() -> None:
     """Conformance check 9, seen from the plan: 143,226,592 parameters of the offsets, or 373,632."""
-    base = BackboneConfig(
-        model="stable-diffusion-v1-5/stable-diffusion-v1-5", clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-    )
-    recipe = replace(SMALL, base=base, data=replace(SMALL.data, resolution=64))
+    recipe = replace(SMALL, base=BackboneConfig(model=SD1, clip=VIT_H), data=replace(SMALL.data, resolution=64))
     faithful = plan_pretraining(recipe, GPU, 1)
     direct = plan_pretraining(replace(recipe, pretrain=replace(recipe.pretrain, offsets="direct")), GPU, 1)
     assert faithful.trained - direct.trained == 143_226_592 - 373_632
@@ -64,8 +65,11 @@ def test_a_single_device_sends_nothing() -> None:
     assert pretrained(2).communication > 0
 
 
-def test_cached_features_leave_less_to_compute() -> None:
-    assert pretrained(cached=True).operations < pretrained().operations
+def test_cached_features_leave_less_to_compute_and_to_hold() -> None:
+    cached, online = pretrained(cached=True), pretrained()
+    assert cached.operations < online.operations
+    towers = cached.host["autoencoder and picture tower"]
+    assert cached.memory["frozen weights"] + towers == online.memory["frozen weights"]
 
 
 def test_more_pictures_at_once_hold_more_activations() -> None:
@@ -89,6 +93,20 @@ def test_weights_of_low_precision_keep_what_rounding_took() -> None:
     low = plan_tuning(replace(SMALL, base=replace(SMALL.base, dtype="bfloat16")), GPU)
     assert low.memory["what rounding took"] > 0
     assert tuned().memory["what rounding took"] == 0
+
+
+def test_a_former_prediction_is_still_made_and_was_right_within_a_tenth() -> None:
+    [known] = [each for each in measurements() if each.setting == "lora, bf16"]
+    arguments = Namespace(base=SD1, clip=VIT_H, side=128, hidden_width=None)
+    cpu = device_named("cpu")
+    assert cpu
+    predicted = plan_tuning(recipe_of(known.setting, arguments), cpu).total / GIB
+    assert predicted == pytest.approx(known.predicted_gib, rel=0.01)
+    assert predicted == pytest.approx(known.measured_gib, rel=0.1)
+
+
+def test_every_former_prediction_was_right_within_a_tenth() -> None:
+    assert all(abs(each.error) < 0.1 for each in measurements())
 
 
 def test_on_a_cpu_everything_is_in_one_memory() -> None:

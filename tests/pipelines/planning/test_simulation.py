@@ -20,6 +20,12 @@ def test_a_view_takes_nothing() -> None:
         assert cost_of(lambda: torch.zeros(1000).view(10, 100).T).peak_bytes == 4000
 
 
+def test_what_was_there_before_is_not_counted_again() -> None:
+    with without_values():
+        weight = torch.zeros(1000, 10)
+        assert cost_of(lambda: weight.T).peak_bytes == 0
+
+
 def test_operations_are_those_of_a_product_and_its_gradients() -> None:
     with without_values():
         layer = nn.Linear(30, 20, bias=False)
