@@ -43,7 +43,7 @@ class Conditioning:
             with torch.no_grad():
                 states = self.states(self.tokenize([""]))
             self._null_states = states.zeroed() if self.text.null_is_zero else states
-        return self._null_states
+        return self._null_states.to(self.text.device)
 
     def draw_prompts(self, captions: Sequence[str], choice: Tensor) -> Prompts:
         """Tokenised prompts of pictures with these captions, by numbers (B,) uniform in [0, 1)."""

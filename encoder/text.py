@@ -36,6 +36,10 @@ class TextStates:
         pooled = None if self.pooled is None else self.pooled.expand(size, -1)
         return TextStates(self.states.expand(size, -1, -1), pooled)
 
+    def to(self, device: torch.device) -> "TextStates":
+        """The same on another device."""
+        return TextStates(self.states.to(device), None if self.pooled is None else self.pooled.to(device))
+
     def zeroed(self) -> "TextStates":
         """Zeros of the same shape."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
@@ -56,6 +60,12 @@ class TextEncoders(nn.Module):
         super().__init__()
         self.encoders: Sequence[Any] = nn.ModuleList(encoders)  # type: ignore[assignment]
         self.tokenizers, self.null_is_zero = list(tokenizers), null_is_zero
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoders are."""
+        device: torch.device = self.encoders[0].device
+        return device
 
     @property
     def widths(self) -> list[int]:

@@ -21,6 +21,12 @@ def test_a_residual_changes_the_states_from_the_placeholder_on(conditioning: Con
     assert not torch.allclose(with_v[:, place:], without[:, place:], atol=1e-3)
 
 
+def test_the_null_states_follow_the_encoders_to_another_device(conditioning: Conditioning) -> None:
+    assert conditioning.null_states().states.device.type == "cpu"
+    conditioning.text.to("meta")
+    assert conditioning.null_states().states.device.type == "meta"
+
+
 def test_a_caption_becomes_a_prompt_of_the_concept(conditioning: Conditioning) -> None:
     assert (
         conditioning.caption_prompt("a portrait of a smiling person in a red shirt")
