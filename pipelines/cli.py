@@ -1,10 +1,8 @@
 """The ``e4t`` command: one subcommand a stage, recipes as YAML, dotted overrides, errors in one line."""
 
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +15,7 @@ from data_prep.errors import DataError
 from encoder.errors import ConfigError, ModelError
 from pipelines.commands import COMMANDS
 from pipelines.errors import DONE, FAILED, WRONG_RECIPE, RunError
+from pipelines.quiet import quiet
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -24,7 +23,7 @@ RECIPES = Path(__file__).parent / "recipes"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 done, 1 failed, 75 start it again, 78 the recipe is wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    _quiet()
+    quiet()
     try:
         return _run(arguments)
     except (ConfigError, DataConfigError, ArgumentError) as error:
@@ -37,16 +36,6 @@ def _complain(error: Exception, code: int) -> int:
     if int(os.environ.get("RANK", "0")) == 0:
         sys.stderr.write(f"e4t: {' '.join(str(error).split())}\n")
     return code
-
-
-def _quiet() -> None:
-    """Our own lines only: the libraries' notices would bury them."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.filterwarnings("ignore")
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("e4t").setLevel(logging.INFO)
 
 
 def _run(arguments: list[str]) -> int:

@@ -22,6 +22,7 @@ from encoder.metrics import ClipScorer, similarity
 from encoder.pipeline import E4TPipeline, to_pixels
 from pipelines.attributes import IDENTITY, SCENE, AttributeReader, agreement, truth
 from pipelines.config import Recipe
+from pipelines.quiet import quiet_worker
 from pipelines.sampling import labelled_grid
 
 SYSTEMS = ("pretrained", "untrained")
@@ -52,9 +53,7 @@ def evaluate(
     cases = choose_cases(recipe)
     workers = max(1, min(os.cpu_count() or 1, len(cases)))
     done: dict[int, Case] = {}
-    with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), quiet_worker) as pool:
         futures = {
             pool.submit(_personalise, recipe, release, case, recipe.evaluate.seed + 1000 * index): index
             for index, case in enumerate(cases)
