@@ -3,8 +3,11 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from encoder.backbone import Backbone
+from encoder.config import OffsetForm
 from encoder.errors import ModelError
 from encoder.weight_offsets import (
+    FORMS,
+    DirectOffset,
     MatrixOffset,
     OffsetPredictor,
     attention_projections,
@@ -25,9 +28,10 @@ def predict(unet: UNet2DConditionModel) -> torch.Tensor:
     return unet(noisy, torch.tensor([10, 900]), states).sample
 
 
-def test_at_step_0_the_unet_with_offsets_equals_the_base_bit_for_bit(backbone: Backbone) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_at_step_0_the_unet_with_offsets_equals_the_base_bit_for_bit(backbone: Backbone, form: OffsetForm) -> None:
     base = predict(backbone.unet)
-    set_offsets(backbone.unet, OffsetPredictor.for_unet(backbone.unet)())
+    set_offsets(backbone.unet, OffsetPredictor.for_unet(backbone.unet, form)())
     assert torch.equal(predict(backbone.unet), base)
 
 
@@ -49,6 +53,33 @@ def test_the_offset_has_at_most_rank_3() -> None:
     torch.nn.init.normal_(matrix.rows.weight)
     torch.nn.init.normal_(matrix.rows.bias)
     assert torch.linalg.matrix_rank(matrix.dense()) <= 3
+
+
+def test_the_direct_form_can_be_whatever_the_methods_own_form_is() -> None:
+    own, direct = MatrixOffset(12, 7), DirectOffset(12, 7)
+    torch.nn.init.normal_(own.rows.weight)
+    torch.nn.init.normal_(own.rows.bias)
+    u, v = own()
+    direct.load_state_dict({"u": u.detach(), "v": v[:, :2].detach()})
+    torch.testing.assert_close(torch.matmul(direct()[0], direct()[1].T), own.dense())
+
+
+def test_the_direct_form_has_3_out_and_2_in_numbers_and_learns_from_the_first_step() -> None:
+    offset = DirectOffset(12, 7)
+    assert sum(parameter.numel() for parameter in offset.parameters()) == 3 * 12 + 2 * 7
+    u, v = offset()
+    (u @ v.T * torch.randn(12, 7)).sum().backward()
+    assert offset.u.grad is not None
+    assert offset.u.grad.abs().min() > 0
+
+
+def test_a_blank_takes_on_the_values_of_another(offsets: OffsetPredictor) -> None:
+    blank = offsets.blank()
+    assert all(parameter.is_meta for parameter in blank.parameters())
+    blank.load_state_dict(offsets.state_dict(), assign=True)
+    for (u, v), (other_u, other_v) in zip(blank().values(), offsets().values(), strict=True):
+        assert torch.equal(u, other_u)
+        assert torch.equal(v, other_v)
 
 
 def test_folded_and_unfolded_unets_agree(backbone: Backbone, offsets: OffsetPredictor) -> None:

@@ -277,6 +277,7 @@ OPTIONS = {
         "--pretrain.gradient_checkpointing", "false", "--pretrain.deterministic", "true",
     ],
     "offloaded optimizer": ["--pretrain.offload_optimizer", "true"],
+    "direct offsets": ["--pretrain.offsets", "direct"],
     "averaged weights": ["--pretrain.average", "0.9"],
     "compiled": ["--pretrain.compile", "true", "--pretrain.gradient_checkpointing", "false"],
     "profiled": ["--profile", "true", "--pretrain.steps", "5"],
