@@ -11,7 +11,6 @@ device's best.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,11 +22,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.processes import figures_of
+from benchmarks.processes import peak as host_peak
 from benchmarks.report import deliver
-from benchmarks.tuning_memory import peak as host_peak
+from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
 from data_prep.config import PrepareConfig
 from encoder.conditioning import Conditioning
-from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, TuneConfig
+from encoder.config import BackboneConfig, TuneConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.features import encode_pictures
 from encoder.outline import WORD, outline
@@ -63,9 +64,9 @@ def recipe(arguments: argparse.Namespace, batch: int, pretraining: dict[str, Any
     )
     return Recipe(
         name="device",
-        base=BackboneConfig(model=arguments.base, clip=arguments.clip, dtype="bfloat16"),
+        base=BackboneConfig(model=arguments.base, clip=tower_of(arguments.base), dtype="bfloat16"),
         data=PrepareConfig(source="none", output="none", concept=WORD, resolution=arguments.side),
-        conditioning=ConditioningConfig(domain_word=WORD, templates=(f"{WORD} {PLACEHOLDER}",)),
+        conditioning=CONDITIONING,
         pretrain=replace(plain, **pretraining),
         tune=replace(TuneConfig(batch_size=batch, micro_batch_size=batch), **tuning),
     )
@@ -85,7 +86,7 @@ def pretrain(arguments: argparse.Namespace) -> dict[str, float]:
     if config.compile:
         backbone.unet.compile_repeated_blocks()
     pixels = torch.rand(config.batch_size, 3, arguments.side, arguments.side) * 2 - 1
-    prompts = conditioning.tokenize([f"{WORD} {PLACEHOLDER}"] * config.batch_size)
+    prompts = conditioning.tokenize([PROMPT] * config.batch_size)
     kept = encode_pictures(backbone, pixels) if config.cached else None
     draw = draws(made, backbone, list(range(config.batch_size)))
 
@@ -141,16 +142,14 @@ def peak(device: torch.device) -> float:
 def row(arguments: argparse.Namespace, stage: str, setting: str, batch: int) -> dict[str, Any]:
     """A setting in a process of its own; what went wrong, if it did (out of memory, say)."""
     words = ["--one", setting, "--stage", stage, "--batch", str(batch)]
-    for name in ("base", "clip", "hidden_width", "side", "device", "steps", "warm_up", "tuning_steps"):
+    for name in ("base", "hidden_width", "side", "device", "steps", "warm_up", "tuning_steps"):
         value = getattr(arguments, name)
         words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
-    done = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "benchmarks.device", *words], capture_output=True, text=True, check=False
-    )
     line = {"stage": stage, "setting": setting, "batch": batch}
-    if done.returncode:
-        return line | {"error": (done.stderr.strip().splitlines() or ["killed"])[-1][:80]}
-    found = json.loads(done.stdout.splitlines()[-1])
+    try:
+        found = figures_of("benchmarks.device", *words)
+    except RuntimeError as error:
+        return line | {"error": str(error)[-80:]}
     return line | found | planned(arguments, stage, setting, batch, found["seconds"])
 
 
@@ -193,10 +192,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="stable-diffusion-v1-5/stable-diffusion-v1-5", help="whose shapes")
-    parser.add_argument("--clip", default=None, help="of the picture tower; the base's own, or ViT-H/14 if it has none")
-    parser.add_argument("--hidden-width", type=int, default=None, help="of the domain encoder")
-    parser.add_argument("--side", type=int, default=512, help="of the pictures, in pixels")
+    add_shapes(parser, side=512)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 16, 32], help="pictures a pre-training step")
     parser.add_argument("--warm-up", type=int, default=3, help="steps that are not timed")
@@ -209,10 +205,7 @@ def parsed() -> argparse.Namespace:
     for name in ("--one", "--stage"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.clip is None and not Path(arguments.base).exists():
-        arguments.clip = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-    return arguments
+    return parser.parse_args()
 
 
 def main() -> int:

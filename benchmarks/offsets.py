@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.report import deliver
 from benchmarks.rounds import race, ratio, told
+from benchmarks.shapes import SD1, tower_of
 from encoder.config import BackboneConfig
 from encoder.outline import outline
 from encoder.weight_offsets import DirectOffset, MatrixOffset, attention_projections
@@ -26,8 +27,7 @@ console = Console(width=120)
 
 def shapes_of(base: str) -> list[tuple[int, int]]:
     """(out, in) of every projection."""
-    clip = None if Path(base).exists() else "openai/clip-vit-large-patch14"
-    unet = outline(BackboneConfig(model=base, clip=clip)).unet
+    unet = outline(BackboneConfig(model=base, clip=tower_of(base))).unet
     return [(each.out_features, each.in_features) for each in attention_projections(unet).values()]
 
 
@@ -64,7 +64,7 @@ def evaluated(matrices: list[MatrixOffset], weights: list[Tensor], *, dense: boo
 def main() -> int:
     """Compare, then race."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="stable-diffusion-v1-5/stable-diffusion-v1-5", help="whose shapes")
+    parser.add_argument("--base", default=SD1, help="whose shapes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file for everything that was seen")
     arguments = parser.parse_args()

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from benchmarks.report import deliver
 from benchmarks.rounds import race, ratio, told
+from benchmarks.shapes import CONDITIONING, VIT_H
 from encoder.concept import Concept
 from encoder.conditioning import Conditioning
-from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, SampleConfig
+from encoder.config import PLACEHOLDER, BackboneConfig, SampleConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.outline import WORD, outline
+from encoder.outline import outline
 from encoder.pipeline import E4TPipeline
 
-VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 TOLERANCE = 0.01
 console = Console(width=120)
 
@@ -37,9 +37,7 @@ def ours(arguments: argparse.Namespace) -> E4TPipeline:
     else:
         backbone = outline(BackboneConfig(model=arguments.shapes, clip=VIT_H), "cpu")
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone)).requires_grad_(False)
-        conditioning = Conditioning.of(
-            backbone, ConditioningConfig(domain_word=WORD, templates=(f"{WORD} {PLACEHOLDER}",))
-        )
+        conditioning = Conditioning.of(backbone, CONDITIONING)
         pipe = E4TPipeline(backbone, encoder, conditioning, release="random", resolution=arguments.side)
     shape = pipe.domain_encoder.config
     tokens = torch.randn(1, shape.class_tokens, shape.clip_width)

@@ -10,11 +10,8 @@ captions; only the sequential read does not shuffle, and has no workers: it is w
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data_prep.pictures import Kind, draw_tree
+from benchmarks.processes import figures_of
 from benchmarks.report import deliver
 from benchmarks.stream_loaders import BATCH
 from benchmarks.stream_seek import synthetic_manifest
@@ -55,22 +53,13 @@ def made(folder: Path, pictures: int, codecs: list[str]) -> dict[str, Path]:
     return {codec: folder / codec for codec in codecs}
 
 
-def run(*words: str) -> Figures:
-    """A process's figures. Raises RuntimeError with its last words."""
-    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["nothing said"])[-1])
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])
-    return figures
-
-
 def race(root: Path, batches: int, rounds: int) -> dict[str, list[Figures]]:
     """Every loader once a round."""
     found: dict[str, list[Figures]] = {title(*contender): [] for contender in CONTENDERS}
     for number in range(rounds):
         for name, workers in CONTENDERS if number % 2 == 0 else CONTENDERS[::-1]:
             words = ("benchmarks.stream_loaders", name, str(root), str(batches), "--workers", str(workers))
-            found[title(name, workers)].append(run(*words))
+            found[title(name, workers)].append(figures_of(*words))
     return found
 
 
@@ -133,8 +122,10 @@ def main() -> None:
             console.print(shown(codec, found, arguments.pictures))
             report[codec] = found
         synthetic_manifest(Path(work) / "large")
-        seeks = [run("benchmarks.stream_seek", f"{work}/large", "--place") for _ in range(arguments.rounds)]
-        firsts = [run("benchmarks.stream_seek", str(root)) for root in sets.values() for _ in range(arguments.rounds)]
+        seeks = [figures_of("benchmarks.stream_seek", f"{work}/large", "--place") for _ in range(arguments.rounds)]
+        firsts = [
+            figures_of("benchmarks.stream_seek", str(root)) for root in sets.values() for _ in range(arguments.rounds)
+        ]
     console.print("seconds to find a place among 10 million samples:", spread([s["seconds"] for s in seeks], 2))
     console.print("  and MB of memory for it:", spread([s["megabytes"] for s in seeks], 1))
     console.print("seconds from nothing to a batch in the middle of a set:", spread([f["seconds"] for f in firsts], 2))

@@ -11,7 +11,6 @@ every step. Each step is forward and backward, in a process of its own, whose mo
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,23 +23,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.offsets import largest
+from benchmarks.processes import figures_of, forget_peak, peak
 from benchmarks.report import deliver
 from benchmarks.rounds import ratio, told
-from benchmarks.tuning_memory import peak
+from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
-from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig
+from encoder.config import BackboneConfig
 from encoder.features import Encoded, encode_pictures
 from encoder.halves import decode, encode
 from encoder.objective import Draw, denoising_loss, regularise, target
-from encoder.outline import WORD, outline
+from encoder.outline import outline
 from encoder.text import Prompts
 from encoder.weight_offsets import MatrixOffset, OffsetPredictor, attention_projections
 from pipelines.config import PretrainConfig
 from pipelines.devices import GIB
 from pipelines.domain_model import DomainModel
 
-VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 TOLERANCE = 1e-4
 REGULARISER = 0.01
 console = Console(width=120)
@@ -51,17 +50,16 @@ class Case:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        clip = None if Path(arguments.base).exists() else VIT_H
-        self.backbone = outline(BackboneConfig(model=arguments.base, clip=clip), "cpu")
-        config = ConditioningConfig(domain_word=WORD, templates=(f"{WORD} {PLACEHOLDER}",))
-        self.conditioning = Conditioning.of(self.backbone, config)
-        self.model = DomainModel.start(PretrainConfig(), self.backbone, self.conditioning)
+        self.backbone = outline(BackboneConfig(model=arguments.base, clip=tower_of(arguments.base)), "cpu")
+        self.conditioning = Conditioning.of(self.backbone, CONDITIONING)
+        config = PretrainConfig(hidden_width=arguments.hidden_width)
+        self.model = DomainModel.start(config, self.backbone, self.conditioning)
         nn.init.normal_(self.model.encoder.to_embedding.weight, std=0.02)
         for matrix in self.model.offsets.matrices:
             nn.init.normal_(matrix.rows.weight, std=0.001)
             nn.init.normal_(matrix.rows.bias, std=0.02)
         self.pixels = torch.rand(arguments.batch, 3, arguments.side, arguments.side) * 2 - 1
-        self.prompts = self.conditioning.tokenize([f"{WORD} {PLACEHOLDER}"] * arguments.batch)
+        self.prompts = self.conditioning.tokenize([PROMPT] * arguments.batch)
         shape = self.backbone.latent_shape(arguments.side)
         self.draw = Draw.for_samples(range(arguments.batch), shape, 1000)
 
@@ -80,11 +78,6 @@ def ours(case: Case) -> tuple[float, float]:
     losses = case.model(pictures, case.prompts, case.draw, REGULARISER)
     losses.total.backward()
     return float(losses.total.detach()), time.perf_counter() - began
-
-
-def forget_peak() -> None:
-    """Count anew from what is held now."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def naive(case: Case) -> tuple[float, float]:
@@ -128,20 +121,14 @@ def set_dense_offsets(unet: nn.Module, offsets: OffsetPredictor) -> None:
 def step(form: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One form in a process of its own."""
     words = ["--form", form, "--base", arguments.base, "--side", str(arguments.side), "--batch", str(arguments.batch)]
-    done = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "benchmarks.training_step", *words], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{form}: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    words += ["--hidden-width", str(arguments.hidden_width)] if arguments.hidden_width else []
+    return figures_of("benchmarks.training_step", *words)
 
 
 def main() -> int:
     """One form here, or both in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="stable-diffusion-v1-5/stable-diffusion-v1-5", help="whose shapes")
-    parser.add_argument("--side", type=int, default=256, help="of the pictures, in pixels")
+    add_shapes(parser, side=256)
     parser.add_argument("--batch", type=int, default=2, help="pictures at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--form", choices=["ours", "naive"], help=argparse.SUPPRESS)

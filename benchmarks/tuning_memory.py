@@ -10,7 +10,6 @@ the whole UNet in fp32: all gradients stand at once, and nothing is kept to go b
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -21,11 +20,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.processes import figures_of, peak
 from benchmarks.report import deliver
+from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
 from data_prep.config import PrepareConfig
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
-from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, TuneConfig
+from encoder.config import BackboneConfig, TuneConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.features import encode_pictures
 from encoder.objective import domain_tuning_loss
@@ -54,9 +55,9 @@ def recipe(setting: str, arguments: argparse.Namespace) -> Recipe:
     dtype, tuning = SETTINGS[setting]
     return Recipe(
         name="memory",
-        base=BackboneConfig(model=arguments.base, clip=arguments.clip, dtype=dtype),  # type: ignore[arg-type]
+        base=BackboneConfig(model=arguments.base, clip=tower_of(arguments.base), dtype=dtype),  # type: ignore[arg-type]
         data=PrepareConfig(source="none", output="none", concept=WORD, resolution=arguments.side),
-        conditioning=ConditioningConfig(domain_word=WORD, templates=(f"{WORD} {PLACEHOLDER}",)),
+        conditioning=CONDITIONING,
         pretrain=PretrainConfig(hidden_width=arguments.hidden_width),
         tune=TuneConfig(steps=2, batch_size=4, micro_batch_size=4) if setting == "plain" else replace(
             TuneConfig(steps=2, batch_size=4, micro_batch_size=4), **tuning
@@ -93,7 +94,7 @@ def plain(
             conditioning,
             latents=(encoded.posterior.mean + encoded.posterior.std * draw.posterior),
             class_tokens=encoded.class_tokens.expand(size, -1, -1),
-            prompts=conditioning.tokenize([f"{WORD} {PLACEHOLDER}"] * size),
+            prompts=conditioning.tokenize([PROMPT] * size),
             noise=draw.noise,
             timesteps=draw.timesteps,
             regulariser=made.tune.regulariser,
@@ -101,12 +102,6 @@ def plain(
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
-
-
-def peak() -> float:
-    """Bytes that this process has held at most; getrusage would count those of the one that started it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def predict(setting: str, arguments: argparse.Namespace) -> float | None:
@@ -119,13 +114,8 @@ def predict(setting: str, arguments: argparse.Namespace) -> float | None:
 def run(setting: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """A setting in a process of its own."""
     words = ["--one", setting, "--base", arguments.base, "--side", str(arguments.side)]
-    words += ["--clip", arguments.clip] if arguments.clip else []
     words += ["--hidden-width", str(arguments.hidden_width)] if arguments.hidden_width else []
-    command = [sys.executable, "-m", "benchmarks.tuning_memory", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
-    if done.returncode:
-        raise RuntimeError(f"{setting}: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
-    return {"setting": setting, **json.loads(done.stdout.splitlines()[-1])}
+    return {"setting": setting, **figures_of("benchmarks.tuning_memory", *words)}
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -149,17 +139,11 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="stable-diffusion-v1-5/stable-diffusion-v1-5", help="whose shapes")
-    parser.add_argument("--clip", default=None, help="of the picture tower; the base's own, or ViT-H/14 if it has none")
-    parser.add_argument("--hidden-width", type=int, default=None, help="of the domain encoder")
-    parser.add_argument("--side", type=int, default=128, help="of the picture, in pixels")
+    add_shapes(parser, side=128)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--one", choices=SETTINGS, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="file for everything that was seen")
-    arguments = parser.parse_args()
-    if arguments.clip is None and not Path(arguments.base).exists():
-        arguments.clip = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-    return arguments
+    return parser.parse_args()
 
 
 def main() -> int:

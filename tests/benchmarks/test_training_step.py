@@ -8,7 +8,7 @@ from tests.bases import SHIPPED
 
 @pytest.fixture
 def case() -> Case:
-    return Case(Namespace(base=str(SHIPPED), side=64, batch=2))
+    return Case(Namespace(base=str(SHIPPED), side=64, batch=2, hidden_width=64))
 
 
 def test_the_naive_form_has_the_same_loss(case: Case) -> None:

@@ -97,7 +97,7 @@ def test_weights_of_low_precision_keep_what_rounding_took() -> None:
 
 def test_a_former_prediction_is_still_made_and_was_right_within_a_tenth() -> None:
     [known] = [each for each in measurements() if each.setting == "lora, bf16"]
-    arguments = Namespace(base=SD1, clip=VIT_H, side=128, hidden_width=None)
+    arguments = Namespace(base=SD1, side=128, hidden_width=None)
     cpu = device_named("cpu")
     assert cpu
     predicted = plan_tuning(recipe_of(known.setting, arguments), cpu).total / GIB
