@@ -242,10 +242,13 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.scheduler.set_timesteps(config.steps)
         null = self.conditioning.null_states().expand(len(prompts))
         for index, timestep in enumerate(self.scheduler.timesteps):
-            plain = encode(self.backbone, latents, timestep, null)
-            states = fixed_states or self.conditioning.states(tokens, self._word(plain.maps))
-            told = encode(self.backbone, latents, timestep, states)
-            unconditional, conditional = decode(self.backbone, join([plain, told])).chunk(2)
+            if fixed_states:
+                half = encode(self.backbone, torch.cat([latents, latents]), timestep, null.joined(fixed_states))
+            else:
+                plain = encode(self.backbone, latents, timestep, null)
+                states = self.conditioning.states(tokens, self._word(plain.maps))
+                half = join([plain, encode(self.backbone, latents, timestep, states)])
+            unconditional, conditional = decode(self.backbone, half).chunk(2)
             guided = _guide(unconditional, conditional, config)
             latents = self.scheduler.step(guided, timestep, latents).prev_sample
             if on_step:

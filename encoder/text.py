@@ -36,6 +36,11 @@ class TextStates:
         pooled = None if self.pooled is None else self.pooled.expand(size, -1)
         return TextStates(self.states.expand(size, -1, -1), pooled)
 
+    def joined(self, other: "TextStates") -> "TextStates":
+        """One batch of both."""
+        pooled = None if self.pooled is None or other.pooled is None else torch.cat([self.pooled, other.pooled])
+        return TextStates(torch.cat([self.states, other.states]), pooled)
+
     def to(self, device: torch.device) -> "TextStates":
         """The same on another device."""
         return TextStates(self.states.to(device), None if self.pooled is None else self.pooled.to(device))
