@@ -25,6 +25,7 @@ from encoder.config import PLACEHOLDER, BackboneConfig, SampleConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.outline import outline
 from encoder.pipeline import E4TPipeline
+from encoder.words import PictureWord
 
 TOLERANCE = 0.01
 console = Console(width=120)
@@ -41,7 +42,7 @@ def ours(arguments: argparse.Namespace) -> E4TPipeline:
         pipe = E4TPipeline(backbone, encoder, conditioning, release="random", resolution=arguments.side)
     shape = pipe.domain_encoder.config
     tokens = torch.randn(1, shape.class_tokens, shape.clip_width)
-    pipe.load_concept(Concept(changes={}, class_tokens=tokens, release=pipe.release))
+    pipe.load_concept(Concept(changes={}, word=PictureWord(tokens), release=pipe.release))
     return pipe
 
 

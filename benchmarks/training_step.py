@@ -103,7 +103,7 @@ def naive_loss(
     decode(backbone, half)
     v = model.encoder(pictures.class_tokens, half.maps)
     set_dense_offsets(backbone.unet, model.offsets)
-    prediction = backbone.predict(noisy, draw.timesteps, conditioning.states(prompts, v))
+    prediction = backbone.predict(noisy, draw.timesteps, conditioning.states(prompts, conditioning.words(v)))
     wanted = target(schedule, latents, draw.noise, draw.timesteps)
     return denoising_loss(prediction, wanted) + regularise(v, REGULARISER)
 

@@ -1,6 +1,7 @@
 """The frozen parts: Stable Diffusion and the CLIP picture tower."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -138,7 +139,12 @@ class Backbone(nn.Module):
 
 def clip_input(pixels: Tensor, size: int) -> Tensor:
     """Resize pictures (B, 3, H, W) in [-1, 1] to ``size`` and normalise them as every CLIP expects them."""
+    return pixel_input(pixels, size, CLIP_MEAN, CLIP_STD)
+
+
+def pixel_input(pixels: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Resize pictures (B, 3, H, W) in [-1, 1] to ``size``, and normalise each channel of [0, 1]."""
     if pixels.shape[-2:] != (size, size):
         pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    return ((pixels + 1) / 2 - mean) / std
+    centre, spread = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std))
+    return ((pixels + 1) / 2 - centre) / spread

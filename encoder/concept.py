@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from encoder.changes import Changes, dense, from_tensors, to_tensors
 from encoder.errors import ModelError
+from encoder.words import Identifier, LearnedWord, PictureWord, Word
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _WEIGHTS, _CONFIG = "concept.safetensors", "concept.json"
 
 
@@ -23,10 +24,10 @@ class Concept:
 
     changes: dict[str, Changes]
     """By part: ``unet``, ``encoder`` (the domain encoder), ``text_encoder``, ``text_encoder_2``."""
-    class_tokens: Tensor
-    """(1, K, width) of the picture, averaged if there are several."""
+    word: Word
+    """What stands for it in prompts."""
     release: str
-    """Identity of the release it was tuned on: name and version."""
+    """Identity of what it was tuned on: the release's name and version."""
     settings: dict[str, Any] = field(default_factory=dict)
     """How it was tuned, for people to read."""
 
@@ -38,11 +39,12 @@ class Concept:
         aside = folder.with_name(f".{folder.name}.partial")
         aside.mkdir(parents=True, exist_ok=True)
         changes = {f"{part}/{name}": change for part in self.changes for name, change in self.changes[part].items()}
-        tensors = {"class_tokens": self.class_tokens.contiguous()}
-        for key, change in changes.items():
-            tensors |= to_tensors(key, change)
-        save_file(tensors, aside / _WEIGHTS)
-        config = {"format_version": FORMAT_VERSION, "release": self.release, "settings": self.settings}
+        word = self.word._asdict()
+        tensors = {name: value.contiguous() for name, value in word.items() if isinstance(value, Tensor)}
+        held = [to_tensors(key, change) for key, change in changes.items()]
+        save_file({key: tensor for some in (tensors, *held) for key, tensor in some.items()}, aside / _WEIGHTS)
+        said = {name: value for name, value in word.items() if name not in tensors}
+        config = {"format_version": FORMAT_VERSION, "release": self.release, "word": said, "settings": self.settings}
         (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         return aside.rename(folder)
 
@@ -60,12 +62,21 @@ class Concept:
                 f"{folder} has concept format {config['format_version']}, "
                 f"this e4t reads up to {FORMAT_VERSION}; upgrade e4t"
             )
-        class_tokens = tensors.pop("class_tokens")
+        word = _word(config.get("word", {}), tensors)
         changes: dict[str, Changes] = {}
         for key, change in from_tensors(tensors).items():
             part, _, name = key.partition("/")
             changes.setdefault(part, {})[name] = change
-        return cls(changes=changes, class_tokens=class_tokens, release=config["release"], settings=config["settings"])
+        return cls(changes=changes, word=word, release=config["release"], settings=config["settings"])
+
+
+def _word(said: dict[str, Any], tensors: dict[str, Tensor]) -> Word:
+    """The word of a concept that was read; its tensor is taken out."""
+    if "text" in said:
+        return Identifier(said["text"])
+    if "embedding" in tensors:
+        return LearnedWord(tensors.pop("embedding"), tuple(said["widths"]))
+    return PictureWord(tensors.pop("class_tokens"))
 
 
 class LoadedConcept:

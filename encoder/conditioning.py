@@ -33,9 +33,17 @@ class Conditioning:
         ids, placeholder = (torch.stack(each, dim=1) for each in zip(*pairs, strict=True))
         return Prompts(ids, placeholder)
 
-    def states(self, prompts: Prompts, v: Tensor | None = None) -> TextStates:
-        """Text states with s v, v (B, d), added to the domain word's embedding at the placeholder."""
-        return self.text(prompts, None if v is None else self.config.residual_scale * v)  # type: ignore[no-any-return]
+    def states(self, prompts: Prompts, words: Tensor | None = None) -> TextStates:
+        """Text states with ``words`` (B, d) as embeddings at the placeholder, by default the domain word's own."""
+        return self.text(prompts, words)  # type: ignore[no-any-return]
+
+    def domain_embedding(self) -> Tensor:
+        """emb(w) (d,), the domain word's embedding; of all text encoders, float32."""
+        return self.text.embedding([words.word_id for words in self._words])
+
+    def words(self, v: Tensor) -> Tensor:
+        """emb(w) + s v (B, d) of residuals v (B, d) (E4T, arXiv 2302.12228)."""
+        return self.domain_embedding() + self.config.residual_scale * v.float()
 
     def null_states(self) -> TextStates:
         """States (1, L, d) of the empty prompt, computed once."""
@@ -58,11 +66,16 @@ class Conditioning:
 
     def caption_prompt(self, caption: str) -> str:
         """The caption with the first domain word replaced by *s; the first template if the word is not in it."""
-        words = caption.split()
-        if self.config.domain_word not in words:
-            return self.config.templates[0]
-        place = words.index(self.config.domain_word)
-        return " ".join([*words[:place], PLACEHOLDER, *words[place + 1 :]])
+        return caption_prompt(caption, self.config)
+
+
+def caption_prompt(caption: str, config: ConditioningConfig) -> str:
+    """What ``Conditioning.caption_prompt`` gives, where no base is loaded."""
+    words = caption.split()
+    if config.domain_word not in words:
+        return config.templates[0]
+    place = words.index(config.domain_word)
+    return " ".join([*words[:place], PLACEHOLDER, *words[place + 1 :]])
 
 
 class _Words:

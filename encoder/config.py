@@ -6,6 +6,8 @@ from typing import Literal
 from encoder.errors import ConfigError
 
 PLACEHOLDER = "*s"
+SEEDS_APART = 1_000_003
+"""Between the first samples of two tuning seeds."""
 Precision = Literal["float32", "bfloat16", "float16"]
 OptimizerName = Literal["adamw", "adamw8bit"]
 OffsetForm = Literal["overparametrised", "direct"]
@@ -62,13 +64,24 @@ class TuneConfig:
     learning_rate: float = 1.6e-5
     regulariser: float = 0.1
     """lambda on ||v||^2."""
-    train: Literal["unet", "attention", "lora"] = "unet"
-    """What is tuned beside the encoder's head: the whole UNet, its attention layers, or a low-rank change of these."""
+    word: Literal["encoder", "embedding", "identifier"] = "encoder"
+    """What speaks of the concept: the domain encoder, which is then tuned, too; an embedding of its own, learned from
+    the domain word's; or a rare word before the domain word."""
+    embedding_learning_rate: float = 2.0e-3
+    """Of the word ``embedding``; 0 keeps it as it is."""
+    identifier: str = "sks"
+    """The rare word."""
+    train: Literal["unet", "attention", "lora", "nothing"] = "unet"
+    """What is tuned beside the word: the whole UNet, its attention layers, a low-rank change of these, or nothing."""
     lora_rank: int = 16
     lora_learning_rate: float = 2.0e-3
     """Of the low-rank factors, which start at zero and so have further to go than weights."""
     text_encoder: bool = False
     """Tune the text encoder's layers, too."""
+    prior_pictures: int = 0
+    """Pictures of the domain word that the base makes before, and shall go on to make (prior preservation)."""
+    prior_weight: float = 1.0
+    """Of their loss beside the concept's."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
     optimizer: OptimizerName = "adamw"
@@ -83,8 +96,17 @@ class TuneConfig:
         for name in ("batch_size", "micro_batch_size", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"tune.{name} is {getattr(self, name)}; give at least 1")
-        if min(self.learning_rate, self.lora_learning_rate) <= 0 or self.regulariser < 0:
-            raise ConfigError("tune.learning_rate and lora_learning_rate must be positive, regulariser at least 0")
+        if min(self.learning_rate, self.lora_learning_rate) <= 0:
+            raise ConfigError("tune.learning_rate and lora_learning_rate must be positive")
+        for name in ("regulariser", "embedding_learning_rate", "prior_pictures", "prior_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"tune.{name} is {getattr(self, name)}; give at least 0")
+        if self.train == "nothing" and not self.text_encoder and not self._word_learns:
+            raise ConfigError("tune.train is nothing, and the word does not learn either; there is nothing to tune")
+
+    @property
+    def _word_learns(self) -> bool:
+        return self.word == "encoder" or (self.word == "embedding" and self.embedding_learning_rate > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

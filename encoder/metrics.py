@@ -1,13 +1,13 @@
-"""How close pictures are to each other and to prompts, by a CLIP with both towers."""
+"""How close pictures are to each other and to prompts: by a CLIP with both towers, or by a recogniser."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPTokenizer
 
-from encoder.backbone import clip_input
+from encoder.backbone import clip_input, pixel_input
 from encoder.errors import ConfigError
 
 
@@ -34,6 +34,33 @@ class ClipScorer:
         tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
         text = self.model.text_model(tokens.to(self.model.device))
         return F.normalize(self.model.text_projection(text.pooler_output), dim=-1)
+
+
+class Recogniser:
+    """Unit-length features of any picture model that transformers opens: DINO, a face recogniser."""
+
+    def __init__(self, model: str, device: str = "cpu") -> None:
+        """Load from a hub id or folder with weights and picture processor. Raises ConfigError otherwise."""
+        try:
+            self.model = AutoModel.from_pretrained(model, dtype=torch.float32).to(device).eval()
+            self.processor = AutoImageProcessor.from_pretrained(model, backend="pil")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"recogniser {model} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+    @torch.no_grad()
+    def pictures(self, pixels: Tensor) -> Tensor:
+        """Features (B, p) of pictures (B, 3, H, W) in [-1, 1]: the pooled state, else the class token's."""
+        size, mean, std = self._size(), self.processor.image_mean, self.processor.image_std
+        seen = pixel_input(pixels, size, mean, std).to(self.model.device)
+        output = self.model(seen)
+        pooled = getattr(output, "pooler_output", None)
+        return F.normalize((output.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1), dim=-1)
+
+    def _size(self) -> int:
+        wanted = dict(
+            self.processor.crop_size if getattr(self.processor, "do_center_crop", False) else self.processor.size
+        )
+        return int(wanted.get("height") or wanted["shortest_edge"])
 
 
 def similarity(first: Tensor, second: Tensor) -> Tensor:

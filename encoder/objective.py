@@ -12,7 +12,7 @@ from encoder.conditioning import Conditioning
 from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError
 from encoder.features import unet_features
-from encoder.text import Prompts
+from encoder.text import Prompts, TextStates
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ class Losses:
 
     def __add__(self, other: "Losses") -> "Losses":
         return Losses(self.total + other.total, self.denoising + other.denoising, self.regulariser + other.regulariser)
+
+    def with_penalty(self, penalty: Tensor) -> "Losses":
+        """The same with ``penalty`` in the total, too."""
+        return Losses(self.total + penalty, self.denoising, self.regulariser)
 
     def detach(self) -> "Losses":
         """Without their graph."""
@@ -109,7 +113,22 @@ def domain_tuning_loss(
     """
     noisy = backbone.noise_schedule.add_noise(latents, noise, timesteps)
     v = encoder(class_tokens, unet_features(backbone, noisy, timesteps, conditioning.null_states()))
-    prediction = backbone.predict(noisy, timesteps, conditioning.states(prompts, v))
-    denoising = denoising_loss(prediction, target(backbone.noise_schedule, latents, noise, timesteps), mask)
+    states = conditioning.states(prompts, conditioning.words(v))
+    denoising = diffusion_loss(backbone, states, latents=latents, noise=noise, timesteps=timesteps, mask=mask)
     penalty = regularise(v, regulariser)
     return Losses(denoising + penalty, denoising, penalty)
+
+
+def diffusion_loss(
+    backbone: Backbone,
+    text: TextStates,
+    *,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The base's own loss, a scalar, under text states: ``latents`` and ``noise`` (B, C, h, w), ``timesteps`` (B,)."""
+    noisy = backbone.noise_schedule.add_noise(latents, noise, timesteps)
+    wanted = target(backbone.noise_schedule, latents, noise, timesteps)
+    return denoising_loss(backbone.predict(noisy, timesteps, text), wanted, mask)

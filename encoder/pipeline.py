@@ -17,13 +17,17 @@ from encoder.conditioning import Conditioning
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.errors import ModelError
-from encoder.halves import decode, encode, join
+from encoder.guidance import Branches, guided
 from encoder.objective import Losses
+from encoder.prior import domain_prompt
 from encoder.release_format import Release
 from encoder.trained import parts_of
 from encoder.tuning import Pictures, tune
 from encoder.weight_offsets import fold, load_offsets
+from encoder.words import spoken
 
+BARE = "bare "
+"""What the identity of such a base begins with."""
 Mask = Image.Image | Callable[[Image.Image], Image.Image]
 """White where the concept is; or a function that makes such a picture of a picture, as a segmentation network does."""
 
@@ -65,14 +69,25 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         base: str | None = None,
         device: str | None = None,
         dtype: Precision | None = None,
+        bare: bool = False,
     ) -> "E4TPipeline":
         """Open a release folder; ``base`` overrides where its base model lies, ``dtype`` how it is held.
 
-        ``device`` is a GPU if there is one. Raises ModelError for a broken release or one of a newer format,
-        ConfigError if the base cannot be loaded.
+        ``device`` is a GPU if there is one; ``bare`` leaves out what was pre-trained, for other methods. Raises
+        ModelError for a broken release or one of a newer format, ConfigError if the base cannot be loaded.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         opened = Release.open(release)
+        conditioning, sampling = ConditioningConfig(**opened.conditioning), SampleConfig(**opened.sampling)
+        if bare:
+            return cls.untrained(
+                opened.backbone_config(base, dtype),
+                conditioning,
+                hidden_width=opened.encoder_config["hidden_width"],
+                resolution=opened.resolution,
+                sample_config=sampling,
+                device=device,
+            )
         backbone = Backbone.load(opened.backbone_config(base, dtype), device)
         fold(backbone.unet, load_offsets(opened.offsets))
         encoder = DomainEncoder(DomainEncoderConfig(**opened.encoder_config))
@@ -80,11 +95,11 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         return cls(
             backbone,
             encoder.to(device).requires_grad_(False).eval(),
-            Conditioning.of(backbone, ConditioningConfig(**opened.conditioning)),
+            Conditioning.of(backbone, conditioning),
             release=f"{opened.name} {opened.version}",
             resolution=opened.resolution,
             tune_config=TuneConfig(**opened.tuning),
-            sample_config=SampleConfig(**opened.sampling),
+            sample_config=sampling,
         )
 
     @classmethod
@@ -95,18 +110,23 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         *,
         hidden_width: int | None = None,
         seed: int = 0,
+        resolution: int | None = None,
         tune_config: TuneConfig | None = None,
         sample_config: SampleConfig | None = None,
+        device: str | None = None,
     ) -> "E4TPipeline":
         """The base with a fresh encoder and no offsets: what tuning starts from when nothing was pre-trained."""
-        backbone = Backbone.load(backbone_config)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        backbone = Backbone.load(backbone_config, device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, hidden_width))
         return cls(
             backbone,
-            encoder.requires_grad_(False).eval(),
+            encoder.to(device).requires_grad_(False).eval(),
             Conditioning.of(backbone, conditioning_config),
+            release=bare_name(backbone_config),
+            resolution=resolution,
             tune_config=tune_config,
             sample_config=sample_config,
         )
@@ -117,17 +137,21 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         *,
         caption: str | Sequence[str] | None = None,
         mask: Mask | Sequence[Mask] | None = None,
+        start: Concept | None = None,
+        prior: Sequence[Image.Image] | None = None,
         on_step: Callable[[int, Losses], None] | None = None,
         **settings: Any,  # noqa: ANN401 - those of TuneConfig
     ) -> Concept:
         """Tune on one picture (or several) of the concept, load the result, and return it.
 
         ``caption`` says of each picture what is *not* the concept: ``a portrait of a smiling *s``. ``mask`` is a
-        picture, white where the concept is, or a function that makes one of the picture. ``settings`` are fields of
-        TuneConfig, in place of the release's own: ``steps=5, train="lora"``.
+        picture, white where the concept is, or a function that makes one of the picture. ``start`` is a concept whose
+        learned word is taken up. ``prior`` are pictures of the domain that are not the concept, made by the base where
+        the settings ask for some and none are given. ``settings`` are fields of TuneConfig, in place of the release's
+        own: ``steps=5, train="lora"``.
         """
-        config = replace(self.tune_config, **settings)
-        [concept] = self.tune_at(image, [config.steps], caption=caption, mask=mask, on_step=on_step, **settings)
+        given: dict[str, Any] = {"caption": caption, "mask": mask, "start": start, "prior": prior, "on_step": on_step}
+        [concept] = self.tune_at(image, [replace(self.tune_config, **settings).steps], **given, **settings)
         self.load_concept(concept)
         return concept
 
@@ -138,6 +162,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         *,
         caption: str | Sequence[str] | None = None,
         mask: Mask | Sequence[Mask] | None = None,
+        start: Concept | None = None,
+        prior: Sequence[Image.Image] | None = None,
         on_step: Callable[[int, Losses], None] | None = None,
         **settings: Any,  # noqa: ANN401 - those of TuneConfig
     ) -> list[Concept]:
@@ -147,17 +173,34 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         if captions and (len(captions) != len(images) or any(PLACEHOLDER not in c for c in captions)):
             raise ModelError(f"give one caption a picture, each with {PLACEHOLDER} where the concept stands")
         self.unload_concept()
-        pixels = torch.cat([self.pixels(picture) for picture in images])
+        config = replace(self.tune_config, **settings | {"steps": max(stops)})
+        if config.prior_pictures and prior is None:
+            prior = self.prior_pictures(config.prior_pictures, seed=config.seed)
         return tune(
             self.backbone,
             self.domain_encoder,
             self.conditioning,
-            Pictures(pixels=pixels, captions=captions, masks=self._masks(mask, images)),
-            replace(self.tune_config, **settings | {"steps": max(stops)}),
+            Pictures(pixels=self._stacked(images), captions=captions, masks=self._masks(mask, images)),
+            config,
             release=self.release,
+            start=start,
+            prior=self._stacked(prior) if prior else None,
             stops=stops,
             on_step=on_step,
         )
+
+    def prior_pictures(self, count: int, *, seed: int = 0, at_once: int = 8) -> list[Image.Image]:
+        """Pictures that the release makes of its domain word alone."""
+        self.unload_concept()
+        made: list[Image.Image] = []
+        while len(made) < count:
+            prompts = [domain_prompt(self.conditioning)] * min(at_once, count - len(made))
+            made += self(prompts, seed=seed + len(made))
+        return made
+
+    def _stacked(self, images: Sequence[Image.Image]) -> Tensor:
+        """(N, 3, S, S) in [-1, 1]."""
+        return torch.cat([self.pixels(image) for image in images])
 
     def _masks(self, mask: Mask | Sequence[Mask] | None, images: Sequence[Image.Image]) -> Tensor | None:
         """(N, 1, S, S) in [0, 1]."""
@@ -222,53 +265,32 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
     def sample(
         self, prompts: Sequence[str], config: SampleConfig, seed: int, on_step: Callable[[int, int], None] | None = None
     ) -> Tensor:
-        """DDIM latents (B, C, h, w). Picture i depends on (seed + i) alone, not on the others in the batch.
-
-        The word is evaluated anew at every timestep. The unconditional branch's encoder half supplies the UNet's maps,
-        so they cost nothing; the decoder half runs once, for both branches.
-        """
-        tokens = self.conditioning.tokenize(prompts)
-        personal = bool(tokens.placeholder.any())
-        if personal and self._loaded is None:
+        """DDIM latents (B, C, h, w). Picture i depends on (seed + i) alone, not on the others in the batch."""
+        word = self._loaded.concept.word if self._loaded else None
+        tokens = self.conditioning.tokenize(spoken(prompts, word, self.conditioning.config.domain_word))
+        if word is None and tokens.placeholder.any():
             raise ModelError(
                 f"the prompt names {PLACEHOLDER} but no concept is loaded; call tune(image) or load_concept first"
             )
-        fixed_states = None if personal else self.conditioning.states(tokens)
+        branches = Branches(self.backbone, self.domain_encoder, self.conditioning, tokens, word)
         shape = self.backbone.latent_shape(self.resolution)
         latents = torch.stack(
             [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(prompts))]
         )
         latents = latents.to(self.backbone.device) * float(self.scheduler.init_noise_sigma)
         self.scheduler.set_timesteps(config.steps)
-        null = self.conditioning.null_states().expand(len(prompts))
         for index, timestep in enumerate(self.scheduler.timesteps):
-            if fixed_states:
-                half = encode(self.backbone, torch.cat([latents, latents]), timestep, null.joined(fixed_states))
-            else:
-                plain = encode(self.backbone, latents, timestep, null)
-                states = self.conditioning.states(tokens, self._word(plain.maps))
-                half = join([plain, encode(self.backbone, latents, timestep, states)])
-            unconditional, conditional = decode(self.backbone, half).chunk(2)
-            guided = _guide(unconditional, conditional, config)
-            latents = self.scheduler.step(guided, timestep, latents).prev_sample
+            unconditional, conditional = branches(latents, timestep)
+            prediction = guided(unconditional, conditional, config)
+            latents = self.scheduler.step(prediction, timestep, latents).prev_sample
             if on_step:
                 on_step(index + 1, config.steps)
         return latents
 
-    def _word(self, maps: list[Tensor]) -> Tensor:
-        if self._loaded is None:
-            raise ModelError("no concept is loaded")
-        tokens = self._loaded.concept.class_tokens.to(maps[0])
-        return self.domain_encoder(tokens.expand(len(maps[0]), -1, -1), maps)  # type: ignore[no-any-return]
 
-
-def _guide(unconditional: Tensor, conditional: Tensor, config: SampleConfig) -> Tensor:
-    guided = unconditional + config.guidance * (conditional - unconditional)
-    if not config.guidance_rescale:
-        return guided
-    dims = tuple(range(1, guided.ndim))
-    rescaled = guided * conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
-    return config.guidance_rescale * rescaled + (1 - config.guidance_rescale) * guided
+def bare_name(config: BackboneConfig) -> str:
+    """What concepts call a base that they were tuned on without a release."""
+    return f"{BARE}{Path(config.model).name}"
 
 
 def to_pixels(image: Image.Image, size: int) -> Tensor:

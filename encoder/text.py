@@ -77,15 +77,20 @@ class TextEncoders(nn.Module):
         """Width of each encoder's word embeddings."""
         return [int(encoder.get_input_embeddings().embedding_dim) for encoder in self.encoders]
 
-    def forward(self, prompts: Prompts, residual: Tensor | None = None) -> TextStates:
-        """States of prompts; ``residual`` (B, sum of widths) is added to the placeholder's word embedding.
+    def embedding(self, token_ids: Sequence[int]) -> Tensor:
+        """Word embedding (d,) of one token of each encoder's own vocabulary, float32."""
+        pairs = zip(self.encoders, token_ids, strict=True)
+        return torch.cat([encoder.get_input_embeddings().weight[token].float() for encoder, token in pairs])
+
+    def forward(self, prompts: Prompts, words: Tensor | None = None) -> TextStates:
+        """States of prompts; ``words`` (B, sum of widths) are embeddings to stand at the placeholder.
 
         SD1.x and SD2.x take the last layer's states; SDXL takes those of each encoder's last but one, and the second
         one's pooled state (Podell et al., arXiv 2307.01952).
         """
         parts: Sequence[Tensor | None] = [None] * len(self.encoders)
-        if residual is not None:
-            parts = residual.split(self.widths, dim=1)
+        if words is not None:
+            parts = words.split(self.widths, dim=1)
         outputs = [
             _run(encoder, prompts.ids[:, place], prompts.placeholder[:, place], part)
             for place, (encoder, part) in enumerate(zip(self.encoders, parts, strict=True))
@@ -96,16 +101,16 @@ class TextEncoders(nn.Module):
         return TextStates(states, outputs[-1].text_embeds)
 
 
-def _run(encoder: CLIPTextModel, ids: Tensor, placeholder: Tensor, residual: Tensor | None) -> Any:  # noqa: ANN401
+def _run(encoder: CLIPTextModel, ids: Tensor, placeholder: Tensor, words: Tensor | None) -> Any:  # noqa: ANN401
     """Transformers' own output, with the states after every layer."""
     ids, placeholder = ids.to(encoder.device), placeholder.to(encoder.device)
-    if residual is None:
+    if words is None:
         return encoder(ids, output_hidden_states=True)
 
-    def add_residual(_module: nn.Module, _args: tuple[object, ...], embeddings: Tensor) -> Tensor:
-        return embeddings + residual.to(embeddings.dtype)[:, None] * placeholder[..., None]
+    def put_words(_module: nn.Module, _args: tuple[object, ...], embeddings: Tensor) -> Tensor:
+        return torch.where(placeholder[..., None], words.to(embeddings.dtype)[:, None], embeddings)
 
-    hook = encoder.get_input_embeddings().register_forward_hook(add_residual)
+    hook = encoder.get_input_embeddings().register_forward_hook(put_words)
     try:
         return encoder(ids, output_hidden_states=True)
     finally:

@@ -13,6 +13,7 @@ from encoder.config import TuneConfig
 from encoder.domain_encoder import DomainEncoder
 from encoder.lora import Adapters
 from encoder.updates import Updates
+from encoder.words import Word
 
 
 def parts_of(backbone: Backbone, encoder: DomainEncoder) -> dict[str, nn.Module]:
@@ -25,15 +26,20 @@ def parts_of(backbone: Backbone, encoder: DomainEncoder) -> dict[str, nn.Module]
 class Trained:
     """The parameters under tuning: they learn inside the ``with`` block and are what they were before after it."""
 
-    def __init__(self, backbone: Backbone, encoder: DomainEncoder, config: TuneConfig) -> None:
+    def __init__(self, backbone: Backbone, encoder: DomainEncoder, config: TuneConfig, embedding: Tensor) -> None:
+        """``embedding`` (d,) is where a learned word starts."""
         self.parts, self._config = parts_of(backbone, encoder), config
+        self.embedding = nn.Parameter(embedding.clone(), requires_grad=False)
         self._chosen = {part: _chosen(part, module, config) for part, module in self.parts.items()}
         linears = _attention_linears(backbone.unet) if config.train == "lora" else {}
         self._adapters = Adapters(linears, config.lora_rank, config.seed)
         self.weights: list[Tensor] = [weight for named in self._chosen.values() for weight in named.values()]
         self.factors: list[Tensor] = [factor for change in self._adapters.changes.values() for factor in change]
         rates = dict.fromkeys(self.weights, config.learning_rate)
-        self._updates = Updates(rates | dict.fromkeys(self.factors, config.lora_learning_rate), config.optimizer)
+        rates |= dict.fromkeys(self.factors, config.lora_learning_rate)
+        if config.word == "embedding" and config.embedding_learning_rate:
+            rates[self.embedding] = config.embedding_learning_rate
+        self._updates = Updates(rates, config.optimizer)
         self._before = {part: _copies(named) for part, named in self._chosen.items()}
 
     def __enter__(self) -> "Trained":
@@ -55,7 +61,7 @@ class Trained:
         """Add the loss's gradients, and step with what has gathered if this is the last of a batch."""
         self._updates.backward(loss, step=step)
 
-    def concept(self, class_tokens: Tensor, release: str, settings: dict[str, Any]) -> Concept:
+    def concept(self, word: Word, release: str, settings: dict[str, Any]) -> Concept:
         """What has been learned so far; its settings say how far rounding is from that, relatively."""
         rounding = Rounding(self._config.stored_bits)
         changes: dict[str, Changes] = {
@@ -67,7 +73,7 @@ class Trained:
             changes["unet"] = {f"{name}.weight": low_rank.half() for name, low_rank in self._adapters.changes.items()}
         return Concept(
             changes=changes,
-            class_tokens=class_tokens.float().cpu(),
+            word=word,
             release=release,
             settings=settings | {"stored_error": rounding.error},
         )
@@ -83,7 +89,7 @@ def _chosen(part: str, module: nn.Module, config: TuneConfig) -> dict[str, nn.Pa
 
 def _learns(part: str, name: str, config: TuneConfig) -> bool:
     if part == "encoder":
-        return True
+        return config.word == "encoder"
     if part == "unet":
         return config.train == "unet" or (config.train == "attention" and ".attn" in name)
     return config.text_encoder and "embedding" not in name  # rows of words that no prompt holds get no gradient

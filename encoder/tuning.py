@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -12,16 +13,15 @@ from torch.nn import functional as F
 from encoder.backbone import Backbone
 from encoder.concept import Concept
 from encoder.conditioning import Conditioning
-from encoder.config import TuneConfig
+from encoder.config import SEEDS_APART, TuneConfig
 from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError, ModelError
 from encoder.features import encode_pictures
-from encoder.objective import Draw, Losses, domain_tuning_loss
+from encoder.objective import Draw, Losses, diffusion_loss, domain_tuning_loss
+from encoder.prior import Prior
 from encoder.text import Prompts
 from encoder.trained import Trained
-
-SEEDS_APART = 1_000_003
-"""Between the first samples of two tuning seeds."""
+from encoder.words import Identifier, LearnedWord, PictureWord, Word, spoken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +52,20 @@ def tune(
     config: TuneConfig,
     *,
     release: str,
+    start: Concept | None = None,
+    prior: Tensor | None = None,
     stops: Sequence[int] | None = None,
     on_step: Callable[[int, Losses], None] | None = None,
 ) -> list[Concept]:
     """Tune on pictures; return the concept at each of ``stops``, by default after the last.
 
+    ``start`` is a concept whose learned word is taken up; ``prior`` (N, 3, H, W) in [-1, 1] what the base makes of the
+    domain word, to be kept.
     The models are left as they were, after an interrupt, too. Raises ConfigError for a base held in float16.
     """
     stops = [config.steps] if stops is None else sorted(stops)
     concepts = []
-    with Tuning(backbone, encoder, conditioning, pictures, config) as tuning:
+    with Tuning(backbone, encoder, conditioning, pictures, config, start=start, prior=prior) as tuning:
         for step in range(stops[-1] + 1):
             if step in stops:
                 concepts.append(tuning.concept(release, step))
@@ -82,6 +86,9 @@ class Tuning:
         conditioning: Conditioning,
         pictures: Pictures,
         config: TuneConfig,
+        *,
+        start: Concept | None = None,
+        prior: Tensor | None = None,
     ) -> None:
         """Look at the pictures once. Raises ConfigError for a base held in float16."""
         if backbone.dtype == torch.float16:
@@ -94,8 +101,9 @@ class Tuning:
         templates = [[template] * len(mean) for template in conditioning.config.templates]
         self._prompts = [pictures.captions] if pictures.captions else templates
         self._picture = torch.arange(config.batch_size) % len(mean)
+        self._prior = Prior(backbone, conditioning, prior, config) if prior is not None else None
         self._seed = config.seed * SEEDS_APART
-        self.trained = Trained(backbone, encoder, config)
+        self.trained = Trained(backbone, encoder, config, _first_embedding(conditioning, start))
 
     def __enter__(self) -> "Tuning":
         with ExitStack() as stack:
@@ -117,14 +125,19 @@ class Tuning:
         draw = Draw.for_samples(seeds, shape, self.backbone.noise_schedule.config.num_train_timesteps)
         choice = (draw.choice * len(self._prompts)).long().tolist()
         pairs = zip(choice, self._picture.tolist(), strict=True)
-        return self.learn(draw, self.conditioning.tokenize([self._prompts[c][picture] for c, picture in pairs]))
+        prompts = [self._prompts[c][picture] for c, picture in pairs]
+        word = Identifier(self.config.identifier) if self.config.word == "identifier" else None
+        return self.learn(draw, self.conditioning.tokenize(spoken(prompts, word, self.conditioning.config.domain_word)))
 
     def learn(self, draw: Draw, prompts: Prompts) -> Losses:
         """Step with what was drawn, in micro-batches; gives the losses of the batch."""
         sums: list[Losses] = []
         for start in range(0, self.config.batch_size, self.config.micro_batch_size):
             rows = slice(start, start + self.config.micro_batch_size)
-            share = self.losses(rows, draw, prompts) * (len(self._picture[rows]) / self.config.batch_size)
+            losses = self.losses(rows, draw, prompts)
+            if self._prior:
+                losses = losses.with_penalty(self.config.prior_weight * self._prior.loss(len(self._picture[rows])))
+            share = losses * (len(self._picture[rows]) / self.config.batch_size)
             self.trained.learn(share.total, step=rows.stop >= self.config.batch_size)
             sums.append(sums[-1] + share.detach() if sums else share.detach())
         return sums[-1]
@@ -133,23 +146,40 @@ class Tuning:
         """Of some rows of the batch."""
         picture, draw, prompts = self._picture[rows], draw[rows], prompts[rows]
         mean, std = (moment[picture] for moment in self.encoded.posterior)
-        return domain_tuning_loss(
-            self.backbone,
-            self.encoder,
-            self.conditioning,
-            latents=mean + std * draw.posterior.to(mean),
-            class_tokens=self.encoded.class_tokens[picture],
-            prompts=prompts,
-            noise=draw.noise.to(mean),
-            timesteps=draw.timesteps.to(mean.device),
-            regulariser=self.config.regulariser,
-            mask=None if self._masks is None else self._masks[picture],
-        )
+        noised: dict[str, Any] = {
+            "latents": mean + std * draw.posterior.to(mean),
+            "noise": draw.noise.to(mean),
+            "timesteps": draw.timesteps.to(mean.device),
+            "mask": None if self._masks is None else self._masks[picture],
+        }
+        if self.config.word == "encoder":
+            tokens, weight = self.encoded.class_tokens[picture], self.config.regulariser
+            models = (self.backbone, self.encoder, self.conditioning)
+            return domain_tuning_loss(*models, class_tokens=tokens, prompts=prompts, regulariser=weight, **noised)
+        words = self.trained.embedding.expand(len(mean), -1) if self.config.word == "embedding" else None
+        loss = diffusion_loss(self.backbone, self.conditioning.states(prompts, words), **noised)
+        return Losses(loss, loss, torch.zeros_like(loss))
 
     def concept(self, release: str, step: int) -> Concept:
         """What has been learned so far."""
         settings = asdict(self.config) | {"steps": step, "pictures": len(self.encoded.class_tokens)}
-        return self.trained.concept(self.encoded.class_tokens.mean(0, keepdim=True), release, settings)
+        return self.trained.concept(self._word(), release, settings)
+
+    def _word(self) -> Word:
+        if self.config.word == "identifier":
+            return Identifier(self.config.identifier)
+        if self.config.word == "embedding":
+            return LearnedWord(self.trained.embedding.detach().cpu().clone(), tuple(self.backbone.text.widths))
+        return PictureWord(self.encoded.class_tokens.mean(0, keepdim=True).float().cpu())
+
+
+def _first_embedding(conditioning: Conditioning, start: Concept | None) -> Tensor:
+    """Where a learned word starts: the domain word's embedding, or another concept's learned word."""
+    if start is None:
+        return conditioning.domain_embedding()
+    if not isinstance(start.word, LearnedWord) or start.changes:
+        raise ModelError("tuning can start from a learned word only, as Textual Inversion leaves it")
+    return start.word.embedding.to(conditioning.text.device)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data_prep.errors import DataError
 from data_prep.faces import Identity, Scene
 from data_prep.vocabulary import ACCESSORIES, BACKGROUNDS, BEARDS, CLOTHES, EXPRESSIONS, HAIR, HEADS, SKINS
 from encoder.errors import ModelError
@@ -63,6 +64,15 @@ class AttributeReader(nn.Module):
         reader = cls()
         reader.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
         return reader.eval()
+
+
+def scene_of(caption: str) -> Scene:
+    """The scene that ``Scene.caption`` has put into words. Raises DataError for any other caption."""
+    words = caption.split()
+    said = dict(zip(SCENE, words[4:13:4], strict=False))
+    if len(words) != 14 or any(said[name] not in known for name, known in SCENE.items()):
+        raise DataError(f"{caption!r} does not say expression, clothes and background as drawn faces' captions do")
+    return Scene(expression=said["expression"], clothes=said["clothes"], background=said["background"])
 
 
 def truth(identity: Identity, scene: Scene) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What each subcommand takes and does. Imports of seconds stand where they are used."""
+"""What each subcommand does. Imports of seconds stand where they are used."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -15,8 +15,10 @@ from data_prep.faces import FacesConfig, draw_faces
 from data_prep.files import write_whole
 from data_prep.manifest import verify
 from data_prep.status import status
-from encoder.config import Precision, TuneConfig
+from encoder.config import TuneConfig
 from encoder.errors import ConfigError, ModelError
+from encoder.methods import METHODS
+from pipelines import options
 from pipelines.display import Bar, console, report_table, status_lines
 from pipelines.errors import DONE, FAILED, RunError
 
@@ -27,13 +29,6 @@ if TYPE_CHECKING:
     from pipelines.planning.plan import Plan
 
 Settings = TypeVar("Settings")
-
-
-def _takes_recipe(parser: ArgumentParser) -> None:
-    from pipelines.config import Recipe
-
-    parser.add_argument("--recipe", action="config", help="YAML file, or the name of a recipe that comes with e4t")
-    parser.add_class_arguments(Recipe, as_group=False)
 
 
 def _settings(kind: type[Settings], arguments: Namespace) -> Settings:
@@ -188,42 +183,95 @@ def release(arguments: Namespace, _: list[str]) -> None:
 
 
 def evaluate(arguments: Namespace, _: list[str]) -> None:
-    """Personalise held-out drawn people, with and without pre-training; ends in grid.png and report.json."""
+    """Personalise held-out concepts, with and without pre-training; ends in grid.png and report.json."""
     from pipelines.evaluate import evaluate as run
 
     recipe = _recipe(arguments)
     output = Path(arguments.output or recipe.folder / "evaluation")
-    with Bar("personalising held-out people") as bar:
+    with Bar("personalising held-out concepts") as bar:
         report = run(recipe, Path(arguments.release or recipe.folder / "release"), output, bar)
     console.print(report_table(report))
     console.print(f"picture: {output / 'grid.png'}  numbers: {output / 'report.json'}")
 
 
+def compare(arguments: Namespace, _: list[str]) -> None:
+    """Hold methods of personalisation beside each other; ends in figure, plots, table and report.html."""
+    from pipelines.compare import comparison_of, present
+    from pipelines.evaluation.work import work_here
+
+    recipe = _recipe(arguments)
+    release = Path(arguments.release or recipe.folder / "release")
+    comparison = comparison_of(recipe, release, Path(arguments.output or recipe.folder / "comparison"))
+    if arguments.stage == "work":
+        comparison.work(arguments.rank, arguments.world)
+        return
+    if arguments.stage == "all":
+        with Bar("personalising held-out concepts") as bar:
+            work_here(comparison, bar)
+    with Bar("measuring") as bar:
+        report = present(comparison, release, bar)
+    console.print(report_table(report))
+    console.print(f"figure: {comparison.output / 'figure.png'}  page: {comparison.output / 'report.html'}")
+
+
 def tune(arguments: Namespace, _: list[str]) -> None:
     """Teach a release one picture; the concept is written as a folder."""
+    from encoder.concept import Concept
     from encoder.pipeline import open_image
 
-    image = open_image(arguments.image)
-    mask = open_image(arguments.mask) if arguments.mask else None
+    images = [open_image(path) for path in arguments.image]
+    masks = [open_image(path) for path in arguments.mask] if arguments.mask else None
     if Path(arguments.output).exists():
         raise ModelError(f"{arguments.output} exists; give another --output or delete it")
     settings = {field.name: arguments[field.name] for field in fields(TuneConfig)}
     settings = {name: value for name, value in settings.items() if value is not None}
     TuneConfig(**settings)  # refuses what is out of range before anything is loaded
-    pipe = _opened(arguments)
+    pipe = _opened(arguments, bare=arguments.method != "e4t")
+    if arguments.method != "e4t":
+        pipe.tune_config = METHODS[arguments.method]
+    start = Concept.load(arguments.start) if arguments.start else None
     with Bar("tuning") as bar:
         total = settings.get("steps", pipe.tune_config.steps)
         concept = pipe.tune(
-            image, mask=mask, caption=arguments.caption, on_step=lambda step, _: bar(step, total), **settings
+            images,
+            mask=masks,
+            caption=arguments.caption,
+            start=start,
+            on_step=lambda step, _: bar(step, total),
+            **settings,
         )
+    console.print(f"concept: {concept.save(arguments.output)}")
+
+
+def export(arguments: Namespace, _: list[str]) -> None:
+    """Write a concept as the files that diffusers loads, if it is a learned word, a low-rank change, or both."""
+    from encoder.concept import Concept
+    from encoder.exchange import to_diffusers
+
+    for path in to_diffusers(Concept.load(arguments.concept), arguments.output, called=arguments.called):
+        console.print(f"written: {path}")
+
+
+def import_(arguments: Namespace, _: list[str]) -> None:
+    """Read learned embeddings or a low-rank change that diffusers or kohya's trainer has saved, as a concept."""
+    from encoder.exchange import from_diffusers
+    from encoder.pipeline import bare_name
+    from encoder.release_format import Release
+
+    base = Release.open(arguments.release).backbone_config(arguments.base)
+    concept = from_diffusers(arguments.folder, release=bare_name(base), identifier=arguments.identifier)
     console.print(f"concept: {concept.save(arguments.output)}")
 
 
 def generate(arguments: Namespace, _: list[str]) -> None:
     """Make pictures of a concept, or of the release's domain."""
-    pipe = _opened(arguments)
-    if arguments.concept:
-        pipe.load_concept(arguments.concept)
+    from encoder.concept import Concept
+    from encoder.pipeline import BARE
+
+    concept = Concept.load(arguments.concept) if arguments.concept else None
+    pipe = _opened(arguments, bare=concept is not None and concept.release.startswith(BARE))
+    if concept:
+        pipe.load_concept(concept)
     with Bar("sampling") as bar:
         images = pipe(
             [arguments.prompt] * arguments.count,
@@ -239,11 +287,11 @@ def generate(arguments: Namespace, _: list[str]) -> None:
         console.print(f"picture: {folder / f'{arguments.seed + index:04d}.png'}")
 
 
-def _opened(arguments: Namespace) -> "E4TPipeline":
+def _opened(arguments: Namespace, *, bare: bool) -> "E4TPipeline":
     from encoder import pipeline
 
     return pipeline.E4TPipeline.from_pretrained(
-        arguments.release, base=arguments.base, device=arguments.device, dtype=arguments.dtype
+        arguments.release, base=arguments.base, device=arguments.device, dtype=arguments.dtype, bare=bare
     )
 
 
@@ -254,124 +302,21 @@ def quickstart(arguments: Namespace, _: list[str]) -> int:
     return run(_recipe(arguments), nproc=arguments.nproc)
 
 
-def _faces_arguments(parser: ArgumentParser) -> None:
-    parser.add_class_arguments(FacesConfig, as_group=False)
-
-
-def _base_arguments(parser: ArgumentParser) -> None:
-    from pipelines.base.config import BaseConfig
-
-    parser.add_class_arguments(BaseConfig, as_group=False)
-
-
-def _prepare_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--recipe", action="config", help="as elsewhere; of it only ``data`` is needed")
-    parser.add_class_arguments(PrepareConfig, "data")
-    parser.add_argument("--executor", choices=["local", "ray"], default="local", help="where the ranks run")
-    parser.add_argument("--workers", type=int, default=0, help="ranks; 0 for one a core")
-    parser.add_argument("--address", type=str, default=None, help="of a Ray cluster")
-    parser.add_argument(
-        "--stage", choices=["all", "plan", "work", "merge"], default="all", help="one part alone, for a scheduler"
-    )
-    parser.add_argument("--rank", type=int, default=_scheduled_rank(), help="of --stage work; the scheduler's, if any")
-    parser.add_argument("--world", type=int, default=1, help="ranks of --stage work")
-    parser.add_argument("--verify", action="store_true", help="recheck every shard instead")
-    parser.add_argument("--status", action="store_true", help="tell how far a running or finished job is instead")
-
-
-def _scheduled_rank() -> int:
-    """This task's number in a SLURM array or a Kubernetes Indexed Job, counted from 0."""
-    return int(os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get("JOB_COMPLETION_INDEX") or 0)
-
-
-def _ranks_arguments(parser: ArgumentParser, nproc: int = 1) -> None:
-    _takes_recipe(parser)
-    parser.add_argument("--nproc", type=int, default=nproc, help="processes to start here, one a device")
-
-
-def _pretrain_arguments(parser: ArgumentParser) -> None:
-    _ranks_arguments(parser)
-    parser.add_argument(
-        "--max-minutes", type=float, default=None, help="save and end with exit code 75 (start me again) after so long"
-    )
-    parser.add_argument("--profile", type=bool, default=False, help="write a trace of a few steps to <run>/profile")
-    parser.add_argument(
-        "--accept-changes", type=bool, default=False, help="go on although recipe or data are not those of the start"
-    )
-
-
-def _plan_arguments(parser: ArgumentParser) -> None:
-    _takes_recipe(parser)
-    parser.add_argument("--devices", type=int, default=1, help="of pre-training; tuning takes one")
-    parser.add_argument("--device", type=str, default="H100", help="H100, A100, L4, RTX 4090, cpu, ...")
-    parser.add_argument("--json", type=str, default=None, help="file for the plans")
-
-
-def _cache_arguments(parser: ArgumentParser) -> None:
-    _ranks_arguments(parser)
-    parser.add_argument("--verify", action="store_true", help="recheck every file instead")
-
-
-def _release_arguments(parser: ArgumentParser) -> None:
-    _takes_recipe(parser)
-    parser.add_argument("--version", type=str, default="0.1.0", help="semantic version")
-    parser.add_argument("--output", type=str, default=None, help="release folder; by default <run>/release")
-    parser.add_argument("--register", type=bool, default=True, help="register the version in MLflow")
-
-
-def _evaluate_arguments(parser: ArgumentParser) -> None:
-    _takes_recipe(parser)
-    parser.add_argument("--release", type=str, default=None, help="release folder; by default <run>/release")
-    parser.add_argument(
-        "--output", type=str, default=None, help="folder for grid.png and report.json; by default <run>/evaluation"
-    )
-
-
-def _release_user_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--release", type=str, required=True, help="release folder")
-    parser.add_argument(
-        "--base", type=str, default=None, help="base model folder or hub id, instead of the release's own"
-    )
-    parser.add_argument("--device", type=str, default=None, help="cpu, cuda, cuda:1; by default a GPU if there is one")
-    parser.add_argument("--dtype", type=Precision | None, default=None, help="of the base, instead of the release's")
-
-
-def _tune_arguments(parser: ArgumentParser) -> None:
-    _release_user_arguments(parser)
-    parser.add_argument("--image", type=str, required=True, help="the one picture")
-    parser.add_argument("--mask", type=str, default=None, help="a picture as large, white where the concept is")
-    parser.add_argument(
-        "--caption", type=str, default=None, help="what is not the concept: 'a portrait of a smiling *s in a red shirt'"
-    )
-    parser.add_argument("--output", type=str, default="concept", help="concept folder")
-    for field in fields(TuneConfig):
-        help_text = "instead of the release's own; docs/tuning.md"
-        parser.add_argument(f"--{field.name}", type=Optional[field.type], default=None, help=help_text)  # noqa: UP045 - a type that mypy does not know
-
-
-def _generate_arguments(parser: ArgumentParser) -> None:
-    _release_user_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=None, help="instead of the release's own")
-    parser.add_argument("--prompt", type=str, required=True, help="*s stands for the concept")
-    parser.add_argument("--concept", type=str, default=None, help="concept folder")
-    parser.add_argument("--guidance", type=float, default=None, help="instead of the release's own")
-    parser.add_argument("--count", type=int, default=4, help="pictures, seeds counting up")
-    parser.add_argument("--output", type=str, default="pictures", help="folder")
-
-
 Describe = Callable[[ArgumentParser], None]
 Command = Callable[[Namespace, list[str]], int | None]
 COMMANDS: dict[str, tuple[Describe, Command]] = {
-    "quickstart": (partial(_ranks_arguments, nproc=2), quickstart),
-    "faces": (_faces_arguments, faces),
-    "base": (_base_arguments, base),
-    "prepare": (_prepare_arguments, prepare),
-    "cache": (_cache_arguments, cache),
-    "plan": (_plan_arguments, plan),
-    "pretrain": (_pretrain_arguments, pretrain),
-    "release": (_release_arguments, release),
-    "evaluate": (_evaluate_arguments, evaluate),
-    "tune": (_tune_arguments, tune),
-    "generate": (_generate_arguments, generate),
+    "quickstart": (partial(options.ranks, nproc=2), quickstart),
+    "faces": (options.faces, faces),
+    "base": (options.base, base),
+    "prepare": (options.prepare, prepare),
+    "cache": (options.cache, cache),
+    "plan": (options.plan, plan),
+    "pretrain": (options.pretrain, pretrain),
+    "release": (options.release, release),
+    "evaluate": (options.evaluate, evaluate),
+    "compare": (options.compare, compare),
+    "tune": (options.tune, tune),
+    "generate": (options.generate, generate),
+    "export": (options.export, export),
+    "import": (options.import_, import_),
 }

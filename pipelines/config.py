@@ -7,6 +7,7 @@ from typing import Any, Literal
 from data_prep.config import PrepareConfig, StreamConfig
 from encoder.config import BackboneConfig, ConditioningConfig, OffsetForm, SampleConfig, TuneConfig
 from encoder.errors import ConfigError
+from pipelines.evaluation.config import CompareConfig, EvaluateConfig
 
 BUCKET = 50_000_000
 """Numbers that ranks send at once. DeepSpeed holds a buffer of so many: of its own 500 million, 1 GB for nothing."""
@@ -131,26 +132,6 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Evaluation on held-out identities of the drawn faces, where the true picture of every edit is known."""
-
-    identities: int = 16
-    grid_rows: int = 6
-    """Identities shown in the picture."""
-    steps: tuple[int, ...] = (0, 5, 10, 15)
-    """Tuning steps looked at."""
-    edits: int = 2
-    """Prompt edits of each identity."""
-    seed: int = 0
-    """Chooses identities and edits, and seeds the sampling."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(sorted(self.steps)))
-        if self.identities < self.grid_rows or self.grid_rows < 1 or not self.steps or self.edits < 1:
-            raise ConfigError("evaluate: give at least one step and edit, and at least as many identities as grid_rows")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides what a run makes."""
 
@@ -168,6 +149,7 @@ class Recipe:
     tune: TuneConfig = field(default_factory=TuneConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
 
     @property
     def folder(self) -> Path:

@@ -1,12 +1,16 @@
 """What a person sees in the terminal."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from data_prep.status import Status
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.report import Report
 
 console = Console(highlight=False)
 
@@ -45,12 +49,12 @@ def status_lines(folder: str, status: Status) -> list[str]:
     return lines + [f"kept out  {count} {reason}" for reason, count in status.dropped.items()]
 
 
-def report_table(report: dict[str, Any]) -> Table:
-    """An evaluation's report, a row a system."""
-    table = Table(title="held-out people: means (what the columns say: docs/evaluation.md)")
-    columns = list(next(iter(report["systems"].values())))
-    for name in ("system", *columns):
-        table.add_column(name, justify="left" if name == "system" else "right")
-    for system, row in report["systems"].items():
-        table.add_row(system, *(f"{row[column]:.3f}" for column in columns))
+def report_table(report: "Report") -> Table:
+    """An evaluation's report, a row for each system after each number of steps."""
+    table = Table(title="held-out concepts: means (what the columns say: docs/evaluation.md)", box=SIMPLE_HEAD)
+    for name in ("system", "steps", *report.columns, "seconds"):
+        table.add_column(name, justify="left" if name == "system" else "right", overflow="fold")
+    for row in report.rows:
+        means = (f"{estimate.mean:.3f}" for estimate in row.scores.values())
+        table.add_row(row.system, str(row.steps), *means, f"{row.seconds.mean:.1f}")
     return table

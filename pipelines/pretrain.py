@@ -36,7 +36,7 @@ from pipelines.run import Run, environment
 from pipelines.saved_state import Progress, read_facts, read_progress, read_state, write_state
 from pipelines.sharded_state import collect, restore
 from pipelines.stopping import Stopper
-from pipelines.tracking import Tracker
+from pipelines.tracking import EXPERIMENT, Tracker
 from pipelines.training_state import TrainingState
 from pipelines.validation import Validation
 from pipelines.watchdog import Watchdog
@@ -133,7 +133,7 @@ class Trainer:
             offload=self.engine.zero_cpu_offload(),
             passes=self.engine.gradient_accumulation_steps(),
         )
-        tracker = Tracker(self.recipe.runs, self.run.folder, "e4t", self.recipe.name)
+        tracker = Tracker(self.recipe.runs, self.run.folder, EXPERIMENT, self.recipe.name)
         tracker.params(flatten(self.recipe.plain()))
         tracker.tags({"e4t.stage": "pretrain"})
         tracker.dataset(self.manifest.concept, self.manifest.digest, self.recipe.data.output)

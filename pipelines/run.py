@@ -21,6 +21,7 @@ from pipelines.config import Recipe
 
 FREE = (
     "evaluate.",
+    "compare.",
     "tune.",
     "sample.",
     "pretrain.log_every",

@@ -11,6 +11,7 @@ from encoder.concept import Concept
 from encoder.conditioning import Conditioning
 from encoder.features import class_tokens
 from encoder.pipeline import E4TPipeline, to_images
+from encoder.words import PictureWord
 from pipelines.config import Recipe
 from pipelines.domain_model import DomainModel
 
@@ -29,7 +30,7 @@ def training_grid(
     for index, sample in enumerate(samples):
         pixels = sample.image[None]
         tokens = class_tokens(backbone, pixels)
-        pipeline.load_concept(Concept(changes={}, class_tokens=tokens, release="in training"))
+        pipeline.load_concept(Concept(changes={}, word=PictureWord(tokens), release="in training"))
         prompts = [conditioning.config.templates[0], conditioning.caption_prompt(sample.caption)]
         latents = pipeline.sample(prompts, recipe.sample, seed=1000 * index)
         rows.append([to_images(pixels)[0], *to_images(backbone.decode(latents))])

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("e4t")
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds after a failure before the tracker is tried again; doubled each time."""
+EXPERIMENT = "e4t"
+"""Of all runs."""
 PATIENCE = 30.0
 """Seconds for which the end of a run waits for the tracker."""
 ENTRIES_AT_ONCE = 500
@@ -41,6 +43,14 @@ def connect(runs: Path | str) -> "MlflowClient":
 
     Path(runs).mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri(runs))
+
+
+def experiment(client: "MlflowClient", runs: Path | str, name: str) -> str:
+    """Id of the experiment of this name, made if there is none; without a server its files lie beside the runs."""
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    artifacts = (Path(runs).resolve() / "mlartifacts" / name).as_uri()
+    return str(client.create_experiment(name, artifacts if tracking_uri(runs).startswith("sqlite") else None))
 
 
 def first_line(error: Exception) -> str:
@@ -147,10 +157,7 @@ class Tracker:
 
     def _open(self) -> "MlflowClient":
         client = connect(self._runs)
-        found = client.get_experiment_by_name(self._experiment)
-        artifacts = (self._runs.resolve() / "mlartifacts" / self._experiment).as_uri()
-        where = artifacts if self.uri.startswith("sqlite") else None
-        experiment_id = found.experiment_id if found else client.create_experiment(self._experiment, where)
+        experiment_id = experiment(client, self._runs, self._experiment)
         marker = self._folder / "mlflow_run_id"
         known = marker.read_text().strip() if marker.exists() else None
         if known and _has_run(client, known):

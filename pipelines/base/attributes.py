@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_prep.faces import Identity, Scene
-from pipelines.attributes import FILE, WORDS, AttributeReader, truth
+from data_prep.faces import Identity
+from pipelines.attributes import FILE, WORDS, AttributeReader, scene_of, truth
 from pipelines.base.config import BaseConfig
 from pipelines.base.loop import train
 from pipelines.base.pictures import Pictures, random_batches
@@ -28,12 +28,6 @@ def train_attributes(config: BaseConfig, pictures: Pictures, accelerator: Accele
 
     batches = _labelled(pictures, config.attributes.batch_size, config.seed + accelerator.process_index)
     train("attributes", model, batches, _losses, save, config.attributes, Path(config.output), accelerator)
-
-
-def scene_of(caption: str) -> Scene:
-    """The scene that ``Scene.caption`` has put into words."""
-    words = caption.split()
-    return Scene(expression=words[4], clothes=words[8], background=words[12])
 
 
 def labels(pictures: Pictures) -> dict[str, Tensor]:

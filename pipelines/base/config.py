@@ -29,10 +29,11 @@ class BaseConfig:
     """Folder drawn by ``e4t faces``; only its train identities are used."""
     output: str = "models/base"
     """Folder in the layout that StableDiffusionPipeline opens, plus ``clip/``."""
-    parts: tuple[Literal["autoencoder", "clip", "attributes", "diffusion"], ...] = (
+    parts: tuple[Literal["autoencoder", "clip", "attributes", "recogniser", "diffusion"], ...] = (
         "autoencoder",
         "clip",
         "attributes",
+        "recogniser",
         "diffusion",
     )
     """What is trained, in this order, each from what the folder holds of it already; later parts use earlier ones."""
@@ -52,4 +53,7 @@ class BaseConfig:
     clip: Budget = field(default_factory=lambda: Budget(minutes=20, batch_size=128, learning_rate=1e-3))
     diffusion: Budget = field(default_factory=lambda: Budget(minutes=60, batch_size=32, learning_rate=8e-4))
     attributes: Budget = field(default_factory=lambda: Budget(minutes=6, batch_size=128, learning_rate=2e-3))
+    recogniser: Budget = field(default_factory=lambda: Budget(minutes=10, batch_size=64, learning_rate=2e-3))
+    recogniser_faces: str = "data/faces-strangers"
+    """Folder drawn by ``e4t faces`` with another seed: people that nothing else uses."""
     seed: int = 0

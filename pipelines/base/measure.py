@@ -14,12 +14,13 @@ from torch import Tensor
 from data_prep.faces import Identity, Scene
 from data_prep.files import write_whole
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig
-from encoder.metrics import ClipScorer
+from encoder.metrics import ClipScorer, Recogniser
 from encoder.pipeline import E4TPipeline
 from pipelines.attributes import IDENTITY, SCENE, AttributeReader, truth
 from pipelines.base.attributes import labels
 from pipelines.base.config import BaseConfig
 from pipelines.base.pictures import Pictures, load_split
+from pipelines.base.recogniser import FOLDER, recall
 from pipelines.sampling import labelled_grid
 
 GALLERY = 500
@@ -34,6 +35,7 @@ def measure(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
     features = torch.cat([scorer.pictures(pictures.images(rows)) for rows in torch.arange(len(pictures)).split(256)])
     report = {
         "test_identities": len(set(pictures.identities)),
+        "recogniser": recall(Recogniser(str(output / FOLDER)), pictures),
         "vae_psnr_db": psnr(AutoencoderKL.from_pretrained(output / "vae").eval(), pictures),
         "clip_retrieval": retrieval(scorer, pictures, features),
         "clip_identity_auc": identity_auc(features, pictures.identities),

@@ -32,6 +32,12 @@ class Pictures:
         """Pictures in [-1, 1], (B, 3, H, W) float."""
         return self.pixels[indices].float() / 127.5 - 1
 
+    def __getitem__(self, chosen: Tensor) -> "Pictures":
+        """Those that a mask (N,) chooses."""
+        rows = chosen.nonzero().flatten().tolist()
+        captions, identities = [self.captions[row] for row in rows], [self.identities[row] for row in rows]
+        return Pictures(self.pixels[chosen], captions, identities)
+
     def slice(self, rank: int, world: int) -> "Pictures":
         """Every ``world``-th picture from ``rank`` on."""
         return Pictures(self.pixels[rank::world], self.captions[rank::world], self.identities[rank::world])

@@ -14,6 +14,7 @@ from pipelines.base.clip import train_clip
 from pipelines.base.config import BaseConfig
 from pipelines.base.diffusion import train_diffusion
 from pipelines.base.pictures import Pictures, load_split
+from pipelines.base.recogniser import train_recogniser
 from pipelines.base.tokenizer import train_tokenizer
 from pipelines.errors import DONE
 from pipelines.launch import inside_cluster, launch
@@ -43,6 +44,7 @@ def train_base(config: BaseConfig, arguments: list[str]) -> int:
         "autoencoder": lambda: train_autoencoder(config, pictures, accelerator),
         "clip": lambda: train_clip(config, pictures, tokenizer, accelerator),
         "attributes": lambda: train_attributes(config, pictures, accelerator),
+        "recogniser": lambda: train_recogniser(config, accelerator),
         "diffusion": lambda: train_diffusion(config, pictures, tokenizer, accelerator),
     }
     for part, train in trainings.items():

@@ -8,17 +8,18 @@ from encoder.errors import ConfigError
 
 
 def test_with_v_0_the_states_are_those_of_the_domain_word(conditioning: Conditioning) -> None:
-    concept = conditioning.states(conditioning.tokenize(["a portrait of a *s in a red shirt"]), torch.zeros(1, 128))
+    prompts = conditioning.tokenize(["a portrait of a *s in a red shirt"])
+    concept = conditioning.states(prompts, conditioning.words(torch.zeros(1, 128)))
     word = conditioning.states(conditioning.tokenize(["a portrait of a person in a red shirt"]))
     assert torch.equal(concept.states, word.states)
 
 
-def test_a_residual_changes_the_states_from_the_placeholder_on(conditioning: Conditioning) -> None:
+def test_another_word_changes_the_states_from_the_placeholder_on(conditioning: Conditioning) -> None:
     prompts = conditioning.tokenize(["a portrait of a *s in a red shirt"])
     place = int(prompts.placeholder[0, 0].int().argmax())
-    with_v, without = (conditioning.states(prompts, v).states for v in (torch.randn(1, 128), None))
-    assert torch.equal(with_v[:, :place], without[:, :place])
-    assert not torch.allclose(with_v[:, place:], without[:, place:], atol=1e-3)
+    other, own = (conditioning.states(prompts, words).states for words in (torch.randn(1, 128), None))
+    assert torch.equal(other[:, :place], own[:, :place])
+    assert not torch.allclose(other[:, place:], own[:, place:], atol=1e-3)
 
 
 def test_the_null_states_follow_the_encoders_to_another_device(conditioning: Conditioning) -> None:

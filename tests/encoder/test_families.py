@@ -79,7 +79,7 @@ def test_two_halves_joined_are_decoded_as_each_alone(backbone: Backbone, conditi
     torch.testing.assert_close(decode(backbone, join(halves)), torch.cat([decode(backbone, half) for half in halves]))
 
 
-def test_every_text_encoder_hears_the_residual(backbone: Backbone, conditioning: Conditioning) -> None:
+def test_every_text_encoder_hears_the_word(backbone: Backbone, conditioning: Conditioning) -> None:
     prompts, widths = conditioning.tokenize([PROMPT]), backbone.text.widths
     plain = conditioning.states(prompts).states.split(widths, dim=-1)
     heard = conditioning.states(prompts, torch.randn(1, sum(widths))).states.split(widths, dim=-1)
@@ -136,6 +136,7 @@ def test_the_shared_feature_pass_gives_what_one_of_its_own_gives(pipe: E4TPipeli
         for timestep in pipe.scheduler.timesteps:
             maps = unet_features(backbone, latents, timestep, null)
             v = pipe.domain_encoder(class_tokens(backbone, pipe.pixels(to_images(pixels[:1])[0])), maps)
-            plain, told = (backbone.predict(latents, timestep, s) for s in (null, pipe.conditioning.states(prompts, v)))
+            told_of_v = pipe.conditioning.states(prompts, pipe.conditioning.words(v))
+            plain, told = (backbone.predict(latents, timestep, s) for s in (null, told_of_v))
             latents = pipe.scheduler.step(plain + config.guidance * (told - plain), timestep, latents).prev_sample
     torch.testing.assert_close(shared, latents, rtol=1e-4, atol=1e-5)

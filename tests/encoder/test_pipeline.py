@@ -13,6 +13,7 @@ from encoder.config import BackboneConfig, SampleConfig, TuneConfig
 from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError, ModelError
 from encoder.pipeline import E4TPipeline, open_image, to_images
+from encoder.words import PictureWord
 
 BASE = Path(__file__).parents[2] / "models" / "base"
 
@@ -73,7 +74,7 @@ def test_a_placeholder_without_a_concept_is_refused(pipe: E4TPipeline) -> None:
 
 
 def test_a_concept_of_another_release_is_refused(pipe: E4TPipeline) -> None:
-    foreign = Concept(changes={}, class_tokens=torch.zeros(1, 4, 128), release="other 2.0.0")
+    foreign = Concept(changes={}, word=PictureWord(torch.zeros(1, 4, 128)), release="other 2.0.0")
     with pytest.raises(ModelError, match=r"other 2\.0\.0"):
         pipe.load_concept(foreign)
 
@@ -86,7 +87,7 @@ def test_a_concept_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
 
 def test_a_concept_never_overwrites_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="exists"):
-        Concept(changes={}, class_tokens=torch.zeros(1, 4, 8), release="x").save(tmp_path)
+        Concept(changes={}, word=PictureWord(torch.zeros(1, 4, 8)), release="x").save(tmp_path)
 
 
 def test_an_unreadable_image_is_one_line(tmp_path: Path) -> None:

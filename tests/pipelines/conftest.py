@@ -45,7 +45,7 @@ def small_recipe(shards: Path) -> dict[str, Any]:
         },
         "tune": {"steps": 2, "batch_size": 2, "learning_rate": 5.0e-5},
         "sample": {"steps": 3, "guidance": 3.0},
-        "evaluate": {"identities": 2, "grid_rows": 1, "steps": [0, 2]},
+        "evaluate": {"concepts": 2, "shown": 1, "edits": 1, "steps": [0, 2]},
     }  # fmt: skip
 
 

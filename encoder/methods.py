@@ -1,0 +1,43 @@
+"""The methods of personalisation, as settings of the one tuning loop: what learns, from where, under which losses.
+
+Defaults are those of public recipes for Stable Diffusion 1.x: E4T's own (arXiv 2302.12228); for Textual Inversion
+(arXiv 2208.01618) and DreamBooth (arXiv 2208.12242) those of diffusers' example scripts; for pivotal tuning, the
+embedding first and then the weights around it, the steps and batch of cloneofsimo/lora with DreamBooth's learning rate.
+"""
+
+from typing import Literal, get_args
+
+from encoder.config import TuneConfig
+
+MethodName = Literal["e4t", "textual-inversion", "dreambooth", "pivotal"]
+
+METHODS: dict[MethodName, TuneConfig] = {
+    "e4t": TuneConfig(),
+    "textual-inversion": TuneConfig(
+        word="embedding",
+        train="nothing",
+        steps=3000,
+        batch_size=4,
+        micro_batch_size=4,
+        embedding_learning_rate=2.0e-3,  # 5e-4, scaled by the batch
+    ),
+    "dreambooth": TuneConfig(
+        word="identifier",
+        train="unet",
+        steps=800,
+        batch_size=1,
+        learning_rate=5.0e-6,
+        prior_pictures=200,
+        prior_weight=1.0,
+    ),
+    "pivotal": TuneConfig(
+        word="embedding",
+        embedding_learning_rate=0,  # the pivot: what Textual Inversion has found, which is to be given
+        train="unet",
+        steps=1000,
+        batch_size=4,
+        micro_batch_size=4,
+        learning_rate=5.0e-6,
+    ),
+}
+NAMES: tuple[MethodName, ...] = get_args(MethodName)

@@ -1,0 +1,34 @@
+"""``e4t compare``: the methods beside each other on held-out concepts; ends in the figure, the plots and a page."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipelines.config import Recipe
+from pipelines.errors import RunError
+from pipelines.evaluation.figure import FIGURE, draw_figure
+from pipelines.evaluation.page import PAGE, write_page
+from pipelines.evaluation.plots import TIME, TRADE, draw_plots
+from pipelines.evaluation.record import record
+from pipelines.evaluation.report import Report, make_report
+from pipelines.evaluation.scores import scores
+from pipelines.evaluation.work import Comparison
+
+
+def comparison_of(recipe: Recipe, release: Path, output: Path) -> Comparison:
+    """What ``e4t compare`` makes: every system of the recipe on the same concepts."""
+    return Comparison(recipe, recipe.compare.systems, release, output)
+
+
+def present(comparison: Comparison, release: Path, on_done: Callable[[int, int], None] | None = None) -> Report:
+    """Measure what was made; write numbers, figure, plots and page, and tell MLflow.
+
+    Raises RunError if some of it is missing.
+    """
+    if left := comparison.left():
+        raise RunError(f"{comparison.output} lacks {left} results; run `e4t compare` again, or its ranks that failed")
+    report = make_report(comparison, scores(comparison, on_done))
+    draw_figure(comparison)
+    draw_plots(report)
+    write_page(report)
+    record(report, release, "compare", [f"{FIGURE}.png", f"{TRADE}.png", f"{TIME}.png", PAGE])
+    return report

@@ -1,0 +1,63 @@
+"""The figure: a concept's picture, and beside it what every system makes of it and of prompts about it."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pipelines.evaluation.cases import Case
+from pipelines.evaluation.work import Comparison
+
+INCHES, LABEL_WIDTH = 1.15, 18
+"""Side of a picture in print; letters in a line of a label."""
+FIGURE = "figure"
+
+
+def draw_figure(comparison: Comparison) -> list[Path]:
+    """Write figure.png and figure.pdf: the first concepts as drawn by the seed, each with its own prompt and its edits.
+
+    Every system is shown after its last step.
+    """
+    cases = comparison.cases[: comparison.recipe.evaluate.shown]
+    known = bool(cases[0].truths)
+    titles = ["input", *(system.name for system in comparison.systems), *(["truth"] if known else [])]
+    rows = [(case, index) for case in cases for index in range(len(case.prompts))]
+    figure = Figure(figsize=((len(titles) + 1) * INCHES, len(rows) * INCHES + 0.6), layout="constrained")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    painted = {case.concept: _painted(comparison, case) for case in cases}
+    for place, (case, index) in enumerate(rows):
+        pictures = [case.pictures[0] if index == 0 else None, *(each[index] for each in painted[case.concept])]
+        pictures += [([case.pictures[0], *case.truths])[index]] if known else []
+        _row(axes[place], pictures, case.prompts[index])
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(textwrap.fill(title.replace(", ", ",\n"), LABEL_WIDTH), fontsize=8)
+    return write(figure, comparison.output / FIGURE)
+
+
+def _painted(comparison: Comparison, case: Case) -> list[list[Image.Image]]:
+    """By system: what it makes of the case's prompts after its last step."""
+    return [comparison.results.load(system, case).pictures[system.steps[-1]] for system in comparison.systems]
+
+
+def _row(axes: Sequence, pictures: Sequence[Image.Image | None], prompt: str) -> None:  # type: ignore[type-arg]
+    for axis, picture in zip(axes, pictures, strict=True):
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        if picture is not None:
+            axis.imshow(picture, interpolation="lanczos")
+    axes[0].set_ylabel(textwrap.fill(prompt, LABEL_WIDTH), fontsize=6, rotation=0, ha="right", va="center")
+
+
+def write(figure: Figure, path: Path) -> list[Path]:
+    """As PNG for screens and PDF, with its fonts inside, for print; equal figures give equal files."""
+    written = []
+    with mpl.rc_context({"pdf.fonttype": 42}):
+        for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+            written.append(path.with_suffix(suffix))
+            figure.savefig(written[-1], dpi=200, metadata=metadata, bbox_inches="tight")
+    return written

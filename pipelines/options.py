@@ -1,0 +1,169 @@
+"""What each subcommand takes. Imports of seconds stand where they are used."""
+
+import os
+from dataclasses import fields
+from typing import Optional
+
+from jsonargparse import ArgumentParser
+
+from data_prep.config import PrepareConfig
+from data_prep.faces import FacesConfig
+from encoder.config import Precision, TuneConfig
+from encoder.methods import METHODS
+
+
+def _takes_recipe(parser: ArgumentParser) -> None:
+    from pipelines.config import Recipe
+
+    parser.add_argument("--recipe", action="config", help="YAML file, or the name of a recipe that comes with e4t")
+    parser.add_class_arguments(Recipe, as_group=False)
+
+
+def faces(parser: ArgumentParser) -> None:
+    """Of drawing the faces."""
+    parser.add_class_arguments(FacesConfig, as_group=False)
+
+
+def base(parser: ArgumentParser) -> None:
+    """Of training the tiny base."""
+    from pipelines.base.config import BaseConfig
+
+    parser.add_class_arguments(BaseConfig, as_group=False)
+
+
+def prepare(parser: ArgumentParser) -> None:
+    """Of preparing shards."""
+    parser.add_argument("--recipe", action="config", help="as elsewhere; of it only ``data`` is needed")
+    parser.add_class_arguments(PrepareConfig, "data")
+    parser.add_argument("--executor", choices=["local", "ray"], default="local", help="where the ranks run")
+    parser.add_argument("--workers", type=int, default=0, help="ranks; 0 for one a core")
+    parser.add_argument("--address", type=str, default=None, help="of a Ray cluster")
+    parser.add_argument(
+        "--stage", choices=["all", "plan", "work", "merge"], default="all", help="one part alone, for a scheduler"
+    )
+    parser.add_argument("--rank", type=int, default=_scheduled_rank(), help="of --stage work; the scheduler's, if any")
+    parser.add_argument("--world", type=int, default=1, help="ranks of --stage work")
+    parser.add_argument("--verify", action="store_true", help="recheck every shard instead")
+    parser.add_argument("--status", action="store_true", help="tell how far a running or finished job is instead")
+
+
+def _scheduled_rank() -> int:
+    """This task's number in a SLURM array or a Kubernetes Indexed Job, counted from 0."""
+    return int(os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get("JOB_COMPLETION_INDEX") or 0)
+
+
+def ranks(parser: ArgumentParser, nproc: int = 1) -> None:
+    """A recipe, and how many processes run it."""
+    _takes_recipe(parser)
+    parser.add_argument("--nproc", type=int, default=nproc, help="processes to start here, one a device")
+
+
+def pretrain(parser: ArgumentParser) -> None:
+    """Of pre-training."""
+    ranks(parser)
+    parser.add_argument(
+        "--max-minutes", type=float, default=None, help="save and end with exit code 75 (start me again) after so long"
+    )
+    parser.add_argument("--profile", type=bool, default=False, help="write a trace of a few steps to <run>/profile")
+    parser.add_argument(
+        "--accept-changes", type=bool, default=False, help="go on although recipe or data are not those of the start"
+    )
+
+
+def plan(parser: ArgumentParser) -> None:
+    """Of planning."""
+    _takes_recipe(parser)
+    parser.add_argument("--devices", type=int, default=1, help="of pre-training; tuning takes one")
+    parser.add_argument("--device", type=str, default="H100", help="H100, A100, L4, RTX 4090, cpu, ...")
+    parser.add_argument("--json", type=str, default=None, help="file for the plans")
+
+
+def cache(parser: ArgumentParser) -> None:
+    """Of caching features."""
+    ranks(parser)
+    parser.add_argument("--verify", action="store_true", help="recheck every file instead")
+
+
+def release(parser: ArgumentParser) -> None:
+    """Of releasing."""
+    _takes_recipe(parser)
+    parser.add_argument("--version", type=str, default="0.1.0", help="semantic version")
+    parser.add_argument("--output", type=str, default=None, help="release folder; by default <run>/release")
+    parser.add_argument("--register", type=bool, default=True, help="register the version in MLflow")
+
+
+def evaluate(parser: ArgumentParser) -> None:
+    """Of evaluating."""
+    _takes_recipe(parser)
+    parser.add_argument("--release", type=str, default=None, help="release folder; by default <run>/release")
+    parser.add_argument(
+        "--output", type=str, default=None, help="folder for grid.png and report.json; by default <run>/evaluation"
+    )
+
+
+def compare(parser: ArgumentParser) -> None:
+    """Of comparing."""
+    _takes_recipe(parser)
+    parser.add_argument("--release", type=str, default=None, help="release folder; by default <run>/release")
+    parser.add_argument("--output", type=str, default=None, help="folder for results; by default <run>/comparison")
+    parser.add_argument(
+        "--stage", choices=["all", "work", "present"], default="all", help="one part alone, for a scheduler"
+    )
+    parser.add_argument("--rank", type=int, default=_scheduled_rank(), help="of --stage work; the scheduler's, if any")
+    parser.add_argument("--world", type=int, default=1, help="ranks of --stage work")
+
+
+def release_user(parser: ArgumentParser) -> None:
+    """Of whoever uses a release."""
+    parser.add_argument("--release", type=str, required=True, help="release folder")
+    parser.add_argument(
+        "--base", type=str, default=None, help="base model folder or hub id, instead of the release's own"
+    )
+    parser.add_argument("--device", type=str, default=None, help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    parser.add_argument("--dtype", type=Precision | None, default=None, help="of the base, instead of the release's")
+
+
+def tune(parser: ArgumentParser) -> None:
+    """Of tuning."""
+    release_user(parser)
+    parser.add_argument(
+        "--method", choices=METHODS, default="e4t", help="others start from the release's base alone; docs/methods.md"
+    )
+    parser.add_argument("--image", type=str, nargs="+", required=True, help="the picture, or several")
+    parser.add_argument("--mask", type=str, nargs="+", help="for each a picture as large, white where the concept is")
+    parser.add_argument(
+        "--caption", type=str, nargs="+", help="of each what is not the concept: 'a portrait of a smiling *s'"
+    )
+    parser.add_argument("--start", type=str, default=None, help="concept folder whose learned word is taken up")
+    parser.add_argument("--output", type=str, default="concept", help="concept folder")
+    for field in fields(TuneConfig):
+        help_text = "instead of the release's own; docs/tuning.md"
+        parser.add_argument(f"--{field.name}", type=Optional[field.type], default=None, help=help_text)  # noqa: UP045 - a type that mypy does not know
+
+
+def export(parser: ArgumentParser) -> None:
+    """Of writing a concept for diffusers."""
+    parser.add_argument("--concept", type=str, required=True, help="concept folder")
+    parser.add_argument("--called", type=str, default="<concept>", help="how prompts will call a learned word")
+    parser.add_argument("--output", type=str, default="diffusers", help="folder")
+
+
+def import_(parser: ArgumentParser) -> None:
+    """Of reading a concept from diffusers."""
+    parser.add_argument("--folder", type=str, required=True, help="with learned_embeds or pytorch_lora_weights inside")
+    parser.add_argument("--release", type=str, required=True, help="release folder, of whose base the concept is")
+    parser.add_argument("--base", type=str, default=None, help="base model folder or hub id, instead of the release's")
+    parser.add_argument("--identifier", type=str, default="sks", help="how prompts speak of a low-rank change")
+    parser.add_argument("--output", type=str, default="concept", help="concept folder")
+
+
+def generate(parser: ArgumentParser) -> None:
+    """Of generating."""
+    release_user(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=None, help="instead of the release's own")
+    parser.add_argument("--prompt", type=str, required=True, help="*s stands for the concept")
+    parser.add_argument("--concept", type=str, default=None, help="concept folder")
+    parser.add_argument("--guidance", type=float, default=None, help="instead of the release's own")
+    parser.add_argument("--count", type=int, default=4, help="pictures, seeds counting up")
+    parser.add_argument("--output", type=str, default="pictures", help="folder")

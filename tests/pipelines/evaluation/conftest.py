@@ -1,0 +1,58 @@
+"""A set with four pictures of each person, and systems that are done in seconds."""
+
+from pathlib import Path
+
+import pytest
+
+from data_prep.config import PrepareConfig
+from data_prep.faces import FacesConfig, draw_faces
+from data_prep.prepare import prepare
+from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
+from pipelines.config import PretrainConfig, Recipe
+from pipelines.evaluation.config import RELEASE, CompareConfig, EvaluateConfig, System
+
+ROOT = Path(__file__).parents[3]
+SYSTEMS = (
+    System(name="Stable Diffusion", method="none"),
+    System(name="Textual Inversion", method="textual-inversion", pictures=2, steps=(1, 2), settings={"batch_size": 2}),
+    System(
+        name="Textual Inversion + DreamBooth", method="pivotal", pictures=2, steps=(1,), after="Textual Inversion",
+        settings={"batch_size": 2},
+    ),
+    System(name="DreamBooth", method="dreambooth", steps=(1,), settings={"batch_size": 2, "prior_pictures": 2}),
+    System(name="E4T", method="e4t", start=RELEASE, steps=(0, 2)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def album(tmp_path_factory: pytest.TempPathFactory) -> PrepareConfig:
+    folder = tmp_path_factory.mktemp("album")
+    draw_faces(FacesConfig(output=str(folder / "faces"), identities=60, pictures=4))
+    config = PrepareConfig(
+        source=str(folder / "faces"), output=str(folder / "shards"), concept="person",
+        resolution=64, codec="png", shard_samples=20,
+    )  # fmt: skip
+    prepare(config)
+    return config
+
+
+@pytest.fixture
+def recipe(album: PrepareConfig, tmp_path: Path) -> Recipe:
+    return Recipe(
+        name="album",
+        runs=str(tmp_path / "runs"),
+        base=BackboneConfig(model=str(ROOT / "models" / "base")),
+        data=album,
+        conditioning=ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)),
+        pretrain=PretrainConfig(hidden_width=512),
+        tune=TuneConfig(batch_size=2),
+        sample=SampleConfig(steps=2),
+        evaluate=EvaluateConfig(concepts=2, shown=2, edits=2, steps=(0, 1)),
+        compare=CompareConfig(systems=SYSTEMS),
+    )
+
+
+@pytest.fixture
+def release() -> Path:
+    """The one that ships, of the same base."""
+    return ROOT / "models" / "faces"

@@ -1,0 +1,56 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import ImageChops
+
+from data_prep.splits import split_of
+from encoder.errors import ConfigError
+from pipelines.config import Recipe
+from pipelines.evaluation.cases import PROMPTS, choose_cases, read_prompts
+
+
+def test_cases_are_held_out_and_the_same_every_time(recipe: Recipe) -> None:
+    cases = choose_cases(recipe, 1)
+    assert all(split_of(case.concept, recipe.data.splits) == "test" for case in cases)
+    assert [case.concept for case in cases] == [case.concept for case in choose_cases(recipe, 2)]
+
+
+def test_another_seed_chooses_others(recipe: Recipe) -> None:
+    other = replace(recipe, evaluate=replace(recipe.evaluate, seed=3))
+    assert [case.concept for case in choose_cases(other, 1)] != [case.concept for case in choose_cases(recipe, 1)]
+
+
+def test_edits_are_the_captions_of_other_pictures_which_are_the_truth(recipe: Recipe) -> None:
+    case = choose_cases(recipe, 2)[0]
+    assert (len(case.pictures), len(case.edits), len(case.truths)) == (2, 2, 2)
+    assert all("*s" in prompt and "person" not in prompt for prompt in (*case.captions, *case.edits))
+    pairs = [(own, other) for own in case.pictures for other in case.truths]
+    assert all(ImageChops.difference(own, other).getbbox() for own, other in pairs)
+
+
+def test_listed_prompts_have_no_truth(recipe: Recipe) -> None:
+    case = choose_cases(replace(recipe, evaluate=replace(recipe.evaluate, prompts="faces")), 4)[0]
+    assert set(case.edits) < set(read_prompts("faces"))
+    assert case.truths == ()
+
+
+def test_too_few_pictures_are_said_in_one_line(recipe: Recipe) -> None:
+    with pytest.raises(ConfigError, match="has 5 pictures, 3 of them to tune on"):
+        choose_cases(recipe, 3)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROMPTS.glob("*.txt")))
+def test_the_lists_that_come_with_e4t_can_be_read(name: str) -> None:
+    assert len(read_prompts(name)) >= 8
+
+
+def test_an_unknown_list_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dogs: no such file, and not a list that comes with e4t"):
+        read_prompts("dogs")
+
+
+def test_a_prompt_without_the_concept_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("# mine\n*s asleep\na cat\n")
+    with pytest.raises(ConfigError, match="'a cat' lacks"):
+        read_prompts(str(tmp_path / "mine.txt"))
