@@ -10,8 +10,11 @@ SEEDS_APART = 1_000_003
 """Between the first samples of two tuning seeds."""
 Precision = Literal["float32", "bfloat16", "float16"]
 OptimizerName = Literal["adamw", "adamw8bit"]
-OffsetForm = Literal["overparametrised", "direct"]
-"""Of the weight offsets: the method's own, or their factors themselves."""
+OffsetForm = Literal["overparametrised", "direct", "none"]
+"""Of the weight offsets: the method's own, or their factors themselves; none, to see what they are worth."""
+EncoderSees = Literal["everything", "no maps", "last layer"]
+"""What the domain encoder looks at: every second CLIP layer and the UNet's maps; or, to see what each is worth, not the
+maps, or of CLIP only the last of these layers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,19 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from encoder.backbone import Backbone
+from encoder.config import EncoderSees
 from encoder.errors import ConfigError
 from encoder.features import class_token_layers, map_channels
 
 
 @dataclass(frozen=True, kw_only=True)
 class DomainEncoderConfig:
-    """Shape of a domain encoder, fixed by the base model but for ``hidden_width``."""
+    """Shape of a domain encoder, fixed by the base model but for ``hidden_width`` and what it sees."""
 
     class_tokens: int
-    """K, CLIP layers looked at."""
+    """K, CLIP layers looked at, the last ones of those that there are."""
     clip_width: int
     map_channels: tuple[int, ...]
-    """Channels C_j of the UNet's pooled maps."""
+    """Channels C_j of the UNet's pooled maps; none if it does not look at them."""
     embedding_width: int
     """d of the text encoder."""
     hidden_width: int
@@ -30,13 +31,15 @@ class DomainEncoderConfig:
         object.__setattr__(self, "map_channels", tuple(self.map_channels))
 
     @classmethod
-    def for_backbone(cls, backbone: Backbone, hidden_width: int | None = None) -> "DomainEncoderConfig":
+    def for_backbone(
+        cls, backbone: Backbone, hidden_width: int | None = None, sees: EncoderSees = "everything"
+    ) -> "DomainEncoderConfig":
         """The shape that fits a backbone; ``hidden_width`` is CLIP's own width unless given."""
         clip = backbone.clip.config
         return cls(
-            class_tokens=len(class_token_layers(clip.num_hidden_layers)),
+            class_tokens=1 if sees == "last layer" else len(class_token_layers(clip.num_hidden_layers)),
             clip_width=clip.hidden_size,
-            map_channels=map_channels(backbone.unet),
+            map_channels=() if sees == "no maps" else map_channels(backbone.unet),
             embedding_width=backbone.embedding_width,
             hidden_width=hidden_width or clip.hidden_size,
         )
@@ -63,9 +66,9 @@ class DomainEncoder(nn.Module):
     def forward(self, class_tokens: Tensor, maps: list[Tensor]) -> Tensor:
         """Residual v (B, d) from class tokens (B, K, width) and the UNet's pooled maps [(B, C_j)]."""
         dtype = self.to_embedding.weight.dtype
-        members = [
-            project(token) for project, token in zip(self.from_clip, class_tokens.to(dtype).unbind(1), strict=True)
-        ]
-        members += [project(pooled.to(dtype)) for project, pooled in zip(self.from_unet, maps, strict=True)]
+        tokens = class_tokens[:, -len(self.from_clip) :].to(dtype).unbind(1)
+        members = [project(token) for project, token in zip(self.from_clip, tokens, strict=True)]
+        if self.from_unet:
+            members += [project(pooled.to(dtype)) for project, pooled in zip(self.from_unet, maps, strict=True)]
         v: Tensor = self.to_embedding(self.activation(torch.stack(members).mean(dim=0)))
         return v

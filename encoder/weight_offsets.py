@@ -90,7 +90,7 @@ class OffsetPredictor(nn.Module):
     @classmethod
     def for_unet(cls, unet: UNet2DConditionModel, form: OffsetForm = "overparametrised") -> "OffsetPredictor":
         """A predictor for the projections of ``unet``."""
-        projections = attention_projections(unet)
+        projections = {} if form == "none" else attention_projections(unet)
         return cls({name: (each.out_features, each.in_features) for name, each in projections.items()}, form)
 
     def blank(self) -> "OffsetPredictor":
@@ -161,7 +161,7 @@ def load_offsets(path: Path) -> Offsets:
 
 
 def _matching(unet: UNet2DConditionModel, offsets: Offsets) -> dict[str, nn.Linear]:
-    projections = attention_projections(unet)
+    projections = attention_projections(unet) if offsets else {}
     if projections.keys() != offsets.keys():
         odd = sorted(projections.keys() ^ offsets.keys())
         raise ModelError(

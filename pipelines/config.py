@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.config import PrepareConfig, StreamConfig
-from encoder.config import BackboneConfig, ConditioningConfig, OffsetForm, SampleConfig, TuneConfig
+from encoder.config import BackboneConfig, ConditioningConfig, EncoderSees, OffsetForm, SampleConfig, TuneConfig
 from encoder.errors import ConfigError
 from pipelines.evaluation.config import CompareConfig, EvaluateConfig
 
@@ -41,7 +41,8 @@ class PretrainConfig:
     """The most pictures that a device holds at once; the rest of its share of the batch is accumulated."""
     learning_rate: float = 1.6e-5
     offsets: OffsetForm = "overparametrised"
-    """The method's own form of the weight offsets (143 M parameters on SD1.x), or their factors themselves (0.37 M)."""
+    """The method's own form of the weight offsets (143 M parameters on SD1.x), their factors themselves (0.37 M), or
+    none at all."""
     offsets_learning_rate: float | None = None
     """Of the weight offsets; the encoder's unless given."""
     warmup_steps: int = 0
@@ -51,6 +52,8 @@ class PretrainConfig:
     """lambda on ||v||^2, mean over the batch."""
     hidden_width: int | None = None
     """Width of the domain encoder's pooled hierarchy; CLIP's own unless given."""
+    encoder_sees: EncoderSees = "everything"
+    """What the domain encoder looks at; anything less is for ablations."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage: 1 shards the optimizer's state, 2 gradients, too, 3 the trained weights, too."""
     offload_optimizer: bool = False

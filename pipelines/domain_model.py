@@ -25,7 +25,7 @@ class DomainModel(nn.Module):
     @classmethod
     def start(cls, config: PretrainConfig, backbone: Backbone, conditioning: Conditioning) -> "DomainModel":
         """As it is before training."""
-        encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, config.hidden_width))
+        encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, config.hidden_width, config.encoder_sees))
         return cls(encoder, OffsetPredictor.for_unet(backbone.unet, config.offsets), backbone, conditioning)
 
     def forward(self, pictures: Encoded, prompts: Prompts, draw: Draw, regulariser: float) -> Losses:

@@ -115,11 +115,9 @@ def build_engine(model: DomainModel, config: PretrainConfig, cluster: Cluster) -
 
     Raises ConfigError if the device cannot do what the recipe asks, RunError if Accelerate gives anything else.
     """
-    parts = (model.encoder, model.offsets)
-    groups = [
-        {"params": list(p.parameters()), "lr": rate} for p, rate in zip(parts, config.learning_rates, strict=True)
-    ]
-    optimizer = GuardedAdamW(groups, average_decay=config.average)
+    parts = zip((model.encoder, model.offsets), config.learning_rates, strict=True)
+    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
+    optimizer = GuardedAdamW([group for group in groups if group["params"]], average_decay=config.average)
     try:
         engine, _ = cluster.accelerator.prepare(model, optimizer)
     except ValueError as error:

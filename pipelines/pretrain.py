@@ -263,8 +263,8 @@ class Trainer:
     def _step(self, batch: Batch) -> Tensor:
         """One optimizer step over this rank's slice; returns its mean losses, (3,), on the device."""
         factor = schedule(self.config, self.progress.step)
-        for group, rate in zip(self.engine.optimizer.param_groups, self.config.learning_rates, strict=True):
-            group["lr"] = rate * factor
+        for group, rate in zip(self.engine.optimizer.param_groups, self.config.learning_rates, strict=False):
+            group["lr"] = rate * factor  # without offsets there is one group
         draw = draws(self.recipe, self.backbone, [self.recipe.seed * 1_000_003 + index for index in batch.indices])
         prompts = self.conditioning.draw_prompts(batch.captions, draw.choice)
         self.optimizer.skipped = torch.ones(())  # unless it is asked to step

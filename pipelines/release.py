@@ -58,7 +58,8 @@ def make_release(recipe: Recipe, output: Path, version: str) -> Release:
     for part in (ENCODER, OFFSETS):
         (aside / part).mkdir(parents=True)
     _weights(best_weights(checkpoint), aside)
-    encoder_config = DomainEncoderConfig.for_backbone(Backbone.load(recipe.base), recipe.pretrain.hidden_width)
+    width, sees = recipe.pretrain.hidden_width, recipe.pretrain.encoder_sees
+    encoder_config = DomainEncoderConfig.for_backbone(Backbone.load(recipe.base), width, sees)
     _json(aside / ENCODER / CONFIG, asdict(encoder_config))
     _json(aside / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
     _json(aside / INDEX, _index(recipe, output, version))

@@ -27,7 +27,8 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
     with without_values():
         backbone = outline(recipe.base, "cpu")
         conditioning = plain_conditioning(recipe, backbone)
-        encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, recipe.pretrain.hidden_width))
+        width, sees = recipe.pretrain.hidden_width, recipe.pretrain.encoder_sees
+        encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, width, sees))
         plain = replace(config, optimizer="adamw")  # no step is taken, and others need a library
         tuning = Tuning(backbone, encoder, conditioning, Pictures(pixels=torch.zeros(1, 3, side, side)), plain)
         draw = draws(recipe, backbone, list(range(config.batch_size)))

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from encoder.backbone import Backbone
+from encoder.config import EncoderSees
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.errors import ConfigError
 
@@ -28,6 +29,20 @@ def test_its_shape_follows_from_the_backbone(backbone: Backbone) -> None:
     assert (config.class_tokens, config.clip_width) == (4, 128)
     assert config.map_channels == (48, 96, 160, 160)
     assert config.embedding_width == 128
+
+
+@pytest.mark.parametrize(("sees", "tokens", "maps"), [("no maps", 4, ()), ("last layer", 1, (48, 96, 160, 160))])
+def test_an_ablated_encoder_does_not_look_at_what_it_lacks(
+    backbone: Backbone, sees: EncoderSees, tokens: int, maps: tuple[int, ...]
+) -> None:
+    config = DomainEncoderConfig.for_backbone(backbone, hidden_width=8, sees=sees)
+    assert (config.class_tokens, config.map_channels) == (tokens, maps)
+    encoder = DomainEncoder(config)
+    torch.nn.init.normal_(encoder.to_embedding.weight)
+    seen, pooled = torch.randn(2, 4, 128), [torch.randn(2, channels) for channels in (48, 96, 160, 160)]
+    unseen = seen.clone()
+    unseen[:, : 4 - tokens] = 0
+    assert torch.equal(encoder(unseen, pooled if maps else [each * 0 for each in pooled]), encoder(seen, pooled))
 
 
 def test_no_width_is_refused() -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -128,3 +130,13 @@ def test_offsets_of_another_unet_are_refused(backbone: Backbone, offsets: Offset
 def test_every_query_key_and_value_of_every_attention_is_met(backbone: Backbone) -> None:
     layers = sum(1 for module in backbone.unet.modules() if type(module).__name__ == "Attention")
     assert len(attention_projections(backbone.unet)) == 3 * layers
+
+
+def test_without_offsets_the_unet_is_the_bases_and_folding_changes_nothing(backbone: Backbone, tmp_path: Path) -> None:
+    nothing = OffsetPredictor.for_unet(backbone.unet, "none")
+    assert not list(nothing.parameters())
+    before = {name: tensor.clone() for name, tensor in backbone.unet.state_dict().items()}
+    set_offsets(backbone.unet, nothing())
+    save_offsets(nothing(), tmp_path / "offsets.safetensors")
+    fold(backbone.unet, load_offsets(tmp_path / "offsets.safetensors"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.unet.state_dict().items())

@@ -278,6 +278,7 @@ OPTIONS = {
     ],
     "offloaded optimizer": ["--pretrain.offload_optimizer", "true"],
     "direct offsets": ["--pretrain.offsets", "direct"],
+    "no offsets, no maps": ["--pretrain.offsets", "none", "--pretrain.encoder_sees", "no maps"],
     "averaged weights": ["--pretrain.average", "0.9"],
     "compiled": ["--pretrain.compile", "true", "--pretrain.gradient_checkpointing", "false"],
     "profiled": ["--profile", "true", "--pretrain.steps", "5"],
