@@ -1,0 +1,72 @@
+"""The rival methods by command, from pictures to pictures, and their concepts' way to diffusers' files and back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from data_prep.faces import Identity, Scene, draw
+from encoder.methods import METHODS
+
+RELEASE = Path(__file__).parents[2] / "models" / "faces"
+E4T = Callable[..., tuple[int, str, str]]
+QUICK = ("--steps", "1", "--batch_size", "1", "--prior_pictures", "0")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    person = Identity(head="afro", hair="blue", skin="tan", beard="none", accessory="none")
+    paths = []
+    for expression in ("smiling", "angry"):
+        paths.append(tmp_path / f"{expression}.png")
+        draw(person, Scene(expression=expression, clothes="red", background="navy")).save(paths[-1])
+    return paths
+
+
+def painted(e4t: E4T, concept: Path, folder: Path) -> Image.Image:
+    words = ("--prompt", "a portrait of a *s", "--count", "1", "--steps", "2")
+    code, _, err = e4t("generate", "--release", RELEASE, "--concept", concept, "--output", folder, *words)
+    assert code == 0, err
+    return Image.open(folder / "0000.png")
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "pivotal"])
+def test_a_method_tunes_on_several_pictures_and_paints(
+    e4t: E4T, images: list[Path], tmp_path: Path, method: str
+) -> None:
+    concept = tmp_path / "concept"
+    asked = ("--method", method, "--image", *images, "--output", concept, *QUICK)
+    code, _, err = e4t("tune", "--release", RELEASE, *asked)
+    assert code == 0, err
+    assert painted(e4t, concept, tmp_path / "made").size == (64, 64)
+
+
+def test_pivotal_tuning_goes_on_from_a_learned_word(e4t: E4T, images: list[Path], tmp_path: Path) -> None:
+    word, both = tmp_path / "word", tmp_path / "both"
+    for method, output, start in (("textual-inversion", word, ()), ("pivotal", both, ("--start", word))):
+        asked = ("--method", method, "--image", images[0], "--output", output, *start, *QUICK)
+        code, _, err = e4t("tune", "--release", RELEASE, *asked)
+        assert code == 0, err
+    assert painted(e4t, both, tmp_path / "made").size == (64, 64)
+
+
+def test_a_learned_word_goes_to_diffusers_files_and_back(e4t: E4T, images: list[Path], tmp_path: Path) -> None:
+    word, files, back = tmp_path / "word", tmp_path / "files", tmp_path / "back"
+    commands = (
+        ("tune", "--release", RELEASE, "--method", "textual-inversion", "--image", images[0], "--output", word, *QUICK),
+        ("export", "--concept", word, "--output", files),
+        ("import", "--folder", files, "--release", RELEASE, "--output", back),
+    )
+    for command in commands:
+        code, _, err = e4t(*command)
+        assert code == 0, err
+    first, second = painted(e4t, word, tmp_path / "a"), painted(e4t, back, tmp_path / "b")
+    assert ImageChops.difference(first, second).getbbox() is None
+
+
+def test_what_diffusers_cannot_hold_is_said_in_one_line(e4t: E4T, images: list[Path], tmp_path: Path) -> None:
+    concept = tmp_path / "concept"
+    assert e4t("tune", "--release", RELEASE, "--image", images[0], "--output", concept, *QUICK)[0] == 0
+    code, _, err = e4t("export", "--concept", concept, "--output", tmp_path / "files")
+    assert (code, err.count("\n"), "domain encoder speaks" in err) == (1, 1, True)
