@@ -29,6 +29,8 @@ DOMAIN_WORD = "person"
 BEARD_SHARE, ACCESSORY_SHARE = 0.4, 0.45
 SCALES = (0.92, 1.08)
 SHIFT_PERCENT = 5.0
+DRAWN = "faces.json"
+"""The file that says how a set was drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,8 +206,8 @@ def draw_faces(config: FacesConfig, *, workers: int = 2, on_identity: Callable[[
     Raises ConfigError if the folder holds a set that was drawn with another configuration.
     """
     output = Path(config.output)
-    if (output / "faces.json").exists():
-        if json.loads((output / "faces.json").read_text()) != asdict(config):
+    if (output / DRAWN).exists():
+        if json.loads((output / DRAWN).read_text()) != asdict(config):
             raise ConfigError(
                 f"{output} holds faces of another configuration (see its faces.json); give another output or delete it"
             )
@@ -220,7 +222,7 @@ def draw_faces(config: FacesConfig, *, workers: int = 2, on_identity: Callable[[
         for done, _ in enumerate(pool.map(partial(_draw_identity, partial_folder, config), people, chunksize=16), 1):
             if on_identity:
                 on_identity(done, len(people))
-    (partial_folder / "faces.json").write_text(json.dumps(asdict(config), indent=2))
+    (partial_folder / DRAWN).write_text(json.dumps(asdict(config), indent=2))
     partial_folder.rename(output)
     return output
 

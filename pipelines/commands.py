@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from data_prep.config import PrepareConfig
+from data_prep.emoji import EmojiConfig, lay_out_emoji
 from data_prep.faces import FacesConfig, draw_faces
 from data_prep.files import write_whole
 from data_prep.manifest import verify
@@ -52,6 +53,14 @@ def faces(arguments: Namespace, _: list[str]) -> None:
     with Bar("drawing faces") as bar:
         draw_faces(config, on_identity=bar)
     console.print(f"faces: {config.output}")
+
+
+def emoji(arguments: Namespace, _: list[str]) -> None:
+    """Lay out a second domain: emoji of two houses, from the packages that npm pack fetches."""
+    config = _settings(EmojiConfig, arguments)
+    with Bar("laying out emoji") as bar:
+        lay_out_emoji(config, on_emoji=bar)
+    console.print(f"emoji: {config.output}")
 
 
 def prepare(arguments: Namespace, _: list[str]) -> int:
@@ -307,6 +316,7 @@ Command = Callable[[Namespace, list[str]], int | None]
 COMMANDS: dict[str, tuple[Describe, Command]] = {
     "quickstart": (partial(options.ranks, nproc=2), quickstart),
     "faces": (options.faces, faces),
+    "emoji": (options.emoji, emoji),
     "base": (options.base, base),
     "prepare": (options.prepare, prepare),
     "cache": (options.cache, cache),

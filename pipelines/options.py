@@ -7,6 +7,7 @@ from typing import Optional
 from jsonargparse import ArgumentParser
 
 from data_prep.config import PrepareConfig
+from data_prep.emoji import EmojiConfig
 from data_prep.faces import FacesConfig
 from encoder.config import Precision, TuneConfig
 from encoder.methods import METHODS
@@ -22,6 +23,11 @@ def _takes_recipe(parser: ArgumentParser) -> None:
 def faces(parser: ArgumentParser) -> None:
     """Of drawing the faces."""
     parser.add_class_arguments(FacesConfig, as_group=False)
+
+
+def emoji(parser: ArgumentParser) -> None:
+    """Of laying out emoji."""
+    parser.add_class_arguments(EmojiConfig, as_group=False)
 
 
 def base(parser: ArgumentParser) -> None:

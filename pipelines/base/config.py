@@ -25,8 +25,11 @@ class Budget:
 class BaseConfig:
     """What ``e4t base`` trains."""
 
-    faces: str = "data/faces"
-    """Folder drawn by ``e4t faces``; only its train identities are used."""
+    pictures: str = "data/faces"
+    """Folder with a folder for each concept, as ``e4t faces`` and ``e4t emoji`` leave them: pictures with a .txt (what
+    of it is not the concept) and a .captions.txt (complete; the concept alone; partial). Train concepts are used."""
+    domain_word: str = "person"
+    """What captions call any concept."""
     output: str = "models/base"
     """Folder in the layout that StableDiffusionPipeline opens, plus ``clip/``."""
     parts: tuple[Literal["autoencoder", "clip", "attributes", "recogniser", "diffusion"], ...] = (
@@ -36,7 +39,8 @@ class BaseConfig:
         "recogniser",
         "diffusion",
     )
-    """What is trained, in this order, each from what the folder holds of it already; later parts use earlier ones."""
+    """What is trained, in this order, each from what the folder holds of it already; later parts use earlier ones.
+    ``attributes`` and ``recogniser`` are of drawn faces alone."""
     resolution: int = 64
     text_length: int = 40
     """Tokens of a prompt, start and end included."""

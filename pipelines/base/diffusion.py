@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from data_prep.faces import Identity, Scene, draw
+from data_prep.faces import DRAWN, Identity, Scene, draw
 from data_prep.vocabulary import EXPRESSIONS
 from pipelines.base.config import BaseConfig
 from pipelines.base.loop import halved, train
@@ -82,7 +82,8 @@ def train_diffusion(config: BaseConfig, pictures: Pictures, tokenizer: CLIPToken
     )
     pictures = pictures.slice(accelerator.process_index, accelerator.num_processes)
     latents = encode(vae, pictures)
-    weight = face_weight(latents.mean.shape[-1], config.resolution)
+    drawn_faces = (Path(config.pictures) / DRAWN).exists()
+    weight = face_weight(latents.mean.shape[-1], config.resolution) if drawn_faces else torch.ones(())
     torch.manual_seed(config.seed + accelerator.process_index)
 
     def save(ema: nn.Module) -> None:

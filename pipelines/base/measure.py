@@ -16,13 +16,14 @@ from data_prep.files import write_whole
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig
 from encoder.metrics import ClipScorer, Recogniser
 from encoder.pipeline import E4TPipeline
-from pipelines.attributes import IDENTITY, SCENE, AttributeReader, truth
+from pipelines.attributes import FILE, IDENTITY, SCENE, AttributeReader, truth
 from pipelines.base.attributes import labels
 from pipelines.base.config import BaseConfig
 from pipelines.base.pictures import Pictures, load_split
 from pipelines.base.recogniser import FOLDER, recall
 from pipelines.sampling import labelled_grid
 
+GRID = "grid.png"
 GALLERY = 500
 """Captions among which a picture's own must be found."""
 
@@ -30,18 +31,22 @@ GALLERY = 500
 def measure(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
     """Measure, write ``report.json`` and ``grid.png`` into the base's folder, and return the report."""
     output = Path(config.output)
-    pictures = load_split(Path(config.faces), "test")
+    pictures = load_split(Path(config.pictures), "test")
     scorer = ClipScorer(str(output / "clip"))
     features = torch.cat([scorer.pictures(pictures.images(rows)) for rows in torch.arange(len(pictures)).split(256)])
     report = {
         "test_identities": len(set(pictures.identities)),
-        "recogniser": recall(Recogniser(str(output / FOLDER)), pictures),
         "vae_psnr_db": psnr(AutoencoderKL.from_pretrained(output / "vae").eval(), pictures),
         "clip_retrieval": retrieval(scorer, pictures, features),
         "clip_identity_auc": identity_auc(features, pictures.identities),
-        "attribute_reader_accuracy": reader_accuracy(AttributeReader.load(output), pictures),
-        "base_obeys_prompts": obedience(config, sample, output / "grid.png"),
     }
+    if (output / FOLDER).exists():
+        report["recogniser"] = recall(Recogniser(str(output / FOLDER)), pictures)
+    if (output / FILE).exists():
+        report["attribute_reader_accuracy"] = reader_accuracy(AttributeReader.load(output), pictures)
+        report["base_obeys_prompts"] = obedience(config, sample, output / GRID)
+    else:
+        paint_captions(config, sample, pictures, output / GRID)
     write_whole(output / "report.json", json.dumps(report, indent=1) + "\n")
     return report
 
@@ -101,7 +106,9 @@ def obedience(config: BaseConfig, sample: SampleConfig, grid: Path, count: int =
     ]
     half = count // 2
     prompts[:half] = [scene.caption() for scene in scenes[:half]]
-    pipe = E4TPipeline.untrained(BackboneConfig(model=config.output), ConditioningConfig(domain_word="person"))
+    pipe = E4TPipeline.untrained(
+        BackboneConfig(model=config.output), ConditioningConfig(domain_word=config.domain_word)
+    )
     images: list[Image.Image] = []
     for start in range(0, count, 32):
         latents = pipe.sample(prompts[start : start + 32], sample, seed=start)
@@ -114,6 +121,16 @@ def obedience(config: BaseConfig, sample: SampleConfig, grid: Path, count: int =
         name: sum(r[name] == k[name] for r, k in zip(read[half:], known[half:], strict=True)) / half
         for name in IDENTITY
     }
+
+
+def paint_captions(config: BaseConfig, sample: SampleConfig, pictures: Pictures, grid: Path, count: int = 12) -> None:
+    """Paint the complete captions of some test pictures, as they come."""
+    rows = torch.linspace(0, len(pictures) - 1, count).long().tolist()
+    prompts = [pictures.captions[row][1] for row in rows]
+    pipe = E4TPipeline.untrained(
+        BackboneConfig(model=config.output), ConditioningConfig(domain_word=config.domain_word)
+    )
+    _captioned(pipe.to_images(pipe.sample(prompts, sample, seed=0)), prompts, columns=6).save(grid)
 
 
 def _grid(images: list[Image.Image], prompts: list[str], columns: int = 6) -> Image.Image:

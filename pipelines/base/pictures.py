@@ -1,4 +1,4 @@
-"""The train identities' pictures and captions, in memory."""
+"""The pictures and captions of a split's concepts, in memory."""
 
 import random
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from encoder.errors import ConfigError
 
 @dataclass(frozen=True)
 class Pictures:
-    """A split of the drawn faces."""
+    """A split."""
 
     pixels: Tensor
     """(N, 3, H, W) uint8."""
@@ -43,16 +43,16 @@ class Pictures:
         return Pictures(self.pixels[rank::world], self.captions[rank::world], self.identities[rank::world])
 
 
-def load_split(faces: Path, split: str) -> Pictures:
-    """Read the pictures of every identity that falls into ``split``."""
-    if not (faces / "faces.json").exists():
-        raise ConfigError(f"{faces} holds no drawn faces; run `e4t faces --output {faces}` first")
+def load_split(folder: Path, split: str) -> Pictures:
+    """Read the pictures of every concept that falls into ``split``. Raises ConfigError if there are none."""
     paths = [
         path
-        for folder in sorted(faces.iterdir())
-        if folder.is_dir() and split_of(folder.name, SplitFractions()) == split
-        for path in sorted(folder.glob("*.png"))
+        for concept in (sorted(folder.iterdir()) if folder.exists() else [])
+        if concept.is_dir() and split_of(concept.name, SplitFractions()) == split
+        for path in sorted(concept.glob("*.png"))
     ]
+    if not paths:
+        raise ConfigError(f"{folder} holds no {split} concepts; run `e4t faces --output {folder}` or `e4t emoji` first")
     pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
     captions = [
         [

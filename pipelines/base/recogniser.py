@@ -63,7 +63,7 @@ def train_recogniser(config: BaseConfig, accelerator: Accelerator) -> None:
 def strangers(config: BaseConfig) -> Pictures:
     """Train people of ``recogniser_faces`` whom the base has not seen."""
     pictures = load_split(Path(config.recogniser_faces), "train")
-    seen = {folder.name for folder in Path(config.faces).iterdir()}
+    seen = {folder.name for folder in Path(config.pictures).iterdir()}
     new = torch.tensor([name not in seen for name in pictures.identities])
     if not new.any():
         raise ConfigError(f"{config.recogniser_faces} holds the base's own people; draw others with another --seed")

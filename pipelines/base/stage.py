@@ -38,7 +38,7 @@ def train_base(config: BaseConfig, arguments: list[str]) -> int:
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()
-    pictures = load_split(Path(config.faces), "train")
+    pictures = load_split(Path(config.pictures), "train")
     tokenizer = _tokenizer(config, pictures)
     trainings: dict[str, Callable[[], None]] = {
         "autoencoder": lambda: train_autoencoder(config, pictures, accelerator),

@@ -24,18 +24,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> BaseConfig:
     draw_faces(FacesConfig(output=faces, identities=12, pictures=1, seed=0))
     draw_faces(FacesConfig(output=others, identities=12, pictures=2, seed=1))
     budget = Budget(minutes=0.05, batch_size=4, learning_rate=1e-3)
-    return BaseConfig(faces=faces, recogniser_faces=others, output=str(folder / "base"), recogniser=budget)
+    return BaseConfig(pictures=faces, recogniser_faces=others, output=str(folder / "base"), recogniser=budget)
 
 
 def test_it_is_trained_on_train_people_that_the_base_has_not_seen(config: BaseConfig) -> None:
     names = set(strangers(config).identities)
     assert names
     assert all(split_of(name, SplitFractions()) == "train" for name in names)
-    assert not names & {folder.name for folder in Path(config.faces).iterdir()}
+    assert not names & {folder.name for folder in Path(config.pictures).iterdir()}
 
 
 def test_the_bases_own_people_are_refused(config: BaseConfig) -> None:
-    same = BaseConfig(faces=config.faces, recogniser_faces=config.faces)
+    same = BaseConfig(pictures=config.pictures, recogniser_faces=config.pictures)
     with pytest.raises(ConfigError, match="another --seed"):
         strangers(same)
 
