@@ -70,10 +70,10 @@ def test_the_offsets_learn_as_the_encoder_does_unless_told_otherwise() -> None:
 def test_every_recipe_that_ships_is_named_after_its_file_and_accepted(path: Path) -> None:
     from jsonargparse import ArgumentParser
 
-    from pipelines import commands
+    from pipelines import commands, options
 
     parser = ArgumentParser(exit_on_error=False)
-    commands._takes_recipe(parser)
+    options.evaluate(parser)
     recipe = commands._recipe(parser.parse_args(["--recipe", str(path)]))
     assert recipe.name == path.stem
     assert (
