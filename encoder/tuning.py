@@ -100,7 +100,7 @@ class Tuning:
         self._masks = pictures.latent_masks(mean)
         templates = [[template] * len(mean) for template in conditioning.config.templates]
         self._prompts = [pictures.captions] if pictures.captions else templates
-        self._picture = torch.arange(config.batch_size) % len(mean)
+        self._picture = torch.arange(config.batch_size) % len(mean)  # of each row, in turn from step to step
         self._prior = Prior(backbone, conditioning, prior, config) if prior is not None else None
         self._seed = config.seed * SEEDS_APART
         self.trained = Trained(backbone, encoder, config, _first_embedding(conditioning, start))
@@ -120,7 +120,7 @@ class Tuning:
     def step(self) -> Losses:
         """An optimizer step, each copy of a picture with noise, timestep and prompt of its own."""
         seeds = range(self._seed, self._seed + self.config.batch_size)
-        self._seed = seeds.stop
+        self._seed, self._picture = seeds.stop, torch.tensor(seeds) % len(self.encoded.class_tokens)
         shape = self.encoded.posterior.mean.shape[1:]
         draw = Draw.for_samples(seeds, shape, self.backbone.noise_schedule.config.num_train_timesteps)
         choice = (draw.choice * len(self._prompts)).long().tolist()

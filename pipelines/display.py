@@ -1,5 +1,6 @@
 """What a person sees in the terminal."""
 
+import sys
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -12,7 +13,9 @@ from data_prep.status import Status
 if TYPE_CHECKING:
     from pipelines.evaluation.report import Report
 
-console = Console(highlight=False)
+WIDTH_OF_FILES = 120
+"""Columns of what is written to a file or a pipe; a terminal has its own."""
+console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
 
 
 class Bar:
@@ -51,9 +54,11 @@ def status_lines(folder: str, status: Status) -> list[str]:
 
 def report_table(report: "Report") -> Table:
     """An evaluation's report, a row for each system after each number of steps."""
-    table = Table(title="held-out concepts: means (what the columns say: docs/evaluation.md)", box=SIMPLE_HEAD)
-    for name in ("system", "steps", *report.columns, "seconds"):
-        table.add_column(name, justify="left" if name == "system" else "right", overflow="fold")
+    title = "held-out concepts: means (what the columns say: docs/evaluation.md)"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("system", min_width=16, overflow="fold")
+    for name in ("steps", *report.columns, "seconds"):
+        table.add_column(name, justify="right", min_width=5, overflow="fold")
     for row in report.rows:
         means = (f"{estimate.mean:.3f}" for estimate in row.scores.values())
         table.add_row(row.system, str(row.steps), *means, f"{row.seconds.mean:.1f}")

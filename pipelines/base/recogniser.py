@@ -21,6 +21,8 @@ from pipelines.base.pictures import Pictures, load_split, random_batches
 
 FOLDER = "recogniser"
 SCALE, MARGIN = 30.0, 0.35
+MARGIN_STEPS = 2000
+"""Until the whole margin is asked for: with all of it from the start nothing is learned of thousands of people."""
 GALLERY = 200
 """People among whom one must be found by another picture."""
 
@@ -32,6 +34,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.network = network
         self.people = nn.Parameter(torch.randn(people, network.config.hidden_sizes[-1]))
+        self.steps = 0
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Cosines (B, people) of pictures (B, 3, S, S)."""
@@ -71,9 +74,14 @@ def strangers(config: BaseConfig) -> Pictures:
 
 
 def _shape(config: BaseConfig) -> ConvNextConfig:
-    sizes = [48, 96, 192]
+    """Blocks count from the start: ConvNeXt's own layer scale of 1e-6 is for networks of many more."""
     return ConvNextConfig(
-        image_size=config.resolution, patch_size=4, num_stages=3, hidden_sizes=sizes, depths=[1, 2, 1]
+        image_size=config.resolution,
+        patch_size=4,
+        num_stages=3,
+        hidden_sizes=[48, 96, 192],
+        depths=[1, 2, 1],
+        layer_scale_init_value=1.0,
     )
 
 
@@ -81,13 +89,16 @@ def _named(pictures: Pictures, names: list[str], batch_size: int, seed: int) -> 
     place = {name: number for number, name in enumerate(names)}
     people = torch.tensor([place[name] for name in pictures.identities])
     for indices, _ in random_batches(pictures, batch_size, seed):
-        yield pictures.images(indices), people[indices]
+        images, mirrored = pictures.images(indices), torch.rand(batch_size, 1, 1, 1) < 0.5
+        yield torch.where(mirrored, images.flip(-1), images), people[indices]
 
 
 def _losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    assert isinstance(model, Trainee)  # noqa: S101 - narrows the type for mypy
     pixels, people = batch
     cosines = model(pixels)
-    margins = MARGIN * F.one_hot(people, cosines.shape[1])
+    model.steps += 1
+    margins = MARGIN * min(1.0, model.steps / MARGIN_STEPS) * F.one_hot(people, cosines.shape[1])
     loss = F.cross_entropy(SCALE * (cosines - margins), people)
     return {"loss": loss, "top1": (cosines.argmax(1) == people).float().mean()}
 

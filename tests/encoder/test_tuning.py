@@ -113,6 +113,12 @@ def test_loading_and_unloading_a_concept_leaves_the_models_bit_identical(
     assert same(weights(backbone, encoder), before)
 
 
+def test_small_batches_come_to_every_picture(tuned: Tune, pixels: Tensor) -> None:
+    first = torch.cat([pixels[:1], pixels[:1]])
+    both, same = (tuned(Pictures(pixels=shown), batch_size=1, steps=2)[0] for shown in (pixels, first))
+    assert distance(both, same) > 0
+
+
 def test_the_same_seed_gives_the_same_concept(tuned: Tune) -> None:
     assert distance(*(tuned(train=train)[0] for train in ("lora", "lora"))) == 0
     assert distance(tuned()[0], tuned()[0]) == 0
