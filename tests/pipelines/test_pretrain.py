@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from encoder.pipeline import E4TPipeline
+from pipelines.tracking import connect
 
 E4T = Callable[..., tuple[int, str, str]]
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -334,6 +335,8 @@ def test_from_a_run_to_pictures_by_the_commands(
     assert (tmp_path / "evaluation" / "grid.png").exists()
     report = json.loads((tmp_path / "evaluation" / "report.json").read_text())
     truth = report["systems"][-1]
+    version = connect(tmp_path / "runs").get_model_version("small", "1")
+    assert version.tags["evaluate_run_id"]
     assert truth["system"] == "the true pictures"
     assert truth["scores"]["truth"]["mean"] == pytest.approx(1, abs=1e-4)
     assert E4TPipeline.from_pretrained(release).release == "small 1.0.0"
