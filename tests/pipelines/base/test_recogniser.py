@@ -13,8 +13,9 @@ from data_prep.splits import split_of
 from encoder.errors import ConfigError
 from encoder.metrics import Recogniser
 from pipelines.base.config import BaseConfig, Budget
-from pipelines.base.pictures import Pictures
+from pipelines.base.pictures import Pictures, load_split
 from pipelines.base.recogniser import recall, strangers, train_recogniser
+from tests.bases import SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +59,11 @@ def test_recall_is_how_often_the_nearest_is_the_same_person() -> None:
     shown = torch.tensor([red, red, green, green, blue, red], dtype=torch.uint8).view(6, 3, 1, 1)
     people = Pictures(shown, [["a person"]] * 6, ["anna", "anna", "ben", "ben", "carl", "carl"])
     assert recall(ByColour(), people) == {"people": 3.0, "top1": pytest.approx(2 / 3), "top5": 1.0}
+
+
+def test_the_one_that_ships_finds_unseen_people_again(tmp_path: Path) -> None:
+    draw_faces(FacesConfig(output=str(tmp_path / "faces"), identities=800, pictures=2, seed=5))
+    people = load_split(tmp_path / "faces", "test")
+    found = recall(Recogniser(str(SHIPPED / "recogniser")), people)
+    assert found["people"] > 30
+    assert found["top1"] > 0.8
