@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import figures_of
-from benchmarks.processes import peak as host_peak
 from benchmarks.report import deliver
 from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
 from data_prep.config import PrepareConfig
@@ -36,6 +35,7 @@ from encoder.tuning import Pictures, tune
 from pipelines.config import PretrainConfig, Recipe
 from pipelines.devices import DEVICES, GIB, device_named
 from pipelines.domain_model import DomainModel, draws
+from pipelines.meter import host_peak_bytes
 from pipelines.planning.pretraining import plan_pretraining
 from pipelines.planning.tuning import plan_tuning
 
@@ -136,7 +136,7 @@ def settle(device: torch.device) -> None:
 
 def peak(device: torch.device) -> float:
     """The most bytes of the device, or of this process, that were held."""
-    return float(torch.cuda.max_memory_reserved()) if device.type == "cuda" else host_peak()
+    return float(torch.cuda.max_memory_reserved()) if device.type == "cuda" else float(host_peak_bytes())
 
 
 def row(arguments: argparse.Namespace, stage: str, setting: str, batch: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.offsets import largest
-from benchmarks.processes import figures_of, forget_peak, peak
+from benchmarks.processes import figures_of
 from benchmarks.report import deliver
 from benchmarks.rounds import ratio, told
 from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
@@ -39,6 +39,7 @@ from encoder.weight_offsets import MatrixOffset, OffsetPredictor, attention_proj
 from pipelines.config import PretrainConfig
 from pipelines.devices import GIB
 from pipelines.domain_model import DomainModel
+from pipelines.meter import forget_peak, host_peak_bytes
 
 TOLERANCE = 1e-4
 REGULARISER = 0.01
@@ -136,7 +137,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.form:
         loss, seconds = {"ours": ours, "naive": naive}[arguments.form](Case(arguments))
-        print(json.dumps({"loss": loss, "seconds": seconds, "peak": peak()}))
+        print(json.dumps({"loss": loss, "seconds": seconds, "peak": host_peak_bytes()}))
         return 0
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "naive": []}
     for number in range(arguments.rounds):

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.processes import figures_of, peak
+from benchmarks.processes import figures_of
 from benchmarks.report import deliver
 from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
 from data_prep.config import PrepareConfig
@@ -35,6 +35,7 @@ from encoder.tuning import Pictures, tune
 from pipelines.config import PretrainConfig, Recipe
 from pipelines.devices import GIB, device_named
 from pipelines.domain_model import draws
+from pipelines.meter import host_peak_bytes
 from pipelines.planning.tuning import plan_tuning
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -71,12 +72,12 @@ def measure(setting: str, arguments: argparse.Namespace) -> dict[str, float]:
     backbone = outline(made.base, "cpu")
     conditioning = Conditioning.of(backbone, made.conditioning)
     encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, arguments.hidden_width)).requires_grad_(False)
-    pixels, built, began = torch.rand(1, 3, arguments.side, arguments.side), peak(), time.monotonic()
+    pixels, built, began = torch.rand(1, 3, arguments.side, arguments.side), host_peak_bytes(), time.monotonic()
     if setting == "plain":
         plain(made, backbone, encoder, conditioning, pixels)
     else:
         tune(backbone, encoder, conditioning, Pictures(pixels=pixels), made.tune, release="none")
-    return {"built": built, "peak": peak(), "seconds": time.monotonic() - began}
+    return {"built": built, "peak": host_peak_bytes(), "seconds": time.monotonic() - began}
 
 
 def plain(

@@ -9,7 +9,6 @@ import io
 import json
 import random
 import re
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from data_prep.errors import ConfigError, DataError
+from data_prep.files import whole_folder
 
 DOMAIN_WORD = "emoji"
 HOUSES = {"google": "noto", "twitter": "twemoji"}
@@ -84,14 +84,12 @@ def lay_out_emoji(config: EmojiConfig, *, on_emoji: Callable[[int, int], None] |
     for package in config.packages:
         for drawing in drawings(Path(package)):
             emoji.setdefault(drawing.emoji, []).append(drawing)
-    aside = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    for done, (name, drawn) in enumerate(sorted(emoji.items()), 1):
-        _write(aside / name, drawn)
-        if on_emoji:
-            on_emoji(done, len(emoji))
-    (aside / DONE).write_text(json.dumps(asdict(config), indent=2) + "\n")
-    aside.rename(output)
+    with whole_folder(output) as folder:
+        for done, (name, drawn) in enumerate(sorted(emoji.items()), 1):
+            _write(folder / name, drawn)
+            if on_emoji:
+                on_emoji(done, len(emoji))
+        (folder / DONE).write_text(json.dumps(asdict(config), indent=2) + "\n")
     return output
 
 

@@ -10,7 +10,6 @@ import io
 import json
 import random
 import re
-import shutil
 from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from dicebear import Avatar, Style
 from PIL import Image
 
 from data_prep.errors import ConfigError, DataError
+from data_prep.files import whole_folder
 from data_prep.vocabulary import ACCESSORIES, BACKGROUNDS, BEARDS, CLOTHES, EXPRESSIONS, HAIR, HEADS, SKINS
 
 DOMAIN_WORD = "person"
@@ -214,16 +214,12 @@ def draw_faces(config: FacesConfig, *, workers: int = 2, on_identity: Callable[[
         return output
     if output.exists():
         raise ConfigError(f"{output} exists and was not drawn by e4t; give another faces.output")
-    partial_folder = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
     people = identities(config)
-    with ProcessPoolExecutor(workers) as pool:
-        for done, _ in enumerate(pool.map(partial(_draw_identity, partial_folder, config), people, chunksize=16), 1):
+    with whole_folder(output) as folder, ProcessPoolExecutor(workers) as pool:
+        for done, _ in enumerate(pool.map(partial(_draw_identity, folder, config), people, chunksize=16), 1):
             if on_identity:
                 on_identity(done, len(people))
-    (partial_folder / DRAWN).write_text(json.dumps(asdict(config), indent=2))
-    partial_folder.rename(output)
+        (folder / DRAWN).write_text(json.dumps(asdict(config), indent=2))
     return output
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
@@ -38,6 +39,17 @@ def write_whole(path: Path, data: bytes | str) -> None:
     """Write a file that appears under its name only when it is whole."""
     with whole_file(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def whole_folder(place: Path) -> Iterator[Path]:
+    """A folder to fill that appears as ``place`` when the block has ended well; an earlier one is replaced then."""
+    aside = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    shutil.rmtree(place, ignore_errors=True)
+    aside.rename(place)
 
 
 def sha256_of(path: Path) -> str:

@@ -5,7 +5,7 @@ Defaults are those of public recipes for Stable Diffusion 1.x: E4T's own (arXiv 
 embedding first and then the weights around it, the steps and batch of cloneofsimo/lora with DreamBooth's learning rate.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 from encoder.config import TuneConfig
 
@@ -40,4 +40,3 @@ METHODS: dict[MethodName, TuneConfig] = {
         learning_rate=5.0e-6,
     ),
 }
-NAMES: tuple[MethodName, ...] = get_args(MethodName)

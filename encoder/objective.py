@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from encoder.backbone import Backbone
+from encoder.backbone import Backbone, Posterior
 from encoder.conditioning import Conditioning
 from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError
@@ -30,6 +30,15 @@ class Draw:
 
     def __getitem__(self, rows: slice) -> "Draw":
         return Draw(self.posterior[rows], self.noise[rows], self.timesteps[rows], self.choice[rows])
+
+    def noised(self, posterior: Posterior) -> dict[str, Tensor]:
+        """What a loss takes of pictures with this posterior: ``latents``, ``noise``, ``timesteps``, on its device."""
+        mean, std = posterior
+        return {
+            "latents": mean + std * self.posterior.to(mean),
+            "noise": self.noise.to(mean),
+            "timesteps": self.timesteps.to(mean.device),
+        }
 
     @classmethod
     def for_samples(cls, seeds: Sequence[int], latent_shape: Sequence[int], steps: int) -> "Draw":

@@ -96,7 +96,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
             backbone,
             encoder.to(device).requires_grad_(False).eval(),
             Conditioning.of(backbone, conditioning),
-            release=f"{opened.name} {opened.version}",
+            release=opened.identity,
             resolution=opened.resolution,
             tune_config=TuneConfig(**opened.tuning),
             sample_config=sampling,
@@ -199,8 +199,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         return made
 
     def _stacked(self, images: Sequence[Image.Image]) -> Tensor:
-        """(N, 3, S, S) in [-1, 1]."""
-        return torch.cat([self.pixels(image) for image in images])
+        """As ``pixels``, of several: (N, 3, S, S)."""
+        return stacked(images, self.resolution).to(self.backbone.device)
 
     def _masks(self, mask: Mask | Sequence[Mask] | None, images: Sequence[Image.Image]) -> Tensor | None:
         """(N, 1, S, S) in [0, 1]."""
@@ -301,6 +301,11 @@ def to_pixels(image: Image.Image, size: int) -> Tensor:
     if side != size:
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def stacked(images: Sequence[Image.Image], size: int) -> Tensor:
+    """Pictures as (N, 3, size, size) in [-1, 1]."""
+    return torch.cat([to_pixels(image, size) for image in images])
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from encoder.backbone import Backbone
+from encoder.backbone import Backbone, Posterior
 from encoder.conditioning import Conditioning
 from encoder.config import PLACEHOLDER, SEEDS_APART, TuneConfig
 from encoder.objective import Draw, diffusion_loss
@@ -18,23 +18,21 @@ class Prior:
     def __init__(self, backbone: Backbone, conditioning: Conditioning, pixels: Tensor, config: TuneConfig) -> None:
         """Look at pictures (N, 3, H, W) in [-1, 1] once."""
         posteriors = [backbone.posterior(some) for some in pixels.split(config.micro_batch_size)]
-        self._mean, self._std = (torch.cat(moment) for moment in zip(*posteriors, strict=True))
+        self._posterior = Posterior(*(torch.cat(moment) for moment in zip(*posteriors, strict=True)))
         self._backbone, self._conditioning = backbone, conditioning
+        self._prompt = conditioning.tokenize([domain_prompt(conditioning)])
         self._seed = config.seed * SEEDS_APART + SEEDS_BEYOND
 
     def loss(self, count: int) -> Tensor:
         """Of the next ``count`` samples, a scalar."""
         seeds = range(self._seed, self._seed + count)
         self._seed = seeds.stop
-        draw = Draw.for_samples(seeds, self._mean.shape[1:], self._backbone.noise_schedule.config.num_train_timesteps)
-        picture = torch.tensor(seeds) % len(self._mean)
-        prompts = self._conditioning.tokenize([domain_prompt(self._conditioning)] * count)
+        pictures, *shape = self._posterior.mean.shape
+        draw = Draw.for_samples(seeds, shape, self._backbone.noise_schedule.config.num_train_timesteps)
+        picture = torch.tensor(seeds) % pictures
+        text = self._conditioning.states(self._prompt).expand(count)  # one prompt: the text encoder runs once
         return diffusion_loss(
-            self._backbone,
-            self._conditioning.states(prompts),
-            latents=self._mean[picture] + self._std[picture] * draw.posterior.to(self._mean),
-            noise=draw.noise.to(self._mean),
-            timesteps=draw.timesteps.to(self._mean.device),
+            self._backbone, text, **draw.noised(Posterior(*(each[picture] for each in self._posterior)))
         )
 
 

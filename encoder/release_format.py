@@ -53,6 +53,11 @@ class Release:
         return cls(folder=folder, encoder_config=encoder_config, resolution=index.get("resolution"), **fields)
 
     @property
+    def identity(self) -> str:
+        """Name and version: what a concept says that it was tuned on."""
+        return f"{self.name} {self.version}"
+
+    @property
     def offsets(self) -> Path:
         """The collapsed weight offsets' file."""
         return self.folder / OFFSETS / WEIGHTS

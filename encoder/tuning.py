@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from encoder.backbone import Backbone
+from encoder.backbone import Backbone, Posterior
 from encoder.concept import Concept
 from encoder.conditioning import Conditioning
 from encoder.config import SEEDS_APART, TuneConfig
@@ -100,7 +99,6 @@ class Tuning:
         self._masks = pictures.latent_masks(mean)
         templates = [[template] * len(mean) for template in conditioning.config.templates]
         self._prompts = [pictures.captions] if pictures.captions else templates
-        self._picture = torch.arange(config.batch_size) % len(mean)  # of each row, in turn from step to step
         self._prior = Prior(backbone, conditioning, prior, config) if prior is not None else None
         self._seed = config.seed * SEEDS_APART
         self.trained = Trained(backbone, encoder, config, _first_embedding(conditioning, start))
@@ -119,15 +117,26 @@ class Tuning:
 
     def step(self) -> Losses:
         """An optimizer step, each copy of a picture with noise, timestep and prompt of its own."""
-        seeds = range(self._seed, self._seed + self.config.batch_size)
-        self._seed, self._picture = seeds.stop, torch.tensor(seeds) % len(self.encoded.class_tokens)
         shape = self.encoded.posterior.mean.shape[1:]
-        draw = Draw.for_samples(seeds, shape, self.backbone.noise_schedule.config.num_train_timesteps)
+        draw = Draw.for_samples(self._seeds, shape, self.backbone.noise_schedule.config.num_train_timesteps)
         choice = (draw.choice * len(self._prompts)).long().tolist()
         pairs = zip(choice, self._picture.tolist(), strict=True)
         prompts = [self._prompts[c][picture] for c, picture in pairs]
         word = Identifier(self.config.identifier) if self.config.word == "identifier" else None
-        return self.learn(draw, self.conditioning.tokenize(spoken(prompts, word, self.conditioning.config.domain_word)))
+        words = spoken(prompts, word, self.conditioning.config.domain_word)
+        losses = self.learn(draw, self.conditioning.tokenize(words))
+        self._seed = self._seeds.stop
+        return losses
+
+    @property
+    def _seeds(self) -> range:
+        """Of the step's samples."""
+        return range(self._seed, self._seed + self.config.batch_size)
+
+    @property
+    def _picture(self) -> Tensor:
+        """(B,) which picture each sample is of: in turn, from step to step."""
+        return torch.tensor(self._seeds) % len(self.encoded.class_tokens)
 
     def learn(self, draw: Draw, prompts: Prompts) -> Losses:
         """Step with what was drawn, in micro-batches; gives the losses of the batch."""
@@ -145,19 +154,21 @@ class Tuning:
     def losses(self, rows: slice, draw: Draw, prompts: Prompts) -> Losses:
         """Of some rows of the batch."""
         picture, draw, prompts = self._picture[rows], draw[rows], prompts[rows]
-        mean, std = (moment[picture] for moment in self.encoded.posterior)
-        noised: dict[str, Any] = {
-            "latents": mean + std * draw.posterior.to(mean),
-            "noise": draw.noise.to(mean),
-            "timesteps": draw.timesteps.to(mean.device),
-            "mask": None if self._masks is None else self._masks[picture],
-        }
+        noised = draw.noised(Posterior(*(moment[picture] for moment in self.encoded.posterior)))
+        mask = None if self._masks is None else self._masks[picture]
         if self.config.word == "encoder":
-            tokens, weight = self.encoded.class_tokens[picture], self.config.regulariser
-            models = (self.backbone, self.encoder, self.conditioning)
-            return domain_tuning_loss(*models, class_tokens=tokens, prompts=prompts, regulariser=weight, **noised)
-        words = self.trained.embedding.expand(len(mean), -1) if self.config.word == "embedding" else None
-        loss = diffusion_loss(self.backbone, self.conditioning.states(prompts, words), **noised)
+            return domain_tuning_loss(
+                self.backbone,
+                self.encoder,
+                self.conditioning,
+                class_tokens=self.encoded.class_tokens[picture],
+                prompts=prompts,
+                regulariser=self.config.regulariser,
+                mask=mask,
+                **noised,
+            )
+        words = self.trained.embedding.expand(len(picture), -1) if self.config.word == "embedding" else None
+        loss = diffusion_loss(self.backbone, self.conditioning.states(prompts, words), mask=mask, **noised)
         return Losses(loss, loss, torch.zeros_like(loss))
 
     def concept(self, release: str, step: int) -> Concept:

@@ -12,8 +12,8 @@ from encoder.features import Encoded, encode_pictures
 from pipelines.config import Recipe
 
 
-def cache(recipe: Recipe, watch: Callable[[int, int], None] | None = None) -> None:
-    """Be one rank: compute what is missing of this rank's shards."""
+def cache(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], None] | None = None) -> None:
+    """Be one rank: compute what is missing of every ``world``-th shard from ``rank`` on."""
     backbone = Backbone.load(recipe.base, _device())
     dtype = getattr(torch, recipe.cache.dtype)
 
@@ -26,8 +26,8 @@ def cache(recipe: Recipe, watch: Callable[[int, int], None] | None = None) -> No
             recipe.cache.folder,
             purpose(recipe, backbone),
             compute,
-            rank=int(os.environ.get("RANK", "0")),
-            world=int(os.environ.get("WORLD_SIZE", "1")),
+            rank=rank,
+            world=world,
             batch_size=recipe.cache.batch_size,
             watch=watch,
         )

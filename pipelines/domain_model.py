@@ -32,18 +32,14 @@ class DomainModel(nn.Module):
         """Losses of a micro-batch; the offsets are evaluated once, for both passes."""
         backbone, conditioning = self._frozen
         set_offsets(backbone.unet, self.offsets())
-        posterior = pictures.posterior
-        latents = posterior.mean + posterior.std * draw.posterior.to(posterior.mean)
         return domain_tuning_loss(
             backbone,
             self.encoder,
             conditioning,
-            latents=latents,
             class_tokens=pictures.class_tokens,
             prompts=prompts,
-            noise=draw.noise.to(latents),
-            timesteps=draw.timesteps.to(latents.device),
             regulariser=regulariser,
+            **draw.noised(pictures.posterior),
         )
 
 

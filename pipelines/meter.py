@@ -1,5 +1,6 @@
 """What a training run says of itself: mean losses, speed, where the time went, memory."""
 
+import re
 import resource
 import time
 from collections.abc import Iterator
@@ -66,14 +67,23 @@ def summarise(ranks: list[list[float]], batch_size: int, teraflops: float, devic
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held: on the device, or here if there is none."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+    """The most memory that this process has held: on the device, or of the host if there is none."""
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else host_peak_bytes()
+
+
+def host_peak_bytes() -> int:
+    """The most of the host's memory that this process has held.
+
+    Linux' own count is read where there is one: getrusage begins with the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.exists() else ""):
+        return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def forget_peak() -> None:
-    """Let ``peak_bytes`` begin anew, where the system can."""
+    """Let the peaks begin anew from what is held now, where the system can."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):

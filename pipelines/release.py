@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from data_prep.files import whole_folder
 from data_prep.manifest import Manifest
 from encoder.backbone import Backbone
 from encoder.config import PLACEHOLDER
@@ -53,29 +54,26 @@ def make_release(recipe: Recipe, output: Path, version: str) -> Release:
     checkpoint = Checkpoints(recipe.folder / "checkpoints", recipe.pretrain.keep).newest()
     if checkpoint is None:
         raise RunError(f"{recipe.folder} has no complete checkpoint; run `e4t pretrain` first")
-    aside = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    for part in (ENCODER, OFFSETS):
-        (aside / part).mkdir(parents=True)
-    _weights(best_weights(checkpoint), aside)
     width, sees = recipe.pretrain.hidden_width, recipe.pretrain.encoder_sees
     encoder_config = DomainEncoderConfig.for_backbone(Backbone.load(recipe.base), width, sees)
-    _json(aside / ENCODER / CONFIG, asdict(encoder_config))
-    _json(aside / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
-    _json(aside / INDEX, _index(recipe, output, version))
     provenance = _provenance(recipe, checkpoint)
-    _json(aside / PROVENANCE, provenance)
     grids = sorted((recipe.folder / "samples").glob("*.png"))
-    if grids:
-        shutil.copy(grids[-1], aside / SAMPLES)
-    (aside / "README.md").write_text(_card(recipe, output, version, provenance, pictured=bool(grids)))
-    aside.rename(output)
+    with whole_folder(output) as folder:
+        _weights(best_weights(checkpoint), folder)
+        _json(folder / ENCODER / CONFIG, asdict(encoder_config))
+        _json(folder / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
+        _json(folder / INDEX, _index(recipe, output, version))
+        _json(folder / PROVENANCE, provenance)
+        if grids:
+            shutil.copy(grids[-1], folder / SAMPLES)
+        (folder / "README.md").write_text(_card(recipe, output, version, provenance, pictured=bool(grids)))
     return Release.open(output)
 
 
-def _weights(trained: Path, aside: Path) -> None:
-    shutil.copyfile(trained / saved_state.ENCODER, aside / ENCODER / WEIGHTS)
-    shutil.copyfile(trained / saved_state.OFFSETS, aside / OFFSETS / WEIGHTS)
+def _weights(trained: Path, folder: Path) -> None:
+    for part, file in ((ENCODER, saved_state.ENCODER), (OFFSETS, saved_state.OFFSETS)):
+        (folder / part).mkdir()
+        shutil.copyfile(trained / file, folder / part / WEIGHTS)
 
 
 def _index(recipe: Recipe, output: Path, version: str) -> dict[str, Any]:

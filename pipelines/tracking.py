@@ -145,7 +145,7 @@ class Tracker:
     def _deliver(self, client: "MlflowClient", entries: list[dict[str, Any]]) -> None:
         """Send entries, all metrics at once; one that the tracker will never take is left out with a warning."""
         metrics = [metric for entry in entries if entry["kind"] == "metrics" for metric in entry["what"]]
-        sends: list[tuple[Send, Any]] = [(_send_metrics, metrics)] if metrics else []
+        sends: list[tuple[Send, Any]] = [(send_metrics, metrics)] if metrics else []
         sends += [(_SENDERS[entry["kind"]], entry["what"]) for entry in entries if entry["kind"] != "metrics"]
         for send, what in sends:
             try:
@@ -195,7 +195,8 @@ def _send_tags(client: "MlflowClient", run_id: str, values: dict[str, str]) -> N
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
 
 
-def _send_metrics(client: "MlflowClient", run_id: str, values: list[list[Any]]) -> None:
+def send_metrics(client: "MlflowClient", run_id: str, values: list[list[Any]]) -> None:
+    """Log metrics, each a name, value, time in ms and step, in batches as large as MLflow takes."""
     from mlflow.entities import Metric
 
     for start in range(0, len(values), METRICS_A_CALL):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipelines.base.config import BaseConfig
-from pipelines.base.loop import halved, train
+from pipelines.base.loop import begin_as, halved, train
 from pipelines.base.pictures import Pictures, random_batches
 
 CROP = 32
@@ -24,6 +24,8 @@ def train_autoencoder(config: BaseConfig, pictures: Pictures, accelerator: Accel
     torch.manual_seed(config.seed)
     folder = Path(config.output) / "vae"
     model = AutoencoderKL.from_pretrained(folder) if folder.exists() else _new_autoencoder(config)
+    if config.start and not folder.exists():
+        begin_as(model, AutoencoderKL.from_pretrained(config.start, subfolder="vae"))
 
     def save(ema: nn.Module) -> None:
         assert isinstance(ema, AutoencoderKL)  # noqa: S101 - narrows the type for mypy

@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 from encoder.backbone import CLIP_MEAN, CLIP_STD, clip_input
 from pipelines.base.config import BaseConfig
-from pipelines.base.loop import halved, train
+from pipelines.base.loop import begin_as, halved, train
 from pipelines.base.pictures import Pictures, random_batches
 
 CAPTION_WEIGHTS = (3, 2, 3, 3)
@@ -29,6 +29,8 @@ def train_clip(config: BaseConfig, pictures: Pictures, tokenizer: CLIPTokenizer,
     model = (
         CLIPModel.from_pretrained(folder, dtype=torch.float32) if known else CLIPModel(_clip_config(config, tokenizer))
     )
+    if config.start and not known:
+        begin_as(model, CLIPModel.from_pretrained(config.start, subfolder="clip", dtype=torch.float32))
     tokenizer.save_pretrained(folder)
     size = config.resolution
     CLIPImageProcessor(

@@ -32,6 +32,8 @@ class BaseConfig:
     """What captions call any concept."""
     output: str = "models/base"
     """Folder in the layout that StableDiffusionPipeline opens, plus ``clip/``."""
+    start: str | None = None
+    """Another such folder, whose weights new parts begin with, wherever they fit: words are learned anew."""
     parts: tuple[Literal["autoencoder", "clip", "attributes", "recogniser", "diffusion"], ...] = (
         "autoencoder",
         "clip",

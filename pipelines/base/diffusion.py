@@ -16,7 +16,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from data_prep.faces import DRAWN, Identity, Scene, draw
 from data_prep.vocabulary import EXPRESSIONS
 from pipelines.base.config import BaseConfig
-from pipelines.base.loop import halved, train
+from pipelines.base.loop import begin_as, halved, train
 from pipelines.base.pictures import Pictures, random_batches
 
 CAPTION_WEIGHTS = (3, 4, 1, 2)
@@ -68,7 +68,10 @@ def train_diffusion(config: BaseConfig, pictures: Pictures, tokenizer: CLIPToken
     output = Path(config.output)
     torch.manual_seed(config.seed)
     vae = AutoencoderKL.from_pretrained(output / "vae").eval()
-    model = _known(output) if (output / "unet").exists() else TextToNoise(_unet(config), _text_encoder(output / "clip"))
+    known = (output / "unet").exists()
+    model = _known(output) if known else TextToNoise(_unet(config), _text_encoder(output / "clip"))
+    if config.start and not known:
+        begin_as(model.unet, UNet2DConditionModel.from_pretrained(config.start, subfolder="unet"))
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,

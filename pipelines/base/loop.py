@@ -85,6 +85,14 @@ def train(
     accelerator.wait_for_everyone()
 
 
+def begin_as(model: M, known: nn.Module) -> M:
+    """Give a new model another's weights where names and shapes agree; a vocabulary's do not."""
+    own = model.state_dict()
+    fitting = {name: weight for name, weight in known.state_dict().items() if own[name].shape == weight.shape}
+    model.load_state_dict(fitting, strict=False)
+    return model
+
+
 def _progress(start: float, budget: Budget, accelerator: Accelerator) -> float:
     """Share of the budget used, the same on every process."""
     share = torch.tensor((time.monotonic() - start) / (60 * budget.minutes), device=accelerator.device)

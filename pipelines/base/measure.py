@@ -106,9 +106,7 @@ def obedience(config: BaseConfig, sample: SampleConfig, grid: Path, count: int =
     ]
     half = count // 2
     prompts[:half] = [scene.caption() for scene in scenes[:half]]
-    pipe = E4TPipeline.untrained(
-        BackboneConfig(model=config.output), ConditioningConfig(domain_word=config.domain_word)
-    )
+    pipe = _painter(config)
     images: list[Image.Image] = []
     for start in range(0, count, 32):
         latents = pipe.sample(prompts[start : start + 32], sample, seed=start)
@@ -127,10 +125,14 @@ def paint_captions(config: BaseConfig, sample: SampleConfig, pictures: Pictures,
     """Paint the complete captions of some test pictures, as they come."""
     rows = torch.linspace(0, len(pictures) - 1, count).long().tolist()
     prompts = [pictures.captions[row][1] for row in rows]
-    pipe = E4TPipeline.untrained(
+    pipe = _painter(config)
+    _captioned(pipe.to_images(pipe.sample(prompts, sample, seed=0)), prompts, columns=6).save(grid)
+
+
+def _painter(config: BaseConfig) -> E4TPipeline:
+    return E4TPipeline.untrained(
         BackboneConfig(model=config.output), ConditioningConfig(domain_word=config.domain_word)
     )
-    _captioned(pipe.to_images(pipe.sample(prompts, sample, seed=0)), prompts, columns=6).save(grid)
 
 
 def _grid(images: list[Image.Image], prompts: list[str], columns: int = 6) -> Image.Image:

@@ -1,8 +1,10 @@
 """Held-out concepts: what they are tuned on, and what is then asked of them."""
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +18,7 @@ from pipelines.config import Recipe
 PROMPTS = Path(__file__).parent / "prompts"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A concept that nothing was trained on."""
 
@@ -37,6 +39,11 @@ class Case:
         """What every system paints: the first picture's own caption, then the edits."""
         return [self.captions[0], *self.edits]
 
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Sha256 of each picture's pixels."""
+        return [hashlib.sha256(image.tobytes()).hexdigest() for image in self.pictures]
+
 
 def choose_cases(recipe: Recipe, pictures: int) -> list[Case]:
     """Concepts with ``pictures`` pictures to tune on; the same for equal recipes.
@@ -45,10 +52,12 @@ def choose_cases(recipe: Recipe, pictures: int) -> list[Case]:
     """
     config = recipe.evaluate
     needed = pictures + (0 if config.prompts else config.edits)
-    samples: dict[str, list[Sample]] = {}
-    for sample in ShardReader(recipe.data.output, config.split, recipe.stream):
-        samples.setdefault(sample.identity, []).append(sample)
-    enough = sorted(name for name, of_it in samples.items() if len(of_it) >= needed)
+    reader = ShardReader(recipe.data.output, config.split, recipe.stream)
+    places: dict[str, list[tuple[int, int]]] = {}
+    for shard, count in enumerate(reader.counts):
+        for row in range(count):
+            places.setdefault(reader.about(shard, row).identity, []).append((shard, row))
+    enough = sorted(name for name, of_it in places.items() if len(of_it) >= needed)
     if not enough:
         raise ConfigError(
             f"no concept of {recipe.data.output}'s {config.split} split has {needed} pictures, {pictures} of them to "
@@ -58,14 +67,14 @@ def choose_cases(recipe: Recipe, pictures: int) -> list[Case]:
     chosen = rng.sample(enough, min(config.concepts, len(enough)))
     listed = read_prompts(config.prompts) if config.prompts else []
     asked = [rng.sample(listed, min(config.edits, len(listed))) for _ in chosen]
-    triples = enumerate(zip(chosen, asked, strict=True))
-    return [_case(recipe, samples[name], pictures, prompts, index) for index, (name, prompts) in triples]
+    shown = ([reader.read(*place) for place in places[name][:needed]] for name in chosen)
+    triples = enumerate(zip(shown, asked, strict=True))
+    return [_case(recipe, samples, pictures, prompts, index) for index, (samples, prompts) in triples]
 
 
 def _case(recipe: Recipe, samples: Sequence[Sample], pictures: int, prompts: Sequence[str], index: int) -> Case:
     """Of a concept's samples: the first ones are tuned on; the next ones are asked for, unless there are prompts."""
-    others = [] if prompts else samples[pictures : pictures + recipe.evaluate.edits]
-    own = samples[:pictures]
+    own, others = samples[:pictures], samples[pictures:]
     return Case(
         concept=samples[0].identity,
         pictures=tuple(_image(sample) for sample in own),

@@ -1,24 +1,24 @@
 """What measures pictures: each instrument gives named numbers for what a system made of a concept."""
 
-from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-import torch
-from PIL import Image
 from torch import Tensor
 
 from data_prep.errors import DataError
 from data_prep.faces import Identity
 from encoder.config import PLACEHOLDER
 from encoder.metrics import ClipScorer, Recogniser, similarity
-from encoder.pipeline import to_pixels
+from encoder.pipeline import stacked
 from pipelines.attributes import FILE, IDENTITY, SCENE, AttributeReader, agreement, scene_of, truth
 from pipelines.config import Recipe
 from pipelines.evaluation.cases import Case
 
-CONCEPT, RECOGNISED, PROMPT = "concept", "recognised", "prompt"
-"""What pulls apart: close to the concept's picture, by CLIP and by a recogniser, and close to what the prompt asks."""
+CONCEPT, RECOGNISED = "concept", "recognised"
+"""How close the edits are to the concept's picture: by CLIP, by a recogniser."""
+PROMPT, OBEYED = "prompt", "obeyed"
+"""How close they are to what their prompts ask: by CLIP, by a reader of attributes."""
 
 
 class Instrument(Protocol):
@@ -49,17 +49,23 @@ class ClipInstrument:
 
     def measure(self, case: Case, made: Tensor) -> dict[str, float]:
         """Closeness of the picture's own prompt and of the edits to the picture, to their prompts, to the truth."""
-        features, picture = self._clip.pictures(made), self._clip.pictures(stacked(case.pictures[:1], made))
-        asked = self._clip.prompts([edit.replace(PLACEHOLDER, self._word) for edit in case.edits])
+        features = self._clip.pictures(made)
+        picture, asked, truths = self._known(case, made.shape[-1])
         numbers = {
             "likeness": float(similarity(features[:1], picture).mean()),
             CONCEPT: float(similarity(features[1:], picture).mean()),
             PROMPT: float(similarity(features[1:], asked).mean()),
         }
-        if case.truths:
-            truths = self._clip.pictures(stacked(case.truths, made))
+        if truths is not None:
             numbers["truth"] = float(similarity(features[1:], truths).mean())
         return numbers
+
+    @cache  # noqa: B019 - an instrument lives as long as the command
+    def _known(self, case: Case, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features of the case's first picture, of its edits' words and of their truths."""
+        words = [edit.replace(PLACEHOLDER, self._word) for edit in case.edits]
+        truths = self._clip.pictures(stacked(case.truths, size)) if case.truths else None
+        return self._clip.pictures(stacked(case.pictures[:1], size)), self._clip.prompts(words), truths
 
 
 class RecogniserInstrument:
@@ -70,8 +76,12 @@ class RecogniserInstrument:
 
     def measure(self, case: Case, made: Tensor) -> dict[str, float]:
         """Closeness of the edits to the concept's picture."""
-        picture = self._recogniser.pictures(stacked(case.pictures[:1], made))
+        picture = self._known(case, made.shape[-1])
         return {RECOGNISED: float(similarity(self._recogniser.pictures(made[1:]), picture).mean())}
+
+    @cache  # noqa: B019 - an instrument lives as long as the command
+    def _known(self, case: Case, size: int) -> Tensor:
+        return self._recogniser.pictures(stacked(case.pictures[:1], size))
 
 
 class PixelInstrument:
@@ -81,7 +91,7 @@ class PixelInstrument:
         """Root mean square difference, of a range from 0 to 1."""
         if not case.truths:
             return {}
-        return {"pixels off": float(((made[1:] - stacked(case.truths, made)) / 2).pow(2).mean().sqrt())}
+        return {"pixels off": float(((made[1:] - stacked(case.truths, made.shape[-1])) / 2).pow(2).mean().sqrt())}
 
 
 class AttributeInstrument:
@@ -100,10 +110,5 @@ class AttributeInstrument:
         read = list(zip(self._reader.read(made), known, strict=True))
         return {
             "person": sum(agreement(r, k, list(IDENTITY)) for r, k in read) / len(read),
-            "obeyed": sum(agreement(r, k, list(SCENE)) for r, k in read[1:]) / len(read[1:]),
+            OBEYED: sum(agreement(r, k, list(SCENE)) for r, k in read[1:]) / len(read[1:]),
         }
-
-
-def stacked(images: Sequence[Image.Image], like: Tensor) -> Tensor:
-    """Pictures (N, 3, S, S) in [-1, 1], as large as these."""
-    return torch.cat([to_pixels(image, like.shape[-1]) for image in images])

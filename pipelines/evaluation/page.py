@@ -22,11 +22,10 @@ def write_page(report: Report) -> Path:
     strict = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = strict.from_string(files("pipelines.evaluation").joinpath("report.html.j2").read_text())
     plain = report.plain()
-    head = ["system", "steps", *report.columns, "seconds", "memory, GiB"]
     html = template.render(
         name=report.comparison.recipe.name,
         pictures={name: _inline(folder / f"{name}.png") for name in (FIGURE, TRADE, TIME)},
-        head=head,
+        head=report.head,
         rows=[(row.system == TRUTH, report.cells(row)) for row in report.rows],
         concepts=len(report.comparison.cases),
         split=report.comparison.recipe.evaluate.split,

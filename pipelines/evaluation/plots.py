@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pipelines.evaluation.figure import write
-from pipelines.evaluation.instruments import CONCEPT, PROMPT, RECOGNISED
+from pipelines.evaluation.instruments import CONCEPT, OBEYED, PROMPT, RECOGNISED
 from pipelines.evaluation.report import Report
 from pipelines.evaluation.scores import TRUTH, Estimate, Row
 
@@ -19,8 +19,9 @@ MARKERS = "osD^vP*Xph<>"
 def draw_plots(report: Report) -> list[Path]:
     """Write both as PNG and PDF."""
     concept = RECOGNISED if RECOGNISED in report.columns else CONCEPT
+    prompt = OBEYED if OBEYED in report.columns else PROMPT  # a tiny CLIP hardly tells prompts apart
     curves = _curves(report.rows)
-    return [*_trade(report, curves, concept), *_time(report, curves, concept)]
+    return [*_trade(report, curves, concept, prompt), *_time(report, curves, concept)]
 
 
 def _curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -30,14 +31,14 @@ def _curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return curves
 
 
-def _trade(report: Report, curves: dict[str, list[Row]], concept: str) -> list[Path]:
+def _trade(report: Report, curves: dict[str, list[Row]], concept: str, prompt: str) -> list[Path]:
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     axes = figure.subplots()
     for place, (name, curve) in enumerate(curves.items()):
-        across, up = ([row.scores[score] for row in curve] for score in (PROMPT, concept))
+        across, up = ([row.scores[score] for row in curve] for score in (prompt, concept))
         _curve(axes, name, [each.mean for each in across], up, place)
         axes.errorbar(across[-1].mean, up[-1].mean, xerr=_bars(across[-1]), color=_color(name, place), lw=0.8)
-    axes.set_xlabel(f"{PROMPT}: closer to the prompt \N{RIGHTWARDS ARROW}")
+    axes.set_xlabel(f"{prompt}: closer to the prompt \N{RIGHTWARDS ARROW}")
     axes.set_ylabel(f"{concept}: closer to the concept \N{RIGHTWARDS ARROW}")
     return _finish(figure, axes, report.comparison.output / TRADE)
 

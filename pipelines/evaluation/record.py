@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from encoder.release_format import Release
 from pipelines.evaluation.report import REPORT, SCORES, TABLE, Report
-from pipelines.tracking import EXPERIMENT, connect, experiment, first_line, tracking_uri
+from pipelines.tracking import EXPERIMENT, connect, experiment, first_line, send_metrics, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,16 +25,12 @@ def record(report: Report, release: Path, kind: str, pictures: Sequence[str]) ->
 
 
 def _record(client: "MlflowClient", report: Report, release: Release, kind: str, pictures: Sequence[str]) -> None:
-    from mlflow.entities import Metric
-
     recipe = report.comparison.recipe
-    tags = {"stage": kind, "release": f"{release.name} {release.version}"}
+    tags = {"stage": kind, "release": release.identity}
     place = experiment(client, recipe.runs, EXPERIMENT)
-    run = client.create_run(place, run_name=f"{kind} {release.name} {release.version}", tags=tags).info.run_id
-    now = client.get_run(run).info.start_time
-    metrics = [Metric(key, value, now, steps) for key, value, steps in _metrics(report)]
-    for start in range(0, len(metrics), 500):
-        client.log_batch(run, metrics=metrics[start : start + 500])
+    made = client.create_run(place, run_name=f"{kind} {release.identity}", tags=tags).info
+    run, now = made.run_id, made.start_time
+    send_metrics(client, run, [[key, value, now, steps] for key, value, steps in _metrics(report)])
     for file in (REPORT, SCORES, TABLE, *pictures):
         client.log_artifact(run, str(report.comparison.output / file))
     client.set_terminated(run)

@@ -29,13 +29,18 @@ class Report:
         """Names of the scores."""
         return list(self.rows[0].scores)
 
+    @property
+    def head(self) -> list[str]:
+        """What a row's cells are."""
+        return ["system", "steps", *self.columns, "seconds", "memory, GiB"]
+
     def plain(self) -> dict[str, Any]:
         """As plain data; equal commands give equal data, but for times and memory."""
         cases, recipe = self.comparison.cases, self.comparison.recipe
         releases = {system.start for system in self.comparison.systems} - {BARE}
         return {
             "recipe": recipe.plain(),
-            "releases": {start: identity(Path(start)) for start in sorted(releases)},
+            "releases": {start: Release.open(Path(start)).identity for start in sorted(releases)},
             "environment": self.environment,
             "concepts": {case.concept: list(case.prompts) for case in cases},
             "systems": [row.plain() for row in self.rows],
@@ -51,8 +56,7 @@ class Report:
 
     def markdown(self) -> str:
         """A table, a row for each system after each number of steps."""
-        head = ["system", "steps", *self.columns, "seconds", "memory, GiB"]
-        lines = [head, ["---"] * len(head), *(self.cells(row) for row in self.rows)]
+        lines = [self.head, ["---"] * len(self.head), *(self.cells(row) for row in self.rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def cells(self, row: Row) -> list[str]:
@@ -60,12 +64,6 @@ class Report:
         measured = row.system != TRUTH and row.peak_gib > 0
         spent = [f"{row.seconds.mean:.1f}", f"{row.peak_gib:.2f}"] if measured else ["", ""]
         return [row.system, str(row.steps), *(shown(row.scores[name]) for name in self.columns), *spent]
-
-
-def identity(release: Path) -> str:
-    """Name and version."""
-    opened = Release.open(release)
-    return f"{opened.name} {opened.version}"
 
 
 def shown(estimate: Estimate) -> str:

@@ -1,8 +1,6 @@
 """What a system made of a concept, as a folder: nothing is made twice, and nothing half made is taken for whole."""
 
-import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -12,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from data_prep.config import digest_of
+from data_prep.files import sha256_of, whole_folder
 from encoder.concept import Concept
 from encoder.release_format import ENCODER, WEIGHTS, Release
 from pipelines.config import Recipe
@@ -53,7 +52,7 @@ class Results:
         how["start"] = None if system.start == BARE else release_digest(Path(system.start))
         recipe = {part: asdict(getattr(self._recipe, part)) for part in ("base", "conditioning", "sample")}
         asked = {"captions": case.captions[: system.pictures], "edits": case.edits, "seed": case.seed}
-        shown = [hashlib.sha256(image.tobytes()).hexdigest() for image in case.pictures[: system.pictures]]
+        shown = case.fingerprints[: system.pictures]
         return digest_of([how, recipe, asked, shown, self._recipe.data.resolution, self._recipe.seed])
 
     def has(self, system: System, case: Case) -> bool:
@@ -63,19 +62,19 @@ class Results:
 
     def save(self, system: System, case: Case, result: Result) -> None:
         """Write a result in place of an outdated one; it appears by rename, when whole."""
-        place = self._place(system, case)
-        aside = place.with_name(f".{place.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        for steps, images in result.pictures.items():
-            (aside / str(steps)).mkdir(parents=True)
-            for index, image in enumerate(images):
-                image.save(aside / str(steps) / f"{index}.png")
-        if result.concept:
-            result.concept.save(aside / _CONCEPT)
         facts = {"digest": self.digest(system, case), "seconds": result.seconds, "peak_gib": result.peak_gib}
-        (aside / _FACTS).write_text(json.dumps(facts, indent=1) + "\n")
-        shutil.rmtree(place, ignore_errors=True)
-        aside.rename(place)
+        with whole_folder(self._place(system, case)) as folder:
+            for steps, images in result.pictures.items():
+                (folder / str(steps)).mkdir()
+                for index, image in enumerate(images):
+                    image.save(folder / str(steps) / f"{index}.png")
+            if result.concept:
+                result.concept.save(folder / _CONCEPT)
+            (folder / _FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+
+    def before(self, system: System, case: Case) -> Result | None:
+        """What the system goes on after, if it does."""
+        return self.load(self._systems[system.after], case) if system.after else None
 
     def load(self, system: System, case: Case) -> Result:
         """Read a result that is there."""
@@ -98,7 +97,7 @@ def release_digest(folder: Path) -> str:
     release = Release.open(folder)
     files = (release.offsets, folder / ENCODER / WEIGHTS)
     settings = [release.conditioning, release.tuning, release.sampling, release.resolution]
-    return digest_of([settings, [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]])
+    return digest_of([settings, [sha256_of(file) for file in files]])
 
 
 def _open(path: Path) -> Image.Image:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from encoder.pipeline import stacked
 from pipelines.evaluation.cases import Case
 from pipelines.evaluation.config import System
-from pipelines.evaluation.instruments import Instrument, instruments, stacked
+from pipelines.evaluation.instruments import Instrument, instruments
 from pipelines.evaluation.work import Comparison
 
 RESAMPLES, COVERAGE = 2000, 0.95
@@ -88,8 +90,8 @@ def _truths(cases: Sequence[Case], tools: Sequence[Instrument], size: int) -> It
             yield Score(system, 0, case.concept, numbers, 0.0, 0.0)
 
 
-def _measured(tools: Sequence[Instrument], case: Case, images: Sequence[Any], size: int) -> dict[str, float]:
-    made = stacked(images, torch.empty(0, 3, size, size))
+def _measured(tools: Sequence[Instrument], case: Case, images: Sequence[Image.Image], size: int) -> dict[str, float]:
+    made = stacked(images, size)
     return {name: number for tool in tools for name, number in tool.measure(case, made).items()}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import torch
 from PIL import Image
@@ -21,7 +22,6 @@ from pipelines.evaluation.results import Result, Results
 from pipelines.meter import forget_peak, peak_bytes
 from pipelines.quiet import quiet_worker
 
-Report = Callable[[int, int], None]
 LOOK_EVERY_SECONDS = 0.5
 
 
@@ -53,9 +53,8 @@ class Comparison:
     def _make(self, system: System, cases: Sequence[Case], rank: int) -> None:
         pipe = open_pipeline(self.recipe, system, rank)
         prior = pipe.prior_pictures(pipe.tune_config.prior_pictures, seed=self.recipe.seed)
-        by_name = {each.name: each for each in self.systems}
         for case in cases:
-            before = self.results.load(by_name[system.after], case) if system.after else None
+            before = self.results.before(system, case)
             self.results.save(system, case, personalise(pipe, system, case, before, prior))
 
 
@@ -87,7 +86,7 @@ def personalise(
         word = pipe.conditioning.config.domain_word
         painted = pipe([prompt.replace(PLACEHOLDER, word) for prompt in case.prompts], seed=case.seed)
         return Result(pictures={0: painted}, seconds={0: 0.0}, peak_gib=0.0)
-    timer = _Timer(sum(list(before.seconds.values())[-1:]) if before else 0.0)
+    timer = _Timer(max(before.seconds.values()) if before else 0.0)
     forget_peak()
     concepts = pipe.tune_at(
         list(case.pictures[: system.pictures]),
@@ -119,12 +118,12 @@ class _Timer:
         self.at[step] = time.monotonic() - self._began
 
 
-def work_here(comparison: Comparison, on_done: Report | None = None) -> None:
+def work_here(comparison: Comparison, on_done: Callable[[int, int], None] | None = None) -> None:
     """Make everything that is missing with a process for each device of this machine, or each core."""
     total = len(comparison.systems) * len(comparison.cases)
     world = max(1, min(torch.cuda.device_count() or os.cpu_count() or 1, len(comparison.cases)))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(world, context, quiet_worker) as pool:
+    with ProcessPoolExecutor(world, context, begin_worker) as pool:
         futures = [pool.submit(comparison.work, rank, world) for rank in range(world)]
         running = set(futures)
         while running:
@@ -133,3 +132,16 @@ def work_here(comparison: Comparison, on_done: Report | None = None) -> None:
                 on_done(total - comparison.left(), total)
         for future in futures:
             future.result()
+
+
+def begin_worker() -> None:
+    """A process of the pool says our own lines only, and ends with the one that started it, however that ended."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    quiet_worker()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
