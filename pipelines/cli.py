@@ -88,7 +88,7 @@ def _parser(arguments: list[str]) -> ArgumentParser:
     subcommands = parser.add_subcommands()
     for name, (describe, run) in COMMANDS.items():
         sub = ArgumentParser(exit_on_error=False, description=run.__doc__)
+        subcommands.add_subcommand(name, sub, help=(run.__doc__ or "").splitlines()[0])
         if name in arguments:  # the others' imports would cost seconds
             describe(sub)
-        subcommands.add_subcommand(name, sub, help=(run.__doc__ or "").splitlines()[0])
     return parser

@@ -122,27 +122,30 @@ def cache(arguments: Namespace, raw: list[str]) -> int:
         for line in damaged:
             console.print(line)
         return FAILED if damaged else DONE
-    if not inside_cluster():
-        return launch(raw, arguments.nproc)
+    rank, world = arguments.rank, arguments.world
+    if arguments.stage == "all":
+        if not inside_cluster():
+            return launch(raw, arguments.nproc)
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     from pipelines.cache import cache as run
 
     with Bar("encoding pictures") as bar:
-        run(recipe, bar if os.environ["RANK"] == "0" else None)
+        run(recipe, rank, world, bar if rank == 0 else None)
     return DONE
 
 
 def pretrain(arguments: Namespace, raw: list[str]) -> int:
     """Pre-train the domain encoder and weight offsets; resumes from the newest complete checkpoint."""
-    from pipelines.launch import inside_cluster, launch, on_this_device
+    from pipelines.launch import inside_cluster, launch, node_rank, nodes, on_this_device
 
     recipe = _recipe(arguments)
     if not inside_cluster():
         from data_prep.manifest import Manifest
         from pipelines.run import Run
 
-        recipe.pretrain.passes(arguments.nproc)
+        recipe.pretrain.passes(nodes() * arguments.nproc)
         Manifest.load(recipe.data.output)
-        Run.open(recipe, accept_changes=arguments.accept_changes)
+        Run.open(recipe, node_rank(), accept_changes=arguments.accept_changes)
         return launch(raw, arguments.nproc)
     on_this_device()
     from pipelines.pretrain import Sitting
@@ -221,6 +224,41 @@ def compare(arguments: Namespace, _: list[str]) -> None:
         report = present(comparison, release, bar)
     console.print(report_table(report))
     console.print(f"figure: {comparison.output / 'figure.png'}  page: {comparison.output / 'report.html'}")
+
+
+def submit(arguments: Namespace, _: list[str]) -> None:
+    """Send a stage, or all of them one after the other, to a cluster; docs/slurm.md, docs/kubernetes.md."""
+    from pipelines.submission.folder import next_folder, records
+    from pipelines.submission.jobs import jobs_of
+    from pipelines.submission.schedulers import SCHEDULERS
+
+    scheduler, arguments = SCHEDULERS[arguments.scheduler], arguments[arguments.scheduler]
+    recipe, site = _recipe(arguments), _settings(scheduler.Site, arguments.site)
+    recipe.pretrain.passes(arguments.nodes * site.devices_per_node)
+    jobs = jobs_of(
+        arguments.job,
+        nodes=arguments.nodes,
+        tasks=arguments.tasks,
+        cached=recipe.pretrain.cached,
+        extra=arguments.extra,
+    )
+    submission = scheduler.submission(jobs, site, next_folder(recipe, arguments.job), recipe.name, records(recipe))
+    if arguments.dry_run:
+        for name, text in submission.files.items():
+            console.print(f"--- {submission.folder / name}", text, sep="\n", markup=False, soft_wrap=True)
+        return
+    submission.write()
+    for name, ids in scheduler.send(submission).items():
+        console.print(f"sent: {name}  {', '.join(ids)}", soft_wrap=True)
+    console.print(f"submission: {submission.folder}  look: e4t status {recipe.folder}", soft_wrap=True)
+
+
+def status_(arguments: Namespace, _: list[str]) -> None:
+    """Where a run is: its jobs by the scheduler, its shards and steps by their folders."""
+    from pipelines.submission.status import lines
+
+    for line in lines(Path(arguments.run)):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def tune(arguments: Namespace, _: list[str]) -> None:
@@ -325,6 +363,8 @@ COMMANDS: dict[str, tuple[Describe, Command]] = {
     "release": (options.release, release),
     "evaluate": (options.evaluate, evaluate),
     "compare": (options.compare, compare),
+    "submit": (options.submit, submit),
+    "status": (options.status, status_),
     "tune": (options.tune, tune),
     "generate": (options.generate, generate),
     "export": (options.export, export),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from encoder.errors import ConfigError
 from pipelines.errors import FAILED, RunError
 
 SECONDS_TO_FALL = 15.0
@@ -20,6 +21,16 @@ def inside_cluster() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def nodes() -> int:
+    """Of how many machines this is one, each of which runs ``e4t`` itself: ``NNODES``, 1 unless set."""
+    return int(os.environ.get("NNODES") or 1)
+
+
+def node_rank() -> int:
+    """Which of them this is: ``NODE_RANK``, counted from 0."""
+    return int(os.environ.get("NODE_RANK") or 0)
+
+
 def on_this_device() -> None:
     """Tell DeepSpeed, before it is imported, which device there is: without a GPU it would not look for a CPU."""
     import torch
@@ -29,17 +40,20 @@ def on_this_device() -> None:
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
-    """Run ``e4t <arguments>`` as ``processes`` ranks; the first that fails ends the others and gives the exit code."""
+    """Run ``e4t <arguments>`` as ``processes`` ranks; the first that fails ends the others and gives the exit code.
+
+    Several machines do so at once with ``NNODES``, ``NODE_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` set.
+    """
     environment = os.environ | {
-        "WORLD_SIZE": str(processes),
+        "WORLD_SIZE": str(processes * nodes()),
         "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
+        **_meeting_point(),
     }
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     command = [sys.executable, "-m", "e4t", *arguments]
+    first = node_rank() * processes
     ranks = [
-        subprocess.Popen(command, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})  # noqa: S603 - our own command
+        subprocess.Popen(command, env=environment | {"RANK": str(first + rank), "LOCAL_RANK": str(rank)})  # noqa: S603 - our own command
         for rank in range(processes)
     ]
     previous = {
@@ -54,6 +68,15 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         for rank in ranks:
             rank.kill()
             rank.wait()
+
+
+def _meeting_point() -> dict[str, str]:
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if nodes() == 1:
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port or str(_free_port())}
+    if not (address and port):
+        raise ConfigError(f"NNODES is {nodes()}; set MASTER_ADDR and MASTER_PORT, too, to where the first node is")
+    return {"MASTER_ADDR": address, "MASTER_PORT": port}
 
 
 def _free_port() -> int:

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import fields
-from typing import Optional
+from typing import Optional, get_args
 
 from jsonargparse import ArgumentParser
 
@@ -47,15 +47,15 @@ def prepare(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--stage", choices=["all", "plan", "work", "merge"], default="all", help="one part alone, for a scheduler"
     )
-    parser.add_argument("--rank", type=int, default=_scheduled_rank(), help="of --stage work; the scheduler's, if any")
-    parser.add_argument("--world", type=int, default=1, help="ranks of --stage work")
+    _takes_rank(parser)
     parser.add_argument("--verify", action="store_true", help="recheck every shard instead")
     parser.add_argument("--status", action="store_true", help="tell how far a running or finished job is instead")
 
 
-def _scheduled_rank() -> int:
-    """This task's number in a SLURM array or a Kubernetes Indexed Job, counted from 0."""
-    return int(os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get("JOB_COMPLETION_INDEX") or 0)
+def _takes_rank(parser: ArgumentParser) -> None:
+    scheduled = os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get("JOB_COMPLETION_INDEX") or 0
+    parser.add_argument("--rank", type=int, default=int(scheduled), help="of --stage work; the scheduler's, if any")
+    parser.add_argument("--world", type=int, default=1, help="ranks of --stage work")
 
 
 def ranks(parser: ArgumentParser, nproc: int = 1) -> None:
@@ -87,6 +87,8 @@ def plan(parser: ArgumentParser) -> None:
 def cache(parser: ArgumentParser) -> None:
     """Of caching features."""
     ranks(parser)
+    parser.add_argument("--stage", choices=["all", "work"], default="all", help="one rank alone, for a scheduler")
+    _takes_rank(parser)
     parser.add_argument("--verify", action="store_true", help="recheck every file instead")
 
 
@@ -98,10 +100,14 @@ def release(parser: ArgumentParser) -> None:
     parser.add_argument("--register", type=bool, default=True, help="register the version in MLflow")
 
 
-def evaluate(parser: ArgumentParser) -> None:
-    """Of evaluating."""
+def _takes_release(parser: ArgumentParser) -> None:
     _takes_recipe(parser)
     parser.add_argument("--release", type=str, default=None, help="release folder; by default <run>/release")
+
+
+def evaluate(parser: ArgumentParser) -> None:
+    """Of evaluating."""
+    _takes_release(parser)
     parser.add_argument(
         "--output", type=str, default=None, help="folder for grid.png and report.json; by default <run>/evaluation"
     )
@@ -109,14 +115,37 @@ def evaluate(parser: ArgumentParser) -> None:
 
 def compare(parser: ArgumentParser) -> None:
     """Of comparing."""
-    _takes_recipe(parser)
-    parser.add_argument("--release", type=str, default=None, help="release folder; by default <run>/release")
+    _takes_release(parser)
     parser.add_argument("--output", type=str, default=None, help="folder for results; by default <run>/comparison")
     parser.add_argument(
         "--stage", choices=["all", "work", "present"], default="all", help="one part alone, for a scheduler"
     )
-    parser.add_argument("--rank", type=int, default=_scheduled_rank(), help="of --stage work; the scheduler's, if any")
-    parser.add_argument("--world", type=int, default=1, help="ranks of --stage work")
+    _takes_rank(parser)
+
+
+def submit(parser: ArgumentParser) -> None:
+    """Of sending to a cluster."""
+    from pipelines.submission.jobs import Stage
+    from pipelines.submission.schedulers import SCHEDULERS
+
+    subcommands = parser.add_subcommands(dest="scheduler")
+    for name, scheduler in SCHEDULERS.items():
+        sub = ArgumentParser(exit_on_error=False, description=scheduler.__doc__)
+        _takes_recipe(sub)
+        sub.add_argument("--job", choices=get_args(Stage), required=True, help="a stage; pipeline is all of them")
+        sub.add_class_arguments(scheduler.Site, "site")
+        sub.add_argument("--nodes", type=int, default=1, help="of pre-training")
+        sub.add_argument("--tasks", type=int, default=8, help="that share the work of prepare, cache and compare")
+        sub.add_argument(
+            "--extra", type=list[str], default=[], help="more words for the last job: '[--version, 1.2.0]'"
+        )
+        sub.add_argument("--dry-run", type=bool, default=False, help="print what would be sent")
+        subcommands.add_subcommand(name, sub, help=(scheduler.__doc__ or "").partition(":")[0])
+
+
+def status(parser: ArgumentParser) -> None:
+    """Of looking after a run."""
+    parser.add_argument("run", type=str, help="run folder")
 
 
 def release_user(parser: ArgumentParser) -> None:

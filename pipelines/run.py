@@ -130,6 +130,14 @@ def code_revision() -> str:
     return f"{revision}-changed" if changed else revision
 
 
+def code_diff() -> str:
+    """What a checkout's tracked files have beyond their revision; empty outside a checkout."""
+    try:
+        return _git(Path(__file__).parent.parent, "diff", "HEAD") if code_revision().endswith("-changed") else ""
+    except OSError:
+        return ""
+
+
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - our own command

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from encoder.errors import ConfigError
 from pipelines import launch as module
 from pipelines.launch import inside_cluster, launch
 
@@ -55,6 +56,24 @@ def test_each_rank_is_told_its_place(command: Callable[[str], None], tmp_path: P
     places = [tuple(e[key] for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")) for _, e in told]
     assert places == [("0", "0", "3", "3"), ("1", "1", "3", "3"), ("2", "2", "3", "3")]
     assert len({(e["MASTER_ADDR"], e["MASTER_PORT"]) for _, e in told}) == 1
+
+
+def test_one_of_several_machines_starts_its_own_ranks(
+    command: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"NNODES": "3", "NODE_RANK": "1", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    command("Path(f'{rank}.json').write_text(json.dumps(dict(os.environ)))")
+    assert launch([], 2) == 0
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (2, 3)]
+    places = [tuple(e[key] for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")) for e in told]
+    assert places == [("2", "0", "6", "node-0", "29500"), ("3", "1", "6", "node-0", "29500")]
+
+
+def test_several_machines_must_know_where_to_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNODES", "2")
+    with pytest.raises(ConfigError, match="set MASTER_ADDR and MASTER_PORT"):
+        launch([], 1)
 
 
 def test_to_be_started_again_is_passed_on(command: Callable[[str], None]) -> None:

@@ -1,0 +1,61 @@
+"""What a stage is on any cluster: jobs one after the other, each of one task, many, or ranks that train together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["one", "array", "ranks"]
+Stage = Literal["prepare", "cache", "pretrain", "release", "evaluate", "compare", "pipeline"]
+RECIPE = "recipe.yaml"
+"""In the submission's folder."""
+CHAIN: tuple[Stage, ...] = ("prepare", "cache", "pretrain", "release", "evaluate")
+"""What ``pipeline`` sends; features are cached if the recipe trains on them."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job; it starts when the one before it has ended well."""
+
+    name: str
+    kind: Kind
+    words: tuple[str, ...]
+    """What ``e4t`` is told, without the recipe; a task of an array is also told its rank."""
+    size: int = 1
+    """Tasks of an array, or nodes of ranks."""
+
+    @property
+    def computes(self) -> bool:
+        """Whether it has work for a GPU."""
+        return self.words[0] != "prepare"
+
+    def command(self, recipe: str) -> list[str]:
+        """What ``e4t`` is told."""
+        return [self.words[0], "--recipe", recipe, *self.words[1:]]
+
+
+def jobs_of(stage: Stage, *, nodes: int, tasks: int, cached: bool, extra: Sequence[str] = ()) -> list[Job]:
+    """Jobs of a stage in their order; ``extra`` words go to the last."""
+    stages = [each for each in CHAIN if each != "cache" or cached] if stage == "pipeline" else [stage]
+    jobs = [job for each in stages for job in _jobs(each, nodes, tasks)]
+    last = jobs[-1]
+    return [*jobs[:-1], Job(last.name, last.kind, (*last.words, *extra), last.size)]
+
+
+def _jobs(stage: Stage, nodes: int, tasks: int) -> list[Job]:
+    work = ("--stage", "work", "--world", str(tasks))
+    if stage == "prepare":
+        return [
+            Job("prepare-plan", "one", ("prepare", "--stage", "plan")),
+            Job("prepare-work", "array", ("prepare", *work), tasks),
+            Job("prepare-merge", "one", ("prepare", "--stage", "merge")),
+        ]
+    if stage == "cache":
+        return [Job("cache", "array", ("cache", *work), tasks)]
+    if stage == "compare":
+        return [
+            Job("compare-work", "array", ("compare", *work), tasks),
+            Job("compare-present", "one", ("compare", "--stage", "present")),
+        ]
+    if stage == "pretrain":
+        return [Job("pretrain", "ranks", ("pretrain",), nodes)]
+    return [Job(stage, "one", (stage,))]

@@ -1,0 +1,1 @@
+"""What `e4t submit slurm` sends: one script, which every job of every stage runs."""

@@ -1,0 +1,133 @@
+"""A real SLURM on one machine: its own munged and slurmctld, and two slurmd, each a node of its own name."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+NODES = ("n1", "n2")
+FIRST_PORT = 17800
+CONFIG = """\
+ClusterName=tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/munge.sock,cred_expire=5
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
+JobRequeue=1
+KillWait=10
+MinJobAge=3600
+SlurmdTimeout=60
+ReturnToService=2
+MpiDefault=none
+MaxArraySize=3
+AccountingStorageType=accounting_storage/none
+SlurmdParameters=config_overrides
+PartitionName=train Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+"""
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=4000 State=UNKNOWN\n"
+
+
+def cannot_have_slurm() -> str:
+    """Why there cannot be one here; empty if there can."""
+    if os.geteuid() != 0:
+        return "starting SLURM's daemons needs root"
+    path = os.environ["PATH"] + ":/usr/sbin"
+    missing = [program for program in PROGRAMS if not shutil.which(program, path=path)]
+    return f"no {', '.join(missing)}: apt-get install slurm-wlm munge" if missing else ""
+
+
+class SlurmCluster:
+    """Two nodes of two cores; daemons are stopped at the end, and nothing of the system's own files is touched."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._daemons: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        host = socket.gethostname()
+        munge = self.folder / "munge"
+        for each in (self.folder / "state", munge):
+            each.mkdir(parents=True)
+        munge.chmod(0o711)
+        (munge / "key").write_bytes(os.urandom(128))
+        (munge / "key").chmod(0o400)
+        config = CONFIG.format(host=host, port=FIRST_PORT, folder=self.folder)
+        for place, name in enumerate(NODES, 1):
+            config += NODE.format(name=name, host=host, port=FIRST_PORT + place)
+        (self.folder / "slurm.conf").write_text(config)
+        os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
+        named = {name: str(munge / name) for name in ("key", "socket", "pid", "log", "seed")}
+        self._start(
+            "munged", "--foreground", "--force", f"--key-file={named['key']}", f"--socket={munge}/munge.sock",
+            *(f"--{name}-file={named[name]}" for name in ("pid", "log", "seed")),
+        )  # fmt: skip
+        self.soon(lambda: (munge / "munge.sock").exists())
+        self._start("slurmctld", "-D")
+        for name in NODES:
+            self._start("slurmd", "-D", "-N", name)
+        self.soon(lambda: self.ask("sinfo", "--noheader", "--states=idle", "--format=%D").strip() == "2")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ask("scancel", "--partition=train")
+        for daemon in reversed(self._daemons):
+            daemon.send_signal(signal.SIGTERM)
+        for daemon in self._daemons:
+            daemon.wait(30)
+        del os.environ["SLURM_CONF"]
+
+    def _start(self, program: str, *words: str) -> None:
+        found = shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin")
+        with (self.folder / f"{program}.out").open("ab") as log:
+            daemon = subprocess.Popen([str(found), *words], stdout=log, stderr=log)  # noqa: S603 - our own command
+        self._daemons.append(daemon)
+
+    def ask(self, *command: str) -> str:
+        """What one of SLURM's commands says."""
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 - our own command
+
+    def states(self, job: str) -> list[str]:
+        """Of a job, or of each task of an array."""
+        shown = self.ask("scontrol", "show", "job", job, "--oneliner")
+        return [word.partition("=")[2] for word in shown.split() if word.startswith("JobState=")]
+
+    def fact(self, job: str, name: str) -> str:
+        """What ``scontrol show job`` says under a name."""
+        shown = self.ask("scontrol", "show", "job", job, "--oneliner").split()
+        return next((word.partition("=")[2] for word in shown if word.startswith(f"{name}=")), "")
+
+    def ended(self, *jobs: str, seconds: float = 400) -> list[str]:
+        """The states of jobs, once none waits or runs any more."""
+        live = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "PREEMPTED", "REQUEUED"}
+        self.soon(lambda: not live & {state for job in jobs for state in self.states(job)}, seconds)
+        return [state for job in jobs for state in self.states(job)]
+
+    def soon(self, condition: Callable[[], bool], seconds: float = 30) -> None:
+        """Wait until it holds. Raises AssertionError with the end of the daemons' logs if it does not."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                logs = [f"{path.name}: {path.read_text()[-600:]}" for path in self.folder.glob("*.log")]
+                queue = self.ask("scontrol", "show", "job", "--oneliner")
+                raise AssertionError("\n".join(["it did not come to hold", queue, *logs]))
+            time.sleep(0.2)

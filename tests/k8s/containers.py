@@ -1,0 +1,235 @@
+"""Pods in real containers. Podman and runc play them as a node would; this file plays the Job controller, by the rules
+that the Job itself gives, and stands in for what only a cluster has: volumes' groups, names that outlive a pod."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Self
+
+import yaml
+
+from pipelines.submission.kubernetes import Manifest, job_of
+from tests.k8s.manifests import ROOT
+
+PROGRAMS = ("podman", "runc", "conmon", "netavark", "catatonit")
+IMAGE = "e4t:0.1.0"
+# Sandboxes without CAP_SYS_RESOURCE may not raise limits, which podman asks of every container.
+RUNTIME = """#!/usr/bin/env python3
+import json, os, sys
+words = sys.argv[1:]
+if "create" in words:
+    path = words[words.index("--bundle") + 1] + "/config.json"
+    config = json.load(open(path))
+    config["process"].pop("rlimits", None)
+    config["process"].pop("oomScoreAdj", None)
+    json.dump(config, open(path, "w"))
+os.execvp("runc", ["runc", *words])
+"""
+NODE_FOLDERS = {"/usr/bin": "/bin", "/usr/lib": "/lib", "/usr/lib64": "/lib64", "/usr": "/usr"}
+"""Of this machine, instead of the layers of the image that the Dockerfile starts from."""
+
+
+def cannot_have_containers() -> str:
+    """Why there cannot be any here; empty if there can."""
+    if os.geteuid() != 0:
+        return "starting containers needs root"
+    path = os.environ["PATH"] + ":/usr/sbin:/usr/lib/podman:/usr/libexec/podman"
+    missing = [program for program in PROGRAMS if not shutil.which(program, path=path)]
+    if missing:
+        return f"no {', '.join(missing)}: apt-get install podman runc conmon netavark aardvark-dns catatonit"
+    if not (Path(sys.prefix) / "bin" / "e4t").exists():
+        return "e4t is not installed in this environment; pip install --editable ."
+    closed = next((path for path in (ROOT, Path(sys.prefix)) if path.stat().st_mode & 0o005 != 0o005), None)
+    return f"{closed} is closed to the pods' user" if closed else ""
+
+
+class PodmanError(RuntimeError):
+    """Podman refuses; the message has its words."""
+
+
+class Node:
+    """Podman with a storage of its own, the image, and a network where pods find each other by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.network = f"e4t-{os.getpid()}"
+        self._podman = [
+            "podman", "--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--cgroup-manager=cgroupfs",
+            "--events-backend=file", "--runtime", str(folder / "runtime"),
+        ]  # fmt: skip
+
+    def __enter__(self) -> Self:
+        (self.folder / "runtime").write_text(RUNTIME)
+        (self.folder / "runtime").chmod(0o755)
+        self._build()
+        self.podman("network", "create", self.network)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.podman("pod", "rm", "--force", "--all", "--time", "0")
+        self.podman("volume", "rm", "--force", "--all")
+        self.podman("network", "rm", self.network)
+        with suppress(PodmanError):  # what it had mounted
+            self.podman("system", "reset", "--force")
+
+    def podman(self, *words: str) -> str:
+        """What one of podman's commands says, logs included. Raises PodmanError if it fails."""
+        done = subprocess.run([*self._podman, *words], capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+        if done.returncode:
+            raise PodmanError(f"podman {' '.join(words)}: {done.stderr}")
+        return done.stdout + (done.stderr if words[0] == "logs" else "")
+
+    def _build(self) -> None:
+        """The project's own Dockerfile, every step of its ``cpu`` stage but those that need a registry of images."""
+        context = self.folder / "context"
+        for name in ("etc", "proc", "sys", "dev", "opt", *(inside[1:] for inside in NODE_FOLDERS.values())):
+            (context / "root" / name).mkdir(parents=True)
+        (context / "root" / "tmp").mkdir()
+        (context / "root" / "tmp").chmod(0o1777)
+        shutil.copytree(ROOT / "models", context / "models")
+        steps = (ROOT / "k8s" / "Dockerfile").read_text().partition(" AS cpu\n")[2].partition("\nFROM ")[0].splitlines()
+        installed = f"RUN ln -s {sys.prefix} /opt/venv"
+        steps = [installed if step.startswith("COPY --from=build") else step for step in steps]
+        (context / "Dockerfile").write_text("\n".join(["FROM scratch", "COPY root /", *steps]) + "\n")
+        layers = [f"--volume={here}:{inside}:ro" for here, inside in NODE_FOLDERS.items()]
+        self.podman("build", "--layers=false", *layers, "--tag", IMAGE, str(context))
+
+    def volume(self, name: str) -> Path:
+        """Where a claim's files lie."""
+        with suppress(PodmanError):
+            self.podman("volume", "create", name)
+        return Path(self.podman("volume", "inspect", name, "--format", "{{.Mountpoint}}").strip())
+
+
+class Pod:
+    """One pod of a Job, from its start to its end."""
+
+    def __init__(self, node: Node, manifests: list[Manifest], index: int, attempt: int) -> None:
+        self.node, self.index = node, index
+        template = deepcopy(job_of(manifests)["template"])
+        name = next(each["metadata"]["name"] for each in manifests if each["kind"] == "Job")
+        spec, config = template["spec"], next(each for each in manifests if each["kind"] == "ConfigMap")
+        self.name = f"{name}-{index}.{spec['subdomain']}"  # what the Service makes resolve
+        self.attempt = f"{self.name}.{attempt}"
+        self.grace_seconds: int = spec["terminationGracePeriodSeconds"]
+        (container,) = spec["containers"]
+        container["imagePullPolicy"] = "Never"
+        for variable in container["env"]:  # podman knows no annotations of pods
+            if "job-completion-index" in str(variable):
+                variable.pop("valueFrom")
+                variable["value"] = str(index)
+        container["env"].append({"name": "JOB_COMPLETION_INDEX", "value": str(index)})
+        for volume in spec["volumes"]:  # podman would share them among pods
+            if "emptyDir" in volume:
+                own = f"{self.attempt}-{volume['name']}"
+                next(each for each in container["volumeMounts"] if each["name"] == volume["name"])["name"] = own
+                volume["name"] = own
+        outside = {path: path for path in (str(ROOT), sys.prefix, sys.base_prefix) if not path.startswith("/usr")}
+        for place, (here, inside) in enumerate((NODE_FOLDERS | outside).items()):
+            spec["volumes"].append({"name": f"node-{place}", "hostPath": {"path": here}})
+            container["volumeMounts"].append({"name": f"node-{place}", "mountPath": inside, "readOnly": True})
+        labels = template["metadata"]["labels"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.name, "labels": labels}, "spec": spec}
+        files = {"pod": pod, "config": config}
+        for kind, manifest in files.items():
+            (node.folder / f"{self.attempt}-{kind}.yaml").write_text(yaml.safe_dump(manifest))
+        config_map = str(node.folder / f"{self.attempt}-config.yaml")
+        play = ("kube", "play", "--network", node.network, "--configmap", config_map)
+        node.podman(*play, str(node.folder / f"{self.attempt}-pod.yaml"))
+
+    @property
+    def container(self) -> str:
+        """Podman's name for it."""
+        return f"{self.name}-node"
+
+    def code(self) -> int | None:
+        """The exit code; None while it runs."""
+        asked = ("inspect", self.container, "--format", "{{.State.Status}} {{.State.ExitCode}}")
+        status, code = self.node.podman(*asked).split()
+        return int(code) if status == "exited" else None
+
+    def kill(self) -> None:
+        """As if its node were lost."""
+        self.node.podman("kill", "--signal", "KILL", self.container)
+
+    def evict(self) -> None:
+        """SIGTERM, and SIGKILL if it has not ended within its grace period."""
+        self.node.podman("stop", "--time", str(self.grace_seconds), self.container)
+
+    def remove(self) -> str:
+        """Clear it away; gives what it had printed."""
+        log = self.node.podman("logs", self.container)
+        self.node.podman("pod", "rm", "--force", "--time", "0", self.name)
+        return log
+
+
+class RunningJob:
+    """An Indexed Job: its pods, and what its controller would do when one ends."""
+
+    def __init__(self, node: Node, manifests: list[Manifest]) -> None:
+        self.node, self.manifests = node, manifests
+        self.spec = job_of(manifests)
+        self.failures = self.ignored = self.started = 0
+        self.log = ""
+        self.evicted: set[Pod] = set()
+        self.pods = {index: self._start(index) for index in range(self.spec["completions"])}
+
+    def _start(self, index: int) -> Pod:
+        self.started += 1
+        return Pod(self.node, self.manifests, index, self.started)
+
+    def evict(self, index: int) -> None:
+        """Drain its node: a disruption that Kubernetes knows of."""
+        self.evicted.add(self.pods[index])
+        self.pods[index].evict()
+
+    def ended(self, seconds: float = 400) -> str:
+        """Play the controller to the end: Complete, or Failed."""
+        deadline = time.monotonic() + seconds
+        while self.pods:
+            assert time.monotonic() < deadline, self._everything()
+            for index, pod in list(self.pods.items()):
+                code = pod.code()
+                if code is None:
+                    continue
+                self.log += f"--- {pod.attempt} ended with {code}\n{pod.remove()}"
+                del self.pods[index]
+                action = self._action(code, evicted=pod in self.evicted) if code else "Done"
+                self.failures += action == "Count"
+                self.ignored += action == "Ignore"
+                if action == "FailJob" or self.failures > self.spec["backoffLimit"]:
+                    self._stop()
+                    return "Failed"
+                if code:
+                    self.pods[index] = self._start(index)
+            time.sleep(0.3)
+        return "Complete"
+
+    def _action(self, code: int, *, evicted: bool) -> str:
+        for rule in self.spec["podFailurePolicy"]["rules"]:
+            on = rule.get("onExitCodes")
+            if (on and (code in on["values"]) == (on["operator"] == "In")) or ("onPodConditions" in rule and evicted):
+                return str(rule["action"])
+        return "Count"
+
+    def _stop(self) -> None:
+        for pod in self.pods.values():
+            self.log += pod.remove()
+        self.pods = {}
+
+    def _everything(self) -> str:
+        self._stop()
+        return self.log
+
+    def until(self, condition: Callable[[], bool], seconds: float = 200) -> None:
+        """Wait until it holds while pods run."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self._everything()
+            time.sleep(0.2)

@@ -1,0 +1,166 @@
+"""The manifests hold what Kubernetes demands, and what a night on nodes that come and go does."""
+
+import shutil
+from copy import deepcopy
+from itertools import product
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from pipelines.errors import REQUEUE, WRONG_RECIPE
+from pipelines.submission.kubernetes import Manifest, job_of, kustomized, rendered
+from tests.k8s.manifests import COMPONENTS, OVERLAYS, OWN_KINDS, ROOT, breaches, pod_of, validate
+
+CHOICES = [(overlay, *some) for overlay, some in product(OVERLAYS, [(), *((c,) for c in COMPONENTS), COMPONENTS])]
+
+
+@pytest.fixture(params=OVERLAYS)
+def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
+    return rendered(request.param)
+
+
+@pytest.mark.parametrize("version", ["1.36", "1.37"])
+@pytest.mark.parametrize("choice", CHOICES, ids="+".join)
+def test_kubernetes_own_kinds_follow_its_schemas(choice: tuple[str, ...], version: str) -> None:
+    for manifest in rendered(*choice):
+        if manifest["kind"] not in OWN_KINDS:
+            validate(manifest, version)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids="+".join)
+def test_custom_kinds_follow_theirs(choice: tuple[str, ...]) -> None:
+    for manifest in rendered(*choice):
+        if manifest["kind"] in OWN_KINDS:
+            validate(manifest)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_job_within_another_kind_is_one_that_kubernetes_takes(overlay: str) -> None:
+    whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "e4t"}, "spec": job_of(rendered(overlay))}
+    validate(whole)
+
+
+def test_a_field_that_a_custom_kind_does_not_know_is_found() -> None:
+    (jobset,) = (each for each in rendered("jobset-kueue") if each["kind"] == "JobSet")
+    wrong = deepcopy(jobset)
+    wrong["spec"]["replicatedJob"] = []
+    with pytest.raises(jsonschema.ValidationError, match="replicatedJob"):
+        validate(wrong)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_recipe_of_ones_own_reaches_the_pods(overlay: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    (tmp_path / "my-run").mkdir()
+    (tmp_path / "my-run" / "recipe.yaml").write_text("name: mine\n")
+    own = {"name": "e4t-recipe", "behavior": "replace", "files": ["recipe.yaml"]}
+    chosen = {"resources": [f"../k8s/overlays/{overlay}"], "configMapGenerator": [own]}
+    (tmp_path / "my-run" / "kustomization.yaml").write_text(yaml.safe_dump(chosen))
+    made = kustomized(str(tmp_path / "my-run"))
+    data = {each["metadata"]["name"]: each["data"] for each in made if each["kind"] == "ConfigMap"}
+    (named,) = (each["configMap"]["name"] for each in pod_of(made)["volumes"] if "configMap" in each)
+    assert data == {named: {"recipe.yaml": "name: mine\n"}}
+
+
+def test_there_is_one_service_of_the_pods_subdomain(manifests: list[Manifest]) -> None:
+    kinds = {each["kind"]: each for each in manifests}
+    if "Service" in kinds:
+        assert kinds["Service"]["metadata"]["name"] == pod_of(manifests)["subdomain"]
+        assert (
+            kinds["Service"]["spec"]["selector"].items() <= job_of(manifests)["template"]["metadata"]["labels"].items()
+        )
+    else:  # JobSet makes it
+        assert kinds.keys() & {"JobSet", "TrainJob"}
+
+
+def test_ranks_are_told_where_the_first_pod_is_by_a_name_that_outlives_it() -> None:
+    hosts = {}
+    for overlay in OVERLAYS:
+        environment = {each["name"]: each.get("value") for each in pod_of(rendered(overlay))["containers"][0]["env"]}
+        hosts[overlay] = environment["MASTER_ADDR"]
+    assert hosts == {"plain": "e4t-0.e4t", "jobset-kueue": "e4t-nodes-0-0.e4t", "trainjob": "e4t-node-0-0.e4t"}
+
+
+def test_a_node_knows_its_rank_and_how_many_there_are(manifests: list[Manifest]) -> None:
+    environment = {each["name"]: each for each in pod_of(manifests)["containers"][0]["env"]}
+    index = environment["NODE_RANK"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert index == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    job = job_of(manifests)
+    assert int(environment["NNODES"]["value"]) == job["completions"] == job["parallelism"]
+    assert job["completionMode"] == "Indexed"
+
+
+def test_exit_codes_mean_what_they_say(manifests: list[Manifest]) -> None:
+    rules = job_of(manifests)["podFailurePolicy"]["rules"]
+    by_code = {code: rule["action"] for rule in rules for code in rule.get("onExitCodes", {}).get("values", [])}
+    assert by_code == {WRONG_RECIPE: "FailJob", REQUEUE: "Ignore"}
+    assert [rule["action"] for rule in rules if "onPodConditions" in rule] == ["Ignore"]
+    names = {rule["onExitCodes"]["containerName"] for rule in rules if "onExitCodes" in rule}
+    assert names == {each["name"] for each in pod_of(manifests)["containers"]}
+
+
+def test_a_pod_is_replaced_only_when_it_has_ended_and_has_time_to_save(manifests: list[Manifest]) -> None:
+    job, pod = job_of(manifests), pod_of(manifests)
+    assert job["podReplacementPolicy"] == "Failed"
+    assert pod["restartPolicy"] == "Never"
+    assert pod["terminationGracePeriodSeconds"] >= 120
+    assert {"backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"} <= job.keys()
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids="+".join)
+def test_what_is_asked_for_is_the_limit(choice: tuple[str, ...]) -> None:
+    for container in pod_of(rendered(*choice))["containers"]:
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize(("component", "device"), [("gpu", "nvidia.com/gpu"), ("rdma", "rdma/hca")])
+def test_a_component_gives_each_pod_its_device(overlay: str, component: str, device: str) -> None:
+    assert pod_of(rendered(overlay, component))["containers"][0]["resources"]["limits"][device] == "1"
+    assert device not in pod_of(rendered(overlay))["containers"][0]["resources"]["limits"]
+
+
+def test_every_place_that_is_written_to_is_a_volume(manifests: list[Manifest]) -> None:
+    pod = pod_of(manifests)
+    (container,) = pod["containers"]
+    mounts = {each["mountPath"] for each in container["volumeMounts"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert {"/opt/e4t/data", "/opt/e4t/runs", "/tmp", "/dev/shm"} <= mounts  # noqa: S108 - places in the pod
+    assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
+
+
+def test_secrets_are_named_and_never_written(manifests: list[Manifest]) -> None:
+    assert pod_of(manifests)["containers"][0]["envFrom"] == [{"secretRef": {"name": "e4t", "optional": True}}]
+    assert "Secret" not in {each["kind"] for each in manifests}
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids="+".join)
+def test_pods_are_restricted(choice: tuple[str, ...]) -> None:
+    pod = pod_of(rendered(*choice))
+    assert list(breaches(pod)) == []
+    assert pod["automountServiceAccountToken"] is False
+
+
+BAD = {
+    "host namespaces": lambda pod: pod.update(hostNetwork=True),
+    "host path": lambda pod: pod["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+    "host port": lambda pod: pod["containers"][0].update(ports=[{"containerPort": 1, "hostPort": 1}]),
+    "privileged": lambda pod: pod["containers"][0]["securityContext"].update(privileged=True),
+    "privilege escalation": lambda pod: pod["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"),
+    "may run as root": lambda pod: pod["securityContext"].pop("runAsNonRoot"),
+    "runs as root": lambda pod: pod["containers"][0]["securityContext"].update(runAsUser=0),
+    "seccomp": lambda pod: pod["securityContext"].update(seccompProfile={"type": "Unconfined"}),
+    "capabilities kept": lambda pod: pod["containers"][0]["securityContext"].pop("capabilities"),
+    "capabilities added": lambda pod: pod["containers"][0]["securityContext"]["capabilities"].update(add=["IPC_LOCK"]),
+    "proc mount": lambda pod: pod["containers"][0]["securityContext"].update(procMount="Unmasked"),
+    "sysctls": lambda pod: pod["securityContext"].update(sysctls=[{"name": "kernel.msgmax", "value": "1"}]),
+}
+
+
+@pytest.mark.parametrize("rule", BAD)
+def test_a_pod_that_breaks_one_rule_is_found_by_it(rule: str) -> None:
+    pod = deepcopy(pod_of(rendered("plain")))
+    BAD[rule](pod)
+    assert list(breaches(pod)) == [rule]
