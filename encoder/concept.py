@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
 from encoder.changes import Changes, dense, from_tensors, to_tensors
@@ -16,6 +16,8 @@ from encoder.words import Identifier, LearnedWord, PictureWord, Word
 
 FORMAT_VERSION = 3
 _WEIGHTS, _CONFIG = "concept.safetensors", "concept.json"
+_BROKEN = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+"""What reading files of somebody else's can raise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,29 +40,53 @@ class Concept:
             raise ModelError(f"{folder} exists; give another output or delete it")
         aside = folder.with_name(f".{folder.name}.partial")
         aside.mkdir(parents=True, exist_ok=True)
-        changes = {f"{part}/{name}": change for part in self.changes for name, change in self.changes[part].items()}
-        word = self.word._asdict()
-        tensors = {name: value.contiguous() for name, value in word.items() if isinstance(value, Tensor)}
-        held = [to_tensors(key, change) for key, change in changes.items()]
-        save_file({key: tensor for some in (tensors, *held) for key, tensor in some.items()}, aside / _WEIGHTS)
-        said = {name: value for name, value in word.items() if name not in tensors}
-        config = {"format_version": FORMAT_VERSION, "release": self.release, "word": said, "settings": self.settings}
+        tensors, config = self._plain()
+        save_file(tensors, aside / _WEIGHTS)
         (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         return aside.rename(folder)
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Concept":
-        """Read a concept folder. Raises ModelError if it is missing, broken, or of a newer format."""
-        folder = Path(folder)
+    def load(cls, path: Path | str) -> "Concept":
+        """Read a concept's folder, or its file of ``to_bytes``. Raises ModelError if broken or of a newer format."""
+        path = Path(path)
         try:
-            config = json.loads((folder / _CONFIG).read_text())
-            tensors = load_file(folder / _WEIGHTS)
-        except (OSError, json.JSONDecodeError, SafetensorError) as error:
-            raise ModelError(f"{folder} is not a whole concept folder ({error}); make one with `e4t tune`") from error
+            if path.is_file():
+                return cls.from_bytes(path.read_bytes())
+            config = json.loads((path / _CONFIG).read_text())
+            return cls._of(load_file(path / _WEIGHTS), config)
+        except _BROKEN as error:
+            raise ModelError(f"{path} is not a whole concept ({error}); make one with `e4t tune`") from error
+
+    def to_bytes(self) -> bytes:
+        """The same as one safetensors file, concept.json in its head: what is sent and downloaded."""
+        tensors, config = self._plain()
+        held: bytes = save(tensors, {_CONFIG: json.dumps(config)})
+        return held
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Concept":
+        """Read what ``to_bytes`` gave. Raises ModelError if it is broken or of a newer format."""
+        try:
+            return cls._of(load(data), json.loads(_metadata(data)[_CONFIG]))
+        except _BROKEN as error:
+            raise ModelError(f"this is no whole concept ({error}); make one with `e4t tune`") from error
+
+    def _plain(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors by name, and everything else."""
+        changes = {f"{part}/{name}": change for part in self.changes for name, change in self.changes[part].items()}
+        word = self.word._asdict()
+        tensors = {name: value.contiguous() for name, value in word.items() if isinstance(value, Tensor)}
+        held = [to_tensors(key, change) for key, change in changes.items()]
+        said = {name: value for name, value in word.items() if name not in tensors}
+        config = {"format_version": FORMAT_VERSION, "release": self.release, "word": said, "settings": self.settings}
+        return {key: tensor for some in (tensors, *held) for key, tensor in some.items()}, config
+
+    @classmethod
+    def _of(cls, tensors: dict[str, Tensor], config: dict[str, Any]) -> "Concept":
+        """The inverse of ``_plain``."""
         if config["format_version"] > FORMAT_VERSION:
             raise ModelError(
-                f"{folder} has concept format {config['format_version']}, "
-                f"this e4t reads up to {FORMAT_VERSION}; upgrade e4t"
+                f"a concept of format {config['format_version']}; this e4t reads up to {FORMAT_VERSION}: upgrade e4t"
             )
         word = _word(config.get("word", {}), tensors)
         changes: dict[str, Changes] = {}
@@ -68,6 +94,13 @@ class Concept:
             part, _, name = key.partition("/")
             changes.setdefault(part, {})[name] = change
         return cls(changes=changes, word=word, release=config["release"], settings=config["settings"])
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Of a safetensors file: its head is the length of a JSON object, in 8 bytes, and the object."""
+    length = int.from_bytes(data[:8], "little")
+    found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return found
 
 
 def _word(said: dict[str, Any], tensors: dict[str, Tensor]) -> Word:

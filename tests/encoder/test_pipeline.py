@@ -61,6 +61,22 @@ def test_a_saved_concept_gives_the_same_picture_again(pipe: E4TPipeline, image: 
     assert pipe("a portrait of a *s")[0].tobytes() == first.tobytes()
 
 
+def test_a_concept_in_one_file_gives_the_same_picture_again(
+    pipe: E4TPipeline, image: Image.Image, tmp_path: Path
+) -> None:
+    (tmp_path / "concept.safetensors").write_bytes(pipe.tune(image).to_bytes())
+    first = pipe("a portrait of a *s")[0]
+    pipe.unload_concept()
+    pipe.load_concept(tmp_path / "concept.safetensors")
+    assert pipe("a portrait of a *s")[0].tobytes() == first.tobytes()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x02" + 7 * b"\0" + b"{}", b"\xff" * 64, 8 * b"\0" + b"PK\x03\x04"])
+def test_bytes_that_are_no_concept_are_refused(data: bytes) -> None:
+    with pytest.raises(ModelError, match="no whole concept"):
+        Concept.from_bytes(data)
+
+
 def test_a_picture_does_not_depend_on_the_others_in_the_batch(pipe: E4TPipeline, image: Image.Image) -> None:
     pipe.tune(image)
     together = pipe.sample(["a portrait of a *s"] * 2, pipe.sample_config, seed=5)
