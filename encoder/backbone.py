@@ -124,7 +124,13 @@ class Backbone(nn.Module):
         sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device, dtype=self.dtype)
         return {"text_embeds": text.pooled, "time_ids": sizes.expand(len(noisy), -1)}
 
-    def fingerprint(self, part: Literal["vae", "clip"]) -> str:
+    def identity(self) -> dict[str, str]:
+        """Which base this is: ``model`` and, of a hub's, ``revision``; ``weights`` is a digest of what is held."""
+        parts = "".join(self.fingerprint(part) for part in ("vae", "text", "unet", "clip"))
+        named = {"model": self.config.model, "revision": self.config.revision or ""}
+        return {**named, "weights": hashlib.sha256(parts.encode()).hexdigest()}
+
+    def fingerprint(self, part: Literal["vae", "text", "unet", "clip"]) -> str:
         """Digest of a part's weights as they are held: equal weights have equal ones, wherever they came from."""
         digest = hashlib.sha256()
         for name, tensor in sorted(getattr(self, part).state_dict().items()):

@@ -1,9 +1,10 @@
 """Tune on a picture, then generate: the pipeline that users hold."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -314,11 +315,16 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in arrays]
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Read a picture file. Raises ModelError with one line if it is missing or cannot be read."""
+def open_image(file: str | Path | BinaryIO, called: str = "") -> Image.Image:
+    """Read a picture file. Raises ModelError with one line if it is missing, no picture, or a decompression bomb."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ModelError(f"{path} cannot be read as a picture ({error}); give a PNG, JPEG or WebP file") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                image.load()
+                return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = str(error).replace(repr(file), "it")
+        raise ModelError(
+            f"{called or file} cannot be read as a picture ({reason}); give a PNG, JPEG or WebP file"
+        ) from error

@@ -1,5 +1,6 @@
 """A released domain encoder on disk: reading it. Nothing of the base model is inside, and nothing is ever unpickled."""
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -56,6 +57,15 @@ class Release:
     def identity(self) -> str:
         """Name and version: what a concept says that it was tuned on."""
         return f"{self.name} {self.version}"
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of what it does: weights and settings. What it says of itself, its version even, may change."""
+        weights = [
+            hashlib.sha256((self.folder / part / WEIGHTS).read_bytes()).hexdigest() for part in (ENCODER, OFFSETS)
+        ]
+        settings = [self.conditioning, self.tuning, self.sampling, self.resolution]
+        return hashlib.sha256(json.dumps([settings, weights], sort_keys=True).encode()).hexdigest()
 
     @property
     def offsets(self) -> Path:

@@ -7,13 +7,25 @@ import torch
 from torch import Tensor
 
 from data_prep.features import FeatureReader, write_features
+from data_prep.manifest import Manifest
 from encoder.backbone import Backbone
 from encoder.features import Encoded, encode_pictures
 from pipelines.config import Recipe
+from pipelines.stages import tracked
 
 
 def cache(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], None] | None = None) -> None:
-    """Be one rank: compute what is missing of every ``world``-th shard from ``rank`` on."""
+    """Be one rank: compute what is missing of every ``world``-th shard from ``rank`` on; rank 0 tells MLflow."""
+    if rank:
+        _compute(recipe, rank, world, watch)
+        return
+    manifest = Manifest.load(recipe.data.output)
+    with tracked(recipe, "cache") as tracker:
+        tracker.dataset(manifest.concept, manifest.digest, recipe.data.output, "encoding")
+        _compute(recipe, rank, world, watch)
+
+
+def _compute(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], None] | None) -> None:
     backbone = Backbone.load(recipe.base, _device())
     dtype = getattr(torch, recipe.cache.dtype)
 

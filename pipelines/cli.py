@@ -17,6 +17,8 @@ from pipelines.commands import COMMANDS
 from pipelines.errors import DONE, FAILED, WRONG_RECIPE, RunError
 from pipelines.quiet import quiet
 
+RUNS = "runs"
+"""Where runs are unless a recipe says otherwise."""
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -75,7 +77,7 @@ def _data_of(recipe: str) -> str:
             raise ConfigError(
                 f"recipe {recipe} has unknown keys: {', '.join(map(str, unknown))}; remove or rename them"
             )
-        return json.dumps({"data": settings["data"]})
+        return json.dumps({"data": settings["data"], "runs": settings.get("runs", RUNS)})
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(

@@ -82,6 +82,10 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
         return DONE
     with Bar("preparing shards") as bar:
         manifest = merge_set(config, bar) if arguments.stage == "merge" else prepare(config, _executor(arguments), bar)
+    if arguments.runs:
+        from pipelines.stages import record_set
+
+        record_set(config, manifest, Path(arguments.runs))
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items()) or "none"
     console.print(f"shards: {config.output}  kept {manifest.kept}  dropped {dropped}  digest {manifest.digest[:12]}")
     return DONE
@@ -181,27 +185,59 @@ def plan(arguments: Namespace, _: list[str]) -> None:
 
 
 def release(arguments: Namespace, _: list[str]) -> None:
-    """Make a release folder of a run's newest checkpoint and register it in MLflow as ``candidate``."""
-    from pipelines.release import make_release, register
+    """Make a release folder of a run's checkpoint, and register it in MLflow as ``candidate``."""
+    from pipelines.registry.versions import register
+    from pipelines.release import make_release
+    from pipelines.releasing.choice import chosen
 
     recipe = _recipe(arguments)
-    made = make_release(recipe, Path(arguments.output or recipe.folder / "release"), arguments.version)
-    console.print(f"release: {made.folder}  {made.name} {made.version}")
+    checkpoint = chosen(recipe, arguments.checkpoint, arguments.by)
+    output = Path(arguments.output or recipe.folder / "release")
+    made = make_release(recipe, output, arguments.version, checkpoint, allow_dirty=arguments.allow_dirty)
+    console.print(f"release: {made.folder}  {made.identity}  {checkpoint.name}", soft_wrap=True)
     if arguments.register:
         try:
-            console.print(f"registered: models:/{made.name}/{register(made, recipe.runs)}  alias candidate")
+            console.print(f"registered: models:/{made.name}/{register(recipe, made)}  alias candidate")
         except RunError as error:  # the release is whole; a registry that is away costs a line
-            console.print(f"not registered: {error}")
+            console.print(f"not registered: {error}", soft_wrap=True)
+    if arguments.push:
+        from pipelines.hub import push
+
+        console.print(f"pushed: {push(made, arguments.push)}", soft_wrap=True)
+
+
+def promote(arguments: Namespace, _: list[str]) -> None:
+    """Move an alias, such as ``champion``, to a registered version; rolling back is the same with an earlier one."""
+    from pipelines.registry.versions import promote as move
+
+    before, now = move(arguments.name, arguments.version, arguments.to, Path(arguments.runs))
+    console.print(f"{arguments.name}@{arguments.to}: {before or 'none'} -> {now}")
+    if before not in (None, now):
+        console.print(f"back: e4t promote {arguments.name} {before} --to {arguments.to}", soft_wrap=True)
+
+
+def lineage(arguments: Namespace, _: list[str]) -> int:
+    """Where a release comes from, back to the sources of its data; every digest that can be reached is verified."""
+    from pipelines.lineage import DIFFERS, lineage_of
+
+    links = []
+    for link in lineage_of(arguments.release, Path(arguments.runs), base=arguments.base):
+        console.print(link.shown(), markup=False, soft_wrap=True)
+        links.append(link)
+    return FAILED if any(link.state == DIFFERS for link in links) else DONE
 
 
 def evaluate(arguments: Namespace, _: list[str]) -> None:
     """Personalise held-out concepts, with and without pre-training; ends in grid.png and report.json."""
     from pipelines.evaluate import evaluate as run
+    from pipelines.registry.places import release_at
+    from pipelines.release import candidate
 
     recipe = _recipe(arguments)
     output = Path(arguments.output or recipe.folder / "evaluation")
+    release = release_at(arguments.release, recipe.runs) if arguments.release else candidate(recipe)
     with Bar("personalising held-out concepts") as bar:
-        report = run(recipe, Path(arguments.release or recipe.folder / "release"), output, bar)
+        report = run(recipe, release, output, bar)
     console.print(report_table(report))
     console.print(f"picture: {output / 'grid.png'}  numbers: {output / 'report.json'}")
 
@@ -210,9 +246,10 @@ def compare(arguments: Namespace, _: list[str]) -> None:
     """Hold methods of personalisation beside each other; ends in figure, plots, table and report.html."""
     from pipelines.compare import comparison_of, present
     from pipelines.evaluation.work import work_here
+    from pipelines.registry.places import release_at
 
     recipe = _recipe(arguments)
-    release = Path(arguments.release or recipe.folder / "release")
+    release = release_at(arguments.release or str(recipe.folder / "release"), recipe.runs)
     comparison = comparison_of(recipe, release, Path(arguments.output or recipe.folder / "comparison"))
     if arguments.stage == "work":
         comparison.work(arguments.rank, arguments.world)
@@ -361,6 +398,8 @@ COMMANDS: dict[str, tuple[Describe, Command]] = {
     "plan": (options.plan, plan),
     "pretrain": (options.pretrain, pretrain),
     "release": (options.release, release),
+    "promote": (options.promote, promote),
+    "lineage": (options.lineage, lineage),
     "evaluate": (options.evaluate, evaluate),
     "compare": (options.compare, compare),
     "submit": (options.submit, submit),

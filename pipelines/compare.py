@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from encoder.release_format import Release
 from pipelines.config import Recipe
 from pipelines.errors import RunError
 from pipelines.evaluation.figure import FIGURE, draw_figure
@@ -12,6 +13,7 @@ from pipelines.evaluation.record import record
 from pipelines.evaluation.report import Report, make_report
 from pipelines.evaluation.scores import scores
 from pipelines.evaluation.work import Comparison
+from pipelines.stages import look_label, tracked
 
 
 def comparison_of(recipe: Recipe, release: Path, output: Path) -> Comparison:
@@ -26,9 +28,11 @@ def present(comparison: Comparison, release: Path, on_done: Callable[[int, int],
     """
     if left := comparison.left():
         raise RunError(f"{comparison.output} lacks {left} results; run `e4t compare` again, or its ranks that failed")
-    report = make_report(comparison, scores(comparison, on_done))
-    draw_figure(comparison)
-    draw_plots(report)
-    write_page(report)
-    record(report, release, "compare", [f"{FIGURE}.png", f"{TRADE}.png", f"{TIME}.png", PAGE])
+    opened = Release.open(release)
+    with tracked(comparison.recipe, "compare", look_label("compare", opened.digest)) as tracker:
+        report = make_report(comparison, scores(comparison, on_done))
+        draw_figure(comparison)
+        draw_plots(report)
+        write_page(report)
+        record(tracker, report, opened, "compare", [f"{FIGURE}.png", f"{TRADE}.png", f"{TIME}.png", PAGE])
     return report

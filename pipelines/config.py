@@ -8,6 +8,7 @@ from data_prep.config import PrepareConfig, StreamConfig
 from encoder.config import BackboneConfig, ConditioningConfig, EncoderSees, OffsetForm, SampleConfig, TuneConfig
 from encoder.errors import ConfigError
 from pipelines.evaluation.config import CompareConfig, EvaluateConfig
+from pipelines.releasing.config import PublishConfig
 
 BUCKET = 50_000_000
 """Numbers that ranks send at once. DeepSpeed holds a buffer of so many: of its own 500 million, 1 GB for nothing."""
@@ -153,6 +154,7 @@ class Recipe:
     sample: SampleConfig = field(default_factory=SampleConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
 
     @property
     def folder(self) -> Path:

@@ -3,7 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
@@ -17,6 +17,8 @@ from pipelines.config import BUCKET, PretrainConfig, Recipe
 from pipelines.domain_model import DomainModel
 from pipelines.errors import RunError
 from pipelines.optimizer import GuardedAdamW
+
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,13 @@ class Cluster:
         dist.all_reduce(value, dist.ReduceOp.MAX, group=self.hosts)
         return int(value)
 
-    def gather(self, numbers: list[float]) -> list[list[float]]:
-        """Every rank's numbers, by rank."""
+    def gather(self, mine: Told) -> list[Told]:
+        """What every rank tells, by rank."""
         if self.hosts is None:
-            return [numbers]
-        mine = torch.tensor(numbers, dtype=torch.float64)
-        everyone = [torch.empty_like(mine) for _ in range(self.world)]
-        dist.all_gather(everyone, mine, group=self.hosts)
-        return [theirs.tolist() for theirs in everyone]
+            return [mine]
+        everyone = [mine] * self.world
+        dist.all_gather_object(everyone, mine, group=self.hosts)
+        return everyone
 
     def rank_0_says(self, text: str) -> str:
         """Rank 0's text, on every rank."""

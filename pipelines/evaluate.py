@@ -5,12 +5,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from encoder.release_format import Release
 from pipelines.config import Recipe
 from pipelines.evaluation.record import record
 from pipelines.evaluation.report import Report, make_report
 from pipelines.evaluation.scores import scores
 from pipelines.evaluation.work import Comparison, work_here
 from pipelines.sampling import labelled_grid
+from pipelines.stages import look_label, tracked
 
 GRID = "grid.png"
 
@@ -21,11 +23,13 @@ def evaluate(recipe: Recipe, release: Path, output: Path, on_done: Callable[[int
     What an earlier call has made of the same recipe and release is kept. The numbers depend on neither the number of
     processes nor interruptions.
     """
-    comparison = Comparison(recipe, recipe.evaluate.systems, release, output)
-    work_here(comparison, on_done)
-    report = make_report(comparison, scores(comparison))
-    grid(comparison).save(output / GRID)
-    record(report, release, "evaluate", [GRID])
+    opened = Release.open(release)
+    with tracked(recipe, "evaluate", look_label("evaluate", opened.digest)) as tracker:
+        comparison = Comparison(recipe, recipe.evaluate.systems, release, output)
+        work_here(comparison, on_done)
+        report = make_report(comparison, scores(comparison))
+        grid(comparison).save(output / GRID)
+        record(tracker, report, opened, "evaluate", [GRID])
     return report
 
 

@@ -12,6 +12,8 @@ from data_prep.faces import FacesConfig
 from encoder.config import Precision, TuneConfig
 from encoder.methods import METHODS
 
+RELEASES = "folder, models:/name@alias, models:/name/3, or hub id owner/name[@revision]"
+
 
 def _takes_recipe(parser: ArgumentParser) -> None:
     from pipelines.config import Recipe
@@ -48,6 +50,7 @@ def prepare(parser: ArgumentParser) -> None:
         "--stage", choices=["all", "plan", "work", "merge"], default="all", help="one part alone, for a scheduler"
     )
     _takes_rank(parser)
+    parser.add_argument("--runs", type=str, default=None, help="folder of runs whose MLflow is told; the recipe's")
     parser.add_argument("--verify", action="store_true", help="recheck every shard instead")
     parser.add_argument("--status", action="store_true", help="tell how far a running or finished job is instead")
 
@@ -96,13 +99,38 @@ def release(parser: ArgumentParser) -> None:
     """Of releasing."""
     _takes_recipe(parser)
     parser.add_argument("--version", type=str, default="0.1.0", help="semantic version")
+    parser.add_argument("--checkpoint", type=str, default="newest", help="newest, best, or a step")
+    parser.add_argument("--by", type=str, default="validation_loss", help="number whose least --checkpoint best means")
     parser.add_argument("--output", type=str, default=None, help="release folder; by default <run>/release")
+    parser.add_argument("--allow-dirty", type=bool, default=False, help="release what changed code has made")
     parser.add_argument("--register", type=bool, default=True, help="register the version in MLflow")
+    parser.add_argument("--push", type=str, default=None, help="put it on the hub, too, as owner/name")
+
+
+def _takes_runs(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs", type=str, default="runs", help="folder of runs; its MLflow unless MLFLOW_TRACKING_URI"
+    )
+
+
+def promote(parser: ArgumentParser) -> None:
+    """Of moving an alias."""
+    parser.add_argument("name", type=str, help="of the registered model")
+    parser.add_argument("version", type=str, help="the registry's number, or the semantic version")
+    parser.add_argument("--to", type=str, default="champion", help="alias")
+    _takes_runs(parser)
+
+
+def lineage(parser: ArgumentParser) -> None:
+    """Of telling where a release comes from."""
+    parser.add_argument("release", type=str, help="release folder, models:/name@alias or models:/name/3, or hub id")
+    parser.add_argument("--base", type=str, default=None, help="base model to check, instead of the release's")
+    _takes_runs(parser)
 
 
 def _takes_release(parser: ArgumentParser) -> None:
     _takes_recipe(parser)
-    parser.add_argument("--release", type=str, default=None, help="release folder; by default <run>/release")
+    parser.add_argument("--release", type=str, default=None, help=RELEASES)
 
 
 def evaluate(parser: ArgumentParser) -> None:
@@ -150,7 +178,8 @@ def status(parser: ArgumentParser) -> None:
 
 def release_user(parser: ArgumentParser) -> None:
     """Of whoever uses a release."""
-    parser.add_argument("--release", type=str, required=True, help="release folder")
+    parser.add_argument("--release", type=str, required=True, help=RELEASES)
+    _takes_runs(parser)
     parser.add_argument(
         "--base", type=str, default=None, help="base model folder or hub id, instead of the release's own"
     )

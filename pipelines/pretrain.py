@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.manifest import Manifest
-from data_prep.settings import differences, flatten
+from data_prep.settings import differences
 from data_prep.stream import Batch, ShardStream, as_images
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
@@ -35,8 +35,10 @@ from pipelines.profiling import traced
 from pipelines.run import Run, environment
 from pipelines.saved_state import Progress, read_facts, read_progress, read_state, write_state
 from pipelines.sharded_state import collect, restore
+from pipelines.stages import open_tracker
 from pipelines.stopping import Stopper
-from pipelines.tracking import EXPERIMENT, Tracker
+from pipelines.system_metrics import NodeMeter
+from pipelines.tracking import Tracker
 from pipelines.training_state import TrainingState
 from pipelines.validation import Validation
 from pipelines.watchdog import Watchdog
@@ -119,6 +121,8 @@ class Trainer:
         self.name = self.cluster.rank_0_says(f"{int(time.time())}-{os.getpid()}")
         self.progress, self.saved_step, self.beat = Progress(), -1, 0.0
         self.data: dict[str, Any] = {}
+        self.base = self.backbone.identity() if self.cluster.rank == 0 else {}
+        self.node = NodeMeter() if self.cluster.accelerator.is_local_main_process else None
         self.tracker = self._track() if self.cluster.rank == 0 else None
 
     def _track(self) -> Tracker:
@@ -133,10 +137,9 @@ class Trainer:
             offload=self.engine.zero_cpu_offload(),
             passes=self.engine.gradient_accumulation_steps(),
         )
-        tracker = Tracker(self.recipe.runs, self.run.folder, EXPERIMENT, self.recipe.name)
-        tracker.params(flatten(self.recipe.plain()))
-        tracker.tags({"e4t.stage": "pretrain"})
-        tracker.dataset(self.manifest.concept, self.manifest.digest, self.recipe.data.output)
+        tracker = open_tracker(self.recipe, "pretrain")
+        tracker.dataset(self.manifest.concept, self.manifest.digest, self.recipe.data.output, "training")
+        tracker.tags({f"e4t.base.{key}": value for key, value in self.base.items() if value})
         return tracker
 
     def train(self) -> str:
@@ -297,9 +300,9 @@ class Trainer:
 
     def _report(self) -> None:
         """One line everywhere: metrics.jsonl, the terminal, MLflow. Every rank must call."""
-        ranks = self.cluster.gather(self.meter.read())
+        told = self.cluster.gather((self.meter.read(), self.node.read() if self.node else {}))
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-        line = summarise(ranks, self.config.batch_size, self.teraflops, device)
+        line = summarise([ranks for ranks, _ in told], self.config.batch_size, self.teraflops, device)
         self.progress.seconds += line.pop("seconds")
         norm = self.engine.get_global_grad_norm()
         line |= {} if norm is None else {"grad_norm": float(norm)}
@@ -311,7 +314,7 @@ class Trainer:
         text = "step %d/%d  loss %.4f  %.1f images/s  ETA %s"
         log.info(text, step, self.config.steps, line["loss"], line["images_per_second"], eta)
         self.run.log(step=step, **line)
-        self.tracker.metrics(step, line)
+        self.tracker.metrics(step, line | {key: value for _, node in told for key, value in node.items()})
 
     def _skipped(self) -> int:
         return self.progress.skipped + self.guard.skipped
@@ -332,6 +335,7 @@ class Trainer:
             progress = Progress(**vars(self.progress) | {"skipped": self._skipped()})
             facts = {
                 "data": self.data,
+                "base": self.base,
                 "seed": self.recipe.seed,  # every draw follows from it and a sample's position: no other RNG is used
                 "world_size": self.cluster.world,
                 "zero_stage": self.config.zero_stage,
@@ -369,6 +373,8 @@ class Trainer:
             self._save(self._collect())
         self.guard.flush()
         self.checkpoints.wait()
+        if self.tracker:
+            self.tracker.tags({"e4t.checkpoints": "\n".join(str(path) for path in self.checkpoints.complete())})
         self.run.heartbeat(self.progress.step)
         self.cluster.wait()
         if reason and self.cluster.rank == 0:

@@ -22,6 +22,7 @@ from pipelines.config import Recipe
 FREE = (
     "evaluate.",
     "compare.",
+    "publish.",
     "tune.",
     "sample.",
     "pretrain.log_every",

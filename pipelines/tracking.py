@@ -1,9 +1,10 @@
-"""MLflow: recipe, metrics, pictures, the data set. Tracking can fail or be away; training does not wait for it."""
+"""Telling MLflow: settings, metrics, files, the data set. It can be away; no stage waits for it but at its end."""
 
 import json
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds after a failure before the tracker is tried again; doubled each time."""
 EXPERIMENT = "e4t"
 """Of all runs."""
+RUN_ID = "run_id"
+"""File in a tracker's folder."""
+SEMANTIC_VERSION = "semantic_version"
+"""Tag of a registered version: the registry itself counts 1, 2, 3."""
 PATIENCE = 30.0
 """Seconds for which the end of a run waits for the tracker."""
 ENTRIES_AT_ONCE = 500
@@ -37,20 +42,20 @@ def connect(runs: Path | str) -> "MlflowClient":
     """A client of the tracking server or file; a server that does not answer costs seconds, not MLflow's minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    for library in ("alembic", "mlflow", "urllib3"):
-        logging.getLogger(library).setLevel(logging.ERROR)
     from mlflow import MlflowClient  # an import of seconds, only where it is used
 
+    for library in ("alembic", "mlflow", "urllib3"):  # after the import, which sets levels of its own
+        logging.getLogger(library).setLevel(logging.ERROR)
     Path(runs).mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri(runs))
 
 
-def experiment(client: "MlflowClient", runs: Path | str, name: str) -> str:
-    """Id of the experiment of this name, made if there is none; without a server its files lie beside the runs."""
-    if found := client.get_experiment_by_name(name):
+def experiment(client: "MlflowClient", runs: Path | str) -> str:
+    """Id of the experiment, made if there is none; without a server its files lie beside the runs."""
+    if found := client.get_experiment_by_name(EXPERIMENT):
         return str(found.experiment_id)
-    artifacts = (Path(runs).resolve() / "mlartifacts" / name).as_uri()
-    return str(client.create_experiment(name, artifacts if tracking_uri(runs).startswith("sqlite") else None))
+    artifacts = (Path(runs).resolve() / "mlartifacts" / EXPERIMENT).as_uri()
+    return str(client.create_experiment(EXPERIMENT, artifacts if tracking_uri(runs).startswith("sqlite") else None))
 
 
 def first_line(error: Exception) -> str:
@@ -62,23 +67,27 @@ Send = Callable[["MlflowClient", str, Any], None]
 
 
 class Tracker:
-    """One MLflow run, taken up again when the training run is. No method raises, and none waits but ``close``.
+    """One MLflow run, taken up again when the stage is. No method raises, and none waits but ``close``.
 
     What is to be logged goes into an outbox on the disk, and a thread sends it. A tracker that is slow or away leaves
     a gap that is filled when it is back, by the next sitting if need be.
     """
 
-    def __init__(self, runs: Path | str, folder: Path, experiment: str, name: str) -> None:
+    def __init__(self, runs: Path | str, folder: Path, name: str) -> None:
+        """``folder`` is the tracker's own: it holds the run's id, and what waits to be sent."""
         self.uri, self.run_id = tracking_uri(runs), ""
-        self._runs, self._folder, self._experiment, self._name = Path(runs), folder, experiment, name
+        self._runs, self._folder, self._name = Path(runs), folder, name
         self._client: MlflowClient | None = None
-        self._outbox = Outbox(folder / "tracking")
+        self._outbox = Outbox(folder)
         self._closing, self._news = threading.Event(), threading.Event()
         self._give_up = math.inf
         self._away = False
         self._sender = threading.Thread(target=self._send, name="tracker", daemon=True)
-        self._put("status", "RUNNING")
         self._sender.start()
+
+    def begin(self) -> None:
+        """Say that the run goes on."""
+        self._put("status", "RUNNING")
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; a run that is taken up again keeps those it has, as MLflow demands."""
@@ -92,26 +101,35 @@ class Tracker:
         """Log metrics of a step."""
         self._put("metrics", [[key, float(value), int(time.time() * 1000), step] for key, value in values.items()])
 
-    def dataset(self, name: str, digest: str, source: str) -> None:
-        """Name the data set that the run reads, by its manifest's digest: the lineage from shard to release."""
-        self._put("dataset", {"name": name, "digest": digest, "source": source})
+    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Name the set that the run reads or makes by its manifest's digest: the lineage from shard to release."""
+        self._put("dataset", {"name": name, "digest": digest, "source": source, "context": context})
 
-    def file(self, path: Path, folder: str) -> None:
+    def file(self, path: Path, folder: str = "") -> None:
         """Log a file, pictures included, under an artifact folder."""
-        self._put("file", {"path": str(path), "folder": folder})
+        self._put("file", {"path": str(path.resolve()), "folder": folder})
 
-    def close(self, status: str) -> None:
-        """End the run: FINISHED, FAILED, or KILLED for one that will be taken up again."""
-        self._put("status", status)
+    def on_versions(self, name: str, semantic_version: str, key: str) -> None:
+        """Let the registered versions of a release, if there are any, name this run under a tag."""
+        self._put("on_versions", {"name": name, "semantic_version": semantic_version, "key": key})
+
+    def close(self, status: str | None) -> None:
+        """End the run: FINISHED, FAILED, or KILLED for one that will be taken up again; None leaves it as it is."""
+        if status:
+            self._put("status", status)
         self._give_up = time.monotonic() + PATIENCE
         self._closing.set()
         self._news.set()
         self._sender.join(PATIENCE)
-        if left := self._outbox.waiting():
+        if left := self.left():
             log.warning(
                 "tracking at %s lacks %d entries; they wait in %s and the same command sends them",
                 self.uri, left, self._outbox.folder,
             )  # fmt: skip
+
+    def left(self) -> int:
+        """Entries that have not been sent."""
+        return self._outbox.waiting()
 
     def _put(self, kind: str, what: object) -> None:
         try:
@@ -145,7 +163,7 @@ class Tracker:
     def _deliver(self, client: "MlflowClient", entries: list[dict[str, Any]]) -> None:
         """Send entries, all metrics at once; one that the tracker will never take is left out with a warning."""
         metrics = [metric for entry in entries if entry["kind"] == "metrics" for metric in entry["what"]]
-        sends: list[tuple[Send, Any]] = [(send_metrics, metrics)] if metrics else []
+        sends: list[tuple[Send, Any]] = [(_send_metrics, metrics)] if metrics else []
         sends += [(_SENDERS[entry["kind"]], entry["what"]) for entry in entries if entry["kind"] != "metrics"]
         for send, what in sends:
             try:
@@ -157,14 +175,12 @@ class Tracker:
 
     def _open(self) -> "MlflowClient":
         client = connect(self._runs)
-        experiment_id = experiment(client, self._runs, self._experiment)
-        marker = self._folder / "mlflow_run_id"
-        known = marker.read_text().strip() if marker.exists() else None
+        known = run_id(self._folder)
         if known and _has_run(client, known):
             self.run_id = known
         else:
-            self.run_id = client.create_run(experiment_id, run_name=self._name).info.run_id
-            write_whole(marker, self.run_id + "\n")
+            self.run_id = client.create_run(experiment(client, self._runs), run_name=self._name).info.run_id
+            write_whole(self._folder / RUN_ID, self.run_id + "\n")
         return client
 
     def _is_away(self, error: Exception) -> None:
@@ -178,6 +194,18 @@ class Tracker:
         if self._away:
             log.info("tracking at %s is back, and has been told what it missed", self.uri)
         self._away = False
+
+
+def run_id(folder: Path) -> str | None:
+    """Of the run that a tracker of this folder has begun; None if the tracking server has not been reached yet."""
+    marker = folder / RUN_ID
+    return marker.read_text().strip() if marker.exists() else None
+
+
+def waits_after_the_end(folder: Path) -> bool:
+    """Whether a tracker of this folder has ended without having sent everything."""
+    waiting = Outbox(folder).first(sys.maxsize)
+    return bool(waiting) and waiting[-1]["kind"] == "status" and waiting[-1]["what"] != "RUNNING"
 
 
 def _send_params(client: "MlflowClient", run_id: str, values: dict[str, str]) -> None:
@@ -195,8 +223,7 @@ def _send_tags(client: "MlflowClient", run_id: str, values: dict[str, str]) -> N
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
 
 
-def send_metrics(client: "MlflowClient", run_id: str, values: list[list[Any]]) -> None:
-    """Log metrics, each a name, value, time in ms and step, in batches as large as MLflow takes."""
+def _send_metrics(client: "MlflowClient", run_id: str, values: list[list[Any]]) -> None:
     from mlflow.entities import Metric
 
     for start in range(0, len(values), METRICS_A_CALL):
@@ -207,12 +234,18 @@ def _send_dataset(client: "MlflowClient", run_id: str, about: dict[str, str]) ->
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     data = Dataset(about["name"], about["digest"][:DIGEST_LENGTH], "local", json.dumps({"uri": about["source"]}))
-    client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+    client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", about["context"])])])
     client.set_tag(run_id, "e4t.data_manifest", about["digest"])
 
 
 def _send_file(client: "MlflowClient", run_id: str, about: dict[str, str]) -> None:
-    client.log_artifact(run_id, about["path"], about["folder"])
+    client.log_artifact(run_id, about["path"], about["folder"] or None)
+
+
+def _send_on_versions(client: "MlflowClient", run_id: str, about: dict[str, str]) -> None:
+    for version in client.search_model_versions(f"name = '{about['name']}'"):
+        if version.tags.get(SEMANTIC_VERSION) == about["semantic_version"]:
+            client.set_model_version_tag(about["name"], version.version, about["key"], run_id)
 
 
 def _send_status(client: "MlflowClient", run_id: str, status: str) -> None:
@@ -227,6 +260,7 @@ _SENDERS: dict[str, Send] = {
     "tags": _send_tags,
     "dataset": _send_dataset,
     "file": _send_file,
+    "on_versions": _send_on_versions,
     "status": _send_status,
 }
 

@@ -9,6 +9,8 @@ from encoder.errors import ConfigError
 from encoder.methods import METHODS
 
 RELEASE, BARE = "release", "base"
+TUNED = "pretrained"
+"""What ``e4t evaluate`` calls the release."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class EvaluateConfig:
         """What a release is held against: the base as it is, and the same tuning from nothing pre-trained."""
         return (
             System(name="base from the caption", method="none"),
-            System(name="pretrained", method="e4t", start=RELEASE, steps=self.steps),
+            System(name=TUNED, method="e4t", start=RELEASE, steps=self.steps),
             System(name="untrained", method="e4t", steps=self.steps),
         )
 

@@ -40,7 +40,7 @@ class Report:
         releases = {system.start for system in self.comparison.systems} - {BARE}
         return {
             "recipe": recipe.plain(),
-            "releases": {start: Release.open(Path(start)).identity for start in sorted(releases)},
+            "releases": {start: _named(Release.open(Path(start))) for start in sorted(releases)},
             "environment": self.environment,
             "concepts": {case.concept: list(case.prompts) for case in cases},
             "systems": [row.plain() for row in self.rows],
@@ -64,6 +64,10 @@ class Report:
         measured = row.system != TRUTH and row.peak_gib > 0
         spent = [f"{row.seconds.mean:.1f}", f"{row.peak_gib:.2f}"] if measured else ["", ""]
         return [row.system, str(row.steps), *(shown(row.scores[name]) for name in self.columns), *spent]
+
+
+def _named(release: Release) -> dict[str, str]:
+    return {"identity": release.identity, "weights": release.digest}
 
 
 def shown(estimate: Estimate) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 
 from data_prep.config import digest_of
-from data_prep.files import sha256_of, whole_folder
+from data_prep.files import whole_folder
 from encoder.concept import Concept
-from encoder.release_format import ENCODER, WEIGHTS, Release
+from encoder.release_format import Release
 from pipelines.config import Recipe
 from pipelines.evaluation.cases import Case
 from pipelines.evaluation.config import BARE, System
@@ -49,7 +49,7 @@ class Results:
         """Of everything that decides the pictures: a result of another digest is made again."""
         how = asdict(system) | {"name": None, "tuning": asdict(system.tuning(self._recipe.tune))}
         how["after"] = system.after and self.digest(self._systems[system.after], case)
-        how["start"] = None if system.start == BARE else release_digest(Path(system.start))
+        how["start"] = None if system.start == BARE else _release_digest(Path(system.start))
         recipe = {part: asdict(getattr(self._recipe, part)) for part in ("base", "conditioning", "sample")}
         asked = {"captions": case.captions[: system.pictures], "edits": case.edits, "seed": case.seed}
         shown = case.fingerprints[: system.pictures]
@@ -92,12 +92,8 @@ class Results:
 
 
 @cache
-def release_digest(folder: Path) -> str:
-    """Of a release's weights and settings; what it says of itself may change."""
-    release = Release.open(folder)
-    files = (release.offsets, folder / ENCODER / WEIGHTS)
-    settings = [release.conditioning, release.tuning, release.sampling, release.resolution]
-    return digest_of([settings, [sha256_of(file) for file in files]])
+def _release_digest(folder: Path) -> str:
+    return Release.open(folder).digest
 
 
 def _open(path: Path) -> Image.Image:

@@ -172,4 +172,5 @@ def test_the_whole_chain_ends_in_a_registered_release(user: User, capfd: pytest.
     capfd.readouterr()
     assert main(["status", str(run)]) == 0
     said = capfd.readouterr().out
-    assert "pretrain  job" in said and "step 4 of 4" in said
+    assert f"pretrain  {sent['pretrain'][0]}  COMPLETED" in said
+    assert "step 4 of 4" in said

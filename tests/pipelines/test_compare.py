@@ -81,7 +81,7 @@ def test_the_report_knows_what_was_compared(e4t: E4T, recipe: Path) -> None:
     assert rows == [*((each["name"], steps) for each in SYSTEMS for steps in each.get("steps", [0])), (TRUTH, 0)]
     truth = report["systems"][-1]["scores"]
     assert all(truth["truth"]["mean"] >= row["scores"]["truth"]["mean"] for row in report["systems"])
-    assert list(report["releases"].values()) == ["faces 1.0.1"]
+    assert [release["identity"] for release in report["releases"].values()] == ["faces 1.0.1"]
 
 
 def test_the_page_stands_alone(e4t: E4T, recipe: Path) -> None:

@@ -1,0 +1,1 @@
+"""A run's checkpoint as a folder to hand over: what is in it, where it comes from, what its card says."""
