@@ -196,23 +196,25 @@ def release(arguments: Namespace, _: list[str]) -> None:
 
 def evaluate(arguments: Namespace, _: list[str]) -> None:
     """Personalise held-out concepts, with and without pre-training; ends in grid.png and report.json."""
+    from encoder.hub import release_folder
     from pipelines.evaluate import evaluate as run
 
     recipe = _recipe(arguments)
     output = Path(arguments.output or recipe.folder / "evaluation")
     with Bar("personalising held-out concepts") as bar:
-        report = run(recipe, Path(arguments.release or recipe.folder / "release"), output, bar)
+        report = run(recipe, release_folder(arguments.release or recipe.folder / "release"), output, bar)
     console.print(report_table(report))
     console.print(f"picture: {output / 'grid.png'}  numbers: {output / 'report.json'}")
 
 
 def compare(arguments: Namespace, _: list[str]) -> None:
     """Hold methods of personalisation beside each other; ends in figure, plots, table and report.html."""
+    from encoder.hub import release_folder
     from pipelines.compare import comparison_of, present
     from pipelines.evaluation.work import work_here
 
     recipe = _recipe(arguments)
-    release = Path(arguments.release or recipe.folder / "release")
+    release = release_folder(arguments.release or recipe.folder / "release")
     comparison = comparison_of(recipe, release, Path(arguments.output or recipe.folder / "comparison"))
     if arguments.stage == "work":
         comparison.work(arguments.rank, arguments.world)
@@ -302,10 +304,11 @@ def export(arguments: Namespace, _: list[str]) -> None:
 def import_(arguments: Namespace, _: list[str]) -> None:
     """Read learned embeddings or a low-rank change that diffusers or kohya's trainer has saved, as a concept."""
     from encoder.exchange import from_diffusers
+    from encoder.hub import release_folder
     from encoder.pipeline import bare_name
     from encoder.release_format import Release
 
-    base = Release.open(arguments.release).backbone_config(arguments.base)
+    base = Release.open(release_folder(arguments.release)).backbone_config(arguments.base)
     concept = from_diffusers(arguments.folder, release=bare_name(base), identifier=arguments.identifier)
     console.print(f"concept: {concept.save(arguments.output)}")
 

@@ -102,7 +102,7 @@ def release(parser: ArgumentParser) -> None:
 
 def _takes_release(parser: ArgumentParser) -> None:
     _takes_recipe(parser)
-    parser.add_argument("--release", type=str, default=None, help="release folder; by default <run>/release")
+    parser.add_argument("--release", type=str, default=None, help="folder or hub id; by default <run>/release")
 
 
 def evaluate(parser: ArgumentParser) -> None:
@@ -150,7 +150,7 @@ def status(parser: ArgumentParser) -> None:
 
 def release_user(parser: ArgumentParser) -> None:
     """Of whoever uses a release."""
-    parser.add_argument("--release", type=str, required=True, help="release folder")
+    parser.add_argument("--release", type=str, required=True, help="folder, or hub id: owner/name, owner/name@v1.0.0")
     parser.add_argument(
         "--base", type=str, default=None, help="base model folder or hub id, instead of the release's own"
     )
@@ -186,7 +186,7 @@ def export(parser: ArgumentParser) -> None:
 def import_(parser: ArgumentParser) -> None:
     """Of reading a concept from diffusers."""
     parser.add_argument("--folder", type=str, required=True, help="with learned_embeds or pytorch_lora_weights inside")
-    parser.add_argument("--release", type=str, required=True, help="release folder, of whose base the concept is")
+    parser.add_argument("--release", type=str, required=True, help="folder or hub id, of whose base the concept is")
     parser.add_argument("--base", type=str, default=None, help="base model folder or hub id, instead of the release's")
     parser.add_argument("--identifier", type=str, default="sks", help="how prompts speak of a low-rank change")
     parser.add_argument("--output", type=str, default="concept", help="concept folder")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from encoder.config import PLACEHOLDER
+from encoder.hub import release_folder
 from encoder.objective import Losses
 from encoder.pipeline import E4TPipeline
 from pipelines.config import Recipe
@@ -31,7 +32,7 @@ class Comparison:
     def __init__(self, recipe: Recipe, systems: Sequence[System], release: Path, output: Path) -> None:
         """``release`` is where systems that start from ``release`` do."""
         self.recipe, self.output = recipe, output
-        self.systems = [replace(each, start=str(release)) if each.start == RELEASE else each for each in systems]
+        self.systems = [replace(each, start=_start(each, release)) for each in systems]
         self.cases = choose_cases(recipe, max(system.pictures for system in systems))
         self.results = Results(output, recipe, self.systems)
 
@@ -56,6 +57,13 @@ class Comparison:
         for case in cases:
             before = self.results.before(system, case)
             self.results.save(system, case, personalise(pipe, system, case, before, prior))
+
+
+def _start(system: System, release: Path) -> str:
+    """Where a system starts: the bare base, or a release's folder, downloaded if need be."""
+    if system.start == BARE:
+        return BARE
+    return str(release if system.start == RELEASE else release_folder(system.start))
 
 
 def open_pipeline(recipe: Recipe, system: System, rank: int) -> E4TPipeline:
