@@ -92,9 +92,10 @@ def resolved_revision(model: str, revision: str | None) -> str | None:
         raise ConfigError(f"base model {model}: no such folder here; the hub: {reason(error)}") from error
 
 
-def reason(error: BaseException) -> str:
+def reason(error: Exception) -> str:
     """Why the hub has not done what it was asked to, and what to do about it, in one line."""
-    for each in _chain(error):
+    chain = list(_chain(error))
+    for each in chain:
         if isinstance(each, OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set, and the cache lacks it; unset it to connect"
         if isinstance(each, HfHubHTTPError):
@@ -102,17 +103,17 @@ def reason(error: BaseException) -> str:
             if status >= 500:
                 return f"it has troubles of its own (HTTP {status}); run this again later"
             return ADVICE.get(status, f"it refuses (HTTP {status}: {_one_line(error)})")
-    if isinstance(error, OSError) and error.errno and error.filename:
+    if isinstance(error, OSError) and error.filename:
         return _one_line(error)  # of this machine: a full disk, a folder that cannot be written
-    return f"no answer from {HfApi().endpoint} ({_one_line(error)}); check the connection, then run this again"
+    return f"no answer from {HfApi().endpoint} ({_one_line(chain[-1])}); check the connection, then run this again"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and its causes."""
+    """The error and what it comes from."""
     while error:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 from torch import Tensor
+from transformers.utils import hub as transformers_hub
 
 from data_prep.faces import Identity, Scene, draw
 from encoder.backbone import Backbone
@@ -91,6 +92,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None))
+        monkeypatch.setattr(transformers_hub, "_hf_api", None)
+        for module in (_http, file_download):
+            monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: None))
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
+        _http.close_session()
