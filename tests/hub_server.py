@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +24,11 @@ TOKEN = "hf_of_the_stand_in"  # noqa: S105 - of no real account
 LARGE = (".safetensors", ".png", ".bin")
 """What the hub keeps in its large file storage, by default."""
 Files = dict[str, bytes]
+
+
+def files_in(folder: Path) -> Files:
+    """Every file of a folder, by its name with / between folders."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Refused(Exception):  # noqa: N818 - an answer

@@ -17,13 +17,9 @@ from encoder.hub import is_hub_id, release_folder, resolved_revision
 from encoder.pipeline import E4TPipeline
 from encoder.release_format import INDEX, WHOLE, Release
 from tests.bases import SHIPPED
-from tests.hub_server import TOKEN, Files, Hub
+from tests.hub_server import TOKEN, Files, Hub, files_in
 
 FACES = SHIPPED.with_name("faces")
-
-
-def files_in(folder: Path) -> Files:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def with_version(files: Files, version: str) -> Files:
