@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from encoder.config import BackboneConfig
+from encoder.hub import resolved_revision
 from encoder.loading import load_parts
 from encoder.text import TextEncoders, TextStates
 
@@ -127,7 +128,8 @@ class Backbone(nn.Module):
     def identity(self) -> dict[str, str]:
         """Which base this is: ``model`` and, of a hub's, ``revision``; ``weights`` is a digest of what is held."""
         parts = "".join(self.fingerprint(part) for part in ("vae", "text", "unet", "clip"))
-        named = {"model": self.config.model, "revision": self.config.revision or ""}
+        revision = resolved_revision(self.config.model, self.config.revision)
+        named = {"model": self.config.model, "revision": revision or ""}
         return {**named, "weights": hashlib.sha256(parts.encode()).hexdigest()}
 
     def fingerprint(self, part: Literal["vae", "text", "unet", "clip"]) -> str:

@@ -19,6 +19,7 @@ from transformers import (
 
 from encoder.config import BackboneConfig
 from encoder.errors import ConfigError
+from encoder.hub import is_hub_id
 from encoder.text import TextEncoders
 
 TEXT_ENCODERS = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
@@ -36,8 +37,7 @@ def load_parts(config: BackboneConfig) -> dict[str, Any]:
 
     Raises ConfigError with one line if the id or folder holds no Stable Diffusion, or no CLIP tower is to be found.
     """
-    folder = Path(config.model)
-    if not folder.exists() and (folder.is_absolute() or config.model.count("/") != 1 or config.model.startswith(".")):
+    if not Path(config.model).exists() and not is_hub_id(config.model):
         raise ConfigError(f"base model {config.model}: no such folder, and not a hub id of the form owner/name")
     try:
         index = DiffusionPipeline.load_config(config.model, revision=config.revision)

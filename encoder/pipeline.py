@@ -19,6 +19,7 @@ from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, Prec
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.errors import ModelError
 from encoder.guidance import Branches, guided
+from encoder.hub import release_folder
 from encoder.objective import Losses
 from encoder.prior import domain_prompt
 from encoder.release_format import Release
@@ -72,13 +73,14 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         dtype: Precision | None = None,
         bare: bool = False,
     ) -> "E4TPipeline":
-        """Open a release folder; ``base`` overrides where its base model lies, ``dtype`` how it is held.
+        """Open a release, a folder or on the hub (owner/name, owner/name@v1.0.0).
 
-        ``device`` is a GPU if there is one; ``bare`` leaves out what was pre-trained, for other methods. Raises
-        ModelError for a broken release or one of a newer format, ConfigError if the base cannot be loaded.
+        ``base`` overrides where its base model lies, ``dtype`` how it is held. ``device`` is a GPU if there is one;
+        ``bare`` leaves out what was pre-trained, for other methods. Raises ModelError for a release that is broken, not
+        to be had or of a newer format, ConfigError if the base cannot be loaded.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        opened = Release.open(release)
+        opened = Release.open(release_folder(release))
         conditioning, sampling = ConditioningConfig(**opened.conditioning), SampleConfig(**opened.sampling)
         if bare:
             return cls.untrained(

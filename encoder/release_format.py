@@ -12,12 +12,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from encoder.config import BackboneConfig, Precision
-from encoder.errors import ModelError
+from encoder.errors import ConfigError, ModelError
 
 FORMAT_VERSION = 1
 KIND = "e4t-domain-encoder"
 INDEX, ENCODER, OFFSETS, PROVENANCE = "index.json", "domain_encoder", "weight_offsets", "provenance.json"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FILES = ("README.md", "*.json", "*.png", "*.safetensors")
+"""What a release is made of; * stands for folders, too."""
+WHOLE = {INDEX, f"{ENCODER}/{CONFIG}", f"{ENCODER}/{WEIGHTS}", f"{OFFSETS}/{WEIGHTS}"}
+"""Without these it does not open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +77,28 @@ class Release:
         return self.folder / OFFSETS / WEIGHTS
 
     def backbone_config(self, base: str | None = None, dtype: Precision | None = None) -> BackboneConfig:
-        """Where the base model is to be had and how it is held; ``base`` and ``dtype`` override it."""
+        """Where the base model is to be had and how it is held; ``base`` and ``dtype`` override it.
+
+        A picture tower that is not where it was is the given base's own. Raises ConfigError if no base is given and the
+        release's lay beside it on the machine that made it, and is not here.
+        """
         clip = self.base.get("clip")
+        gone = [model for model in (self.base["model"], clip) if model and self._is_gone(model)]
+        if gone and not base:
+            raise ConfigError(
+                f"{self.identity} was made on {gone[0]}, as seen from its folder, and that is not here; "
+                "say where the base model is with --base, a folder or hub id"
+            )
         return BackboneConfig(
             model=base or resolve(self.base["model"], self.folder),
             revision=None if base else self.base.get("revision"),
-            clip=clip and resolve(clip, self.folder),
+            clip=None if clip in gone else clip and resolve(clip, self.folder),
             dtype=dtype or self.base.get("dtype", "float32"),
         )
+
+    def _is_gone(self, model: str) -> bool:
+        """Whether it is a folder, relative to the release's, that has not come along: a download brings none."""
+        return model.startswith(".") and not Path(resolve(model, self.folder)).exists()
 
     def load_encoder(self, encoder: nn.Module) -> None:
         """Read the domain encoder's weights into ``encoder``. Raises ModelError if they are broken or do not fit."""

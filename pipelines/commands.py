@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -299,32 +300,38 @@ def status_(arguments: Namespace, _: list[str]) -> None:
 
 
 def tune(arguments: Namespace, _: list[str]) -> None:
-    """Teach a release one picture; the concept is written as a folder."""
-    from encoder.concept import Concept
-    from encoder.pipeline import open_image
+    """Teach a release one picture, or several; a concept is written as a folder."""
+    from encoder.release_format import Release
+    from pipelines.concept_cache import ConceptCache
+    from pipelines.registry.places import cache_folder, release_at
+    from pipelines.tune import Order, each_of, tune_all
 
-    images = [open_image(path) for path in arguments.image]
-    masks = [open_image(path) for path in arguments.mask] if arguments.mask else None
-    if Path(arguments.output).exists():
-        raise ModelError(f"{arguments.output} exists; give another --output or delete it")
     settings = {field.name: arguments[field.name] for field in fields(TuneConfig)}
     settings = {name: value for name, value in settings.items() if value is not None}
     TuneConfig(**settings)  # refuses what is out of range before anything is loaded
-    pipe = _opened(arguments, bare=arguments.method != "e4t")
-    if arguments.method != "e4t":
-        pipe.tune_config = METHODS[arguments.method]
-    start = Concept.load(arguments.start) if arguments.start else None
+    order = Order(
+        images=arguments.image,
+        masks=arguments.mask,
+        captions=arguments.caption,
+        output=Path(arguments.output),
+        start=arguments.start,
+        settings=settings,
+    )
+    orders = list(each_of(order)) if arguments.each else [order]
+    release = Release.open(release_at(arguments.release, arguments.runs))
+    bare, cache = arguments.method != "e4t", ConceptCache(cache_folder() / "concepts", int(arguments.cache_gib * 2**30))
+
+    def opened() -> "E4TPipeline":
+        pipe = _opened(arguments, bare=bare)
+        if bare:
+            pipe.tune_config = METHODS[arguments.method]
+        return pipe
+
+    how = [arguments.method, arguments.base, arguments.dtype]
     with Bar("tuning") as bar:
-        total = settings.get("steps", pipe.tune_config.steps)
-        concept = pipe.tune(
-            images,
-            mask=masks,
-            caption=arguments.caption,
-            start=start,
-            on_step=lambda step, _: bar(step, total),
-            **settings,
-        )
-    console.print(f"concept: {concept.save(arguments.output)}")
+        for made in tune_all(orders, release, how, opened, cache, bar):
+            spent = f"{made.seconds:.1f} s" if made.seconds else "tuned before"
+            bar.print(f"concept: {made.folder}  {spent}")
 
 
 def export(arguments: Namespace, _: list[str]) -> None:
@@ -341,8 +348,9 @@ def import_(arguments: Namespace, _: list[str]) -> None:
     from encoder.exchange import from_diffusers
     from encoder.pipeline import bare_name
     from encoder.release_format import Release
+    from pipelines.registry.places import release_at
 
-    base = Release.open(arguments.release).backbone_config(arguments.base)
+    base = Release.open(release_at(arguments.release)).backbone_config(arguments.base)
     concept = from_diffusers(arguments.folder, release=bare_name(base), identifier=arguments.identifier)
     console.print(f"concept: {concept.save(arguments.output)}")
 
@@ -356,27 +364,40 @@ def generate(arguments: Namespace, _: list[str]) -> None:
     pipe = _opened(arguments, bare=concept is not None and concept.release.startswith(BARE))
     if concept:
         pipe.load_concept(concept)
-    with Bar("sampling") as bar:
-        images = pipe(
-            [arguments.prompt] * arguments.count,
-            seed=arguments.seed,
-            steps=arguments.steps,
-            guidance=arguments.guidance,
-            on_step=bar,
-        )
-    folder = Path(arguments.output)
+    folder, made = Path(arguments.output), 0
     folder.mkdir(parents=True, exist_ok=True)
-    for index, image in enumerate(images):
-        image.save(folder / f"{arguments.seed + index:04d}.png")
-        console.print(f"picture: {folder / f'{arguments.seed + index:04d}.png'}")
+    for prompt in arguments.prompt:
+        began = time.monotonic()
+        with Bar("sampling") as bar:
+            images = pipe(
+                [prompt] * arguments.count,
+                seed=arguments.seed,
+                steps=arguments.steps,
+                guidance=arguments.guidance,
+                on_step=bar,
+            )
+        for seed, image in enumerate(images, arguments.seed):
+            path = folder / (f"{made:02d}-{seed:04d}.png" if len(arguments.prompt) > 1 else f"{seed:04d}.png")
+            image.save(path)
+            console.print(f"picture: {path}", soft_wrap=True)
+        console.print(f"{len(images)} pictures in {time.monotonic() - began:.1f} s")
+        made += 1
 
 
 def _opened(arguments: Namespace, *, bare: bool) -> "E4TPipeline":
     from encoder import pipeline
+    from pipelines.registry.places import release_at
 
-    return pipeline.E4TPipeline.from_pretrained(
-        arguments.release, base=arguments.base, device=arguments.device, dtype=arguments.dtype, bare=bare
+    began = time.monotonic()
+    pipe = pipeline.E4TPipeline.from_pretrained(
+        release_at(arguments.release, arguments.runs),
+        base=arguments.base,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        bare=bare,
     )
+    console.print(f"opened: {arguments.release}  {time.monotonic() - began:.1f} s", soft_wrap=True)
+    return pipe
 
 
 def quickstart(arguments: Namespace, _: list[str]) -> int:

@@ -34,6 +34,10 @@ class Bar:
         """Show that ``done`` of ``total`` are done."""
         self.progress.update(self.task, completed=done, total=total)
 
+    def print(self, text: str) -> None:
+        """A line above the bar."""
+        self.progress.console.print(text, soft_wrap=True)
+
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 

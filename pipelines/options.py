@@ -199,7 +199,9 @@ def tune(parser: ArgumentParser) -> None:
         "--caption", type=str, nargs="+", help="of each what is not the concept: 'a portrait of a smiling *s'"
     )
     parser.add_argument("--start", type=str, default=None, help="concept folder whose learned word is taken up")
-    parser.add_argument("--output", type=str, default="concept", help="concept folder")
+    parser.add_argument("--output", type=str, default="concept", help="concept folder; with --each, of concepts")
+    parser.add_argument("--each", type=bool, default=False, help="a concept of each picture, instead of one of all")
+    parser.add_argument("--cache-gib", type=float, default=10.0, help="of concepts kept in ~/.cache/e4t; 0 keeps none")
     for field in fields(TuneConfig):
         help_text = "instead of the release's own; docs/tuning.md"
         parser.add_argument(f"--{field.name}", type=Optional[field.type], default=None, help=help_text)  # noqa: UP045 - a type that mypy does not know
@@ -215,7 +217,7 @@ def export(parser: ArgumentParser) -> None:
 def import_(parser: ArgumentParser) -> None:
     """Of reading a concept from diffusers."""
     parser.add_argument("--folder", type=str, required=True, help="with learned_embeds or pytorch_lora_weights inside")
-    parser.add_argument("--release", type=str, required=True, help="release folder, of whose base the concept is")
+    parser.add_argument("--release", type=str, required=True, help=f"of whose base the concept is: {RELEASES}")
     parser.add_argument("--base", type=str, default=None, help="base model folder or hub id, instead of the release's")
     parser.add_argument("--identifier", type=str, default="sks", help="how prompts speak of a low-rank change")
     parser.add_argument("--output", type=str, default="concept", help="concept folder")
@@ -226,7 +228,7 @@ def generate(parser: ArgumentParser) -> None:
     release_user(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=None, help="instead of the release's own")
-    parser.add_argument("--prompt", type=str, required=True, help="*s stands for the concept")
+    parser.add_argument("--prompt", type=str, nargs="+", required=True, help="one or several; *s is the concept")
     parser.add_argument("--concept", type=str, default=None, help="concept folder")
     parser.add_argument("--guidance", type=float, default=None, help="instead of the release's own")
     parser.add_argument("--count", type=int, default=4, help="pictures, seeds counting up")

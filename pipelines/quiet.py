@@ -10,6 +10,7 @@ def quiet() -> None:
     """Our own lines only: the libraries' notices would bury them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stdout)

@@ -1,11 +1,16 @@
 """The tiny base model that ships with the project: Stable Diffusion's own classes, small; and one of every family."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http
 from torch import Tensor
+from transformers.utils import hub as transformers_hub
 
 from data_prep.faces import Identity, Scene, draw
 from encoder.backbone import Backbone
@@ -14,6 +19,7 @@ from encoder.config import BackboneConfig, ConditioningConfig
 from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.weight_offsets import OffsetPredictor
 from tests.bases import SHIPPED, UNETS, make_base
+from tests.hub_server import TOKEN, Hub, hub_server
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +77,24 @@ def family_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for family in UNETS:
         make_base(root / family, family)
     return root
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine, an empty cache and a token; clients neither wait between tries nor use Xet's storage."""
+    with hub_server() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(transformers_hub, "_hf_api", None)
+        for module in (_http, file_download):
+            monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: None))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+        _http.close_session()

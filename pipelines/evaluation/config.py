@@ -22,7 +22,7 @@ class System:
     method: Literal["none", "e4t", "textual-inversion", "dreambooth", "pivotal"]
     """How it is tuned; ``none`` knows no more than the prompt says."""
     start: str = BARE
-    """Where tuning starts: the bare ``base``, the ``release`` at hand, or another release's folder."""
+    """Where tuning starts: the bare ``base``, the ``release`` at hand, or another release's place."""
     pictures: int = 1
     """Of each concept, to tune on."""
     steps: tuple[int, ...] = (0,)

@@ -21,6 +21,7 @@ from pipelines.evaluation.config import BARE, RELEASE, System
 from pipelines.evaluation.results import Result, Results
 from pipelines.meter import forget_peak, peak_bytes
 from pipelines.quiet import quiet_worker
+from pipelines.registry.places import release_at
 
 LOOK_EVERY_SECONDS = 0.5
 
@@ -31,7 +32,7 @@ class Comparison:
     def __init__(self, recipe: Recipe, systems: Sequence[System], release: Path, output: Path) -> None:
         """``release`` is where systems that start from ``release`` do."""
         self.recipe, self.output = recipe, output
-        self.systems = [replace(each, start=str(release)) if each.start == RELEASE else each for each in systems]
+        self.systems = [replace(each, start=_start(each, release, recipe)) for each in systems]
         self.cases = choose_cases(recipe, max(system.pictures for system in systems))
         self.results = Results(output, recipe, self.systems)
 
@@ -56,6 +57,13 @@ class Comparison:
         for case in cases:
             before = self.results.before(system, case)
             self.results.save(system, case, personalise(pipe, system, case, before, prior))
+
+
+def _start(system: System, release: Path, recipe: Recipe) -> str:
+    """Where a system starts: the bare base, or a release's folder, fetched if need be."""
+    if system.start == BARE:
+        return BARE
+    return str(release if system.start == RELEASE else release_at(system.start, recipe.runs))
 
 
 def open_pipeline(recipe: Recipe, system: System, rank: int) -> E4TPipeline:

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from PIL import ImageChops
 
+from encoder.release_format import Release
 from encoder.words import LearnedWord
 from pipelines.config import Recipe
 from pipelines.evaluation import work
-from pipelines.evaluation.config import System
+from pipelines.evaluation.config import BARE, RELEASE, System
 from pipelines.evaluation.work import Comparison
+from tests.hub_server import Hub, files_in
 
 
 @pytest.fixture
@@ -78,3 +80,11 @@ def test_a_system_without_method_paints_the_domain_word(recipe: Recipe, release:
         comparison.work(0, 1)
         pictures.append(comparison.results.load(comparison.systems[0], comparison.cases[0]).pictures[0][0])
     assert ImageChops.difference(*pictures).getbbox() is None
+
+
+def test_a_system_may_start_from_a_release_on_the_hub(recipe: Recipe, release: Path, tmp_path: Path, hub: Hub) -> None:
+    hub.put("me/faces", files_in(release))
+    systems = [System(name="theirs", method="e4t", start=start) for start in ("me/faces", RELEASE, BARE)]
+    starts = [system.start for system in Comparison(recipe, systems, release, tmp_path / "out").systems]
+    assert Release.open(starts[0]).identity == "faces 1.0.1"
+    assert starts[1:] == [str(release), BARE]
