@@ -18,7 +18,7 @@ from data_prep.files import write_whole
 from data_prep.manifest import verify
 from data_prep.status import status
 from encoder.config import TuneConfig
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ConfigError
 from encoder.methods import METHODS
 from pipelines import options
 from pipelines.display import Bar, console, report_table, status_lines
@@ -364,9 +364,9 @@ def generate(arguments: Namespace, _: list[str]) -> None:
     pipe = _opened(arguments, bare=concept is not None and concept.release.startswith(BARE))
     if concept:
         pipe.load_concept(concept)
-    folder, made = Path(arguments.output), 0
+    folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
-    for prompt in arguments.prompt:
+    for index, prompt in enumerate(arguments.prompt):
         began = time.monotonic()
         with Bar("sampling") as bar:
             images = pipe(
@@ -377,11 +377,10 @@ def generate(arguments: Namespace, _: list[str]) -> None:
                 on_step=bar,
             )
         for seed, image in enumerate(images, arguments.seed):
-            path = folder / (f"{made:02d}-{seed:04d}.png" if len(arguments.prompt) > 1 else f"{seed:04d}.png")
+            path = folder / (f"{index:02d}-{seed:04d}.png" if len(arguments.prompt) > 1 else f"{seed:04d}.png")
             image.save(path)
             console.print(f"picture: {path}", soft_wrap=True)
         console.print(f"{len(images)} pictures in {time.monotonic() - began:.1f} s")
-        made += 1
 
 
 def _opened(arguments: Namespace, *, bare: bool) -> "E4TPipeline":

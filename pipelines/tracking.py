@@ -270,7 +270,7 @@ def _is_hopeless(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
-        status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+        status = int(error.get_http_status_code())
         return 400 <= status < 500 and status not in (401, 403, 408, 429)
     return isinstance(error, FileNotFoundError)
 

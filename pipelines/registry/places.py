@@ -5,11 +5,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.hub import release_folder
-
 from data_prep.config import digest_of
 from data_prep.files import whole_folder
 from encoder.errors import ConfigError
+from encoder.hub import release_folder
 from pipelines.errors import RunError
 from pipelines.tracking import connect, first_line, tracking_uri
 

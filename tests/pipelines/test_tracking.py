@@ -1,16 +1,9 @@
 """MLflow for real, as a file and as a server that comes and goes; training must not notice."""
 
 import logging
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 from mlflow import MlflowClient
@@ -18,7 +11,8 @@ from PIL import Image
 
 from pipelines import tracking
 from pipelines.outbox import Outbox
-from pipelines.tracking import Tracker, connect, tracking_uri
+from pipelines.tracking import RUN_ID, Tracker, connect, tracking_uri
+from tests.pipelines.mlflow_server import Server, free_port, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +49,10 @@ def back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "PATIENCE", 60.0)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def begun(runs: Path, folder: Path, name: str) -> Tracker:
+    tracker = Tracker(runs, folder, name)
+    tracker.begin()
+    return tracker
 
 
 def folder_of(runs: Path, name: str) -> Path:
@@ -70,13 +64,6 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 def steps_of(client: MlflowClient, run_id: str, key: str = "loss") -> list[int]:
     return [metric.step for metric in client.get_metric_history(run_id, key)]
 
@@ -85,12 +72,12 @@ def test_everything_that_a_run_logs_is_found_again(
     runs: Path, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = folder_of(runs, "one")
-    tracker = Tracker(runs, folder, "e4t", "one")
+    tracker = begun(runs, folder, "one")
     tracker.params({f"recipe.key_{index}": index for index in range(150)} | {"long": "x" * 9000})
     tracker.tags({"e4t.stage": "pretrain"})
     tracker.metrics(10, {"loss": 0.5})
     tracker.metrics(20, {"loss": 0.25})
-    tracker.dataset("person", "a" * 64, "data/shards")
+    tracker.dataset("person", "a" * 64, "data/shards", "training")
     Image.new("RGB", (4, 4)).save(folder / "step_00000010.png")
     tracker.file(folder / "step_00000010.png", "samples")
     tracker.close("FINISHED")
@@ -109,32 +96,32 @@ def test_everything_that_a_run_logs_is_found_again(
 
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(runs: Path, client: MlflowClient) -> None:
     folder = folder_of(runs, "two")
-    first = Tracker(runs, folder, "e4t", "two")
+    first = begun(runs, folder, "two")
     first.params({"pretrain.steps": 100})
     first.close("KILLED")
     assert client.get_run(first.run_id).info.status == "KILLED"
-    second = Tracker(runs, folder, "e4t", "two")
+    second = begun(runs, folder, "two")
     wait_for(lambda: client.get_run(first.run_id).info.status == "RUNNING")
     second.params({"pretrain.steps": 200, "pretrain.keep": 2})
     second.close("FINISHED")
-    assert second.run_id == first.run_id == (folder / "mlflow_run_id").read_text().strip()
+    assert second.run_id == first.run_id == (folder / RUN_ID).read_text().strip()
     assert client.get_run(second.run_id).data.params == {"pretrain.steps": "100", "pretrain.keep": "2"}
 
 
 def test_a_run_that_the_tracker_has_forgotten_is_begun_anew(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = folder_of(runs, "three")
-    (folder / "mlflow_run_id").write_text("0123456789abcdef0123456789abcdef\n")
-    tracker = Tracker(runs, folder, "e4t", "three")
+    (folder / RUN_ID).write_text("0123456789abcdef0123456789abcdef\n")
+    tracker = begun(runs, folder, "three")
     tracker.close("FINISHED")
     assert warnings_in(caplog) == []
-    assert (folder / "mlflow_run_id").read_text().strip() == tracker.run_id != "0123456789abcdef0123456789abcdef"
+    assert (folder / RUN_ID).read_text().strip() == tracker.run_id != "0123456789abcdef0123456789abcdef"
 
 
 def test_an_entry_that_the_tracker_refuses_is_left_out_with_a_warning(
     runs: Path, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = folder_of(runs, "four")
-    tracker = Tracker(runs, folder, "e4t", "four")
+    tracker = begun(runs, folder, "four")
     tracker.metrics(1, {"loss": 1.0})
     tracker.tags({"no\nname": "for a tag"})
     tracker.file(folder / "nothing.png", "samples")
@@ -150,7 +137,7 @@ def test_an_entry_that_the_tracker_refuses_is_left_out_with_a_warning(
 def test_a_tracker_that_is_not_there_costs_a_warning_and_another_at_the_end(
     dead: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = Tracker(tmp_path, tmp_path, "e4t", "run")
+    tracker = begun(tmp_path, tmp_path, "run")
     for step in range(100):
         tracker.metrics(step, {"loss": 1.0})
     wait_for(lambda: bool(warnings_in(caplog)))
@@ -158,22 +145,22 @@ def test_a_tracker_that_is_not_there_costs_a_warning_and_another_at_the_end(
     away, lacks = warnings_in(caplog)
     assert f"{dead} is away (" in away
     assert "training goes on" in away
-    assert f"{dead} lacks 102 entries; they wait in {tmp_path / 'tracking'}" in lacks
+    assert f"{dead} lacks 102 entries; they wait in {tmp_path}" in lacks
     assert "\n" not in away + lacks
-    assert not (tmp_path / "mlflow_run_id").exists()
+    assert not (tmp_path / RUN_ID).exists()
 
 
 def test_what_nobody_took_is_sent_by_the_next_sitting(
     dead: str, runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = folder_of(runs, "five")
-    first = Tracker(runs, folder, "e4t", "five")
+    first = begun(runs, folder, "five")
     first.params({"pretrain.steps": 100})
     first.metrics(1, {"loss": 1.0})
     first.close("KILLED")
     first._sender.join()
     back(monkeypatch)
-    second = Tracker(runs, folder, "e4t", "five")
+    second = begun(runs, folder, "five")
     second.metrics(2, {"loss": 0.5})
     second.close("FINISHED")
     assert any("lacks" in line for line in warnings_in(caplog))
@@ -187,14 +174,14 @@ def test_more_than_a_tracker_takes_at_once_is_sent_in_parts(
     dead: str, runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = folder_of(runs, "six")
-    first = Tracker(runs, folder, "e4t", "six")
+    first = begun(runs, folder, "six")
     for step in range(250):
         first.metrics(step, {"loss": 1.0, **{f"metric_{index}": 0.5 for index in range(9)}})
     first.close("KILLED")
     first._sender.join()
     back(monkeypatch)
     caplog.clear()
-    second = Tracker(runs, folder, "e4t", "six")
+    second = begun(runs, folder, "six")
     second.close("FINISHED")
     assert warnings_in(caplog) == []
     assert steps_of(connect(runs), second.run_id) == list(range(250))
@@ -207,57 +194,19 @@ def test_a_tracker_that_takes_calls_and_never_answers_holds_nobody_up(
     monkeypatch.setattr(tracking, "PATIENCE", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        tracker = Tracker(tmp_path, tmp_path, "e4t", "run")
+        tracker = begun(tmp_path, tmp_path, "run")
         silent.settimeout(60)
         connection, _ = silent.accept()  # the sender waits for an answer from here on
         with connection:
             tracker.metrics(1, {"loss": 1.0})
             tracker.file(tmp_path / "nothing.png", "samples")
             tracker.close("FINISHED")
-    assert [entry["kind"] for entry in Outbox(tmp_path / "tracking").first(9)] == [
+    assert [entry["kind"] for entry in Outbox(tmp_path).first(9)] == [
         "status",
         "metrics",
         "file",
         "status",
     ]
-
-
-class Server:
-    """A real MLflow server on this machine, which can be killed and started again on the same port and store."""
-
-    def __init__(self, folder: Path) -> None:
-        port = free_port()
-        self.uri = f"http://127.0.0.1:{port}"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._command = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-            "--artifacts-destination", str(folder / "artifacts"),
-        ]  # fmt: skip
-        self._log = folder / "server.log"
-
-    def start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
-                self._command, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        wait_for(self.answers)
-
-    def answers(self) -> bool:
-        try:
-            with urlopen(f"{self.uri}/health", timeout=5) as answer:  # noqa: S310 - our own server
-                return bool(answer.status == 200)
-        except (URLError, OSError):
-            return False
-
-    def kill(self) -> None:
-        if self._process:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-            wait_for(lambda: not self.answers())
 
 
 @pytest.fixture
@@ -277,7 +226,7 @@ def test_a_server_that_dies_is_told_when_it_is_back_what_it_has_missed(
     runs, folder = tmp_path / "runs", tmp_path / "runs" / "one"
     folder.mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(folder / "picture.png")
-    tracker = Tracker(runs, folder, "e4t", "one")
+    tracker = begun(runs, folder, "one")
     tracker.params({"pretrain.steps": 100})
     for step in range(3):
         tracker.metrics(step, {"loss": 1.0})
