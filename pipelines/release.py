@@ -12,7 +12,7 @@ import yaml
 from data_prep.files import whole_folder
 from data_prep.manifest import Manifest
 from encoder.backbone import Backbone
-from encoder.config import PLACEHOLDER
+from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from encoder.domain_encoder import DomainEncoderConfig
 from encoder.errors import ConfigError
 from encoder.release_format import (
@@ -47,10 +47,7 @@ def make_release(recipe: Recipe, output: Path, version: str) -> Release:
 
     Raises ConfigError for a bad version or an output that exists, RunError if the run has no complete checkpoint.
     """
-    if not SEMANTIC_VERSION.fullmatch(version):
-        raise ConfigError(f"version {version!r} is not semantic; give one like 1.0.0")
-    if output.exists():
-        raise ConfigError(f"{output} exists; a release is never overwritten: give another output or version")
+    check_target(output, version)
     checkpoint = Checkpoints(recipe.folder / "checkpoints", recipe.pretrain.keep).newest()
     if checkpoint is None:
         raise RunError(f"{recipe.folder} has no complete checkpoint; run `e4t pretrain` first")
@@ -60,14 +57,37 @@ def make_release(recipe: Recipe, output: Path, version: str) -> Release:
     grids = sorted((recipe.folder / "samples").glob("*.png"))
     with whole_folder(output) as folder:
         _weights(best_weights(checkpoint), folder)
-        _json(folder / ENCODER / CONFIG, asdict(encoder_config))
-        _json(folder / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
-        _json(folder / INDEX, _index(recipe, output, version))
-        _json(folder / PROVENANCE, provenance)
+        index = index_of(
+            recipe.name,
+            version,
+            output,
+            base=recipe.base,
+            resolution=recipe.data.resolution,
+            conditioning=recipe.conditioning,
+            tune=recipe.tune,
+            sample=recipe.sample,
+        )
+        describe(folder, index=index, encoder=asdict(encoder_config), provenance=provenance)
         if grids:
             shutil.copy(grids[-1], folder / SAMPLES)
         (folder / "README.md").write_text(_card(recipe, output, version, provenance, pictured=bool(grids)))
     return Release.open(output)
+
+
+def check_target(output: Path, version: str) -> None:
+    """Raises ConfigError for a bad version or an output that exists."""
+    if not SEMANTIC_VERSION.fullmatch(version):
+        raise ConfigError(f"version {version!r} is not semantic; give one like 1.0.0")
+    if output.exists():
+        raise ConfigError(f"{output} exists; a release is never overwritten: give another output or version")
+
+
+def describe(folder: Path, *, index: dict[str, Any], encoder: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Write a release's JSON files beside its weights."""
+    _json(folder / ENCODER / CONFIG, encoder)
+    _json(folder / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
+    _json(folder / INDEX, index)
+    _json(folder / PROVENANCE, provenance)
 
 
 def _weights(trained: Path, folder: Path) -> None:
@@ -76,23 +96,33 @@ def _weights(trained: Path, folder: Path) -> None:
         shutil.copyfile(trained / file, folder / part / WEIGHTS)
 
 
-def _index(recipe: Recipe, output: Path, version: str) -> dict[str, Any]:
-    clip = recipe.base.clip
+def index_of(
+    name: str,
+    version: str,
+    output: Path,
+    *,
+    base: BackboneConfig,
+    resolution: int,
+    conditioning: ConditioningConfig,
+    tune: TuneConfig,
+    sample: SampleConfig,
+) -> dict[str, Any]:
+    """What a release in ``output`` says of itself; local bases are written relative to it."""
     return {
         "format_version": FORMAT_VERSION,
         "kind": KIND,
-        "name": recipe.name,
+        "name": name,
         "version": version,
         "base": {
-            "model": relative_to(recipe.base.model, output),
-            "revision": recipe.base.revision,
-            "clip": clip and relative_to(clip, output),
-            "dtype": recipe.base.dtype,
+            "model": relative_to(base.model, output),
+            "revision": base.revision,
+            "clip": base.clip and relative_to(base.clip, output),
+            "dtype": base.dtype,
         },
-        "resolution": recipe.data.resolution,
-        "conditioning": asdict(recipe.conditioning),
-        "tuning": asdict(recipe.tune),
-        "sampling": asdict(recipe.sample),
+        "resolution": resolution,
+        "conditioning": asdict(conditioning),
+        "tuning": asdict(tune),
+        "sampling": asdict(sample),
     }
 
 
