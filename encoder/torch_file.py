@@ -33,7 +33,7 @@ def read_tensors(path: Path, wanted: Shapes, optional: Shapes | None = None) -> 
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} is damaged ({reason}); get it again") from error
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise ModelError(f"{path} is not a state dict, tensors by name; give the file that the trainer saved")
+        raise ModelError(f"{path} is no state dict, tensors by name; give the file that the trainer saved")
     _check_names(path, found, allowed if optional and found.keys() & optional.keys() else wanted)
     for name, tensor in found.items():
         _check_tensor(path, name, tensor, allowed[name])

@@ -17,7 +17,7 @@ from encoder.mkshing import read_encoder, read_offsets
 from encoder.outline import outline
 from encoder.release_format import ENCODER, OFFSETS, PROVENANCE, WEIGHTS, Release
 from encoder.weight_offsets import save_offsets
-from pipelines.release import check_target, describe, index_of
+from pipelines.release_folder import check_target, describe, index_of
 from pipelines.run import environment
 
 PROJECT = "mkshing/e4t-diffusion"
@@ -42,24 +42,20 @@ class TheirConfig:
     prompt_template: str = f"a photo of {PLACE}"
     """Or ``normal``, ``face``, ``art``: lists of that project's."""
     resolution: int = 512
-    unfreeze_clip_vision: bool = True
-    """Whether the picture tower learned, too; a public checkpoint need not say, so it may have."""
+    unfreeze_clip_vision: bool | None = None
+    """Whether the picture tower learned, too; if nothing is said, it may have."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for values of another type, and for numbers that no training has."""
-        for name in (
-            "domain_class_token",
-            "pretrained_model_name_or_path",
-            "clip_model_name_or_path",
-            "prompt_template",
-        ):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, no text")
-        if not isinstance(self.domain_embed_scale, float) or not 0 < self.domain_embed_scale < math.inf:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is str and not (isinstance(value, str) and value):
+                raise ValueError(f"{field.name} is {value!r}, no text")
+        if not isinstance(self.domain_embed_scale, int | float) or not 0 < self.domain_embed_scale < math.inf:
             raise ValueError(f"domain_embed_scale is {self.domain_embed_scale!r}")
         if not isinstance(self.resolution, int) or not 8 <= self.resolution <= 4096:
             raise ValueError(f"resolution is {self.resolution!r}")
-        if not isinstance(self.unfreeze_clip_vision, bool):
+        if not isinstance(self.unfreeze_clip_vision, bool | None):
             raise ValueError(f"unfreeze_clip_vision is {self.unfreeze_clip_vision!r}")
 
     @classmethod
@@ -71,6 +67,8 @@ class TheirConfig:
             plain = json.loads(path.read_text())
             if "pretrained_args" in plain:
                 raise ValueError("it is of one tuned concept; a release is made of what was pre-trained")
+            if "domain_class_token" not in plain:
+                raise ValueError("it lacks domain_class_token")
             known = {field.name for field in fields(cls)}
             return cls(**{name: value for name, value in plain.items() if name in known}), plain
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -117,6 +115,8 @@ def import_release(
     shapes = outline(source)
     offsets = read_offsets(path / OFFSETS_FILE, shapes.unet)
     encoder, tower = read_encoder(path / ENCODER_FILE, shapes)
+    if tower is None and config.unfreeze_clip_vision:
+        raise ModelError(f"{path / ENCODER_FILE} lacks the picture tower that was trained with it; get a whole one")
     index = index_of(
         name,
         version,
@@ -132,7 +132,7 @@ def import_release(
             (folder / part).mkdir()
         save_offsets(offsets, folder / OFFSETS / WEIGHTS)
         save_file({key: value.contiguous() for key, value in encoder.state_dict().items()}, folder / ENCODER / WEIGHTS)
-        if tower is not None and config.unfreeze_clip_vision:
+        if tower is not None and config.unfreeze_clip_vision is not False:
             tower.save_pretrained(folder / TOWER)
             index["base"]["clip"] = f"./{TOWER}"
         described = {"kind": PATCHES, **asdict(encoder.config)}
@@ -167,8 +167,8 @@ def _card(name: str, version: str, output: Path, config: TheirConfig, base: str)
 
 # {name} {version}: a domain encoder for "{config.domain_class_token}", of {PROJECT}
 
-Trained by that project, not by e4t, and imported: the weight offsets collapsed, the encoder as it is. It looks at patches
-of CLIP's last layer where the method (E4T, arXiv 2302.12228) has class tokens of every second layer.
+Trained by that project, not by e4t, and imported: the weight offsets collapsed, the encoder as it is. It looks at
+patches of CLIP's last layer where the method (E4T, arXiv 2302.12228) has class tokens of every second layer.
 The base model, `{base}`, is not inside. What differs, and what was not tested: docs/import.md of e4t.
 
     e4t tune --release {output} --image picture.png --output concept

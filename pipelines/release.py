@@ -1,7 +1,6 @@
 """``e4t release``: a run's newest checkpoint becomes a folder to hand over, and a version in MLflow's registry."""
 
 import json
-import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -12,25 +11,14 @@ import yaml
 from data_prep.files import whole_folder
 from data_prep.manifest import Manifest
 from encoder.backbone import Backbone
-from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
+from encoder.config import PLACEHOLDER
 from encoder.domain_encoder import DomainEncoderConfig
-from encoder.errors import ConfigError
-from encoder.release_format import (
-    CONFIG,
-    ENCODER,
-    FORMAT_VERSION,
-    INDEX,
-    KIND,
-    OFFSETS,
-    PROVENANCE,
-    WEIGHTS,
-    Release,
-    relative_to,
-)
+from encoder.release_format import ENCODER, OFFSETS, PROVENANCE, WEIGHTS, Release
 from pipelines import saved_state
 from pipelines.checkpoints import Checkpoints
 from pipelines.config import Recipe
 from pipelines.errors import RunError
+from pipelines.release_folder import check_target, describe, index_of
 from pipelines.run import environment
 from pipelines.saved_state import best_weights, read_facts
 from pipelines.tracking import connect, first_line, tracking_uri
@@ -38,7 +26,6 @@ from pipelines.tracking import connect, first_line, tracking_uri
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SEMANTIC_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
 SAMPLES = "samples.png"
 
 
@@ -74,56 +61,10 @@ def make_release(recipe: Recipe, output: Path, version: str) -> Release:
     return Release.open(output)
 
 
-def check_target(output: Path, version: str) -> None:
-    """Raises ConfigError for a bad version or an output that exists."""
-    if not SEMANTIC_VERSION.fullmatch(version):
-        raise ConfigError(f"version {version!r} is not semantic; give one like 1.0.0")
-    if output.exists():
-        raise ConfigError(f"{output} exists; a release is never overwritten: give another output or version")
-
-
-def describe(folder: Path, *, index: dict[str, Any], encoder: dict[str, Any], provenance: dict[str, Any]) -> None:
-    """Write a release's JSON files beside its weights."""
-    _json(folder / ENCODER / CONFIG, encoder)
-    _json(folder / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
-    _json(folder / INDEX, index)
-    _json(folder / PROVENANCE, provenance)
-
-
 def _weights(trained: Path, folder: Path) -> None:
     for part, file in ((ENCODER, saved_state.ENCODER), (OFFSETS, saved_state.OFFSETS)):
         (folder / part).mkdir()
         shutil.copyfile(trained / file, folder / part / WEIGHTS)
-
-
-def index_of(
-    name: str,
-    version: str,
-    output: Path,
-    *,
-    base: BackboneConfig,
-    resolution: int,
-    conditioning: ConditioningConfig,
-    tune: TuneConfig,
-    sample: SampleConfig,
-) -> dict[str, Any]:
-    """What a release in ``output`` says of itself; local bases are written relative to it."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "kind": KIND,
-        "name": name,
-        "version": version,
-        "base": {
-            "model": relative_to(base.model, output),
-            "revision": base.revision,
-            "clip": base.clip and relative_to(base.clip, output),
-            "dtype": base.dtype,
-        },
-        "resolution": resolution,
-        "conditioning": asdict(conditioning),
-        "tuning": asdict(tune),
-        "sampling": asdict(sample),
-    }
 
 
 def _provenance(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
@@ -191,10 +132,6 @@ Tune on pictures of people only with their consent.
 
 These weights: Apache-2.0. The base model and the training pictures have licences of their own.
 """
-
-
-def _json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def register(release: Release, runs: str) -> int:
