@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from encoder.backbone import Backbone
 from encoder.config import EncoderSees
 from encoder.errors import ConfigError
-from encoder.features import class_token_layers, map_channels
+from encoder.features import class_token_layers, class_tokens, map_channels
+from encoder.halves import EncoderHalf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,14 @@ class DomainEncoder(nn.Module):
         self.to_embedding = nn.Linear(config.hidden_width, config.embedding_width)
         nn.init.zeros_(self.to_embedding.weight)
         nn.init.zeros_(self.to_embedding.bias)
+
+    def look(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        """What it sees of pictures (B, 3, H, W) in [-1, 1]: their class tokens (B, K, width)."""
+        return class_tokens(backbone, pixels)
+
+    def maps(self, half: EncoderHalf) -> list[Tensor]:
+        """What it sees of the UNet: the pooled output [(B, C_j)] of each block."""
+        return half.maps
 
     def forward(self, class_tokens: Tensor, maps: list[Tensor]) -> Tensor:
         """Residual v (B, d) from class tokens (B, K, width) and the UNet's pooled maps [(B, C_j)]."""

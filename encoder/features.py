@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from encoder.backbone import Backbone, Posterior
-from encoder.halves import encode
+from encoder.halves import EncoderHalf, encode
 from encoder.text import TextStates
 
 
@@ -19,7 +19,7 @@ class Encoded:
     posterior: Posterior
     """Over their latents (B, C, h, w)."""
     class_tokens: Tensor
-    """(B, K, width)."""
+    """(B, K, width), or what else the encoder at hand looks at."""
 
     def tensors(self) -> dict[str, Tensor]:
         """By name, to be stored; the variance as a logarithm, which few bits hold well."""
@@ -59,9 +59,9 @@ def map_channels(unet: UNet2DConditionModel) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def unet_features(backbone: Backbone, noisy: Tensor, timesteps: Tensor, null: TextStates) -> list[Tensor]:
-    """Pooled maps [(B, C_j)] at (z_t, t, states of the empty prompt): the first pass of the method.
+def first_pass(backbone: Backbone, noisy: Tensor, timesteps: Tensor, null: TextStates) -> EncoderHalf:
+    """What the UNet makes of (z_t, t, states of the empty prompt): an encoder takes from it the maps that it looks at.
 
     Runs the UNet's encoder half only, without gradient. ``null`` is one prompt, for all of ``noisy`` (B, C, h, w).
     """
-    return encode(backbone, noisy, timesteps, null.expand(len(noisy))).maps
+    return encode(backbone, noisy, timesteps, null.expand(len(noisy)))

@@ -6,8 +6,8 @@ from torch import Tensor
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
 from encoder.config import SampleConfig
-from encoder.domain_encoder import DomainEncoder
 from encoder.halves import EncoderHalf, decode, encode, join
+from encoder.kinds import Encoder
 from encoder.text import Prompts, TextStates
 from encoder.words import LearnedWord, PictureWord, Word
 
@@ -22,7 +22,7 @@ class Branches:
     def __init__(
         self,
         backbone: Backbone,
-        encoder: DomainEncoder,
+        encoder: Encoder,
         conditioning: Conditioning,
         prompts: Prompts,
         word: Word | None,
@@ -48,7 +48,7 @@ class Branches:
 
     def _in_turn(self, latents: Tensor, timestep: Tensor) -> EncoderHalf:
         plain = encode(self._backbone, latents, timestep, self._null)
-        words = self._conditioning.words(self._encoder(self._class_tokens, plain.maps))
+        words = self._conditioning.words(self._encoder(self._class_tokens, self._encoder.maps(plain)))
         told = self._conditioning.states(self._prompts, words)
         return join([plain, encode(self._backbone, latents, timestep, told)])
 

@@ -25,6 +25,11 @@ class EncoderHalf:
     maps: list[Tensor]
     """Spatial means (B, C_j) of every down block's and the mid block's output."""
 
+    @property
+    def every_map(self) -> list[Tensor]:
+        """Spatial means of everything that the decoder half is handed: of each skip in turn, and of the deepest."""
+        return [_pooled(level) for level in (*self.skips, self.deepest)]
+
 
 def encode(backbone: Backbone, noisy: Tensor, timesteps: Tensor, text: TextStates) -> EncoderHalf:
     """Run the encoder half at z_t (B, C, h, w) and t, (B,) or a scalar."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from encoder.backbone import Backbone, Posterior
 from encoder.conditioning import Conditioning
-from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError
-from encoder.features import unet_features
+from encoder.features import first_pass
+from encoder.kinds import Encoder
 from encoder.text import Prompts, TextStates
 
 
@@ -104,7 +104,7 @@ def denoising_loss(prediction: Tensor, wanted: Tensor, mask: Tensor | None = Non
 
 def domain_tuning_loss(
     backbone: Backbone,
-    encoder: DomainEncoder,
+    encoder: Encoder,
     conditioning: Conditioning,
     *,
     latents: Tensor,
@@ -121,7 +121,8 @@ def domain_tuning_loss(
     those set on the UNet; both passes use them.
     """
     noisy = backbone.noise_schedule.add_noise(latents, noise, timesteps)
-    v = encoder(class_tokens, unet_features(backbone, noisy, timesteps, conditioning.null_states()))
+    maps = encoder.maps(first_pass(backbone, noisy, timesteps, conditioning.null_states()))
+    v = encoder(class_tokens, maps)
     states = conditioning.states(prompts, conditioning.words(v))
     denoising = diffusion_loss(backbone, states, latents=latents, noise=noise, timesteps=timesteps, mask=mask)
     penalty = regularise(v, regulariser)

@@ -20,6 +20,7 @@ from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.errors import ModelError
 from encoder.guidance import Branches, guided
 from encoder.hub import release_folder
+from encoder.kinds import Encoder, encoder_of
 from encoder.objective import Losses
 from encoder.prior import domain_prompt
 from encoder.release_format import Release
@@ -40,7 +41,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
     def __init__(
         self,
         backbone: Backbone,
-        encoder: DomainEncoder,
+        encoder: Encoder,
         conditioning: Conditioning,
         *,
         release: str = "unreleased",
@@ -86,14 +87,14 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
             return cls.untrained(
                 opened.backbone_config(base, dtype),
                 conditioning,
-                hidden_width=opened.encoder_config["hidden_width"],
+                hidden_width=opened.encoder_config.get("hidden_width"),
                 resolution=opened.resolution,
                 sample_config=sampling,
                 device=device,
             )
         backbone = Backbone.load(opened.backbone_config(base, dtype), device)
         fold(backbone.unet, load_offsets(opened.offsets))
-        encoder = DomainEncoder(DomainEncoderConfig(**opened.encoder_config))
+        encoder = encoder_of(opened.encoder_config)
         opened.load_encoder(encoder)
         return cls(
             backbone,

@@ -10,13 +10,13 @@ from encoder.backbone import Backbone
 from encoder.changes import Changes, Rounding
 from encoder.concept import Concept, restore
 from encoder.config import TuneConfig
-from encoder.domain_encoder import DomainEncoder
+from encoder.kinds import Encoder
 from encoder.lora import Adapters
 from encoder.updates import Updates
 from encoder.words import Word
 
 
-def parts_of(backbone: Backbone, encoder: DomainEncoder) -> dict[str, nn.Module]:
+def parts_of(backbone: Backbone, encoder: Encoder) -> dict[str, nn.Module]:
     """The modules that a concept can change, by the names that it gives them."""
     names = ("text_encoder", "text_encoder_2")
     texts = dict(zip(names, backbone.text.encoders, strict=False))
@@ -26,7 +26,7 @@ def parts_of(backbone: Backbone, encoder: DomainEncoder) -> dict[str, nn.Module]
 class Trained:
     """The parameters under tuning: they learn inside the ``with`` block and are what they were before after it."""
 
-    def __init__(self, backbone: Backbone, encoder: DomainEncoder, config: TuneConfig, embedding: Tensor) -> None:
+    def __init__(self, backbone: Backbone, encoder: Encoder, config: TuneConfig, embedding: Tensor) -> None:
         """``embedding`` (d,) is where a learned word starts."""
         self.parts, self._config = parts_of(backbone, encoder), config
         self.embedding = nn.Parameter(embedding.clone(), requires_grad=False)

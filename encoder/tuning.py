@@ -13,9 +13,9 @@ from encoder.backbone import Backbone, Posterior
 from encoder.concept import Concept
 from encoder.conditioning import Conditioning
 from encoder.config import SEEDS_APART, TuneConfig
-from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError, ModelError
-from encoder.features import encode_pictures
+from encoder.features import Encoded
+from encoder.kinds import Encoder
 from encoder.objective import Draw, Losses, diffusion_loss, domain_tuning_loss
 from encoder.prior import Prior
 from encoder.text import Prompts
@@ -45,7 +45,7 @@ class Pictures:
 
 def tune(
     backbone: Backbone,
-    encoder: DomainEncoder,
+    encoder: Encoder,
     conditioning: Conditioning,
     pictures: Pictures,
     config: TuneConfig,
@@ -81,7 +81,7 @@ class Tuning:
     def __init__(
         self,
         backbone: Backbone,
-        encoder: DomainEncoder,
+        encoder: Encoder,
         conditioning: Conditioning,
         pictures: Pictures,
         config: TuneConfig,
@@ -94,7 +94,7 @@ class Tuning:
             raise ConfigError("float16 loses small gradients; tune a base held in bfloat16 or float32")
         self.backbone, self.encoder, self.conditioning, self.config = backbone, encoder, conditioning, config
         conditioning.null_states()  # those of the release: what is tuned does not touch them
-        self.encoded = encode_pictures(backbone, pictures.pixels)
+        self.encoded = Encoded(backbone.posterior(pictures.pixels), encoder.look(backbone, pictures.pixels))
         mean = self.encoded.posterior.mean
         self._masks = pictures.latent_masks(mean)
         templates = [[template] * len(mean) for template in conditioning.config.templates]

@@ -12,7 +12,7 @@ class PictureWord(NamedTuple):
     """What the domain encoder says of a picture, anew at every timestep (E4T, arXiv 2302.12228)."""
 
     class_tokens: Tensor
-    """(1, K, width) of the picture, averaged if there are several."""
+    """(1, K, width) of the picture, or what else the encoder looks at; averaged if there are several."""
 
 
 class LearnedWord(NamedTuple):

@@ -344,7 +344,11 @@ def export(arguments: Namespace, _: list[str]) -> None:
 
 
 def import_(arguments: Namespace, _: list[str]) -> None:
-    """Read learned embeddings or a low-rank change that diffusers or kohya's trainer has saved, as a concept."""
+    """Read what others have trained: concepts of diffusers and kohya's trainer, domain encoders of e4t-diffusion."""
+    {"diffusers": _import_diffusers, "mkshing": _import_mkshing}[arguments.origin](arguments[arguments.origin])
+
+
+def _import_diffusers(arguments: Namespace) -> None:
     from encoder.exchange import from_diffusers
     from encoder.pipeline import bare_name
     from encoder.release_format import Release
@@ -353,6 +357,15 @@ def import_(arguments: Namespace, _: list[str]) -> None:
     base = Release.open(release_at(arguments.release)).backbone_config(arguments.base)
     concept = from_diffusers(arguments.folder, release=bare_name(base), identifier=arguments.identifier)
     console.print(f"concept: {concept.save(arguments.output)}")
+
+
+def _import_mkshing(arguments: Namespace) -> None:
+    from pipelines.import_mkshing import import_release
+
+    path, output = Path(arguments.path), Path(arguments.output)
+    name = arguments.name or path.resolve().name
+    made = import_release(path, output, name, arguments.version, base=arguments.base, clip=arguments.clip)
+    console.print(f"release: {made.folder}  {made.name} {made.version}")
 
 
 def generate(arguments: Namespace, _: list[str]) -> None:

@@ -215,12 +215,31 @@ def export(parser: ArgumentParser) -> None:
 
 
 def import_(parser: ArgumentParser) -> None:
-    """Of reading a concept from diffusers."""
+    """Of reading what others have trained."""
+    subcommands = parser.add_subcommands(dest="origin")
+    for name, describe in {"diffusers": _from_diffusers, "mkshing": _from_mkshing}.items():
+        sub = ArgumentParser(exit_on_error=False, description=describe.__doc__)
+        describe(sub)
+        subcommands.add_subcommand(name, sub, help=describe.__doc__)
+
+
+def _from_diffusers(parser: ArgumentParser) -> None:
+    """Learned embeddings or a low-rank change that diffusers or kohya's trainer has saved, as a concept."""
     parser.add_argument("--folder", type=str, required=True, help="with learned_embeds or pytorch_lora_weights inside")
     parser.add_argument("--release", type=str, required=True, help=f"of whose base the concept is: {RELEASES}")
     parser.add_argument("--base", type=str, default=None, help="base model folder or hub id, instead of the release's")
     parser.add_argument("--identifier", type=str, default="sks", help="how prompts speak of a low-rank change")
     parser.add_argument("--output", type=str, default="concept", help="concept folder")
+
+
+def _from_mkshing(parser: ArgumentParser) -> None:
+    """A pre-trained checkpoint of mkshing/e4t-diffusion, as a release; docs/import.md."""
+    parser.add_argument("path", type=str, help="folder with weight_offsets.pt, encoder.pt and config.json")
+    parser.add_argument("--output", type=str, required=True, help="release folder")
+    parser.add_argument("--base", type=str, default=None, help="base model folder or hub id, instead of config.json's")
+    parser.add_argument("--clip", type=str, default=None, help="picture tower's folder or hub id, likewise")
+    parser.add_argument("--name", type=str, default=None, help="of the release; by default the folder's")
+    parser.add_argument("--version", type=str, default="0.1.0", help="semantic version")
 
 
 def generate(parser: ArgumentParser) -> None:

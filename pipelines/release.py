@@ -1,20 +1,17 @@
 """``e4t release``: a checkpoint becomes a folder to hand over, and a version in MLflow's registry."""
 
-import re
 import shutil
 from pathlib import Path
 
-from encoder.errors import ConfigError
 from encoder.release_format import Release
 from pipelines.config import Recipe
 from pipelines.evaluate import GRID
 from pipelines.releasing.card import FIGURE, card
 from pipelines.releasing.choice import chosen
+from pipelines.releasing.description import check_free, check_version
 from pipelines.releasing.evaluated import Evaluated, check_gate
 from pipelines.releasing.folder import holds, write_release
 from pipelines.releasing.provenance import CARD, provenance_of, refuse_dirty, write_provenance
-
-SEMANTIC_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
 
 
 def make_release(
@@ -25,16 +22,14 @@ def make_release(
     One that is there already stays. Raises ConfigError for a bad version or another release in the folder, RunError if
     there is no complete checkpoint, if its code is in no revision, or if its evaluation is below the recipe's gate.
     """
-    if not SEMANTIC_VERSION.fullmatch(version):
-        raise ConfigError(f"version {version!r} is not semantic; give one like 1.0.0")
+    check_version(version)
     checkpoint = checkpoint or chosen(recipe)
     provenance = provenance_of(recipe, checkpoint)
     if not allow_dirty:
         refuse_dirty(provenance)
     if holds(output, recipe, checkpoint, version):
         return Release.open(output)
-    if output.exists():
-        raise ConfigError(f"{output} exists, of another release, and is never overwritten: give another --output")
+    check_free(output)
 
     def finish(folder: Path) -> None:
         evaluated = Evaluated.of(recipe, Release.open(folder).digest)

@@ -3,26 +3,17 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.files import sha256_of, whole_folder
 from encoder.backbone import Backbone
 from encoder.domain_encoder import DomainEncoderConfig
-from encoder.release_format import (
-    CONFIG,
-    ENCODER,
-    FORMAT_VERSION,
-    INDEX,
-    KIND,
-    OFFSETS,
-    WEIGHTS,
-    Release,
-    relative_to,
-)
+from encoder.release_format import ENCODER, INDEX, OFFSETS, WEIGHTS, Release
 from pipelines import saved_state
 from pipelines.config import Recipe
+from pipelines.releasing.description import describe, index_of
 from pipelines.saved_state import best_weights, read_facts
 
 Finish = Callable[[Path], None]
@@ -38,9 +29,7 @@ def write_release(recipe: Recipe, checkpoint: Path, output: Path, version: str, 
         for part, file in TAKEN.items():
             (folder / part).mkdir()
             shutil.copyfile(best_weights(checkpoint) / file, folder / part / WEIGHTS)
-        _json(folder / ENCODER / CONFIG, asdict(encoder_config))
-        _json(folder / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
-        _json(folder / INDEX, _index(recipe, checkpoint, output, version))
+        describe(folder, index=_index(recipe, checkpoint, output, version), encoder=asdict(encoder_config))
         finish(folder)
     return Release.open(output)
 
@@ -57,28 +46,18 @@ def holds(output: Path, recipe: Recipe, checkpoint: Path, version: str) -> bool:
 
 
 def _index(recipe: Recipe, checkpoint: Path, output: Path, version: str) -> dict[str, Any]:
-    clip = recipe.base.clip
-    return {
-        "format_version": FORMAT_VERSION,
-        "kind": KIND,
-        "name": recipe.name,
-        "version": version,
-        "base": {
-            "model": relative_to(recipe.base.model, output),
-            "revision": read_facts(checkpoint)["base"]["revision"] or None,
-            "clip": clip and relative_to(clip, output),
-            "dtype": recipe.base.dtype,
-        },
-        "resolution": recipe.data.resolution,
-        "conditioning": asdict(recipe.conditioning),
-        "tuning": asdict(recipe.tune),
-        "sampling": asdict(recipe.sample),
-    }
+    revision = read_facts(checkpoint)["base"]["revision"] or None  # the one that was trained on, whatever main is now
+    return index_of(
+        recipe.name,
+        version,
+        output,
+        base=replace(recipe.base, revision=revision),
+        resolution=recipe.data.resolution,
+        conditioning=recipe.conditioning,
+        tune=recipe.tune,
+        sample=recipe.sample,
+    )
 
 
 def _plain(data: dict[str, Any]) -> Any:  # noqa: ANN401 - as JSON gives it back
     return json.loads(json.dumps(data))
-
-
-def _json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=1) + "\n")

@@ -12,7 +12,7 @@ from encoder.concept import Concept
 from encoder.conditioning import Conditioning
 from encoder.config import SampleConfig, TuneConfig
 from encoder.domain_encoder import DomainEncoder
-from encoder.features import class_tokens, unet_features
+from encoder.features import class_tokens, first_pass
 from encoder.halves import decode, encode, join
 from encoder.objective import Draw, Losses, domain_tuning_loss, target
 from encoder.pipeline import E4TPipeline, to_images
@@ -134,7 +134,7 @@ def test_the_shared_feature_pass_gives_what_one_of_its_own_gives(pipe: E4TPipeli
     latents = torch.randn(1, *backbone.latent_shape(32), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         for timestep in pipe.scheduler.timesteps:
-            maps = unet_features(backbone, latents, timestep, null)
+            maps = first_pass(backbone, latents, timestep, null).maps
             v = pipe.domain_encoder(class_tokens(backbone, pipe.pixels(to_images(pixels[:1])[0])), maps)
             told_of_v = pipe.conditioning.states(prompts, pipe.conditioning.words(v))
             plain, told = (backbone.predict(latents, timestep, s) for s in (null, told_of_v))

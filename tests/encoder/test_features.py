@@ -4,7 +4,7 @@ from torch import Tensor
 
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
-from encoder.features import class_token_layers, class_tokens, unet_features
+from encoder.features import class_token_layers, class_tokens, first_pass
 
 
 def test_every_second_layer_of_vit_h_gives_16_class_tokens() -> None:
@@ -22,5 +22,5 @@ def test_the_feature_pass_runs_no_decoder_and_no_gradient(backbone: Backbone, co
     backbone.unet.requires_grad_(True)
     for block in backbone.unet.up_blocks:
         block.register_forward_hook(lambda *_: pytest.fail("the decoder half ran"))
-    maps = unet_features(backbone, torch.randn(1, 8, 16, 16), torch.tensor([5]), conditioning.null_states())
+    maps = first_pass(backbone, torch.randn(1, 8, 16, 16), torch.tensor([5]), conditioning.null_states()).maps
     assert not any(pooled.requires_grad for pooled in maps)

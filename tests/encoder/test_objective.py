@@ -5,7 +5,7 @@ from torch import Tensor
 from encoder.backbone import Backbone
 from encoder.conditioning import Conditioning
 from encoder.domain_encoder import DomainEncoder
-from encoder.features import class_tokens, unet_features
+from encoder.features import class_tokens, first_pass
 from encoder.objective import Draw, Losses, denoising_loss, domain_tuning_loss, regularise
 from encoder.weight_offsets import OffsetPredictor, set_offsets
 
@@ -37,7 +37,7 @@ def test_the_word_changes_with_the_timestep_the_noise_and_the_picture(
 ) -> None:
     def word(picture: int, noise: int, timestep: int) -> Tensor:
         noisy = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(noise))
-        maps = unet_features(backbone, noisy, torch.tensor([timestep]), conditioning.null_states())
+        maps = first_pass(backbone, noisy, torch.tensor([timestep]), conditioning.null_states()).maps
         return encoder(class_tokens(backbone, pixels[picture : picture + 1]), maps)
 
     reference = word(0, 0, 500)

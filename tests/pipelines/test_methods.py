@@ -56,7 +56,7 @@ def test_a_learned_word_goes_to_diffusers_files_and_back(e4t: E4T, images: list[
     commands = (
         ("tune", "--release", RELEASE, "--method", "textual-inversion", "--image", images[0], "--output", word, *QUICK),
         ("export", "--concept", word, "--output", files),
-        ("import", "--folder", files, "--release", RELEASE, "--output", back),
+        ("import", "diffusers", "--folder", files, "--release", RELEASE, "--output", back),
     )
     for command in commands:
         code, _, err = e4t(*command)
