@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from data_prep.credentials import masked
 from data_prep.files import whole_folder
 from data_prep.manifest import Manifest
 from encoder.backbone import Backbone
@@ -178,7 +179,7 @@ def register(release: Release, runs: str) -> int:
     try:
         return _register(connect(runs), release, run_id)
     except Exception as error:
-        reason = f"MLflow at {tracking_uri(runs)} did not take it ({first_line(error)})"
+        reason = f"MLflow at {masked(tracking_uri(runs))} did not take it ({first_line(error)})"
         raise RunError(f"{release.folder} is whole and can be used, but {reason}") from error
 
 

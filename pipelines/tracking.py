@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_prep.credentials import masked
 from data_prep.files import write_whole
 from pipelines.outbox import Outbox
 
@@ -41,8 +42,10 @@ def connect(runs: Path | str) -> "MlflowClient":
         logging.getLogger(library).setLevel(logging.ERROR)
     from mlflow import MlflowClient  # an import of seconds, only where it is used
 
-    Path(runs).mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri(runs))
+    uri = tracking_uri(runs)
+    if uri.startswith("sqlite"):
+        Path(runs).mkdir(parents=True, exist_ok=True)
+    return MlflowClient(uri)
 
 
 def experiment(client: "MlflowClient", runs: Path | str, name: str) -> str:
@@ -54,8 +57,8 @@ def experiment(client: "MlflowClient", runs: Path | str, name: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short enough for one line."""
-    return str(error).split("\n")[0][:200]
+    """What an error says, short enough for one line and without a secret: MLflow's name the URL with its password."""
+    return masked(str(error).split("\n")[0])[:200]
 
 
 Send = Callable[["MlflowClient", str, Any], None]
@@ -69,7 +72,7 @@ class Tracker:
     """
 
     def __init__(self, runs: Path | str, folder: Path, experiment: str, name: str) -> None:
-        self.uri, self.run_id = tracking_uri(runs), ""
+        self.shown_uri, self.run_id = masked(tracking_uri(runs)), ""
         self._runs, self._folder, self._experiment, self._name = Path(runs), folder, experiment, name
         self._client: MlflowClient | None = None
         self._outbox = Outbox(folder / "tracking")
@@ -110,7 +113,7 @@ class Tracker:
         if left := self._outbox.waiting():
             log.warning(
                 "tracking at %s lacks %d entries; they wait in %s and the same command sends them",
-                self.uri, left, self._outbox.folder,
+                self.shown_uri, left, self._outbox.folder,
             )  # fmt: skip
 
     def _put(self, kind: str, what: object) -> None:
@@ -153,7 +156,7 @@ class Tracker:
             except Exception as error:
                 if not _is_hopeless(error):
                     raise
-                log.warning("tracking at %s refuses an entry (%s); it is left out", self.uri, first_line(error))
+                log.warning("tracking at %s refuses an entry (%s); it is left out", self.shown_uri, first_line(error))
 
     def _open(self) -> "MlflowClient":
         client = connect(self._runs)
@@ -170,13 +173,13 @@ class Tracker:
     def _is_away(self, error: Exception) -> None:
         if not self._away:
             log.warning(
-                "tracking at %s is away (%s); training goes on, and it is told later", self.uri, first_line(error)
+                "tracking at %s is away (%s); training goes on, and it is told later", self.shown_uri, first_line(error)
             )
         self._away = True
 
     def _is_back(self) -> None:
         if self._away:
-            log.info("tracking at %s is back, and has been told what it missed", self.uri)
+            log.info("tracking at %s is back, and has been told what it missed", self.shown_uri)
         self._away = False
 
 
