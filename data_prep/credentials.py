@@ -8,7 +8,7 @@ from data_prep.errors import ConfigError
 from data_prep.settings import flatten
 
 _USER = re.compile(r"(?<=://)[^/\s@:?#\[]*:(?!\d+(?:[/?#\s]|$)|:[\w.+-]+://)\S*@")
-"""``key:secret@`` up to the last @ of the word, as secrets hold slashes, too; neither a port nor the next URL of a chain
+"""``key:secret@`` up to the last @ of the word, as secrets hold slashes; neither a port nor the next URL of a chain
 (``zip://a::https://b``) is a secret."""
 _TOKEN = re.compile(r"(?<=\bhttp://)[^/\s@?#]+@|(?<=\bhttps://)[^/\s@?#]+@")
 """On the web a user alone is a token; elsewhere (``abfs://container@account``) it is none."""
