@@ -20,7 +20,7 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml .ci benchmarks data_prep encoder pipelines tests e4t.py
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml .ci benchmarks data_prep encoder pipelines e4t.py
 
 audit: $(VENV)/.dev-installed
 	$(BIN)/python .ci/audit.py

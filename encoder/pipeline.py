@@ -28,6 +28,8 @@ from encoder.words import spoken
 
 BARE = "bare "
 """What the identity of such a base begins with."""
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+"""What is opened. By name, because Pillow would start Ghostscript for a file that begins like PostScript."""
 Mask = Image.Image | Callable[[Image.Image], Image.Image]
 """White where the concept is; or a function that makes such a picture of a picture, as a segmentation network does."""
 
@@ -317,7 +319,7 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 def open_image(path: str | Path) -> Image.Image:
     """Read a picture file. Raises ModelError with one line if it is missing or cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
             return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:

@@ -107,7 +107,7 @@ def report(config: PretrainConfig, whole: Path) -> dict[str, object]:
     resumed = collect(engine, optimizer, keep=True)
     if not whole.with_suffix(f".{config.precision}").exists():
         torch.save((middle, end), whole.with_suffix(f".{config.precision}"))
-    middle_of_one, end_of_one = torch.load(whole.with_suffix(f".{config.precision}"), weights_only=False)  # nosec B614
+    middle_of_one, end_of_one = torch.load(whole.with_suffix(f".{config.precision}"), weights_only=False)
     restore(engine, optimizer, middle_of_one)
     train(engine, cluster, range(3, 5))
     taken_over = collect(engine, optimizer, keep=True)
