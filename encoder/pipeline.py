@@ -80,7 +80,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         opened = Release.open(release)
-        conditioning, sampling = ConditioningConfig(**opened.conditioning), SampleConfig(**opened.sampling)
+        conditioning = opened.settings(ConditioningConfig, opened.conditioning)
+        sampling = opened.settings(SampleConfig, opened.sampling)
         if bare:
             return cls.untrained(
                 opened.backbone_config(base, dtype),
@@ -92,7 +93,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
             )
         backbone = Backbone.load(opened.backbone_config(base, dtype), device)
         fold(backbone.unet, load_offsets(opened.offsets))
-        encoder = DomainEncoder(DomainEncoderConfig(**opened.encoder_config))
+        encoder = DomainEncoder(opened.settings(DomainEncoderConfig, opened.encoder_config))
         opened.load_encoder(encoder)
         return cls(
             backbone,
@@ -100,7 +101,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
             Conditioning.of(backbone, conditioning),
             release=opened.identity,
             resolution=opened.resolution,
-            tune_config=TuneConfig(**opened.tuning),
+            tune_config=opened.settings(TuneConfig, opened.tuning),
             sample_config=sampling,
         )
 

@@ -1,12 +1,14 @@
 """Everything that is looked at, in the order in which it is shown."""
 
 from pipelines.doctor.devices import devices
+from pipelines.doctor.disk import REMEDY as NO_DISK
 from pipelines.doctor.disk import disk
 from pipelines.doctor.engine import engine
 from pipelines.doctor.finding import Check
 from pipelines.doctor.memory import memory, shared_memory
 from pipelines.doctor.packages import packages
-from pipelines.doctor.ranks import REMEDY, ranks
+from pipelines.doctor.ranks import REMEDY as NO_RANKS
+from pipelines.doctor.ranks import ranks
 from pipelines.doctor.schedulers import containers, kubernetes, slurm
 from pipelines.doctor.services import NO_HUB, NO_TRACKER, hub, tracker
 
@@ -16,8 +18,8 @@ CHECKS = (
     Check(name="memory", look=memory, seconds=5, remedy="look at /proc/meminfo"),
     Check(name="shared memory", look=shared_memory, seconds=5, remedy="mount a tmpfs at /dev/shm"),
     Check(name="deepspeed", look=engine, seconds=18, remedy="pip install 'deepspeed>=0.19.8'; its report: ds_report"),
-    Check(name="ranks", look=ranks, seconds=18, remedy=REMEDY),
-    Check(name="runs folder", look=disk, seconds=5, remedy="give a --runs that can be written", alone=True),
+    Check(name="ranks", look=ranks, seconds=18, remedy=NO_RANKS),
+    Check(name="runs folder", look=disk, seconds=5, remedy=NO_DISK, alone=True),
     Check(name="mlflow", look=tracker, seconds=12, needed=False, remedy=NO_TRACKER),
     Check(name="hub", look=hub, seconds=6, needed=False, remedy=NO_HUB),
     Check(name="slurm", look=slurm, seconds=6, needed=False, remedy="only e4t submit slurm needs it"),

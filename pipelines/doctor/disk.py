@@ -12,14 +12,19 @@ CHUNK, MOST_BYTES, MOST_SECONDS = 4 * 2**20, 64 * 2**20, 2.0
 """What is written, until either bound is reached."""
 ROOM_AT_LEAST, ROOM = GIB, 10 * GIB
 """Three checkpoints of SD 1.5, two kept and one being written, take about 7 GiB."""
+REMEDY = "give a --runs that can be written"
 SLOW = 50e6
 """Bytes a second; a checkpoint of SD 1.5 takes most of a minute then."""
 
 
 def disk(needs: Needs) -> list[Finding]:
-    """Write and read a file where runs would be, and leave nothing. Raises OSError if nothing can be written there."""
+    """Write and read a file where runs would be, and leave nothing."""
     folder = next(path for path in (needs.runs.absolute(), *needs.runs.absolute().parents) if path.exists())
-    written, read = _speeds(folder)
+    try:
+        written, read = _speeds(folder)
+    except OSError as error:
+        found = f"{folder} cannot be written ({error.strerror})"
+        return [Finding(what="runs folder", state="broken", found=found, remedy=REMEDY)]
     free = shutil.disk_usage(folder).free
     found = f"{folder}: writes {written / 1e6:,.0f} MB/s, reads {read / 1e6:,.0f} MB/s, {free / GIB:,.1f} GiB free"
     if free < ROOM:

@@ -17,7 +17,7 @@ from data_prep.file_cache import FileCache
 from data_prep.manifest import Manifest
 from data_prep.prepare import prepare
 from encoder.config import BackboneConfig
-from encoder.errors import ConfigError
+from encoder.errors import ConfigError, ModelError
 from encoder.loading import load_parts
 from encoder.pipeline import E4TPipeline
 from tests.bases import SHIPPED
@@ -135,6 +135,22 @@ class TestARelease:
         (folder / "index.json").write_text(json.dumps(index))
         with pytest.raises(ConfigError, match="base model"):
             E4TPipeline.from_pretrained(folder, device="cpu")
+
+    @pytest.mark.parametrize(
+        "said",
+        [{"base": "a text"}, {"conditioning": []}, {"tuning": {"unheard_of": 1}}, {"sampling": None}, {"name": {}}],
+    )
+    def test_an_index_that_says_odd_things_is_one_line(self, tmp_path: Path, said: dict[str, object]) -> None:
+        folder = shutil.copytree(RELEASE, tmp_path / "release")
+        index = json.loads((folder / "index.json").read_text())
+        (folder / "index.json").write_text(json.dumps(index | said))
+        with pytest.raises(ModelError, match="get the release again"):
+            E4TPipeline.from_pretrained(folder, base=str(SHIPPED), device="cpu")
+
+    def test_an_index_nested_without_end_is_one_line(self, tmp_path: Path) -> None:
+        (tmp_path / "index.json").write_text("[" * 100_000)
+        with pytest.raises(ModelError, match="not a release folder"):
+            E4TPipeline.from_pretrained(tmp_path)
 
     @pytest.mark.parametrize("place", ["http://127.0.0.1:9/base", "file:///etc", "https://evil.invalid/a/b"])
     def test_no_url_is_asked_for_a_base_or_a_picture_tower(self, place: str) -> None:

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.doctor.checks import CHECKS
 from pipelines.doctor.disk import disk
-from pipelines.doctor.examination import examine
 from pipelines.doctor.finding import Needs
 
 
@@ -24,6 +22,7 @@ def test_a_folder_that_cannot_be_written_is_broken(tmp_path: Path, where: str) -
     if where == "file":
         runs = tmp_path / "runs"
         runs.write_text("a file")
-    (found,) = examine([check for check in CHECKS if check.look is disk], Needs(runs=runs, nproc=2))
+    (found,) = disk(Needs(runs=runs, nproc=2))
     assert found.state == "broken"
+    assert "cannot be written" in found.found
     assert "--runs" in found.remedy
