@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from data_prep.credentials import refuse_credentials
 from data_prep.errors import ConfigError
 
 PILLOW_MAX_PIXELS = 178_956_970
@@ -150,6 +151,7 @@ class PrepareConfig:
     """Shares of the identities."""
 
     def __post_init__(self) -> None:
+        refuse_credentials(asdict(self), "data.")
         for name in ("source", "output", "concept"):
             if not getattr(self, name):
                 raise ConfigError(f"data.{name} is empty; give one")

@@ -33,7 +33,7 @@ class FileCache:
 
     def discard_if_damaged(self, sha256: str) -> bool:
         """Remove a file whose bytes are not what they were. Returns whether it was so."""
-        path = self.folder / sha256
+        path = self._path(sha256)
         try:
             with path.open("rb") as file:
                 damaged = hashlib.file_digest(file, "sha256").hexdigest() != sha256
@@ -43,8 +43,14 @@ class FileCache:
             path.unlink(missing_ok=True)
         return damaged
 
+    def _path(self, sha256: str) -> Path:
+        """Where a file is kept. Raises OSError for a name that would lead elsewhere: it comes from somebody's set."""
+        if not sha256.isalnum():
+            raise OSError(f"{sha256!r} is no sha256")
+        return self.folder / sha256
+
     def _open_whole(self, sha256: str, size: int) -> BinaryIO | None:
-        path = self.folder / sha256
+        path = self._path(sha256)
         try:
             file = path.open("rb")
         except FileNotFoundError:
@@ -63,7 +69,7 @@ class FileCache:
     def _add(self, sha256: str, size: int, fetch: Callable[[BinaryIO], None]) -> None:
         """Fetch a file, unless somebody else does meanwhile."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        whole = self.folder / sha256
+        whole = self._path(sha256)
         partial = whole.with_name(sha256 + PARTIAL)
         with partial.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

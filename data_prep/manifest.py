@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from data_prep.store import Store
 
 MANIFEST_VERSION = 1
 FILE = "manifest.json"
+_NAME, _SHA256 = re.compile(r"\w[\w.-]*"), re.compile(r"[0-9a-f]{64}")
+"""A set may be somebody else's: what its manifest says becomes names of files here, and must not lead elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class Shard:
     """Of the tar."""
     sha256: str
     """Of the tar."""
+
+    def __post_init__(self) -> None:
+        if not (_NAME.fullmatch(self.name) and _SHA256.fullmatch(self.sha256)):
+            raise ValueError(f"{self.name!r} with sha256 {self.sha256!r} is no shard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +81,8 @@ class Manifest:
                     f"{path} was written by a newer e4t (format {data['version']}, this one reads up to "
                     f"{MANIFEST_VERSION}); upgrade e4t"
                 )
+            if wrong := [split for split in data["splits"] if not _NAME.fullmatch(split)]:
+                raise ValueError(f"{wrong[0]!r} is no split")
             data["splits"] = {split: [Shard(**shard) for shard in shards] for split, shards in data["splits"].items()}
             return cls(**data)
         except FileNotFoundError as error:

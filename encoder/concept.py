@@ -16,7 +16,7 @@ from encoder.words import Identifier, LearnedWord, PictureWord, Word
 
 FORMAT_VERSION = 3
 _WEIGHTS, _CONFIG = "concept.safetensors", "concept.json"
-_BROKEN = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+_BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 """What reading files of somebody else's can raise."""
 
 

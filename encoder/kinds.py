@@ -11,13 +11,11 @@ PATCHES = "patches"
 """What the configuration of an encoder calls it that looks at patches; those of the method name no kind."""
 
 
-def encoder_of(config: dict[str, Any]) -> Encoder:
+def encoder_of(*, kind: str | None = None, **shape: Any) -> Encoder:  # noqa: ANN401 - fields of the kind's configuration
     """An encoder without its weights, of the shape that a release's configuration gives.
 
     Raises ModelError if it is of a kind that this e4t does not know.
     """
-    shape = {name: value for name, value in config.items() if name != "kind"}
-    kind = config.get("kind")
     if kind == PATCHES:
         return PatchEncoder(PatchEncoderConfig(**shape))
     if kind is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
 from transformers import (
     AltCLIPVisionModel,
     AutoConfig,
@@ -48,10 +49,13 @@ def load_parts(config: BackboneConfig) -> dict[str, Any]:
             "scheduler": DDIMScheduler.from_pretrained(config.model, subfolder="scheduler", revision=config.revision),
             "clip": _clip(config),
         }
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, ConfigError):
+            raise
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"base model {config.model} cannot be loaded: {reason} Give a Stable Diffusion folder or hub id"
+            f"base model {config.model} cannot be loaded: {reason} Give a Stable Diffusion folder or hub id with "
+            "safetensors; pickles (.bin, .ckpt) are never opened"
         ) from error
 
 
@@ -88,14 +92,16 @@ def _clip(config: BackboneConfig) -> CLIPVisionModel:
     where: dict[str, Any] = {"pretrained_model_name_or_path": config.clip or config.model}
     if config.clip is None:
         where |= {"subfolder": "clip", "revision": config.revision}
-    family = AutoConfig.from_pretrained(**where).model_type.removesuffix("_vision_model")
+    family = AutoConfig.from_pretrained(**where, trust_remote_code=False).model_type.removesuffix("_vision_model")
     if family not in CLIP_TOWERS:
         raise ConfigError(
             f"picture tower {config.clip or config.model} is a {family}; give one of {', '.join(sorted(CLIP_TOWERS))}"
         )
-    return CLIP_TOWERS[family].from_pretrained(**where, dtype=getattr(torch, config.dtype))
+    return CLIP_TOWERS[family].from_pretrained(**where, dtype=getattr(torch, config.dtype), use_safetensors=True)
 
 
 def _part(kind: type, config: BackboneConfig, name: str) -> Any:  # noqa: ANN401 - of the kind that was asked for
     dtype = getattr(torch, config.dtype)
-    return kind.from_pretrained(config.model, subfolder=name, revision=config.revision, dtype=dtype)  # type: ignore[attr-defined]
+    return kind.from_pretrained(  # type: ignore[attr-defined]
+        config.model, subfolder=name, revision=config.revision, dtype=dtype, use_safetensors=True
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPTokenizer
@@ -17,9 +18,9 @@ class ClipScorer:
     def __init__(self, model: str, device: str = "cpu") -> None:
         """Load from a hub id or folder that holds both towers and the tokenizer. Raises ConfigError otherwise."""
         try:
-            self.model = CLIPModel.from_pretrained(model, dtype=torch.float32).to(device).eval()
+            self.model = CLIPModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True).to(device).eval()
             self.tokenizer = CLIPTokenizer.from_pretrained(model)
-        except OSError as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ConfigError(f"metric CLIP {model} cannot be loaded: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()
@@ -42,10 +43,13 @@ class Recogniser:
     def __init__(self, model: str, device: str = "cpu") -> None:
         """Load from a hub id or folder with weights and picture processor. Raises ConfigError otherwise."""
         try:
-            self.model = AutoModel.from_pretrained(model, dtype=torch.float32).to(device).eval()
-            self.processor = AutoImageProcessor.from_pretrained(model, backend="pil")
-        except (OSError, ValueError) as error:
+            self.model = AutoModel.from_pretrained(
+                model, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
+            self.processor = AutoImageProcessor.from_pretrained(model, backend="pil", trust_remote_code=False)
+        except (OSError, ValueError, SafetensorError) as error:
             raise ConfigError(f"recogniser {model} cannot be loaded: {str(error).splitlines()[0]}") from error
+        self.model.to(device).eval()
 
     @torch.no_grad()
     def pictures(self, pixels: Tensor) -> Tensor:

@@ -103,5 +103,7 @@ def _clip(config: BackboneConfig) -> dict[str, Any]:
 
 
 def _transformers(model: str, subfolder: str, revision: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = AutoConfig.from_pretrained(model, subfolder=subfolder, revision=revision).to_dict()
+    found: dict[str, Any] = AutoConfig.from_pretrained(
+        model, subfolder=subfolder, revision=revision, trust_remote_code=False
+    ).to_dict()
     return found

@@ -31,6 +31,8 @@ from encoder.words import spoken
 
 BARE = "bare "
 """What the identity of such a base begins with."""
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+"""What is opened. By name, because Pillow would start Ghostscript for a file that begins like PostScript."""
 Mask = Image.Image | Callable[[Image.Image], Image.Image]
 """White where the concept is; or a function that makes such a picture of a picture, as a segmentation network does."""
 
@@ -82,7 +84,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         opened = Release.open(release_folder(release))
-        conditioning, sampling = ConditioningConfig(**opened.conditioning), SampleConfig(**opened.sampling)
+        conditioning = opened.settings(ConditioningConfig, opened.conditioning)
+        sampling = opened.settings(SampleConfig, opened.sampling)
         if bare:
             return cls.untrained(
                 opened.backbone_config(base, dtype),
@@ -94,7 +97,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
             )
         backbone = Backbone.load(opened.backbone_config(base, dtype), device)
         fold(backbone.unet, load_offsets(opened.offsets))
-        encoder = encoder_of(opened.encoder_config)
+        encoder = opened.settings(encoder_of, opened.encoder_config)
         opened.load_encoder(encoder)
         return cls(
             backbone,
@@ -102,7 +105,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
             Conditioning.of(backbone, conditioning),
             release=opened.identity,
             resolution=opened.resolution,
-            tune_config=TuneConfig(**opened.tuning),
+            tune_config=opened.settings(TuneConfig, opened.tuning),
             sample_config=sampling,
         )
 
@@ -323,7 +326,7 @@ def open_image(file: str | Path | BinaryIO, called: str = "") -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 image.load()
                 return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -14,6 +15,7 @@ from torch import nn
 from encoder.config import BackboneConfig, Precision
 from encoder.errors import ConfigError, ModelError
 
+Settings = TypeVar("Settings")
 FORMAT_VERSION = 1
 KIND = "e4t-domain-encoder"
 INDEX, ENCODER, OFFSETS, PROVENANCE = "index.json", "domain_encoder", "weight_offsets", "provenance.json"
@@ -54,6 +56,8 @@ class Release:
             fields = {key: index[key] for key in ("name", "version", "base", "conditioning", "tuning", "sampling")}
         except KeyError as error:
             raise ModelError(f"{folder / INDEX} lacks {error}; get the release again") from error
+        if odd := [key for key, value in fields.items() if isinstance(value, dict) is (key in ("name", "version"))]:
+            raise ModelError(f"{folder / INDEX}: {odd[0]} is no such thing; get the release again")
         encoder_config = _read_json(folder, f"{ENCODER}/{CONFIG}")
         return cls(folder=folder, encoder_config=encoder_config, resolution=index.get("resolution"), **fields)
 
@@ -100,6 +104,13 @@ class Release:
         """Whether it is a folder, relative to the release's, that has not come along: a download brings none."""
         return model.startswith(".") and not Path(resolve(model, self.folder)).exists()
 
+    def settings(self, kind: Callable[..., Settings], said: dict[str, Any]) -> Settings:
+        """What the release says, as a configuration. Raises ModelError if it says what this e4t does not know."""
+        try:
+            return kind(**said)
+        except TypeError as error:
+            raise ModelError(f"{self.folder}: {error}; upgrade e4t, or get the release again") from error
+
     def load_encoder(self, encoder: nn.Module) -> None:
         """Read the domain encoder's weights into ``encoder``. Raises ModelError if they are broken or do not fit."""
         path = self.folder / ENCODER / WEIGHTS
@@ -114,7 +125,7 @@ class Release:
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         data = json.loads((folder / name).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder} is not a release folder ({error}); make one with `e4t release`") from error
     if not isinstance(data, dict):
         raise ModelError(f"{folder / name} is not a JSON object; get the release again")

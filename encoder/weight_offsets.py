@@ -5,6 +5,7 @@ from types import MethodType
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -154,10 +155,13 @@ def save_offsets(offsets: Offsets, path: Path) -> None:
 
 
 def load_offsets(path: Path) -> Offsets:
-    """Read what ``save_offsets`` wrote."""
-    tensors = load_file(path)
-    names = [key.removesuffix(".u") for key in tensors if key.endswith(".u")]
-    return {name: (tensors[f"{name}.u"], F.pad(tensors[f"{name}.v"], (0, 1), value=1.0)) for name in names}
+    """Read what ``save_offsets`` wrote. Raises ModelError if it is broken."""
+    try:
+        tensors = load_file(path)
+        names = [key.removesuffix(".u") for key in tensors if key.endswith(".u")]
+        return {name: (tensors[f"{name}.u"], F.pad(tensors[f"{name}.v"], (0, 1), value=1.0)) for name in names}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModelError(f"{path} holds no weight offsets ({error}); get the release again") from error
 
 
 def _matching(unet: UNet2DConditionModel, offsets: Offsets) -> dict[str, nn.Linear]:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -62,7 +63,10 @@ class AttributeReader(nn.Module):
                 f"{path} is missing; `e4t evaluate` is for the drawn faces, on the base that ships with e4t"
             )
         reader = cls()
-        reader.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+        try:
+            reader.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"{path} cannot be loaded ({str(error).splitlines()[0]}); get the base again") from error
         return reader.eval()
 
 

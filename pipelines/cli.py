@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(error: Exception, code: int) -> int:
     if int(os.environ.get("RANK", "0")) == 0:
-        sys.stderr.write(f"e4t: {' '.join(str(error).split())}\n")
+        line = " ".join(str(error).split())
+        # Names in files of somebody else's could move the cursor or rename the window.
+        sys.stderr.write("".join(letter if letter.isprintable() else "?" for letter in f"e4t: {line}") + "\n")
     return code
 
 

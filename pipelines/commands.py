@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -183,6 +183,25 @@ def plan(arguments: Namespace, _: list[str]) -> None:
         console.print(shown(plans[-1], *remedies(recipe, plans[-1], stage)), soft_wrap=True)
     if arguments.json:
         write_whole(Path(arguments.json), json.dumps([each.plain() for each in plans], indent=1) + "\n")
+
+
+def doctor(arguments: Namespace, _: list[str]) -> int:
+    """Whether this machine can do the job: packages, devices, memory, ranks, disk, MLflow, hub, schedulers."""
+    from pipelines.doctor.checks import CHECKS
+    from pipelines.doctor.devices import gpus_here
+    from pipelines.doctor.examination import examine
+    from pipelines.doctor.finding import Needs
+    from pipelines.doctor.report import shown
+
+    if arguments.nproc is not None and arguments.nproc < 1:
+        raise ConfigError(f"--nproc is {arguments.nproc}; give at least 1")
+    needs = Needs(runs=Path(arguments.runs), nproc=arguments.nproc or gpus_here() or 2)
+    with Bar("looking") as bar:
+        findings = examine(CHECKS, needs, bar)
+    console.print(shown(findings))
+    if arguments.json:
+        write_whole(Path(arguments.json), json.dumps([asdict(each) for each in findings], indent=1) + "\n")
+    return FAILED if any(each.state == "broken" for each in findings) else DONE
 
 
 def release(arguments: Namespace, _: list[str]) -> None:
@@ -428,6 +447,7 @@ COMMANDS: dict[str, tuple[Describe, Command]] = {
     "base": (options.base, base),
     "prepare": (options.prepare, prepare),
     "cache": (options.cache, cache),
+    "doctor": (options.doctor, doctor),
     "plan": (options.plan, plan),
     "pretrain": (options.pretrain, pretrain),
     "release": (options.release, release),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.config import PrepareConfig, StreamConfig
+from data_prep.credentials import refuse_credentials
 from encoder.config import BackboneConfig, ConditioningConfig, EncoderSees, OffsetForm, SampleConfig, TuneConfig
 from encoder.errors import ConfigError
 from pipelines.evaluation.config import CompareConfig, EvaluateConfig
@@ -155,6 +156,9 @@ class Recipe:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+
+    def __post_init__(self) -> None:
+        refuse_credentials(self.plain())
 
     @property
     def folder(self) -> Path:

@@ -73,13 +73,14 @@ def launch(arguments: Sequence[str], processes: int) -> int:
 def _meeting_point() -> dict[str, str]:
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if nodes() == 1:
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port or str(_free_port())}
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port or str(free_port())}
     if not (address and port):
         raise ConfigError(f"NNODES is {nodes()}; set MASTER_ADDR and MASTER_PORT, too, to where the first node is")
     return {"MASTER_ADDR": address, "MASTER_PORT": port}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on at 127.0.0.1. Raises RunError if there is none."""
     try:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -17,7 +17,7 @@ from pipelines.releasing.folder import TAKEN
 from pipelines.releasing.provenance import altered, read_provenance
 from pipelines.saved_state import best_weights
 from pipelines.stages import MANIFEST, STAGE, WEIGHTS
-from pipelines.tracking import EXPERIMENT, connect, first_line, tracking_uri
+from pipelines.tracking import EXPERIMENT, connect, first_line, shown_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -113,7 +113,7 @@ class _History:
     """What MLflow knows; a server that is away is said once for each link, and stops nothing."""
 
     def __init__(self, runs: Path) -> None:
-        self._uri, self._away = tracking_uri(runs), ""
+        self._uri, self._away = shown_uri(runs), ""
         self._client: MlflowClient | None = None
         self._experiments: list[str] = []
         try:

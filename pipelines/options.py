@@ -171,6 +171,15 @@ def submit(parser: ArgumentParser) -> None:
         subcommands.add_subcommand(name, sub, help=(scheduler.__doc__ or "").partition(":")[0])
 
 
+def doctor(parser: ArgumentParser) -> None:
+    """Of looking at this machine."""
+    parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
+    parser.add_argument(
+        "--nproc", type=int, default=None, help="ranks that would train here; by default one a GPU, or 2"
+    )
+    parser.add_argument("--json", type=str, default=None, help="file for the findings")
+
+
 def status(parser: ArgumentParser) -> None:
     """Of looking after a run."""
     parser.add_argument("run", type=str, help="run folder")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from data_prep.files import write_whole
@@ -54,17 +55,23 @@ def write_state(
 
 
 def read_state(folder: Path) -> TrainingState:
-    """What ``write_state`` wrote."""
+    """What ``write_state`` wrote. Raises RunError if it is anything else."""
     about = read_facts(folder)
-    moments = {path.stem: load_file(path) for path in sorted((folder / OPTIMIZER).glob("*.safetensors"))}
-    if (folder / AVERAGED).exists():
-        moments[AVERAGE] = _read_parts(folder / AVERAGED)
-    return TrainingState(_read_parts(folder / TRAINABLE), moments, about["updates"], about["loss_scale"])
+    try:
+        moments = {path.stem: load_file(path) for path in sorted((folder / OPTIMIZER).glob("*.safetensors"))}
+        if (folder / AVERAGED).exists():
+            moments[AVERAGE] = _read_parts(folder / AVERAGED)
+        return TrainingState(_read_parts(folder / TRAINABLE), moments, about["updates"], about["loss_scale"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RunError(f"checkpoint {folder} cannot be read ({error}); delete it: an older one is taken up") from error
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """``state.json``. Raises RunError for one of another format."""
-    about: dict[str, Any] = json.loads((folder / STATE).read_text())
+    """``state.json``. Raises RunError if it is broken, or of another format."""
+    try:
+        about: dict[str, Any] = json.loads((folder / STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"checkpoint {folder} cannot be read ({error}); delete it: an older one is taken up") from error
     if about.get("format") != FORMAT:
         raise RunError(
             f"checkpoint {folder} has format {about.get('format')}, this e4t reads {FORMAT}; go on with the e4t that "

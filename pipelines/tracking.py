@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_prep.credentials import masked
 from data_prep.files import write_whole
 from pipelines.outbox import Outbox
 
@@ -38,6 +39,11 @@ def tracking_uri(runs: Path | str) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).resolve()}/mlflow.db"
 
 
+def shown_uri(runs: Path | str) -> str:
+    """The same for people to read: without a password."""
+    return masked(tracking_uri(runs))
+
+
 def connect(runs: Path | str) -> "MlflowClient":
     """A client of the tracking server or file; a server that does not answer costs seconds, not MLflow's minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -46,8 +52,10 @@ def connect(runs: Path | str) -> "MlflowClient":
 
     for library in ("alembic", "mlflow", "urllib3"):  # after the import, which sets levels of its own
         logging.getLogger(library).setLevel(logging.ERROR)
-    Path(runs).mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri(runs))
+    uri = tracking_uri(runs)
+    if uri.startswith("sqlite"):
+        Path(runs).mkdir(parents=True, exist_ok=True)
+    return MlflowClient(uri)
 
 
 def experiment(client: "MlflowClient", runs: Path | str) -> str:
@@ -59,8 +67,8 @@ def experiment(client: "MlflowClient", runs: Path | str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short enough for one line."""
-    return str(error).split("\n")[0][:200]
+    """What an error says, short enough for one line and without a secret: MLflow's name the URL with its password."""
+    return masked(str(error).split("\n")[0])[:200]
 
 
 Send = Callable[["MlflowClient", str, Any], None]
@@ -75,7 +83,7 @@ class Tracker:
 
     def __init__(self, runs: Path | str, folder: Path, name: str) -> None:
         """``folder`` is the tracker's own: it holds the run's id, and what waits to be sent."""
-        self.uri, self.run_id = tracking_uri(runs), ""
+        self.shown_uri, self.run_id = shown_uri(runs), ""
         self._runs, self._folder, self._name = Path(runs), folder, name
         self._client: MlflowClient | None = None
         self._outbox = Outbox(folder)
@@ -124,7 +132,7 @@ class Tracker:
         if left := self.left():
             log.warning(
                 "tracking at %s lacks %d entries; they wait in %s and the same command sends them",
-                self.uri, left, self._outbox.folder,
+                self.shown_uri, left, self._outbox.folder,
             )  # fmt: skip
 
     def left(self) -> int:
@@ -171,7 +179,7 @@ class Tracker:
             except Exception as error:
                 if not _is_hopeless(error):
                     raise
-                log.warning("tracking at %s refuses an entry (%s); it is left out", self.uri, first_line(error))
+                log.warning("tracking at %s refuses an entry (%s); it is left out", self.shown_uri, first_line(error))
 
     def _open(self) -> "MlflowClient":
         client = connect(self._runs)
@@ -186,13 +194,13 @@ class Tracker:
     def _is_away(self, error: Exception) -> None:
         if not self._away:
             log.warning(
-                "tracking at %s is away (%s); training goes on, and it is told later", self.uri, first_line(error)
+                "tracking at %s is away (%s); training goes on, and it is told later", self.shown_uri, first_line(error)
             )
         self._away = True
 
     def _is_back(self) -> None:
         if self._away:
-            log.info("tracking at %s is back, and has been told what it missed", self.uri)
+            log.info("tracking at %s is back, and has been told what it missed", self.shown_uri)
         self._away = False
 
 

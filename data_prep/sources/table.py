@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from data_prep.config import PrepareConfig, SourceConfig
+from data_prep.credentials import masked
 from data_prep.errors import ConfigError, DataError
 from data_prep.records import Record, Reject
 from data_prep.sources.fetch import fetch, stamp_of
@@ -60,10 +61,11 @@ class TableSource:
         path = str(cells.get(self.settings.image_column) or "").strip()
         if not path:
             return Reject(key=row_key(row), source=f"{self.name} row {row}", reason="no path in row")
-        key = hashed_key(_key_name(path), f"row {row}")
+        source = masked(path)  # what a link is opened with goes into no key, shard or list
+        key = hashed_key(_key_name(source), f"row {row}")
         if not is_text(path):
-            return Reject(key=key, source=printable(path), reason="name is not UTF-8")
-        return row_item(cells, self.settings, key=key, source=path, place=(path,), stamp=stamp_of(self.tree, path))
+            return Reject(key=key, source=printable(source), reason="name is not UTF-8")
+        return row_item(cells, self.settings, key=key, source=source, place=(path,), stamp=stamp_of(self.tree, path))
 
 
 def parquet_texts(config: PrepareConfig) -> list[str]:

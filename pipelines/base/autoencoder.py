@@ -23,9 +23,9 @@ def train_autoencoder(config: BaseConfig, pictures: Pictures, accelerator: Accel
     """Train and write ``<output>/vae``, its scaling factor set so that latents have unit variance."""
     torch.manual_seed(config.seed)
     folder = Path(config.output) / "vae"
-    model = AutoencoderKL.from_pretrained(folder) if folder.exists() else _new_autoencoder(config)
+    model = AutoencoderKL.from_pretrained(folder, use_safetensors=True) if folder.exists() else _new_autoencoder(config)
     if config.start and not folder.exists():
-        begin_as(model, AutoencoderKL.from_pretrained(config.start, subfolder="vae"))
+        begin_as(model, AutoencoderKL.from_pretrained(config.start, subfolder="vae", use_safetensors=True))
 
     def save(ema: nn.Module) -> None:
         assert isinstance(ema, AutoencoderKL)  # noqa: S101 - narrows the type for mypy

@@ -27,10 +27,14 @@ def train_clip(config: BaseConfig, pictures: Pictures, tokenizer: CLIPTokenizer,
     folder = Path(config.output) / "clip"
     known = (folder / "model.safetensors").exists()
     model = (
-        CLIPModel.from_pretrained(folder, dtype=torch.float32) if known else CLIPModel(_clip_config(config, tokenizer))
+        CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        if known
+        else CLIPModel(_clip_config(config, tokenizer))
     )
     if config.start and not known:
-        begin_as(model, CLIPModel.from_pretrained(config.start, subfolder="clip", dtype=torch.float32))
+        begin_as(
+            model, CLIPModel.from_pretrained(config.start, subfolder="clip", dtype=torch.float32, use_safetensors=True)
+        )
     tokenizer.save_pretrained(folder)
     size = config.resolution
     CLIPImageProcessor(

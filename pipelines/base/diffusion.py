@@ -67,11 +67,11 @@ def train_diffusion(config: BaseConfig, pictures: Pictures, tokenizer: CLIPToken
     """Train on the output folder's autoencoder and CLIP, and write the whole as a StableDiffusionPipeline folder."""
     output = Path(config.output)
     torch.manual_seed(config.seed)
-    vae = AutoencoderKL.from_pretrained(output / "vae").eval()
+    vae = AutoencoderKL.from_pretrained(output / "vae", use_safetensors=True).eval()
     known = (output / "unet").exists()
     model = _known(output) if known else TextToNoise(_unet(config), _text_encoder(output / "clip"))
     if config.start and not known:
-        begin_as(model.unet, UNet2DConditionModel.from_pretrained(config.start, subfolder="unet"))
+        begin_as(model.unet, UNet2DConditionModel.from_pretrained(config.start, subfolder="unet", use_safetensors=True))
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -122,8 +122,10 @@ def train_diffusion(config: BaseConfig, pictures: Pictures, tokenizer: CLIPToken
 
 
 def _known(output: Path) -> TextToNoise:
-    unet = UNet2DConditionModel.from_pretrained(output / "unet")
-    return TextToNoise(unet, CLIPTextModel.from_pretrained(output / "text_encoder", dtype=torch.float32))
+    unet = UNet2DConditionModel.from_pretrained(output / "unet", use_safetensors=True)
+    return TextToNoise(
+        unet, CLIPTextModel.from_pretrained(output / "text_encoder", dtype=torch.float32, use_safetensors=True)
+    )
 
 
 def _unet(config: BaseConfig) -> UNet2DConditionModel:
@@ -143,7 +145,7 @@ def _unet(config: BaseConfig) -> UNet2DConditionModel:
 
 
 def _text_encoder(clip_folder: Path) -> CLIPTextModel:
-    clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32)
+    clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32, use_safetensors=True)
     text_encoder = CLIPTextModel(clip.config.text_config)
     wanted = text_encoder.state_dict()
     given = clip.text_model.state_dict()

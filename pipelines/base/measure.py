@@ -36,7 +36,7 @@ def measure(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
     features = torch.cat([scorer.pictures(pictures.images(rows)) for rows in torch.arange(len(pictures)).split(256)])
     report = {
         "test_identities": len(set(pictures.identities)),
-        "vae_psnr_db": psnr(AutoencoderKL.from_pretrained(output / "vae").eval(), pictures),
+        "vae_psnr_db": psnr(AutoencoderKL.from_pretrained(output / "vae", use_safetensors=True).eval(), pictures),
         "clip_retrieval": retrieval(scorer, pictures, features),
         "clip_identity_auc": identity_auc(features, pictures.identities),
     }

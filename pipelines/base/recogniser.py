@@ -49,7 +49,11 @@ def train_recogniser(config: BaseConfig, accelerator: Accelerator) -> None:
     torch.manual_seed(config.seed)
     folder, names = Path(config.output) / FOLDER, sorted(set(pictures.identities))
     known = (folder / "config.json").exists()
-    network = ConvNextModel.from_pretrained(folder, dtype=torch.float32) if known else ConvNextModel(_shape(config))
+    network = (
+        ConvNextModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        if known
+        else ConvNextModel(_shape(config))
+    )
     size, half = config.resolution, [0.5] * 3
     ConvNextImageProcessorPil(
         size={"height": size, "width": size}, crop_pct=1.0, image_mean=half, image_std=half

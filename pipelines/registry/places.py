@@ -10,7 +10,7 @@ from data_prep.files import whole_folder
 from encoder.errors import ConfigError
 from encoder.hub import release_folder
 from pipelines.errors import RunError
-from pipelines.tracking import connect, first_line, tracking_uri
+from pipelines.tracking import connect, first_line, shown_uri, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -44,7 +44,7 @@ def registered(place: str, runs: Path | str) -> "ModelVersion":
             return client.get_model_version_by_alias(asked["name"], asked["alias"])
         return client.get_model_version(asked["name"], asked["version"])
     except Exception as error:
-        uri = tracking_uri(runs)
+        uri = shown_uri(runs)
         raise RunError(f"{place} is not to be had from MLflow at {uri} ({first_line(error)})") from error
 
 

@@ -14,7 +14,7 @@ from pipelines.errors import RunError
 from pipelines.registry import served
 from pipelines.releasing.provenance import read_provenance
 from pipelines.stages import MANIFEST, RELEASE, STAGE, WEIGHTS, known_run, look_label, release_label, tracked
-from pipelines.tracking import SEMANTIC_VERSION, connect, experiment, first_line, tracking_uri
+from pipelines.tracking import SEMANTIC_VERSION, connect, experiment, first_line, shown_uri, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +30,7 @@ def register(recipe: Recipe, release: Release) -> int:
     The very same release is registered once. Raises ConfigError if the version is taken by another, RunError if MLflow
     cannot be reached.
     """
-    uri = tracking_uri(recipe.runs)
+    uri = shown_uri(recipe.runs)
     try:
         client = connect(recipe.runs)
         if taken := _version(client, release.name, release.version):
@@ -114,7 +114,7 @@ def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None
     except RunError:
         raise
     except Exception as error:
-        raise RunError(f"MLflow at {tracking_uri(runs)} did not do it ({first_line(error)})") from error
+        raise RunError(f"MLflow at {shown_uri(runs)} did not do it ({first_line(error)})") from error
     return before, str(now.version)
 
 

@@ -190,4 +190,4 @@ def test_a_wrong_option_is_a_wrong_recipe(imported: Import, checkpoint: Path, wo
 
 def test_an_encoder_of_an_unknown_kind_asks_for_a_newer_e4t() -> None:
     with pytest.raises(ModelError, match="upgrade e4t"):
-        encoder_of({"kind": "of tomorrow"})
+        encoder_of(kind="of tomorrow")

@@ -1,0 +1,63 @@
+"""Secrets in URLs: masked wherever they are shown, refused where they would be kept."""
+
+import pytest
+
+from data_prep.config import PrepareConfig
+from data_prep.credentials import masked, refuse_credentials
+from data_prep.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("s3://AKIA:s3cr3t@bucket/a", "s3://***@bucket/a"),
+        ("s3://AKIA:with/slash@bucket/a", "s3://***@bucket/a"),
+        ("https://me:p@ss:word@host/a", "https://***@host/a"),
+        ("https://ghp_token@host/a.git", "https://***@host/a.git"),
+        ("zip://a.zip::https://me:pw@host/x.zip", "zip://a.zip::https://***@host/x.zip"),
+        ("postgresql+psycopg2://me:pw@db:5432/mlflow", "postgresql+psycopg2://***@db:5432/mlflow"),
+        ("API request to http://me:pw@host:5000/api failed", "API request to http://***@host:5000/api failed"),
+        ("https://store/a.zip?sv=1&sig=abc%2F=&se=2", "https://store/a.zip?sv=1&sig=***&se=2"),
+        ("https://b.s3.amazonaws.com/a?X-Amz-Credential=k&X-Amz-Signature=f", None),
+        ("https://host/a?token=abc", "https://host/a?token=***"),
+    ],
+)
+def test_a_secret_is_masked(said: str, shown: str | None) -> None:
+    if shown:
+        assert masked(said) == shown
+    assert masked(said) != said
+    with pytest.raises(ConfigError):
+        refuse_credentials({"source": said})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/a@2x.png",
+        "https://host:8080/a@2x.png",
+        "http://[::1]:5000/a@b",
+        "abfs://container@account.dfs.core.windows.net/a",
+        "sqlite:////tmp/all runs/mlflow.db",
+        "hf://datasets/owner/name@revision",
+        "data/pictures/me@home:1.png",
+        "https://host/a?id=5&tokens=3",
+    ],
+)
+def test_what_is_no_secret_stays(url: str) -> None:
+    assert masked(url) == url
+    refuse_credentials({"source": url})
+
+
+@pytest.mark.parametrize("setting", ["source", "output"])
+def test_a_setting_with_a_password_is_refused_without_telling_it(setting: str) -> None:
+    settings = {"source": "in", "output": "out", "concept": "cat"} | {setting: "s3://key:s3cr3t@bucket/a"}
+    with pytest.raises(ConfigError, match=rf"data.{setting} .*s3://\*\*\*@bucket/a.*environment") as caught:
+        PrepareConfig(**settings)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_names_of_settings_and_lists_are_looked_at_too() -> None:
+    with pytest.raises(ConfigError, match="mix"):
+        refuse_credentials({"stream": {"mix": {"s3://key:s3cr3t@bucket/a": 1.0}}})
+    with pytest.raises(ConfigError, match="images"):
+        refuse_credentials({"images": ["a", "https://me:pw@host/b"]})

@@ -1,0 +1,28 @@
+"""The folder of runs: fast, missing, or not to be written."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.doctor.disk import disk
+from pipelines.doctor.finding import Needs
+
+
+def test_speeds_and_room_are_told_and_nothing_is_left(tmp_path: Path) -> None:
+    (found,) = disk(Needs(runs=tmp_path / "not" / "yet", nproc=2))
+    assert found.state != "broken"
+    assert all(word in found.found for word in (str(tmp_path), "MB/s", "GiB free"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["file", "read-only"])
+def test_a_folder_that_cannot_be_written_is_broken(tmp_path: Path, where: str) -> None:
+    """Even root cannot write below /proc."""
+    runs = Path("/proc/e4t")
+    if where == "file":
+        runs = tmp_path / "runs"
+        runs.write_text("a file")
+    (found,) = disk(Needs(runs=runs, nproc=2))
+    assert found.state == "broken"
+    assert "cannot be written" in found.found
+    assert "--runs" in found.remedy

@@ -1,0 +1,159 @@
+"""Names in files of others: none leads out of the folder to anything that is written or removed."""
+
+import io
+import json
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_prep.config import PrepareConfig
+from data_prep.errors import DataError
+from data_prep.features import write_features
+from data_prep.file_cache import FileCache
+from data_prep.manifest import Manifest
+from data_prep.prepare import prepare
+from encoder.config import BackboneConfig
+from encoder.errors import ConfigError, ModelError
+from encoder.loading import load_parts
+from encoder.pipeline import E4TPipeline
+from tests.bases import SHIPPED
+
+RELEASE = SHIPPED.parent / "faces"
+NAMES = ("../out.png", "/tmp/e4t-out.png", "a/../../out.png", "..\\out.png", "C:/out.png")  # noqa: S108 - never made
+
+
+@pytest.fixture
+def png() -> bytes:
+    held = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(held, "png")
+    return held.getvalue()
+
+
+@pytest.fixture
+def config(tmp_path: Path):
+    return lambda source: PrepareConfig(
+        source=str(source), output=str(tmp_path / "deep" / "set"), concept="cat", resolution=32
+    )
+
+
+def test_archives_whose_names_lead_out_write_nothing_there(tmp_path: Path, config, png: bytes) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in (*NAMES, "cat/in.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(png)
+            tar.addfile(info, io.BytesIO(png))
+        link = tarfile.TarInfo("cat/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    manifest = prepare(config(tmp_path / "a.tar"))
+    assert manifest.kept >= 1
+    assert manifest.dropped["not a file"] == 1
+    assert manifest.dropped["unsafe name"] >= 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "deep"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["set"]
+    for shard in (tmp_path / "deep").rglob("*.tar"):
+        with tarfile.open(shard) as tar:
+            assert not [name for name in tar.getnames() if "/" in name or name.startswith(".")]
+
+
+def test_the_same_of_a_zip(tmp_path: Path, config, png: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in (*NAMES, "cat/in.png"):
+            archive.writestr(name, png)
+    prepare(config(tmp_path / "a.zip"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "deep"]
+
+
+class TestAForeignSet:
+    """A manifest's names become names of files: it is refused before any is touched."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, config, png: bytes) -> Path:
+        (tmp_path / "in" / "cat").mkdir(parents=True)
+        (tmp_path / "in" / "cat" / "a.png").write_bytes(png)
+        made = config(tmp_path / "in")
+        prepare(made)
+        return Path(made.output)
+
+    def rewritten(self, folder: Path, change) -> None:
+        about = json.loads((folder / "manifest.json").read_text())
+        change(about["splits"])
+        (folder / "manifest.json").write_text(json.dumps(about))
+
+    @pytest.mark.parametrize("name", ["../../out.tar", "/tmp/out.tar", ".hidden", "a/b.tar", ""])  # noqa: S108
+    def test_a_shard_elsewhere(self, folder: Path, name: str) -> None:
+        self.rewritten(
+            folder, lambda splits: [shard.update(name=name) for shards in splits.values() for shard in shards]
+        )
+        with pytest.raises(DataError, match="is no shard"):
+            Manifest.load(folder)
+
+    def test_a_split_elsewhere_into_which_features_would_be_written(self, folder: Path, tmp_path: Path) -> None:
+        self.rewritten(folder, lambda splits: splits.update({"../../../out": splits.pop("train")}))
+        with pytest.raises(DataError, match="is no split"):
+            write_features(str(folder), "features", {}, lambda pixels: {"mean": pixels.mean((1, 2, 3))})
+        assert not (tmp_path / "out").exists()
+
+    def test_a_sha256_that_is_a_path_of_a_file_that_the_cache_would_remove(self, folder: Path, tmp_path: Path) -> None:
+        precious = tmp_path / "precious"
+        precious.write_text("mine")
+        self.rewritten(
+            folder,
+            lambda splits: [shard.update(sha256=str(precious)) for shards in splits.values() for shard in shards],
+        )
+        with pytest.raises(DataError, match="is no shard"):
+            Manifest.load(folder)
+        cache = FileCache(tmp_path / "cache", 2**20)
+        with pytest.raises(OSError, match="no sha256"):
+            cache.open(str(precious), 1, lambda file: None)
+        with pytest.raises(OSError, match="no sha256"):
+            cache.discard_if_damaged("../precious")
+        assert precious.read_text() == "mine"
+
+
+class TestARelease:
+    """Its files are only read, as safetensors and JSON, so links are harmless; the hub's own cache is made of them."""
+
+    def test_links_to_elsewhere_are_followed(self, tmp_path: Path) -> None:
+        folder, blobs = tmp_path / "release", tmp_path / "blobs"
+        shutil.copytree(RELEASE, folder)
+        blobs.mkdir()
+        for path in [path for path in folder.rglob("*") if path.is_file()]:
+            blob = path.rename(blobs / str(path.relative_to(folder)).replace("/", "-"))
+            path.symlink_to(blob)
+        E4TPipeline.from_pretrained(folder, base=str(SHIPPED), device="cpu")
+
+    @pytest.mark.parametrize("place", ["/etc", "../../../../../../../etc", "./passwd"])
+    def test_a_base_elsewhere_that_is_none_is_one_line(self, tmp_path: Path, place: str) -> None:
+        folder = shutil.copytree(RELEASE, tmp_path / "release")
+        index = json.loads((folder / "index.json").read_text())
+        index["base"]["model"] = place
+        (folder / "index.json").write_text(json.dumps(index))
+        with pytest.raises(ConfigError, match="base model"):
+            E4TPipeline.from_pretrained(folder, device="cpu")
+
+    @pytest.mark.parametrize(
+        "said",
+        [{"base": "a text"}, {"conditioning": []}, {"tuning": {"unheard_of": 1}}, {"sampling": None}, {"name": {}}],
+    )
+    def test_an_index_that_says_odd_things_is_one_line(self, tmp_path: Path, said: dict[str, object]) -> None:
+        folder = shutil.copytree(RELEASE, tmp_path / "release")
+        index = json.loads((folder / "index.json").read_text())
+        (folder / "index.json").write_text(json.dumps(index | said))
+        with pytest.raises(ModelError, match="get the release again"):
+            E4TPipeline.from_pretrained(folder, base=str(SHIPPED), device="cpu")
+
+    def test_an_index_nested_without_end_is_one_line(self, tmp_path: Path) -> None:
+        (tmp_path / "index.json").write_text("[" * 100_000)
+        with pytest.raises(ModelError, match="not a release folder"):
+            E4TPipeline.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("place", ["http://127.0.0.1:9/base", "file:///etc", "https://evil.invalid/a/b"])
+    def test_no_url_is_asked_for_a_base_or_a_picture_tower(self, place: str) -> None:
+        for config in (BackboneConfig(model=place), BackboneConfig(model=str(SHIPPED), clip=place)):
+            with pytest.raises(ConfigError, match="cannot be loaded|no such folder"):
+                load_parts(config)

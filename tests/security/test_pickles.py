@@ -1,0 +1,223 @@
+"""A hostile pickle given to every loader there is: nothing runs, and one line is said."""
+
+import io
+import json
+import pickle
+import shutil
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from data_prep.config import PrepareConfig, SourceConfig
+from data_prep.errors import ConfigError as DataConfigError
+from data_prep.errors import DataError
+from data_prep.features import FeatureReader, write_features
+from data_prep.prepare import prepare
+from encoder.backbone import Backbone
+from encoder.concept import Concept
+from encoder.config import BackboneConfig
+from encoder.errors import ConfigError, ModelError
+from encoder.exchange import EMBEDDINGS, LORA, from_diffusers
+from encoder.metrics import ClipScorer, Recogniser
+from encoder.pipeline import E4TPipeline
+from encoder.words import LearnedWord
+from pipelines import saved_state
+from pipelines.attributes import FILE, AttributeReader
+from pipelines.errors import RunError
+from pipelines.saved_state import read_state
+from tests.bases import SHIPPED, make_base
+
+RELEASE = SHIPPED.parent / "faces"
+REFUSALS = (ConfigError, DataConfigError, ModelError, DataError, RunError)
+
+
+@pytest.fixture
+def refused(marker: Path) -> Callable[..., str]:
+    """That something fails as our errors do, in one line, and nothing has run."""
+
+    def check(load: Callable[[], object]) -> str:
+        with pytest.raises(REFUSALS) as caught:
+            load()
+        assert not marker.exists()
+        return " ".join(str(caught.value).split())
+
+    return check
+
+
+def test_the_hostile_file_runs_when_it_is_unpickled(hostile: bytes, marker: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(hostile)
+    with suppress(RuntimeError, pickle.UnpicklingError):  # it runs before torch sees that it is no tensor
+        torch.load(tmp_path / "file", weights_only=False)
+    assert marker.read_text() == "unpickled"
+
+
+class TestModels:
+    """Releases, concepts, bases, what measures."""
+
+    @pytest.mark.parametrize(
+        "file",
+        [
+            "index.json",
+            "domain_encoder/config.json",
+            "domain_encoder/model.safetensors",
+            "weight_offsets/model.safetensors",
+        ],
+    )
+    def test_a_release(self, hostile: bytes, file: str, refused, tmp_path: Path) -> None:
+        folder = shutil.copytree(RELEASE, tmp_path / "release")
+        (folder / file).write_bytes(hostile)
+        assert str(folder) in refused(lambda: E4TPipeline.from_pretrained(folder, base=str(SHIPPED), device="cpu"))
+
+    @pytest.mark.parametrize("file", ["concept.json", "concept.safetensors"])
+    def test_a_folder_of_a_concept(self, hostile: bytes, file: str, refused, tmp_path: Path) -> None:
+        folder = Concept(changes={}, word=LearnedWord(torch.zeros(4), (4,)), release="any").save(tmp_path / "me")
+        (folder / file).write_bytes(hostile)
+        assert "not a whole concept" in refused(lambda: Concept.load(folder))
+
+    def test_a_file_of_a_concept(self, hostile: bytes, refused, tmp_path: Path) -> None:
+        (tmp_path / "me.safetensors").write_bytes(hostile)
+        refused(lambda: Concept.load(tmp_path / "me.safetensors"))
+        refused(lambda: Concept.from_bytes(hostile))
+
+    @pytest.mark.parametrize("file", [EMBEDDINGS, LORA])
+    def test_files_of_diffusers(self, hostile: bytes, file: str, refused, tmp_path: Path) -> None:
+        (tmp_path / file).write_bytes(hostile)
+        assert "cannot be read" in refused(lambda: from_diffusers(tmp_path, release="any"))
+
+    @pytest.mark.parametrize("name", ["learned_embeds.bin", "pytorch_lora_weights.bin"])
+    def test_pickles_that_diffusers_would_take_are_passed_over(
+        self, hostile: bytes, name: str, refused, tmp_path: Path
+    ) -> None:
+        (tmp_path / name).write_bytes(hostile)
+        assert "holds neither" in refused(lambda: from_diffusers(tmp_path, release="any"))
+
+    @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "clip"])
+    @pytest.mark.parametrize("kept", ["pickle alone", "named safetensors"])
+    def test_a_base(self, hostile: bytes, part: str, kept: str, refused, tmp_path: Path) -> None:
+        base = make_base(tmp_path / "base", "sd1")
+        (weights,) = (base / part).glob("*.safetensors")
+        if kept == "pickle alone":
+            name = {"model.safetensors": "pytorch_model.bin"}.get(weights.name, weights.with_suffix(".bin").name)
+            weights.unlink()
+            weights = weights.with_name(name)
+        weights.write_bytes(hostile)
+        said = refused(lambda: Backbone.load(BackboneConfig(model=str(base))))
+        assert "pickles (.bin, .ckpt) are never opened" in said
+
+    @pytest.mark.parametrize("kind", [ClipScorer, Recogniser])
+    def test_what_measures(self, hostile: bytes, kind: type, refused, tmp_path: Path) -> None:
+        folder = tmp_path / "clip"
+        shutil.copytree(SHIPPED / "clip", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+        (folder / "pytorch_model.bin").write_bytes(hostile)
+        assert "cannot be loaded" in refused(lambda: kind(str(folder)))
+
+    def test_the_reader_of_attributes(self, hostile: bytes, refused, tmp_path: Path) -> None:
+        (tmp_path / FILE).write_bytes(hostile)
+        assert "cannot be loaded" in refused(lambda: AttributeReader.load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "file", ["state.json", "trainable/domain_encoder.safetensors", "optimizer/exp_avg.safetensors"]
+)
+def test_a_checkpoint(hostile: bytes, file: str, refused, tmp_path: Path) -> None:
+    (tmp_path / "trainable").mkdir()
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "state.json").write_text(json.dumps({"format": saved_state.FORMAT, "updates": 1, "loss_scale": None}))
+    for name in saved_state.PARTS.values():
+        save_file({"weight": torch.zeros(1)}, tmp_path / "trainable" / name)
+    assert read_state(tmp_path).updates == 1
+    (tmp_path / file).write_bytes(hostile)
+    assert "cannot be read" in refused(lambda: read_state(tmp_path))
+
+
+def put(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+class TestData:
+    """Shards, tables, datasets, features."""
+
+    @pytest.fixture
+    def png(self) -> bytes:
+        held = io.BytesIO()
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(held, "png")
+        return held.getvalue()
+
+    @pytest.fixture
+    def prepared(self, tmp_path: Path):
+        """Prepare a source, with every setting left as it is but the kind."""
+
+        def run(source: Path, **read):
+            output = str(tmp_path / "set")
+            return prepare(
+                PrepareConfig(
+                    source=str(source), output=output, concept="cat", resolution=32, read=SourceConfig(**read)
+                )
+            )
+
+        return run
+
+    def test_members_of_shards_that_webdataset_would_unpickle_lie_there_untouched(
+        self, hostile: bytes, marker: Path, png: bytes, prepared, tmp_path: Path
+    ) -> None:
+        suffixes = (".pyd", ".pkl", ".pickle", ".pth", ".pt", ".npy", ".npz", ".cls", ".txt", ".ten", ".mp")
+        (tmp_path / "in").mkdir()
+        with tarfile.open(tmp_path / "in" / "set-000000.tar", "w") as tar:
+            put(tar, "0.png", png)
+            for suffix in suffixes:
+                put(tar, f"0{suffix}", hostile)
+            put(tar, "1.png", hostile)
+            put(tar, "2.png", png)
+            put(tar, "2.json", hostile)
+        manifest = prepared(tmp_path / "in" / "set-{000000..000000}.tar", kind="shards")
+        assert not marker.exists()
+        assert (manifest.kept, manifest.dropped) == (1, {"bad json in sample": 1, "not a picture": 1})
+
+    @pytest.mark.parametrize("name", ["set.parquet", "set.arrow", "set.zip", "set.tar", "set.tar.gz", "set.csv"])
+    def test_files_that_are_nothing_else(self, hostile: bytes, name: str, refused, prepared, tmp_path: Path) -> None:
+        (tmp_path / name).write_bytes(hostile)
+        refused(lambda: prepared(tmp_path / name))
+
+    def test_pictures_in_a_dataset_that_are_none_are_kept_out(
+        self, hostile: bytes, marker: Path, png: bytes, prepared, tmp_path: Path
+    ) -> None:
+        cells = [{"bytes": data, "path": None} for data in (png, hostile)]
+        pyarrow.parquet.write_table(pyarrow.table({"image": cells}), tmp_path / "set.parquet")
+        manifest = prepared(tmp_path / "set.parquet")
+        assert not marker.exists()
+        assert (manifest.kept, sum(manifest.dropped.values())) == (1, 1)
+
+    def test_a_dataset_of_shards_whose_builder_would_open_tensors(
+        self, hostile: bytes, refused, png: bytes, prepared, tmp_path: Path
+    ) -> None:
+        (tmp_path / "in").mkdir()
+        with tarfile.open(tmp_path / "in" / "train-0.tar", "w") as tar:
+            put(tar, "0.png", png)
+            put(tar, "0.pth", hostile)
+        refused(lambda: prepared(tmp_path / "in", kind="datasets", image_column="png"))
+
+    def test_features(self, hostile: bytes, refused, png: bytes, prepared, tmp_path: Path) -> None:
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "a.png").write_bytes(png)
+        root = str(tmp_path / "set")
+        prepared(tmp_path / "in", pattern="{identity}")
+        write_features(root, "features", {}, lambda pixels: {"mean": pixels.mean((1, 2, 3))})
+        (file,) = Path(root, "features").rglob("*.safetensors")
+        file.write_bytes(hostile)
+        reader = FeatureReader(root, "features", file.parent.name, {})
+        assert "cannot be read" in refused(lambda: reader.read(0, 0, flipped=False))
+
+    def test_a_manifest(self, hostile: bytes, refused, tmp_path: Path) -> None:
+        (tmp_path / "manifest.json").write_bytes(hostile)
+        refused(lambda: FeatureReader(str(tmp_path), "features", "train", {}))

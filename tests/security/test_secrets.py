@@ -1,0 +1,151 @@
+"""No password reaches what is written down or said: recipes, run folders, shards, lists, logs, MLflow."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from data_prep.config import PrepareConfig, SourceConfig
+from data_prep.prepare import prepare
+from pipelines import tracking
+from pipelines.cli import main
+from pipelines.config import Recipe
+from pipelines.errors import RunError
+from pipelines.release import register
+from pipelines.tracking import Tracker
+
+SECRET = "s3cr3t"  # noqa: S105 - what must not be found
+E4T = Callable[..., tuple[int, str, str]]
+RECIPE: dict[str, Any] = {
+    "name": "faces",
+    "base": {"model": "models/base"},
+    "data": {"source": "in", "output": "out", "concept": "face"},
+    "conditioning": {"domain_word": "face"},
+}
+
+
+@pytest.fixture
+def e4t(capfd: pytest.CaptureFixture[str]) -> E4T:
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.mark.parametrize("stage", ["prepare", "pretrain", "release"])
+@pytest.mark.parametrize(
+    "key", ["data.source", "data.output", "data.read.attributes", "base.model", "runs", "stream.mix"]
+)
+def test_a_recipe_with_a_password_is_refused_by_every_stage_and_leaves_nothing(
+    e4t: E4T, stage: str, key: str, tmp_path: Path
+) -> None:
+    if stage == "prepare" and not key.startswith("data."):
+        pytest.skip("of a recipe, preparation reads only the data")
+    recipe: dict[str, Any] = yaml.safe_load(yaml.safe_dump(RECIPE | {"runs": str(tmp_path / "runs")}))
+    place, url = recipe, f"https://me:{SECRET}@127.0.0.1:9/a"
+    *parts, last = key.split(".")
+    for part in parts:
+        place = place.setdefault(part, {})
+    place[last] = {url: 1.0} if last == "mix" else url
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, out, err = e4t(stage, "--recipe", tmp_path / "recipe.yaml")
+    assert code == 78
+    assert key in err
+    assert "environment" in err
+    assert SECRET not in out + err
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_the_same_on_the_command_line(e4t: E4T, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    code, out, err = e4t("prepare", "--recipe", tmp_path / "recipe.yaml", "--data.source", f"s3://k:{SECRET}@b/a")
+    assert code == 78
+    assert SECRET not in out + err
+
+
+def test_a_recipe_without_secrets_is_written_as_it_is() -> None:
+    url = "s3://bucket/set"
+    recipe = Recipe.plain(_recipe(source=url))
+    assert recipe["data"]["source"] == url
+
+
+def _recipe(**data: str) -> Recipe:
+    from encoder.config import BackboneConfig, ConditioningConfig
+
+    settings = {"source": "in", "output": "out", "concept": "face"} | data
+    return Recipe(
+        name="faces",
+        base=BackboneConfig(model="models/base"),
+        data=PrepareConfig(**settings),
+        conditioning=ConditioningConfig(domain_word="face"),
+    )
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Serves a picture, whatever the query says."""
+    (tmp_path / "web").mkdir()
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "web" / "cat.png")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_links_of_a_table_that_are_signed_leave_the_signature_behind(server: str, tmp_path: Path) -> None:
+    lines = [f"{server}/cat.png?sig={SECRET}", f"{server}/missing.png?sig={SECRET}"]
+    (tmp_path / "set.csv").write_text("\n".join(["image", *lines]) + "\n")
+    manifest = prepare(
+        PrepareConfig(
+            source=str(tmp_path / "set.csv"), output=str(tmp_path / "set"), concept="cat", resolution=32,
+            read=SourceConfig(kind="table"),
+        )
+    )  # fmt: skip
+    assert (manifest.kept, sum(manifest.dropped.values())) == (1, 1)
+    files = [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_a_tracker_that_is_away_is_named_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "e4t")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "PATIENCE", 20.0)
+    tracker = Tracker(tmp_path, tmp_path / "run", "e4t", "run")
+    tracker.close("FINISHED")
+    assert [message for message in caplog.messages if "is away" in message and "***@127.0.0.1:9" in message]
+    assert SECRET not in caplog.text
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+
+def test_a_registry_that_is_away_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from encoder.release_format import Release
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (tmp_path / "provenance.json").write_text('{"mlflow_run_id": "a"}')
+    known = {"name": "faces", "version": "1.0.0", "base": {}, "encoder_config": {}}
+    release = Release(folder=tmp_path, **known, conditioning={}, tuning={}, sampling={})
+    with pytest.raises(RunError, match="did not take it") as caught:
+        register(release, str(tmp_path))
+    assert SECRET not in str(caught.value)
+    assert "***@127.0.0.1:9" in str(caught.value)
+
+
+def test_names_of_others_cannot_speak_to_the_terminal(e4t: E4T, tmp_path: Path) -> None:
+    _, _, err = e4t("generate", "--release", tmp_path / "\x1b]0;renamed\x07", "--prompt", "a cat")
+    assert "renamed" in err
+    assert err.rstrip("\n").isprintable()
