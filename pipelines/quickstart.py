@@ -1,6 +1,5 @@
 """``e4t quickstart``: the stages in a row, as a user would run them, each in its own process."""
 
-import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +20,6 @@ def quickstart(recipe: Recipe, *, nproc: int) -> int:
     started = time.monotonic()
     resolved = recipe.folder / "recipe.yaml"
     Run.open(recipe)
-    shutil.rmtree(recipe.folder / "release", ignore_errors=True)
     faces = ["--output", recipe.data.source, "--identities", str(FACES.identities), "--pictures", str(FACES.pictures)]
     stages = [
         ("draw the faces", ["faces", *faces]),
@@ -30,8 +28,8 @@ def quickstart(recipe: Recipe, *, nproc: int) -> int:
             f"pre-train the domain encoder (DeepSpeed, {nproc} ranks)",
             ["pretrain", "--recipe", str(resolved), "--nproc", str(nproc)],
         ),
-        ("release", ["release", "--recipe", str(resolved)]),
         ("personalise held-out people", ["evaluate", "--recipe", str(resolved)]),
+        ("release", ["release", "--recipe", str(resolved), "--allow-dirty", "true"]),
     ]
     for number, (title, command) in enumerate(stages, 1):
         console.rule(f"{number}/{len(stages)} {title}", align="left")
@@ -51,6 +49,7 @@ def _farewell(recipe: Recipe, seconds: float) -> None:
     console.print(f"the numbers    {run / 'evaluation' / 'report.json'}")
     console.print(f"the release    {run / 'release'}")
     console.print(f"the run        {run}  (metrics.jsonl, samples/, checkpoints/)")
+    console.print(f"its lineage    e4t lineage models:/{recipe.name}@candidate --runs {recipe.runs}")
     console.print("\nnext:")
     console.print(f"  e4t tune --release {run / 'release'} --image {picture} --steps 15 --output concept")
     console.print(
