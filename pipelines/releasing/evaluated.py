@@ -56,9 +56,7 @@ def check_gate(recipe: Recipe, evaluated: Evaluated | None) -> None:
         raise RunError(
             f"publish.gate asks for {', '.join(sorted(unknown))}; the evaluation measured {', '.join(evaluated.last)}"
         )
-    below = [f"{name} is {evaluated.last[name]['mean']:.3f} of {least}" for name, least in gate.items()]
-    below = [
-        text for text, (name, least) in zip(below, gate.items(), strict=True) if evaluated.last[name]["mean"] < least
-    ]
+    reached = {name: evaluated.last[name]["mean"] for name in gate}
+    below = [f"{name} is {reached[name]:.3f} of {least}" for name, least in gate.items() if reached[name] < least]
     if below:
         raise RunError(f"below publish.gate: {'; '.join(below)}. Train further, or lower what the recipe asks for")
