@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -75,6 +76,19 @@ def test_a_concept_in_one_file_gives_the_same_picture_again(
 def test_bytes_that_are_no_concept_are_refused(data: bytes) -> None:
     with pytest.raises(ModelError, match="no whole concept"):
         Concept.from_bytes(data)
+
+
+@pytest.mark.parametrize("settings", [{}, {"train": "lora"}, {"word": "embedding"}])
+def test_pictures_painted_while_tuning_show_what_is_learned_and_change_nothing_of_it(
+    pipe: E4TPipeline, image: Image.Image, settings: dict
+) -> None:
+    alone = pipe.tune(image, steps=2, **settings)
+    painted: list[Image.Image] = []
+    watched = pipe.tune(image, steps=2, on_step=lambda *_: painted.extend(pipe("a portrait of a *s")), **settings)
+    assert watched.to_bytes() == alone.to_bytes()
+    first, last, by_concept = (np.array(each, float) for each in (*painted, pipe("a portrait of a *s")[0]))
+    assert abs(first - last).max() > 0
+    assert abs(by_concept - last).max() <= 4  # of 255: a concept has 16 bits a number
 
 
 def test_a_picture_does_not_depend_on_the_others_in_the_batch(pipe: E4TPipeline, image: Image.Image) -> None:
