@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from encoder.backbone import Backbone
@@ -325,12 +325,17 @@ def bare_name(config: BackboneConfig) -> str:
 
 def to_pixels(image: Image.Image, size: int) -> Tensor:
     """A picture as (1, 3, size, size) in [-1, 1], center-cropped and resized."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.convert("RGB").crop((left, top, left + side, top + side))
-    if side != size:
+    image = square(image)
+    if image.width != size:
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def square(image: Image.Image) -> Image.Image:
+    """The middle of a picture, RGB: what of it is tuned on."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.convert("RGB").crop((left, top, left + side, top + side))
 
 
 def stacked(images: Sequence[Image.Image], size: int) -> Tensor:
@@ -345,10 +350,10 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Read a picture file. Raises ModelError with one line if it is missing or cannot be read."""
+    """Read a picture file, upright. Raises ModelError with one line if it is missing or cannot be read."""
     try:
         with Image.open(path) as image:
             image.load()
-            return image.convert("RGB")
+            return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ModelError(f"{path} cannot be read as a picture ({error}); give a PNG, JPEG or WebP file") from error

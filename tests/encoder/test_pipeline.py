@@ -126,6 +126,13 @@ def test_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
         open_image(tmp_path / "broken.png")
 
 
+def test_a_picture_from_a_phone_held_sideways_is_turned_upright(tmp_path: Path) -> None:
+    sideways, orientation = Image.new("RGB", (4, 2)), Image.Exif()
+    orientation[0x0112] = 6
+    sideways.save(tmp_path / "phone.jpg", exif=orientation)
+    assert open_image(tmp_path / "phone.jpg").size == (2, 4)
+
+
 def test_a_folder_without_a_base_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be loaded"):
         Backbone.load(BackboneConfig(model=str(tmp_path)))
