@@ -1,7 +1,8 @@
 """Tune on a picture, then generate: the pipeline that users hold."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from encoder.backbone import Backbone
@@ -25,9 +26,9 @@ from encoder.objective import Losses
 from encoder.prior import domain_prompt
 from encoder.release_format import Release
 from encoder.trained import parts_of
-from encoder.tuning import Pictures, tune
+from encoder.tuning import Pictures, Tuning
 from encoder.weight_offsets import fold, load_offsets
-from encoder.words import spoken
+from encoder.words import Word, spoken
 
 BARE = "bare "
 """What the identity of such a base begins with."""
@@ -65,6 +66,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.resolution = resolution or backbone.resolution
         self.tune_config, self.sample_config = tune_config or TuneConfig(), sample_config or SampleConfig()
         self._loaded: LoadedConcept | None = None
+        self._tuning: Tuning | None = None
 
     @classmethod
     def from_pretrained(
@@ -175,26 +177,42 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         **settings: Any,  # noqa: ANN401 - those of TuneConfig
     ) -> list[Concept]:
         """As ``tune``, but return the concepts at several numbers of steps for the price of one; none is loaded."""
+        given: dict[str, Any] = {"caption": caption, "mask": mask, "start": start, "prior": prior}
+        with self.tuning(image, **given, **settings | {"steps": max(stops)}) as tuning:
+            return tuning.run(self.release, stops, on_step)
+
+    @contextmanager
+    def tuning(
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        *,
+        caption: str | Sequence[str] | None = None,
+        mask: Mask | Sequence[Mask] | None = None,
+        start: Concept | None = None,
+        prior: Sequence[Image.Image] | None = None,
+        **settings: Any,  # noqa: ANN401 - those of TuneConfig
+    ) -> Iterator[Tuning]:
+        """Tuning under way, step by step, of what ``tune`` takes; nothing is loaded after it.
+
+        Inside the ``with`` block the pipeline paints with what has been learned so far, which changes nothing of what
+        is learned.
+        """
         images = [image] if isinstance(image, Image.Image) else list(image)
         captions = [caption] if isinstance(caption, str) else list(caption) if caption else None
         if captions and (len(captions) != len(images) or any(PLACEHOLDER not in c for c in captions)):
             raise ModelError(f"give one caption a picture, each with {PLACEHOLDER} where the concept stands")
         self.unload_concept()
-        config = replace(self.tune_config, **settings | {"steps": max(stops)})
+        config = replace(self.tune_config, **settings)
         if config.prior_pictures and prior is None:
             prior = self.prior_pictures(config.prior_pictures, seed=config.seed)
-        return tune(
-            self.backbone,
-            self.domain_encoder,
-            self.conditioning,
-            Pictures(pixels=self._stacked(images), captions=captions, masks=self._masks(mask, images)),
-            config,
-            release=self.release,
-            start=start,
-            prior=self._stacked(prior) if prior else None,
-            stops=stops,
-            on_step=on_step,
-        )
+        pictures = Pictures(pixels=self._stacked(images), captions=captions, masks=self._masks(mask, images))
+        kept = self._stacked(prior) if prior else None
+        models = (self.backbone, self.domain_encoder, self.conditioning)
+        with Tuning(*models, pictures, config, start=start, prior=kept) as self._tuning:
+            try:
+                yield self._tuning
+            finally:
+                self._tuning = None
 
     def prior_pictures(self, count: int, *, seed: int = 0, at_once: int = 8) -> list[Image.Image]:
         """Pictures that the release makes of its domain word alone."""
@@ -266,14 +284,26 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def to_images(self, latents: Tensor) -> list[Image.Image]:
         """Decode latents (B, C, h, w) into pictures."""
-        return to_images(self.backbone.decode(latents))
+        vae = self.backbone.vae
+        place = vae.device  # the host's memory, while something is being tuned
+        vae.to(self.backbone.device)
+        images = to_images(self.backbone.decode(latents))
+        vae.to(place)
+        return images
+
+    @property
+    def _word(self) -> Word | None:
+        """What *s stands for: what is being tuned, or is loaded."""
+        if self._tuning:
+            return self._tuning.word()
+        return self._loaded.concept.word if self._loaded else None
 
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[str], config: SampleConfig, seed: int, on_step: Callable[[int, int], None] | None = None
     ) -> Tensor:
         """DDIM latents (B, C, h, w). Picture i depends on (seed + i) alone, not on the others in the batch."""
-        word = self._loaded.concept.word if self._loaded else None
+        word = self._word
         tokens = self.conditioning.tokenize(spoken(prompts, word, self.conditioning.config.domain_word))
         if word is None and tokens.placeholder.any():
             raise ModelError(
@@ -302,12 +332,17 @@ def bare_name(config: BackboneConfig) -> str:
 
 def to_pixels(image: Image.Image, size: int) -> Tensor:
     """A picture as (1, 3, size, size) in [-1, 1], center-cropped and resized."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.convert("RGB").crop((left, top, left + side, top + side))
-    if side != size:
+    image = square(image)
+    if image.width != size:
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def square(image: Image.Image) -> Image.Image:
+    """The middle of a picture, RGB: what of it is tuned on."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.convert("RGB").crop((left, top, left + side, top + side))
 
 
 def stacked(images: Sequence[Image.Image], size: int) -> Tensor:
@@ -322,13 +357,13 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 
 def open_image(file: str | Path | BinaryIO, called: str = "") -> Image.Image:
-    """Read a picture file. Raises ModelError with one line if it is missing, no picture, or a decompression bomb."""
+    """Read a picture file, upright. Raises ModelError with one line if it is missing, no picture, or a bomb."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
                 image.load()
-                return image.convert("RGB")
+                return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = str(error).replace(repr(file), "it")
         raise ModelError(

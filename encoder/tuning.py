@@ -62,17 +62,8 @@ def tune(
     domain word, to be kept.
     The models are left as they were, after an interrupt, too. Raises ConfigError for a base held in float16.
     """
-    stops = [config.steps] if stops is None else sorted(stops)
-    concepts = []
     with Tuning(backbone, encoder, conditioning, pictures, config, start=start, prior=prior) as tuning:
-        for step in range(stops[-1] + 1):
-            if step in stops:
-                concepts.append(tuning.concept(release, step))
-            if step < stops[-1]:
-                losses = tuning.step()
-                if on_step:
-                    on_step(step + 1, losses)
-    return concepts
+        return tuning.run(release, [config.steps] if stops is None else stops, on_step)
 
 
 class Tuning:
@@ -114,6 +105,20 @@ class Tuning:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def run(
+        self, release: str, stops: Sequence[int], on_step: Callable[[int, Losses], None] | None = None
+    ) -> list[Concept]:
+        """Step until the last of ``stops``; return the concept at each."""
+        concepts = []
+        for step in range(max(stops) + 1):
+            if step in stops:
+                concepts.append(self.concept(release, step))
+            if step < max(stops):
+                losses = self.step()
+                if on_step:
+                    on_step(step + 1, losses)
+        return concepts
 
     def step(self) -> Losses:
         """An optimizer step, each copy of a picture with noise, timestep and prompt of its own."""
@@ -174,9 +179,10 @@ class Tuning:
     def concept(self, release: str, step: int) -> Concept:
         """What has been learned so far."""
         settings = asdict(self.config) | {"steps": step, "pictures": len(self.encoded.class_tokens)}
-        return self.trained.concept(self._word(), release, settings)
+        return self.trained.concept(self.word(), release, settings)
 
-    def _word(self) -> Word:
+    def word(self) -> Word:
+        """What stands for it in prompts by now."""
         if self.config.word == "identifier":
             return Identifier(self.config.identifier)
         if self.config.word == "embedding":

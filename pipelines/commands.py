@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pipelines.planning.plan import Plan
 
 Settings = TypeVar("Settings")
+BUILT_IN = "models/faces"
+"""The release that comes with a checkout."""
 
 
 def _settings(kind: type[Settings], arguments: Namespace) -> Settings:
@@ -415,6 +417,24 @@ def generate(arguments: Namespace, _: list[str]) -> None:
         console.print(f"{len(images)} pictures in {time.monotonic() - began:.1f} s")
 
 
+def app(arguments: Namespace, _: list[str]) -> None:
+    """Serve a page where a person teaches a release one picture and paints; docs/app.md."""
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise ConfigError("the page needs Gradio; pip install 'e4t[app]'")
+    from pipelines.app.server import serve
+    from pipelines.app.studio import Studio
+    from pipelines.registry.places import release_at
+
+    releases = [release_at(place, arguments.runs) for place in arguments.release or [BUILT_IN]]
+    serve(
+        Studio(releases, base=arguments.base, device=arguments.device, dtype=arguments.dtype),
+        arguments.host,
+        arguments.port,
+    )
+
+
 def _opened(arguments: Namespace, *, bare: bool) -> "E4TPipeline":
     from encoder import pipeline
     from pipelines.registry.places import release_at
@@ -459,6 +479,7 @@ COMMANDS: dict[str, tuple[Describe, Command]] = {
     "status": (options.status, status_),
     "tune": (options.tune, tune),
     "generate": (options.generate, generate),
+    "app": (options.app, app),
     "export": (options.export, export),
     "import": (options.import_, import_),
 }

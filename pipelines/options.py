@@ -185,10 +185,23 @@ def status(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="run folder")
 
 
+def app(parser: ArgumentParser) -> None:
+    """Of serving the page."""
+    parser.add_argument("--release", type=str, action="append", help=f"{RELEASES}; several times for several")
+    _takes_runs(parser)
+    _takes_base(parser)
+    parser.add_argument("--host", type=str, default="127.0.0.1", help="address; 0.0.0.0 lets everybody on the net in")
+    parser.add_argument("--port", type=int, default=7860)
+
+
 def release_user(parser: ArgumentParser) -> None:
     """Of whoever uses a release."""
     parser.add_argument("--release", type=str, required=True, help=RELEASES)
     _takes_runs(parser)
+    _takes_base(parser)
+
+
+def _takes_base(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--base", type=str, default=None, help="base model folder or hub id, instead of the release's own"
     )

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -77,6 +78,19 @@ def test_bytes_that_are_no_concept_are_refused(data: bytes) -> None:
         Concept.from_bytes(data)
 
 
+@pytest.mark.parametrize("settings", [{}, {"train": "lora"}, {"word": "embedding"}])
+def test_pictures_painted_while_tuning_show_what_is_learned_and_change_nothing_of_it(
+    pipe: E4TPipeline, image: Image.Image, settings: dict
+) -> None:
+    alone = pipe.tune(image, steps=2, **settings)
+    painted: list[Image.Image] = []
+    watched = pipe.tune(image, steps=2, on_step=lambda *_: painted.extend(pipe("a portrait of a *s")), **settings)
+    assert watched.to_bytes() == alone.to_bytes()
+    first, last, by_concept = (np.array(each, float) for each in (*painted, pipe("a portrait of a *s")[0]))
+    assert abs(first - last).max() > 0
+    assert abs(by_concept - last).max() <= 4  # of 255: a concept has 16 bits a number
+
+
 def test_a_picture_does_not_depend_on_the_others_in_the_batch(pipe: E4TPipeline, image: Image.Image) -> None:
     pipe.tune(image)
     together = pipe.sample(["a portrait of a *s"] * 2, pipe.sample_config, seed=5)
@@ -110,6 +124,13 @@ def test_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(ModelError, match=r"broken\.png cannot be read as a picture"):
         open_image(tmp_path / "broken.png")
+
+
+def test_a_picture_from_a_phone_held_sideways_is_turned_upright(tmp_path: Path) -> None:
+    sideways, orientation = Image.new("RGB", (4, 2)), Image.Exif()
+    orientation[0x0112] = 6
+    sideways.save(tmp_path / "phone.jpg", exif=orientation)
+    assert open_image(tmp_path / "phone.jpg").size == (2, 4)
 
 
 def test_a_folder_without_a_base_is_one_line(tmp_path: Path) -> None:

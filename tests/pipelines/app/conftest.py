@@ -1,0 +1,52 @@
+"""The page as `e4t app` serves it, and a browser to look at it."""
+
+import contextlib
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from data_prep.faces import Identity, Scene, draw
+from tests.pipelines.app.served import serving
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """Of a page that all tests share."""
+    with serving() as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn person."""
+    path, rng = tmp_path_factory.mktemp("picture") / "me.png", random.Random(3)
+    draw(Identity.random(rng), Scene.random(rng), 96).save(path)
+    return path
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Callable]:
+    """Open a window of so many pixels; what it downloads lies in ``tmp_path``."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no browser: install chromium and chromium-driver")
+    with contextlib.ExitStack() as opened:
+
+        def open_window(width: int, height: int = 900) -> object:
+            options = webdriver.ChromeOptions()
+            options.binary_location = chromium
+            for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+                options.add_argument(option)
+            options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
+            options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+            window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+            opened.callback(window.quit)
+            screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+            window.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+            return window
+
+        yield open_window
