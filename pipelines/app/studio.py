@@ -34,7 +34,7 @@ class Studio:
 
     def __init__(
         self,
-        folders: Sequence[str],
+        folders: Sequence[str | Path],
         *,
         base: str | None = None,
         device: str | None = None,
