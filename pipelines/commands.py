@@ -225,7 +225,7 @@ def release(arguments: Namespace, _: list[str]) -> None:
     if arguments.push:
         from pipelines.hub import push
 
-        console.print(f"pushed: {push(made, arguments.push)}", soft_wrap=True)
+        console.print(f"pushed: {push(made, arguments.push, private=arguments.private)}", soft_wrap=True)
 
 
 def promote(arguments: Namespace, _: list[str]) -> None:

@@ -105,6 +105,7 @@ def release(parser: ArgumentParser) -> None:
     parser.add_argument("--allow-dirty", type=bool, default=False, help="release what changed code has made")
     parser.add_argument("--register", type=bool, default=True, help="register the version in MLflow")
     parser.add_argument("--push", type=str, default=None, help="put it on the hub, too, as owner/name")
+    parser.add_argument("--private", type=bool, default=False, help="make that a model that only you see")
 
 
 def _takes_runs(parser: ArgumentParser) -> None:
