@@ -102,5 +102,5 @@ def test_mlflow_gets_the_scores(e4t: E4T, recipe: Path) -> None:
     assert run(e4t, recipe)[0] == 0
     client = connect(recipe.parent / "runs")
     [newest, *_] = client.search_runs([client.get_experiment_by_name("e4t").experiment_id])
-    assert newest.data.tags["release"] == "faces 1.0.1"
+    assert newest.data.tags["e4t.release"] == "faces 1.0.1"
     assert newest.data.metrics["E4T/concept"] > 0
