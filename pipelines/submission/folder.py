@@ -1,6 +1,7 @@
 """A submission's folder in the run: the recipe as resolved, the code as it was, what was sent and how to again."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from pipelines.run import code_diff, code_revision
 from pipelines.submission.jobs import RECIPE
 
 FOLDER, JOBS, RESUBMIT = "submissions", "jobs.json", "submit.sh"
+_AMBIGUOUS = re.compile(r"[-+.\deE_]+|.*[\x85\u2028\u2029\ufeff].*", re.DOTALL)
+"""Texts that one reader of YAML takes for a number or the end of a line, and another does not: ``1e5``."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,18 @@ class Sent:
     """Its ids of each job, by the job's name."""
 
 
+class _Exact(yaml.SafeDumper):
+    """For every reader of YAML."""
+
+
+_Exact.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if _AMBIGUOUS.fullmatch(text) else None
+    ),
+)
+
+
 def next_folder(recipe: Recipe, stage: str) -> Path:
     """Where the next submission of a run goes."""
     before = [int(name) for name, _, _ in (path.name.partition("-") for path in submissions(recipe.folder))]
@@ -58,7 +73,7 @@ def submissions(run: Path) -> list[Path]:
 def records(recipe: Recipe) -> dict[str, str]:
     """What every submission keeps: the recipe with every setting, and the code that it was sent from."""
     return {
-        RECIPE: yaml.safe_dump(recipe.plain(), sort_keys=False, allow_unicode=True),
+        RECIPE: yaml.dump(recipe.plain(), Dumper=_Exact, sort_keys=False, allow_unicode=True),
         "code.json": json.dumps({"revision": code_revision()}) + "\n",
         "code.diff": code_diff(),
     }

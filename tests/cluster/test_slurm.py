@@ -1,11 +1,9 @@
 """What `e4t submit slurm` sends, run by a real SLURM on two nodes."""
 
-import json
 import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from safetensors.torch import load_file
 from benchmarks.faults.job import Job, RunFolder
 from pipelines.cli import main
 from pipelines.submission.folder import sent, submissions
-from tests.cluster.slurm import SlurmCluster, cannot_have_slurm
+from tests.cluster.slurm import SlurmCluster, cannot_have_slurm, processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
 SITE = {"gpus": False, "requeues": 2, "warn_seconds": 60, "time": "20:00"}
@@ -97,26 +95,49 @@ def test_a_run_that_is_warned_is_requeued_and_ends_with_the_same_weights(user: U
     assert same(user.weights(name), user.weights("undisturbed"))
 
 
-def test_a_run_with_a_killed_rank_is_requeued_and_ends_with_the_same_weights(user: User) -> None:
-    (ids,) = user.submit("killed", "pretrain").values()
-    user.until_step("killed", 3)
-    os.kill(rank_of("killed", 1), signal.SIGKILL)
-    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log("killed")
+@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
+def test_a_run_with_a_killed_rank_is_requeued_and_ends_with_the_same_weights(user: User, launcher: str) -> None:
+    name = f"killed-{launcher}"
+    (ids,) = user.submit(name, "pretrain", "--site.launcher", launcher).values()
+    user.until_step(name, 3)
+    os.kill(rank_of(name, 1), signal.SIGKILL)
+    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log(name)
     assert user.cluster.fact(ids[0], "Restarts") == "1"
-    assert same(user.weights("killed"), user.weights("undisturbed"))
+    assert same(user.weights(name), user.weights("undisturbed"))
+
+
+@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
+def test_a_run_gives_way_to_a_partition_of_higher_priority_and_ends_with_the_same_weights(
+    user: User, launcher: str
+) -> None:
+    name = f"preempted-{launcher}"
+    (ids,) = user.submit(name, "pretrain", "--site.launcher", launcher).values()
+    user.until_step(name, 3)
+    asked = ("--partition=urgent", "--nodes=2", "--ntasks-per-node=2", "--output=/dev/null", "--wrap=true")
+    urgent = user.cluster.ask("sbatch", "--parsable", *asked).strip()
+    assert user.cluster.ended(urgent, *ids) == ["COMPLETED", "COMPLETED"], user.log(name)
+    assert user.cluster.fact(ids[0], "Restarts") == "1"
+    assert "(SIGTERM); everything is saved" in user.log(name)
+    assert same(user.weights(name), user.weights("undisturbed"))
+
+
+def test_a_run_that_loses_a_node_waits_for_it_and_ends_with_the_same_weights(user: User) -> None:
+    (ids,) = user.submit("bereft", "pretrain").values()
+    user.until_step("bereft", 3)
+    user.cluster.lose("n2")
+    user.cluster.soon(lambda: user.cluster.states(*ids) == ["PENDING"])
+    user.cluster.find("n2")
+    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log("bereft")
+    assert user.cluster.fact(ids[0], "Restarts") == "1"
+    assert same(user.weights("bereft"), user.weights("undisturbed"))
 
 
 def rank_of(name: str, rank: int) -> int:
     """The process that trains as that rank of a run."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            environment = (process / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        ours = b"pretrain" in words and any(f"/{name}/".encode() in word for word in words)
-        if ours and words[1:3] == [b"-m", b"e4t"] and f"RANK={rank}".encode() in environment:
-            return int(process.name)
+    for process in processes():
+        ours = process.words[1:4] == ["-m", "e4t", "pretrain"] and any(f"/{name}/" in word for word in process.words)
+        if ours and process.environment["RANK"] == str(rank):
+            return process.pid
     raise AssertionError(f"no rank {rank} of {name}")
 
 
@@ -151,24 +172,36 @@ def test_an_array_with_a_failing_shard_stops_the_chain_and_is_mended_by_sending_
     assert main(["prepare", "--verify", "--recipe", str(user.job.folder / "mended.yaml")]) == 0
 
 
+def test_tasks_of_an_array_that_are_killed_are_requeued_each_by_itself(user: User) -> None:
+    killed_at_first = "[ ${SLURM_RESTART_COUNT:-0} = 0 ] && python=(bash -c 'kill -9 $$')"
+    data = user.job.recipe["data"] | {"output": str(user.job.folder / "shot")}
+    sent = user.submit("shot", "prepare", "--site.setup", killed_at_first, data=data)
+    jobs = [job for ids in sent.values() for job in ids]
+    assert set(user.cluster.ended(*jobs)) == {"COMPLETED"}, user.log("shot")
+    restarts = [user.cluster.facts(job, "Restarts") for job in jobs]
+    assert restarts == [["1"], ["1", "1", "1"], ["1"], ["1"]]
+
+
 def test_the_whole_chain_ends_in_a_registered_release(user: User, capfd: pytest.CaptureFixture[str]) -> None:
     pretrain = user.job.recipe["pretrain"] | {"cached": True, "steps": 4}
     sent = user.submit(
         "chain",
         "pipeline",
+        "--extra",
+        "[--allow-dirty, true]",  # a developer's tree is changed
         data=user.job.recipe["data"] | {"output": str(user.job.folder / "chain")},
         pretrain=pretrain,
         tune={"steps": 1, "batch_size": 2},
         sample={"steps": 2},
         evaluate={"concepts": 1, "shown": 1, "edits": 1, "steps": [0]},
     )
-    jobs = ["prepare-plan", "prepare-work", "prepare-merge", "cache", "pretrain", "release", "evaluate"]
+    jobs = ["prepare-plan", "prepare-work", "prepare-merge", "cache", "pretrain", "evaluate", "release"]
     assert list(sent) == jobs
     states = user.cluster.ended(*(job for ids in sent.values() for job in ids), seconds=600)
     assert set(states) == {"COMPLETED"}, user.log("chain")
     run = user.run("chain").path
     assert "registered: models:/chain/1" in user.log("chain")
-    assert json.loads((run / "evaluation" / "report.json").read_text())["systems"]
+    assert "Means over 1 held-out concepts" in (run / "release" / "README.md").read_text()
     capfd.readouterr()
     assert main(["status", str(run)]) == 0
     said = capfd.readouterr().out
