@@ -14,8 +14,7 @@ from pipelines.run import code_diff, code_revision
 from pipelines.submission.jobs import RECIPE
 
 FOLDER, JOBS, RESUBMIT = "submissions", "jobs.json", "submit.sh"
-_AMBIGUOUS = re.compile(r"[-+.\deE_]+|.*[\x85\u2028\u2029\ufeff].*", re.DOTALL)
-"""Texts that one reader of YAML takes for a number or the end of a line, and another does not: ``1e5``."""
+_AMBIGUOUS = re.compile(r"[-+.\deE_]+|[yYnN]|.*[\x85\u2028\u2029\ufeff].*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,20 @@ class Sent:
     """Its ids of each job, by the job's name."""
 
 
-class _Exact(yaml.SafeDumper):
-    """For every reader of YAML."""
+class Exact(yaml.SafeDumper):
+    """YAML that every reader takes for what was meant; PyYAML by itself writes ``1e5``, ``n``, odd ends of lines bare."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """In quotes if need be; several lines as they stand."""
+        style = '"' if _AMBIGUOUS.fullmatch(data) else "|" if "\n" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+    def ignore_aliases(self, data: object) -> bool:
+        """What is said twice is written twice."""
+        return True
 
 
-_Exact.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style='"' if _AMBIGUOUS.fullmatch(text) else None
-    ),
-)
+Exact.add_representer(str, Exact.represent_str)
 
 
 def next_folder(recipe: Recipe, stage: str) -> Path:
@@ -73,7 +76,7 @@ def submissions(run: Path) -> list[Path]:
 def records(recipe: Recipe) -> dict[str, str]:
     """What every submission keeps: the recipe with every setting, and the code that it was sent from."""
     return {
-        RECIPE: yaml.dump(recipe.plain(), Dumper=_Exact, sort_keys=False, allow_unicode=True),
+        RECIPE: yaml.dump(recipe.plain(), Dumper=Exact, sort_keys=False, allow_unicode=True),
         "code.json": json.dumps({"revision": code_revision()}) + "\n",
         "code.diff": code_diff(),
     }

@@ -21,7 +21,7 @@ def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
     return rendered(request.param)
 
 
-@pytest.mark.parametrize("version", ["1.36", "1.37"])
+@pytest.mark.parametrize("version", ["1.31", "1.36", "1.37"])
 @pytest.mark.parametrize("choice", CHOICES, ids="+".join)
 def test_kubernetes_own_kinds_follow_its_schemas(choice: tuple[str, ...], version: str) -> None:
     for manifest in rendered(*choice):

@@ -15,7 +15,23 @@ from pipelines.config import Recipe
 from pipelines.submission.folder import records
 from pipelines.submission.jobs import RECIPE
 
-ODD = ["null", "1e5", "true", "- a", "{b: c}", "a: b", "# c", "${HOME}", "$(id)", "`id`", "it's", '"', "a\nb\n", "\x85"]
+ODD = [
+    "null",
+    "1e5",
+    "n",
+    "true",
+    "- a",
+    "{b: c}",
+    "a: b",
+    "# c",
+    "${HOME}",
+    "$(id)",
+    "`id`",
+    "it's",
+    '"',
+    "a\nb\n",
+    "\x85",
+]
 TEXTS = some.sampled_from(ODD) | some.text(some.characters(exclude_categories=["Cs"]), min_size=1)
 
 
@@ -34,7 +50,7 @@ def understood(path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=some.lists(TEXTS, min_size=5))
+@given(texts=some.lists(TEXTS, min_size=4))
 def test_any_value_of_a_recipe_reaches_the_job_as_itself(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
 ) -> None:
