@@ -47,7 +47,7 @@ class Sent:
 
 
 class Exact(yaml.SafeDumper):
-    """YAML that every reader takes for what was meant; PyYAML by itself writes ``1e5``, ``n``, odd ends of lines bare."""
+    """YAML that every reader takes for what was meant; PyYAML by itself writes ``1e5`` and ``n`` bare."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         """In quotes if need be; several lines as they stand."""

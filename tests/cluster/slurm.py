@@ -120,7 +120,11 @@ class SlurmCluster:
         for daemon in reversed(self._daemons.values()):
             daemon.send_signal(signal.SIGTERM)
         for daemon in self._daemons.values():
-            daemon.wait(30)
+            try:
+                daemon.wait(30)
+            except subprocess.TimeoutExpired:  # it still waits for a task
+                daemon.kill()
+                daemon.wait()
         del os.environ["SLURM_CONF"]
 
     def _start(self, name: str, program: str, *words: str) -> None:

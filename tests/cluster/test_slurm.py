@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from benchmarks.faults.job import Job, RunFolder
 from pipelines.cli import main
 from pipelines.submission.folder import sent, submissions
+from pipelines.tracking import EXPERIMENT, connect
 from tests.cluster.slurm import SlurmCluster, cannot_have_slurm, processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
-SITE = {"gpus": False, "requeues": 2, "warn_seconds": 60, "time": "20:00"}
+SITE = {"gpus": False, "requeues": 3, "warn_seconds": 60, "time": "20:00"}
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +62,21 @@ class User:
         """Everything that a run's jobs have printed."""
         return "\n".join(path.read_text() for path in self.run(name).path.glob("submissions/*/logs/*.log"))
 
-    def until_step(self, name: str, step: int) -> None:
-        """Wait until training has done that step."""
-        self.cluster.soon(lambda: any(done >= step for _, done in self.run(name).steps()), 200)
+    def until_steps(self, name: str, more: int) -> None:
+        """Wait until training has done so many steps more."""
+        before = len(self.run(name).steps())
+        self.cluster.soon(lambda: len(self.run(name).steps()) >= before + more, 300)
+
+    def until_restarted(self, job: str, times: int) -> None:
+        """Wait until a job runs again."""
+        self.cluster.soon(lambda: self.cluster.fact(job, "Restarts") == str(times), 120)
+        self.cluster.soon(lambda: self.cluster.states(job) == ["RUNNING"], 120)
+
+    def tracked(self, name: str) -> list[Any]:
+        """What MLflow has of that run."""
+        client = connect(self.job.folder / "runs")
+        found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+        return [run for run in found if run.info.run_name.split()[-1] == name]
 
 
 @pytest.fixture(scope="session")
@@ -84,52 +97,23 @@ def test_two_nodes_train_in_one_deepspeed_engine(user: User) -> None:
     assert (engine["engine"], engine["world_size"], engine["zero_stage"]) == ("DeepSpeedEngine", 2, 2)
 
 
-@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
-def test_a_run_that_is_warned_is_requeued_and_ends_with_the_same_weights(user: User, launcher: str) -> None:
-    name = f"warned-{launcher}"
-    (ids,) = user.submit(name, "pretrain", "--site.launcher", launcher).values()
-    user.until_step(name, 3)
+@pytest.fixture(scope="session", params=["srun", "torchrun"])
+def struck(user: User, request: pytest.FixtureRequest) -> str:
+    """A run that is warned, then loses a rank, then gives way to a partition of higher priority, and has ended."""
+    name = f"struck-{request.param}"
+    (ids,) = user.submit(name, "pretrain", "--site.launcher", request.param).values()
+    user.until_steps(name, 3)
     user.cluster.ask("scancel", "--signal=USR2", ids[0])
-    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log(name)
-    assert user.cluster.fact(ids[0], "Restarts") == "1"
-    assert same(user.weights(name), user.weights("undisturbed"))
-
-
-@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
-def test_a_run_with_a_killed_rank_is_requeued_and_ends_with_the_same_weights(user: User, launcher: str) -> None:
-    name = f"killed-{launcher}"
-    (ids,) = user.submit(name, "pretrain", "--site.launcher", launcher).values()
-    user.until_step(name, 3)
+    user.until_restarted(ids[0], 1)
+    user.until_steps(name, 1)
     os.kill(rank_of(name, 1), signal.SIGKILL)
-    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log(name)
-    assert user.cluster.fact(ids[0], "Restarts") == "1"
-    assert same(user.weights(name), user.weights("undisturbed"))
-
-
-@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
-def test_a_run_gives_way_to_a_partition_of_higher_priority_and_ends_with_the_same_weights(
-    user: User, launcher: str
-) -> None:
-    name = f"preempted-{launcher}"
-    (ids,) = user.submit(name, "pretrain", "--site.launcher", launcher).values()
-    user.until_step(name, 3)
+    user.until_restarted(ids[0], 2)
+    user.until_steps(name, 1)
     asked = ("--partition=urgent", "--nodes=2", "--ntasks-per-node=2", "--output=/dev/null", "--wrap=true")
     urgent = user.cluster.ask("sbatch", "--parsable", *asked).strip()
     assert user.cluster.ended(urgent, *ids) == ["COMPLETED", "COMPLETED"], user.log(name)
-    assert user.cluster.fact(ids[0], "Restarts") == "1"
-    assert "(SIGTERM); everything is saved" in user.log(name)
-    assert same(user.weights(name), user.weights("undisturbed"))
-
-
-def test_a_run_that_loses_a_node_waits_for_it_and_ends_with_the_same_weights(user: User) -> None:
-    (ids,) = user.submit("bereft", "pretrain").values()
-    user.until_step("bereft", 3)
-    user.cluster.lose("n2")
-    user.cluster.soon(lambda: user.cluster.states(*ids) == ["PENDING"])
-    user.cluster.find("n2")
-    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log("bereft")
-    assert user.cluster.fact(ids[0], "Restarts") == "1"
-    assert same(user.weights("bereft"), user.weights("undisturbed"))
+    assert user.cluster.fact(ids[0], "Restarts") == "3", user.log(name)
+    return name
 
 
 def rank_of(name: str, rank: int) -> int:
@@ -139,6 +123,33 @@ def rank_of(name: str, rank: int) -> int:
         if ours and process.environment["RANK"] == str(rank):
             return process.pid
     raise AssertionError(f"no rank {rank} of {name}")
+
+
+def test_a_run_that_is_warned_killed_and_preempted_ends_with_the_same_weights(user: User, struck: str) -> None:
+    assert all(f"({why}); everything is saved" in user.log(struck) for why in ("SIGUSR2", "SIGTERM"))
+    assert same(user.weights(struck), user.weights("undisturbed"))
+
+
+def test_mlflow_has_one_run_however_often_it_is_requeued(user: User, struck: str) -> None:
+    (run,) = user.tracked(struck)
+    assert (run.data.tags["e4t.stage"], run.info.status) == ("pretrain", "FINISHED")
+
+
+def test_mlflow_is_told_how_busy_each_node_is(user: User, struck: str) -> None:
+    (run,) = user.tracked(struck)
+    names = [name.split("/")[1] for name in run.data.metrics if name.startswith("system/")]
+    assert set(names) == {"n1", "n2"}
+
+
+def test_a_run_that_loses_a_node_waits_for_it_and_ends_with_the_same_weights(user: User) -> None:
+    (ids,) = user.submit("bereft", "pretrain").values()
+    user.until_steps("bereft", 3)
+    user.cluster.lose("n2")
+    user.cluster.soon(lambda: user.cluster.states(*ids) == ["PENDING"])
+    user.cluster.find("n2")
+    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log("bereft")
+    assert user.cluster.fact(ids[0], "Restarts") == "1"
+    assert same(user.weights("bereft"), user.weights("undisturbed"))
 
 
 def test_a_wrong_recipe_is_not_tried_again(user: User) -> None:
@@ -151,7 +162,7 @@ def test_a_wrong_recipe_is_not_tried_again(user: User) -> None:
 
 def test_a_cancelled_run_stays_cancelled(user: User) -> None:
     (ids,) = user.submit("cancelled", "pretrain").values()
-    user.until_step("cancelled", 1)
+    user.until_steps("cancelled", 1)
     user.cluster.ask("scancel", ids[0])
     assert user.cluster.ended(*ids) == ["CANCELLED"]
     assert user.cluster.fact(ids[0], "Restarts") == "0"

@@ -25,7 +25,7 @@ from pipelines.submission.kubernetes import (
     name_of,
     submission,
 )
-from tests.k8s.manifests import OVERLAYS, breaches, pod_of, validate
+from tests.k8s.manifests import OVERLAYS, breaches, pod_of, refusals, validate
 
 PRETRAIN = Job("pretrain", "ranks", ("pretrain",), 2)
 CACHE = Job("cache", "array", ("cache", "--stage", "work", "--world", "40"), 40)
@@ -59,6 +59,7 @@ def test_every_manifest_is_one_that_the_cluster_takes(overlay: str, stage: Stage
         for manifest in manifests:
             validate(manifest)
         assert list(breaches(pod_of(manifests))) == []
+        assert list(refusals(manifests)) == []
 
 
 @pytest.mark.parametrize(("overlay", "job"), list(product(OVERLAYS, [PRETRAIN, CACHE])), ids=str)
@@ -151,7 +152,7 @@ def read_by_kubectl(text: str) -> Iterator[Manifest]:
 def test_any_runs_name_gives_one_that_hosts_can_have(run: str) -> None:
     job = Job("compare-present", "one", ("compare",))
     name = name_of(job, Path("/somewhere/submissions/123-compare"), run)
-    assert len(f"{name}-nodes-0-0-abcde") <= 63  # the pod's, in a JobSet
+    assert list(refusals(manifests_of(job, KubernetesSite(overlay="jobset-kueue"), name, ""))) == []
     assert name == name.lower() and all(word.isalnum() and word.isascii() for word in name.split("-"))
 
 
