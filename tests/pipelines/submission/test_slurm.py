@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 from encoder.errors import ConfigError
 from pipelines.submission.folder import Sent, sent, submissions
 from pipelines.submission.jobs import Job, jobs_of
-from pipelines.submission.slurm import SlurmSite, batches, commands, script, site_lines
+from pipelines.submission.slurm import SlurmSite, batches, commands, script, site_lines, state
 
 FAKE_SBATCH = """#!/usr/bin/env python3
 import json, sys
@@ -145,10 +145,10 @@ def test_each_job_waits_for_every_part_of_the_one_before(tmp_path: Path) -> None
     assert waits == ["", "--dependency=afterok:1", "--dependency=afterok:1", "--dependency=afterok:2:3"]
 
 
-def test_an_array_larger_than_the_cluster_takes_is_several_that_count_on(tmp_path: Path) -> None:
+def test_an_array_larger_than_the_cluster_takes_is_several_that_count_on_and_share_its_limit(tmp_path: Path) -> None:
     job = Job("cache", "array", ("cache",), 5)
     made = batches([job], SlurmSite(array_at_once=2), tmp_path, "run", max_array=3)
-    assert [batch.options[-1] for batch in made] == ["--array=0-2%2", "--array=0-1%2"]
+    assert [batch.options[-1] for batch in made] == ["--array=0-2%1", "--array=0-1%1"]
     assert [batch.script[2:4] for batch in made] == [("array", "0"), ("array", "3")]
 
 
@@ -205,6 +205,17 @@ def test_shellcheck_finds_nothing_in_what_is_sent(recipe: Path, e4t: Callable[..
         command = [str(Path(sys.executable).parent / "shellcheck"), "--shell=bash", "-"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
         assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_job_that_slurm_has_forgotten_is_looked_up_in_its_accounting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    program(tmp_path, "scontrol", "#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n")
+    program(tmp_path, "sacct", "#!/bin/sh\nprintf 'COMPLETED\\nCOMPLETED\\nFAILED\\n'\n")
+    assert state("7") == "2 COMPLETED, FAILED"
+    program(tmp_path, "sacct", "#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+    assert state("7") == "no longer known to SLURM"
 
 
 def test_without_sbatch_one_line_says_where_to_submit(
