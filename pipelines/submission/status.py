@@ -63,5 +63,7 @@ def _training(run: Path, steps: int) -> str:
         return "training   not begun"
     said = json.loads(beat.read_text())
     kept = max((int(path.name.partition("_")[2]) for path in (run / "checkpoints").glob("step_*")), default=0)
-    ago = "ended" if kept >= steps else f"{timedelta(seconds=int(time.time() - said['time']))} ago"
-    return f"training   step {said['step']} of {steps}, {ago} on {said['host']}; newest checkpoint {kept}"
+    if kept >= steps:
+        return f"training   all {steps} steps done; newest checkpoint {kept}"
+    ago = timedelta(seconds=int(time.time() - said["time"]))
+    return f"training   step {said['step']} of {steps}, {ago} ago on {said['host']}; newest checkpoint {kept}"

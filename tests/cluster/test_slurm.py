@@ -217,4 +217,4 @@ def test_the_whole_chain_ends_in_a_registered_release(user: User, capfd: pytest.
     assert main(["status", str(run)]) == 0
     said = capfd.readouterr().out
     assert f"pretrain  {sent['pretrain'][0]}  COMPLETED" in said
-    assert "step 4 of 4" in said
+    assert "all 4 steps done" in said

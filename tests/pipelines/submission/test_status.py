@@ -26,7 +26,7 @@ def test_a_run_with_its_last_checkpoint_has_ended(recipe: Path, e4t: Callable[..
     (run / "recipe.yaml").write_text(recipe.read_text())
     (run / "heartbeat.json").write_text(json.dumps({"step": 4, "time": 0.0, "host": "node7"}))
     out = e4t("status", run)[1]
-    assert "training   step 4 of 4, ended on node7; newest checkpoint 4" in out
+    assert "training   all 4 steps done; newest checkpoint 4" in out
     assert f"evaluation {run}/evaluation\nrelease    {run}/release" in out
 
 
