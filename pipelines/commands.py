@@ -304,7 +304,7 @@ def submit(arguments: Namespace, _: list[str]) -> None:
     submission = scheduler.submission(jobs, site, next_folder(recipe, arguments.job), recipe.name, records(recipe))
     if arguments.dry_run:
         for name, text in submission.files.items():
-            console.print(f"--- {submission.folder / name}", text, sep="\n", markup=False, soft_wrap=True)
+            console.file.write(f"--- {submission.folder / name}\n{text}\n")  # print would make pictures of :these:
         return
     submission.write()
     for name, ids in scheduler.send(submission).items():

@@ -1,6 +1,7 @@
 """A submission's folder in the run: the recipe as resolved, the code as it was, what was sent and how to again."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipelines.run import code_diff, code_revision
 from pipelines.submission.jobs import RECIPE
 
 FOLDER, JOBS, RESUBMIT = "submissions", "jobs.json", "submit.sh"
+_AMBIGUOUS = re.compile(r"[-+.\deE_]+|[yYnN]|.*[\x85\u2028\u2029\ufeff].*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,22 @@ class Sent:
     """Its ids of each job, by the job's name."""
 
 
+class Exact(yaml.SafeDumper):
+    """YAML that every reader takes for what was meant; PyYAML by itself writes ``1e5`` and ``n`` bare."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """In quotes if need be; several lines as they stand."""
+        style = '"' if _AMBIGUOUS.fullmatch(data) else "|" if "\n" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+    def ignore_aliases(self, data: object) -> bool:
+        """What is said twice is written twice."""
+        return True
+
+
+Exact.add_representer(str, Exact.represent_str)
+
+
 def next_folder(recipe: Recipe, stage: str) -> Path:
     """Where the next submission of a run goes."""
     before = [int(name) for name, _, _ in (path.name.partition("-") for path in submissions(recipe.folder))]
@@ -58,7 +76,7 @@ def submissions(run: Path) -> list[Path]:
 def records(recipe: Recipe) -> dict[str, str]:
     """What every submission keeps: the recipe with every setting, and the code that it was sent from."""
     return {
-        RECIPE: yaml.safe_dump(recipe.plain(), sort_keys=False, allow_unicode=True),
+        RECIPE: yaml.dump(recipe.plain(), Dumper=Exact, sort_keys=False, allow_unicode=True),
         "code.json": json.dumps({"revision": code_revision()}) + "\n",
         "code.diff": code_diff(),
     }

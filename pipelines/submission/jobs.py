@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["one", "array", "ranks"]
-Stage = Literal["prepare", "cache", "pretrain", "release", "evaluate", "compare", "pipeline"]
+Stage = Literal["prepare", "cache", "pretrain", "evaluate", "compare", "release", "pipeline"]
 RECIPE = "recipe.yaml"
 """In the submission's folder."""
-CHAIN: tuple[Stage, ...] = ("prepare", "cache", "pretrain", "release", "evaluate")
-"""What ``pipeline`` sends; features are cached if the recipe trains on them."""
+CHAIN: tuple[Stage, ...] = ("prepare", "cache", "pretrain", "evaluate", "release")
+"""What ``pipeline`` sends; features are cached if the recipe trains on them. The evaluation comes before the release,
+which takes its numbers into the card and is refused below the recipe's ``publish.gate``."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import yaml
 
 from encoder.errors import ConfigError
 from pipelines.errors import RunError
-from pipelines.submission.folder import RESUBMIT, Submission
+from pipelines.submission.folder import RESUBMIT, Exact, Submission
 from pipelines.submission.jobs import RECIPE, Job
 
 Manifest = dict[str, Any]
@@ -35,6 +35,8 @@ JOB_WITHIN: dict[str, tuple[str | int, ...]] = {
 """Where the specification of the job of the pods stands."""
 WORKLOADS = ("Job", "JobSet", "TrainJob")
 """What ends well or badly."""
+QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
+"""Of cores or bytes, as Kubernetes takes it, but for forms that nobody writes."""
 MEETING = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -80,6 +82,15 @@ class KubernetesSite:
             raise ConfigError("site: devices_per_node, pods_at_once and seconds are at least 1")
         if self.retries < 0:
             raise ConfigError("site: retries is at least 0")
+        for name in ("cpu", "memory", "scratch", "shared_memory"):
+            if not QUANTITY.fullmatch(getattr(self, name)):
+                raise ConfigError(f"site: {name} is {getattr(self, name)!r}; give an amount such as 4, 500m, or 16Gi")
+
+    @property
+    def cores_per_device(self) -> int:
+        """Whole ones, at least 1."""
+        cores = float(self.cpu[:-1]) / 1000 if self.cpu.endswith("m") else float(self.cpu)
+        return max(1, int(cores / self.devices_per_node))
 
 
 Site = KubernetesSite
@@ -92,26 +103,10 @@ def submission(
     made = {}
     for place, job in enumerate(jobs, 1):
         manifests = manifests_of(job, site, name_of(job, folder, run), kept[RECIPE])
-        made[f"{place}-{job.name}.yaml"] = yaml.dump_all(
-            manifests, Dumper=_Readable, sort_keys=False, allow_unicode=True
-        )
+        made[f"{place}-{job.name}.yaml"] = yaml.dump_all(manifests, Dumper=Exact, sort_keys=False, allow_unicode=True)
     again = f'#!/usr/bin/env bash\ncd "$(dirname "$0")" && exec bash {SCRIPT} {shlex.join(made)}\n'
     script = files("k8s").joinpath(SCRIPT).read_text()
     return Submission(folder, {**kept, **made, SCRIPT: script, RESUBMIT: again})
-
-
-class _Readable(yaml.SafeDumper):
-    """Texts of several lines as they stand; nothing by reference."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        """What is said twice is written twice."""
-        return True
-
-
-_Readable.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
-)
 
 
 def name_of(job: Job, folder: Path, run: str) -> str:
@@ -187,6 +182,8 @@ def _pod(pod: Manifest, job: Job, site: KubernetesSite, name: str) -> None:
         host = variables["MASTER_ADDR"]["value"].partition(".")[0]
         variables["MASTER_ADDR"]["value"] = f"{name}{host.removeprefix('e4t')}.{name}"
         variables["NNODES"]["value"] = str(job.size)
+        variables["OMP_NUM_THREADS"].pop("valueFrom")
+        variables["OMP_NUM_THREADS"]["value"] = str(site.cores_per_device)
     else:
         container["env"] = [each for key, each in variables.items() if key not in MEETING]
 
@@ -212,7 +209,7 @@ def _rendered(overlay: str, *components: str) -> list[Manifest]:
     with as_file(files("k8s")) as source, tempfile.TemporaryDirectory() as folder:
         shutil.copytree(source, Path(folder) / "k8s")
         (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(chosen))
-        return kustomized(folder)
+        return sorted(kustomized(folder), key=lambda each: each["kind"] in WORKLOADS)  # what they name comes first
 
 
 def kustomized(folder: str) -> list[Manifest]:

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -93,12 +94,14 @@ def batches(jobs: Sequence[Job], site: SlurmSite, folder: Path, run: str, max_ar
     """Calls of sbatch for jobs in their order; an array larger than the cluster takes is several."""
     made = []
     for job in jobs:
-        for first, count in _parts(job, max_array):
+        parts = list(_parts(job, max_array))
+        for first, count in parts:
             options = [*_options(job, site, folder, run)]
             kind = site.launcher if job.kind == "ranks" else job.kind
             told = [str(folder / SCRIPT), str(folder), kind]
             if job.kind == "array":
-                options.append(f"--array=0-{count - 1}%{site.array_at_once}")
+                at_once = max(1, site.array_at_once // len(parts))  # the parts run beside each other
+                options.append(f"--array=0-{count - 1}%{at_once}")
                 told.append(str(first))
             told += job.command(str(folder / RECIPE))
             made.append(Batch(job.name, tuple(options), tuple(told)))
@@ -183,8 +186,7 @@ def max_array_size() -> int:
     """The cluster's MaxArraySize; SLURM's default if it cannot be asked."""
     if not shutil.which("scontrol"):
         return MAX_ARRAY
-    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)  # noqa: S607
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", shown.stdout)
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _said("scontrol", "show", "config"))
     return int(found[1]) if found else MAX_ARRAY
 
 
@@ -192,13 +194,14 @@ def state(job: str) -> str:
     """How the scheduler says that a job stands; an array's tasks are counted."""
     if not shutil.which("scontrol"):
         return "unknown: no scontrol here"
-    command = ["scontrol", "show", "job", job, "--oneliner"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the id is SLURM's own
-    states = re.findall(r"JobState=(\w+) Reason=(\S+)", shown.stdout)
-    if not states:
-        return "no longer known to SLURM"
-    counts: dict[str, int] = {}
-    for name, reason in states:
-        said = name if reason in ("None", "Priority") else f"{name} ({reason})"
-        counts[said] = counts.get(said, 0) + 1
-    return ", ".join(said if count == 1 else f"{count} {said}" for said, count in counts.items())
+    states = re.findall(r"JobState=(\w+) Reason=(\S+)", _said("scontrol", "show", "job", job, "--oneliner"))
+    said = [name if reason in ("None", "Priority") else f"{name} ({reason})" for name, reason in states]
+    if not said and shutil.which("sacct"):  # slurmctld forgets a job minutes after its end
+        asked = ("--allocations", "--noheader", "--parsable2", "--format=State")
+        said = _said("sacct", f"--jobs={job}", *asked).splitlines()
+    counts = [f"{number} {name}" if number > 1 else name for name, number in Counter(said).items()]
+    return ", ".join(counts) or "no longer known to SLURM"
+
+
+def _said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 - our own command

@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -34,17 +36,42 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 KillWait=10
 MinJobAge=3600
-SlurmdTimeout=60
+SlurmdTimeout=120
 ReturnToService=2
 MpiDefault=none
 MaxArraySize=3
 AccountingStorageType=accounting_storage/none
 SlurmdParameters=config_overrides
-PartitionName=train Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=train Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=120
+PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 """
 NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=4000 State=UNKNOWN\n"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One that runs on this machine."""
+
+    pid: int
+    parent: int
+    words: list[str]
+    environment: dict[str, str]
+
+
+def processes() -> Iterator[Process]:
+    """Everything that runs here."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words, environment = ((folder / name).read_text(errors="replace") for name in ("cmdline", "environ"))
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended meanwhile
+            continue
+        settings = dict(line.split("=", 1) for line in environment.split("\0") if "=" in line)
+        yield Process(int(folder.name), parent, words.split("\0"), settings)
 
 
 def cannot_have_slurm() -> str:
@@ -61,7 +88,7 @@ class SlurmCluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
         host = socket.gethostname()
@@ -78,43 +105,68 @@ class SlurmCluster:
         os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
         named = {name: str(munge / name) for name in ("key", "socket", "pid", "log", "seed")}
         self._start(
-            "munged", "--foreground", "--force", f"--key-file={named['key']}", f"--socket={munge}/munge.sock",
+            "munged", "munged", "--foreground", "--force", f"--key-file={named['key']}", f"--socket={munge}/munge.sock",
             *(f"--{name}-file={named[name]}" for name in ("pid", "log", "seed")),
         )  # fmt: skip
         self.soon(lambda: (munge / "munge.sock").exists())
-        self._start("slurmctld", "-D")
+        self._start("slurmctld", "slurmctld", "-D")
         for name in NODES:
-            self._start("slurmd", "-D", "-N", name)
-        self.soon(lambda: self.ask("sinfo", "--noheader", "--states=idle", "--format=%D").strip() == "2")
+            self._start(name, "slurmd", "-D", "-N", name)
+        self.soon(self.idle)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.ask("scancel", "--partition=train")
-        for daemon in reversed(self._daemons):
+        for daemon in reversed(self._daemons.values()):
             daemon.send_signal(signal.SIGTERM)
-        for daemon in self._daemons:
-            daemon.wait(30)
+        for daemon in self._daemons.values():
+            try:
+                daemon.wait(30)
+            except subprocess.TimeoutExpired:  # it still waits for a task
+                daemon.kill()
+                daemon.wait()
         del os.environ["SLURM_CONF"]
 
-    def _start(self, program: str, *words: str) -> None:
+    def _start(self, name: str, program: str, *words: str) -> None:
         found = shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin")
         with (self.folder / f"{program}.out").open("ab") as log:
             daemon = subprocess.Popen([str(found), *words], stdout=log, stderr=log)  # noqa: S603 - our own command
-        self._daemons.append(daemon)
+        self._daemons[name] = daemon
+
+    def idle(self) -> bool:
+        """Whether both nodes are there and have nothing to do."""
+        return self.ask("sinfo", "--noheader", "--partition=train", "--states=idle", "--format=%D").strip() == "2"
+
+    def lose(self, node: str) -> None:
+        """Kill a node's daemon and everything on it; SLURM is told, who would find out after SlurmdTimeout."""
+        tasks = [process for process in processes() if process.environment.get("SLURMD_NODENAME") == node]
+        for pid in {self._daemons[node].pid, *(task.parent for task in tasks), *(task.pid for task in tasks)}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._daemons[node].wait()
+        self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+
+    def find(self, node: str) -> None:
+        """Let a lost node come back."""
+        self._start(node, "slurmd", "-D", "-N", node)
 
     def ask(self, *command: str) -> str:
         """What one of SLURM's commands says."""
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 - our own command
 
+    def facts(self, job: str, name: str) -> list[str]:
+        """What ``scontrol show job`` says under a name, of a job or of each task of an array."""
+        shown = self.ask("scontrol", "show", "job", job, "--oneliner").split()
+        return [word.partition("=")[2] for word in shown if word.startswith(f"{name}=")]
+
     def states(self, job: str) -> list[str]:
         """Of a job, or of each task of an array."""
-        shown = self.ask("scontrol", "show", "job", job, "--oneliner")
-        return [word.partition("=")[2] for word in shown.split() if word.startswith("JobState=")]
+        return self.facts(job, "JobState")
 
     def fact(self, job: str, name: str) -> str:
-        """What ``scontrol show job`` says under a name."""
-        shown = self.ask("scontrol", "show", "job", job, "--oneliner").split()
-        return next((word.partition("=")[2] for word in shown if word.startswith(f"{name}=")), "")
+        """Of one job."""
+        (found,) = self.facts(job, name)
+        return found
 
     def ended(self, *jobs: str, seconds: float = 400) -> list[str]:
         """The states of jobs, once none waits or runs any more."""

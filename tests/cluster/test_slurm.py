@@ -1,11 +1,9 @@
 """What `e4t submit slurm` sends, run by a real SLURM on two nodes."""
 
-import json
 import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +13,11 @@ from safetensors.torch import load_file
 from benchmarks.faults.job import Job, RunFolder
 from pipelines.cli import main
 from pipelines.submission.folder import sent, submissions
-from tests.cluster.slurm import SlurmCluster, cannot_have_slurm
+from pipelines.tracking import EXPERIMENT, connect
+from tests.cluster.slurm import SlurmCluster, cannot_have_slurm, processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
-SITE = {"gpus": False, "requeues": 2, "warn_seconds": 60, "time": "20:00"}
+SITE = {"gpus": False, "requeues": 3, "warn_seconds": 60, "time": "20:00"}
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +62,21 @@ class User:
         """Everything that a run's jobs have printed."""
         return "\n".join(path.read_text() for path in self.run(name).path.glob("submissions/*/logs/*.log"))
 
-    def until_step(self, name: str, step: int) -> None:
-        """Wait until training has done that step."""
-        self.cluster.soon(lambda: any(done >= step for _, done in self.run(name).steps()), 200)
+    def until_steps(self, name: str, more: int) -> None:
+        """Wait until training has done so many steps more."""
+        before = len(self.run(name).steps())
+        self.cluster.soon(lambda: len(self.run(name).steps()) >= before + more, 300)
+
+    def until_restarted(self, job: str, times: int) -> None:
+        """Wait until a job runs again."""
+        self.cluster.soon(lambda: self.cluster.fact(job, "Restarts") == str(times), 120)
+        self.cluster.soon(lambda: self.cluster.states(job) == ["RUNNING"], 120)
+
+    def tracked(self, name: str) -> list[Any]:
+        """What MLflow has of that run."""
+        client = connect(self.job.folder / "runs")
+        found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+        return [run for run in found if run.info.run_name.split()[-1] == name]
 
 
 @pytest.fixture(scope="session")
@@ -86,38 +97,59 @@ def test_two_nodes_train_in_one_deepspeed_engine(user: User) -> None:
     assert (engine["engine"], engine["world_size"], engine["zero_stage"]) == ("DeepSpeedEngine", 2, 2)
 
 
-@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
-def test_a_run_that_is_warned_is_requeued_and_ends_with_the_same_weights(user: User, launcher: str) -> None:
-    name = f"warned-{launcher}"
-    (ids,) = user.submit(name, "pretrain", "--site.launcher", launcher).values()
-    user.until_step(name, 3)
+@pytest.fixture(scope="session", params=["srun", "torchrun"])
+def struck(user: User, request: pytest.FixtureRequest) -> str:
+    """A run that is warned, then loses a rank, then gives way to a partition of higher priority, and has ended."""
+    name = f"struck-{request.param}"
+    (ids,) = user.submit(name, "pretrain", "--site.launcher", request.param).values()
+    user.until_steps(name, 3)
     user.cluster.ask("scancel", "--signal=USR2", ids[0])
-    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log(name)
-    assert user.cluster.fact(ids[0], "Restarts") == "1"
-    assert same(user.weights(name), user.weights("undisturbed"))
-
-
-def test_a_run_with_a_killed_rank_is_requeued_and_ends_with_the_same_weights(user: User) -> None:
-    (ids,) = user.submit("killed", "pretrain").values()
-    user.until_step("killed", 3)
-    os.kill(rank_of("killed", 1), signal.SIGKILL)
-    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log("killed")
-    assert user.cluster.fact(ids[0], "Restarts") == "1"
-    assert same(user.weights("killed"), user.weights("undisturbed"))
+    user.until_restarted(ids[0], 1)
+    user.until_steps(name, 1)
+    os.kill(rank_of(name, 1), signal.SIGKILL)
+    user.until_restarted(ids[0], 2)
+    user.until_steps(name, 1)
+    asked = ("--partition=urgent", "--nodes=2", "--ntasks-per-node=2", "--output=/dev/null", "--wrap=true")
+    urgent = user.cluster.ask("sbatch", "--parsable", *asked).strip()
+    assert user.cluster.ended(urgent, *ids) == ["COMPLETED", "COMPLETED"], user.log(name)
+    assert user.cluster.fact(ids[0], "Restarts") == "3", user.log(name)
+    return name
 
 
 def rank_of(name: str, rank: int) -> int:
     """The process that trains as that rank of a run."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            environment = (process / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        ours = b"pretrain" in words and any(f"/{name}/".encode() in word for word in words)
-        if ours and words[1:3] == [b"-m", b"e4t"] and f"RANK={rank}".encode() in environment:
-            return int(process.name)
+    for process in processes():
+        ours = process.words[1:4] == ["-m", "e4t", "pretrain"] and any(f"/{name}/" in word for word in process.words)
+        if ours and process.environment["RANK"] == str(rank):
+            return process.pid
     raise AssertionError(f"no rank {rank} of {name}")
+
+
+def test_a_run_that_is_warned_killed_and_preempted_ends_with_the_same_weights(user: User, struck: str) -> None:
+    assert all(f"({why}); everything is saved" in user.log(struck) for why in ("SIGUSR2", "SIGTERM"))
+    assert same(user.weights(struck), user.weights("undisturbed"))
+
+
+def test_mlflow_has_one_run_however_often_it_is_requeued(user: User, struck: str) -> None:
+    (run,) = user.tracked(struck)
+    assert (run.data.tags["e4t.stage"], run.info.status) == ("pretrain", "FINISHED")
+
+
+def test_mlflow_is_told_how_busy_each_node_is(user: User, struck: str) -> None:
+    (run,) = user.tracked(struck)
+    names = [name.split("/")[1] for name in run.data.metrics if name.startswith("system/")]
+    assert set(names) == {"n1", "n2"}
+
+
+def test_a_run_that_loses_a_node_waits_for_it_and_ends_with_the_same_weights(user: User) -> None:
+    (ids,) = user.submit("bereft", "pretrain").values()
+    user.until_steps("bereft", 3)
+    user.cluster.lose("n2")
+    user.cluster.soon(lambda: user.cluster.states(*ids) == ["PENDING"])
+    user.cluster.find("n2")
+    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log("bereft")
+    assert user.cluster.fact(ids[0], "Restarts") == "1"
+    assert same(user.weights("bereft"), user.weights("undisturbed"))
 
 
 def test_a_wrong_recipe_is_not_tried_again(user: User) -> None:
@@ -130,7 +162,7 @@ def test_a_wrong_recipe_is_not_tried_again(user: User) -> None:
 
 def test_a_cancelled_run_stays_cancelled(user: User) -> None:
     (ids,) = user.submit("cancelled", "pretrain").values()
-    user.until_step("cancelled", 1)
+    user.until_steps("cancelled", 1)
     user.cluster.ask("scancel", ids[0])
     assert user.cluster.ended(*ids) == ["CANCELLED"]
     assert user.cluster.fact(ids[0], "Restarts") == "0"
@@ -151,26 +183,38 @@ def test_an_array_with_a_failing_shard_stops_the_chain_and_is_mended_by_sending_
     assert main(["prepare", "--verify", "--recipe", str(user.job.folder / "mended.yaml")]) == 0
 
 
+def test_tasks_of_an_array_that_are_killed_are_requeued_each_by_itself(user: User) -> None:
+    killed_at_first = "[ ${SLURM_RESTART_COUNT:-0} = 0 ] && python=(bash -c 'kill -9 $$')"
+    data = user.job.recipe["data"] | {"output": str(user.job.folder / "shot")}
+    sent = user.submit("shot", "prepare", "--site.setup", killed_at_first, data=data)
+    jobs = [job for ids in sent.values() for job in ids]
+    assert set(user.cluster.ended(*jobs)) == {"COMPLETED"}, user.log("shot")
+    restarts = [user.cluster.facts(job, "Restarts") for job in jobs]
+    assert restarts == [["1"], ["1", "1", "1"], ["1"], ["1"]]
+
+
 def test_the_whole_chain_ends_in_a_registered_release(user: User, capfd: pytest.CaptureFixture[str]) -> None:
     pretrain = user.job.recipe["pretrain"] | {"cached": True, "steps": 4}
     sent = user.submit(
         "chain",
         "pipeline",
+        "--extra",
+        "[--allow-dirty, true]",  # a developer's tree is changed
         data=user.job.recipe["data"] | {"output": str(user.job.folder / "chain")},
         pretrain=pretrain,
         tune={"steps": 1, "batch_size": 2},
         sample={"steps": 2},
         evaluate={"concepts": 1, "shown": 1, "edits": 1, "steps": [0]},
     )
-    jobs = ["prepare-plan", "prepare-work", "prepare-merge", "cache", "pretrain", "release", "evaluate"]
+    jobs = ["prepare-plan", "prepare-work", "prepare-merge", "cache", "pretrain", "evaluate", "release"]
     assert list(sent) == jobs
     states = user.cluster.ended(*(job for ids in sent.values() for job in ids), seconds=600)
     assert set(states) == {"COMPLETED"}, user.log("chain")
     run = user.run("chain").path
     assert "registered: models:/chain/1" in user.log("chain")
-    assert json.loads((run / "evaluation" / "report.json").read_text())["systems"]
+    assert "Means over 1 held-out concepts" in (run / "release" / "README.md").read_text()
     capfd.readouterr()
     assert main(["status", str(run)]) == 0
     said = capfd.readouterr().out
     assert f"pretrain  {sent['pretrain'][0]}  COMPLETED" in said
-    assert "step 4 of 4" in said
+    assert "all 4 steps done" in said

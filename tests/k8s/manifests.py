@@ -1,6 +1,7 @@
 """What Kubernetes would say of manifests."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -9,13 +10,19 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 
-from pipelines.submission.kubernetes import Manifest, job_of
+from pipelines.submission.kubernetes import WORKLOADS, Manifest, job_of
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("plain", "jobset-kueue", "trainjob")
 COMPONENTS = ("gpu", "rdma")
 OWN_KINDS = {"JobSet", "TrainJob", "TrainingRuntime"}
 """Of which Kubernetes itself knows nothing."""
+VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+"""Kinds that "restricted" allows."""
+NAME = 63
+"""Characters of a host's name, or of a label's value."""
+LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
 
 
 def pod_of(manifests: Sequence[Manifest]) -> Manifest:
@@ -62,8 +69,8 @@ def breaches(pod: Manifest) -> Iterator[str]:
 
     if any(pod.get(name) for name in ("hostNetwork", "hostPID", "hostIPC")):
         yield "host namespaces"
-    if any("hostPath" in volume for volume in pod.get("volumes", [])):
-        yield "host path"
+    if any(not volume.keys() - {"name"} <= VOLUMES for volume in pod.get("volumes", [])):
+        yield "volumes"
     if any(port.get("hostPort") for one in everyone for port in one.get("ports", [])):
         yield "host port"
     if any(each("privileged")):
@@ -82,5 +89,43 @@ def breaches(pod: Manifest) -> Iterator[str]:
         yield "capabilities added"
     if any((value or "Default") != "Default" for value in each("procMount")):
         yield "proc mount"
+    if any((value or {}).get("type", "RuntimeDefault") == "Unconfined" for value in each("appArmorProfile")):
+        yield "AppArmor"
+    if any(set(value or {}) & {"user", "role"} for value in each("seLinuxOptions")):
+        yield "SELinux"
+    if any((value or {}).get("hostProcess") for value in each("windowsOptions")):
+        yield "host process"
     if for_all.get("sysctls"):
         yield "sysctls"
+
+
+def refusals(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """What a server refuses, whatever the schemas say, a word for each rule."""
+    job, pod = job_of(manifests), pod_of(manifests)
+    (workload,) = (each for each in manifests if each["kind"] in WORKLOADS)
+    pods = workload["metadata"]["name"] + {"Job": "", "JobSet": "-nodes-0", "TrainJob": "-node-0"}[workload["kind"]]
+    hosts = f"{pods}-{job['completions'] - 1}"
+    if len(f"{hosts}-abcde") > NAME or not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", hosts):
+        yield "name of a pod"
+    labels = [each["metadata"].get("labels", {}) for each in [*manifests, job["template"]]]
+    if not all(LABEL.fullmatch(value) for some in labels for value in some.values()):
+        yield "label"
+    if sum(len(text.encode()) for each in manifests for text in each.get("data", {}).values()) > 2**20:
+        yield "size of the recipe"
+    if pod["restartPolicy"] not in ("Never", *(() if "podFailurePolicy" in job else ("OnFailure",))):
+        yield "restart policy"
+    if job["completionMode"] == "Indexed" and not (job.get("completions", 0) > 0 and job.get("parallelism", 0) > 0):
+        yield "completions"
+    if "podFailurePolicy" in job and job["podReplacementPolicy"] != "Failed":
+        yield "replacement policy"
+    exits = [rule["onExitCodes"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
+    names = {each["name"] for each in pod["containers"]}
+    if any(each["containerName"] not in names or (each["operator"] == "In" and 0 in each["values"]) for each in exits):
+        yield "exit codes"
+    for container in pod["containers"]:
+        if not all(QUANTITY.fullmatch(amount) for of in container["resources"].values() for amount in of.values()):
+            yield "quantity"
+        if not all(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", each["name"]) for each in container["env"]):
+            yield "variable"
+        if {each["name"] for each in container["volumeMounts"]} - {each["name"] for each in pod["volumes"]}:
+            yield "mount"

@@ -11,7 +11,7 @@ import yaml
 
 from pipelines.errors import REQUEUE, WRONG_RECIPE
 from pipelines.submission.kubernetes import Manifest, job_of, kustomized, rendered
-from tests.k8s.manifests import COMPONENTS, OVERLAYS, OWN_KINDS, ROOT, breaches, pod_of, validate
+from tests.k8s.manifests import COMPONENTS, OVERLAYS, OWN_KINDS, ROOT, breaches, pod_of, refusals, validate
 
 CHOICES = [(overlay, *some) for overlay, some in product(OVERLAYS, [(), *((c,) for c in COMPONENTS), COMPONENTS])]
 
@@ -21,7 +21,7 @@ def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
     return rendered(request.param)
 
 
-@pytest.mark.parametrize("version", ["1.36", "1.37"])
+@pytest.mark.parametrize("version", ["1.31", "1.36", "1.37"])
 @pytest.mark.parametrize("choice", CHOICES, ids="+".join)
 def test_kubernetes_own_kinds_follow_its_schemas(choice: tuple[str, ...], version: str) -> None:
     for manifest in rendered(*choice):
@@ -145,7 +145,7 @@ def test_pods_are_restricted(choice: tuple[str, ...]) -> None:
 
 BAD = {
     "host namespaces": lambda pod: pod.update(hostNetwork=True),
-    "host path": lambda pod: pod["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+    "volumes": lambda pod: pod["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
     "host port": lambda pod: pod["containers"][0].update(ports=[{"containerPort": 1, "hostPort": 1}]),
     "privileged": lambda pod: pod["containers"][0]["securityContext"].update(privileged=True),
     "privilege escalation": lambda pod: pod["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"),
@@ -155,6 +155,9 @@ BAD = {
     "capabilities kept": lambda pod: pod["containers"][0]["securityContext"].pop("capabilities"),
     "capabilities added": lambda pod: pod["containers"][0]["securityContext"]["capabilities"].update(add=["IPC_LOCK"]),
     "proc mount": lambda pod: pod["containers"][0]["securityContext"].update(procMount="Unmasked"),
+    "AppArmor": lambda pod: pod["securityContext"].update(appArmorProfile={"type": "Unconfined"}),
+    "SELinux": lambda pod: pod["containers"][0]["securityContext"].update(seLinuxOptions={"user": "system_u"}),
+    "host process": lambda pod: pod["securityContext"].update(windowsOptions={"hostProcess": True}),
     "sysctls": lambda pod: pod["securityContext"].update(sysctls=[{"name": "kernel.msgmax", "value": "1"}]),
 }
 
@@ -164,3 +167,40 @@ def test_a_pod_that_breaks_one_rule_is_found_by_it(rule: str) -> None:
     pod = deepcopy(pod_of(rendered("plain")))
     BAD[rule](pod)
     assert list(breaches(pod)) == [rule]
+
+
+def test_a_container_that_runs_before_the_others_is_looked_at_too() -> None:
+    pod = deepcopy(pod_of(rendered("plain")))
+    pod["initContainers"] = [{"name": "before", "image": "e4t"}]
+    assert set(breaches(pod)) == {"privilege escalation", "capabilities kept"}
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids="+".join)
+def test_nothing_would_be_refused(choice: tuple[str, ...]) -> None:
+    assert list(refusals(rendered(*choice))) == []
+
+
+def _container(manifests: list[Manifest]) -> Manifest:
+    found: Manifest = pod_of(manifests)["containers"][0]
+    return found
+
+
+REFUSED = {
+    "name of a pod": lambda all_: all_[-1]["metadata"].update(name="e4t-" + "x" * 60),
+    "label": lambda all_: all_[0]["metadata"].setdefault("labels", {}).update(run="it's mine"),
+    "size of the recipe": lambda all_: all_[0]["data"].update({"recipe.yaml": "#" * (2**20 + 1)}),
+    "restart policy": lambda all_: pod_of(all_).update(restartPolicy="OnFailure"),
+    "completions": lambda all_: job_of(all_).pop("parallelism"),
+    "replacement policy": lambda all_: job_of(all_).update(podReplacementPolicy="TerminatingOrFailed"),
+    "exit codes": lambda all_: job_of(all_)["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"].append(0),
+    "quantity": lambda all_: _container(all_)["resources"]["limits"].update(memory="16GB"),
+    "variable": lambda all_: _container(all_)["env"].append({"name": "2ND", "value": ""}),
+    "mount": lambda all_: pod_of(all_)["volumes"].pop(),
+}
+
+
+@pytest.mark.parametrize("rule", REFUSED)
+def test_a_manifest_that_the_server_would_refuse_is_found_by_that_rule(rule: str) -> None:
+    manifests = rendered("plain")
+    REFUSED[rule](manifests)
+    assert list(refusals(manifests)) == [rule]

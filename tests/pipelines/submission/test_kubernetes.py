@@ -4,24 +4,32 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from encoder.errors import ConfigError
 from pipelines.submission.folder import Sent, sent, submissions
 from pipelines.submission.jobs import RECIPE, Job, Stage, jobs_of
-from pipelines.submission.kubernetes import KubernetesSite, Manifest, job_of, manifests_of, name_of, submission
-from tests.k8s.manifests import OVERLAYS, breaches, pod_of, validate
+from pipelines.submission.kubernetes import (
+    WORKLOADS,
+    KubernetesSite,
+    Manifest,
+    job_of,
+    manifests_of,
+    name_of,
+    submission,
+)
+from tests.k8s.manifests import OVERLAYS, breaches, pod_of, refusals, validate
 
 PRETRAIN = Job("pretrain", "ranks", ("pretrain",), 2)
 CACHE = Job("cache", "array", ("cache", "--stage", "work", "--world", "40"), 40)
+KUBECTL = str(Path(sys.executable).parent / "kubectl")
 # A kubectl that keeps what it is told, and says that jobs stand as the file "conditions" says.
 FAKE_KUBECTL = """#!/usr/bin/env python3
 import json, os, pathlib, sys
@@ -51,6 +59,7 @@ def test_every_manifest_is_one_that_the_cluster_takes(overlay: str, stage: Stage
         for manifest in manifests:
             validate(manifest)
         assert list(breaches(pod_of(manifests))) == []
+        assert list(refusals(manifests)) == []
 
 
 @pytest.mark.parametrize(("overlay", "job"), list(product(OVERLAYS, [PRETRAIN, CACHE])), ids=str)
@@ -88,6 +97,25 @@ def test_a_pod_of_several_devices_starts_as_many_ranks() -> None:
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
 
 
+@pytest.mark.parametrize(("cpu", "threads"), [("64", "8"), ("12", "1"), ("500m", "1"), ("16000m", "2")])
+def test_ranks_of_a_pod_share_its_cores(cpu: str, threads: str) -> None:
+    (container,) = pod_of(made(PRETRAIN, devices_per_node=8, cpu=cpu))["containers"]
+    assert {"name": "OMP_NUM_THREADS", "value": threads} in container["env"]
+
+
+@pytest.mark.parametrize("amount", ["16GB", "sixteen", "16 Gi", "-1", ""])
+def test_an_amount_that_the_cluster_would_refuse_is_refused(amount: str) -> None:
+    with pytest.raises(ConfigError, match="memory is .*such as"):
+        KubernetesSite(memory=amount)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_starts_pods_is_sent_when_everything_that_it_names_is_there(overlay: str) -> None:
+    kinds = [each["kind"] for each in made(PRETRAIN, overlay=overlay)]
+    assert kinds[-1] in WORKLOADS
+    assert not set(kinds[:-1]) & set(WORKLOADS)
+
+
 def test_an_array_has_a_pod_for_each_task_and_runs_some_at_a_time() -> None:
     job = job_of(made(CACHE, pods_at_once=16))
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (40, 16, "Indexed")
@@ -102,13 +130,21 @@ def test_preparing_asks_for_no_gpu() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(recipe=some.text(some.characters(exclude_categories=["Cs", "Cc"]) | some.just("\n")))
+@given(recipe=some.text(some.characters(exclude_categories=["Cs", "Cc"]) | some.just("\n")) | some.sampled_from("1yN"))
 def test_a_recipe_arrives_as_itself(recipe: str) -> None:
-
     files = submission([PRETRAIN], KubernetesSite(), Path("runs/run/submissions/001-pretrain"), "run", {RECIPE: recipe})
-    manifests = list(yaml.safe_load_all(files.files["1-pretrain.yaml"]))
-    (kept,) = (each["data"] for each in manifests if each["kind"] == "ConfigMap")
+    (kept,) = (each["data"] for each in read_by_kubectl(files.files["1-pretrain.yaml"]) if each["kind"] == "ConfigMap")
     assert kept == {"recipe.yaml": recipe}
+
+
+def read_by_kubectl(text: str) -> Iterator[Manifest]:
+    """Manifests as kubectl understands them, by its own reader of YAML."""
+    read = [KUBECTL, "label", "--local", "--filename=-", "--output=json", "read=true"]
+    text = subprocess.run(read, input=text, capture_output=True, text=True, check=True).stdout  # noqa: S603 - our own command
+    while text := text.lstrip():
+        manifest, end = json.JSONDecoder().raw_decode(text)
+        yield manifest
+        text = text[end:]
 
 
 @settings(max_examples=50, deadline=None)
@@ -116,7 +152,7 @@ def test_a_recipe_arrives_as_itself(recipe: str) -> None:
 def test_any_runs_name_gives_one_that_hosts_can_have(run: str) -> None:
     job = Job("compare-present", "one", ("compare",))
     name = name_of(job, Path("/somewhere/submissions/123-compare"), run)
-    assert len(f"{name}-nodes-0-0") <= 63
+    assert list(refusals(manifests_of(job, KubernetesSite(overlay="jobset-kueue"), name, ""))) == []
     assert name == name.lower() and all(word.isalnum() and word.isascii() for word in name.split("-"))
 
 
@@ -125,8 +161,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        real = str(Path(sys.executable).parent / "kubectl")
-        (folder / "kubectl").write_text(FAKE_KUBECTL.format(real=real))
+        (folder / "kubectl").write_text(FAKE_KUBECTL.format(real=KUBECTL))
         (folder / "kubectl").chmod(0o755)
         self.say()
 
@@ -160,6 +195,19 @@ def send_all(folder: Path) -> "subprocess.CompletedProcess[str]":
 
 def test_a_job_is_sent_when_the_one_before_has_ended_well(cluster: Cluster) -> None:
     cluster.say(a="SuccessCriteriaMet Complete")
+    assert send_all(cluster.folder).returncode == 0
+    assert cluster.told() == ["apply b"]
+
+
+@pytest.mark.parametrize("found", ["ConfigMap Service Job", "ConfigMap JobSet Suspended", "ConfigMap TrainJob"])
+def test_a_job_that_is_under_way_is_left_alone(cluster: Cluster, found: str) -> None:
+    cluster.say(a="Job Complete", b=found)
+    assert "b.yaml is under way" in send_all(cluster.folder).stdout
+    assert cluster.told() == []
+
+
+def test_a_job_of_which_only_the_recipe_is_there_is_sent(cluster: Cluster) -> None:
+    cluster.say(a="Job Complete", b="ConfigMap")
     assert send_all(cluster.folder).returncode == 0
     assert cluster.told() == ["apply b"]
 

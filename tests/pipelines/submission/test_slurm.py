@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 from encoder.errors import ConfigError
 from pipelines.submission.folder import Sent, sent, submissions
 from pipelines.submission.jobs import Job, jobs_of
-from pipelines.submission.slurm import SlurmSite, batches, commands, script, site_lines
+from pipelines.submission.slurm import SlurmSite, batches, commands, script, site_lines, state
 
 FAKE_SBATCH = """#!/usr/bin/env python3
 import json, sys
@@ -31,6 +31,10 @@ exec "$@"
 PYTHON = """#!/usr/bin/env python3
 import json, sys
 print(json.dumps(sys.argv[1:]))
+"""
+SCONTROL = """#!/usr/bin/env bash
+[ "$1" = show ] && echo "JobId=7 JobState=$STATE Reason=None"
+[ "$1" = requeue ] && echo "requeued $2"
 """
 WORDS = some.text(some.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
@@ -62,6 +66,21 @@ def told_to_e4t(words: list[str], folder: Path, site: SlurmSite) -> list[str]:
     return json.loads(done.stdout)[2:]
 
 
+def requeued(folder: Path, code: int, **environment: str) -> str:
+    """What is requeued when a job's task ends with that code: nothing, or a job."""
+    fail = f"import sys; sys.exit({code})" if code < 129 else f"import os; os.kill(os.getpid(), {code - 128})"
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sleep", "#!/bin/sh\n"), ("fails", fail)):
+        program(folder, name, text)
+    site = SlurmSite(python=(sys.executable, str(folder / "fails")), requeues=2)
+    (folder / "site.sh").write_text(site_lines(site))
+    (folder / "job.sbatch").write_text(script())
+    known = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "STATE": "RUNNING"}
+    run = ["bash", str(folder / "job.sbatch"), str(folder), "one", "release"]
+    done = subprocess.run(run, check=False, env=os.environ | known | environment, capture_output=True, text=True)  # noqa: S603 - our own command
+    assert done.returncode == code
+    return done.stdout.removeprefix("requeued ").strip()
+
+
 def words_of(made: list[Any]) -> list[str]:
     (batch,) = made
     return list(batch.options)
@@ -77,18 +96,46 @@ def test_any_word_arrives_as_itself(tmp_path: Path, word: str) -> None:
     assert told_to_e4t(["one", "release", word], tmp_path, site) == ["release", word]
 
 
-@pytest.mark.parametrize("name", ["it's", 'a "b"', "$(touch here)", "`id`", "two  words", "100%", "ü*?;&|<>"])
+@pytest.mark.parametrize(
+    "name", ["it's", 'a "b"', "$(touch here)", "`id`", "two  words", "two\nlines", "100%", "back\\slash", "ü*?;&|<>"]
+)
 def test_a_recipe_of_any_name_is_sent_whole(
     recipe: Path, tmp_path: Path, e4t: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     program(tmp_path, "sbatch", FAKE_SBATCH.format(log=str(tmp_path / "calls")))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert e4t("submit", "slurm", "--recipe", recipe, "--name", name, "--job", "release")[0] == 0
+    words = ["--name", name, "--data.concept", name, "--conditioning.templates", json.dumps([f"{name} *s"])]
+    assert e4t("submit", "slurm", "--recipe", recipe, "--job", "release", *words)[0] == 0
     (folder,) = submissions(tmp_path / "runs" / name)
     (told,) = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
     assert told[-2:] == ["--recipe", str(folder / "recipe.yaml")]
-    assert yaml.safe_load((folder / "recipe.yaml").read_text())["name"] == name
+    kept = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert [kept["name"], kept["data"]["concept"], kept["conditioning"]["templates"]] == [name, name, [f"{name} *s"]]
     assert sent(folder) == Sent("slurm", {"release": ["1"]})
+
+
+@pytest.mark.parametrize("code", [75, 137, 143])
+def test_a_job_that_was_stopped_or_killed_is_requeued(tmp_path: Path, code: int) -> None:
+    assert requeued(tmp_path, code) == "7"
+
+
+@pytest.mark.parametrize("code", [0, 1, 78])
+def test_a_job_that_has_ended_or_would_only_fail_again_is_not(tmp_path: Path, code: int) -> None:
+    assert requeued(tmp_path, code) == ""
+
+
+def test_a_job_is_requeued_as_often_as_the_site_says(tmp_path: Path) -> None:
+    assert requeued(tmp_path, 75, SLURM_RESTART_COUNT="1") == "7"
+    assert requeued(tmp_path, 75, SLURM_RESTART_COUNT="2") == ""
+
+
+def test_a_job_that_somebody_cancels_is_not_requeued(tmp_path: Path) -> None:
+    assert requeued(tmp_path, 75, STATE="CANCELLED") == ""
+    assert requeued(tmp_path, 75, STATE="PREEMPTED") == "7"
+
+
+def test_a_task_of_an_array_requeues_itself_and_not_the_array(tmp_path: Path) -> None:
+    assert requeued(tmp_path, 137, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3") == "7_3"
 
 
 def test_each_job_waits_for_every_part_of_the_one_before(tmp_path: Path) -> None:
@@ -98,10 +145,10 @@ def test_each_job_waits_for_every_part_of_the_one_before(tmp_path: Path) -> None
     assert waits == ["", "--dependency=afterok:1", "--dependency=afterok:1", "--dependency=afterok:2:3"]
 
 
-def test_an_array_larger_than_the_cluster_takes_is_several_that_count_on(tmp_path: Path) -> None:
+def test_an_array_larger_than_the_cluster_takes_is_several_that_count_on_and_share_its_limit(tmp_path: Path) -> None:
     job = Job("cache", "array", ("cache",), 5)
     made = batches([job], SlurmSite(array_at_once=2), tmp_path, "run", max_array=3)
-    assert [batch.options[-1] for batch in made] == ["--array=0-2%2", "--array=0-1%2"]
+    assert [batch.options[-1] for batch in made] == ["--array=0-2%1", "--array=0-1%1"]
     assert [batch.script[2:4] for batch in made] == [("array", "0"), ("array", "3")]
 
 
@@ -158,6 +205,17 @@ def test_shellcheck_finds_nothing_in_what_is_sent(recipe: Path, e4t: Callable[..
         command = [str(Path(sys.executable).parent / "shellcheck"), "--shell=bash", "-"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
         assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_job_that_slurm_has_forgotten_is_looked_up_in_its_accounting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    program(tmp_path, "scontrol", "#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n")
+    program(tmp_path, "sacct", "#!/bin/sh\nprintf 'COMPLETED\\nCOMPLETED\\nFAILED\\n'\n")
+    assert state("7") == "2 COMPLETED, FAILED"
+    program(tmp_path, "sacct", "#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+    assert state("7") == "no longer known to SLURM"
 
 
 def test_without_sbatch_one_line_says_where_to_submit(
