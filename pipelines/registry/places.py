@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.config import digest_of
-from data_prep.files import whole_folder
+from data_prep.files import shared_folder
 from encoder.errors import ConfigError
 from encoder.hub import release_folder
 from pipelines.errors import RunError
@@ -53,12 +53,11 @@ def _fetched(version: "ModelVersion", runs: Path | str) -> Path:
     uri = tracking_uri(runs)
     place = cache_folder() / "releases" / f"{version.name}-{version.version}-{digest_of([uri, version.source])[:12]}"
     if not place.exists():
-        import mlflow
+        from mlflow.artifacts import download_artifacts
 
-        mlflow.set_tracking_uri(uri)
         try:
-            with whole_folder(place) as folder:
-                mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(folder))
+            with shared_folder(place) as folder:
+                download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(folder), tracking_uri=uri)
         except Exception as error:
             raise RunError(f"{version.name} {version.version} cannot be fetched ({first_line(error)})") from error
     return place / RELEASE_INSIDE

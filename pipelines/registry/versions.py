@@ -3,6 +3,8 @@
 import getpass
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +13,6 @@ from encoder.errors import ConfigError
 from encoder.release_format import Release
 from pipelines.config import Recipe
 from pipelines.errors import RunError
-from pipelines.registry import served
 from pipelines.releasing.provenance import read_provenance
 from pipelines.stages import MANIFEST, RELEASE, STAGE, WEIGHTS, known_run, look_label, release_label, tracked
 from pipelines.tracking import SEMANTIC_VERSION, connect, experiment, first_line, shown_uri, tracking_uri
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 CANDIDATE = "candidate"
 """Alias of the version that was registered last."""
+SERVED = Path(__file__).with_name("served.py")
+"""The model's code; importing it here would take seconds."""
 
 
 def register(recipe: Recipe, release: Release) -> int:
@@ -33,14 +36,15 @@ def register(recipe: Recipe, release: Release) -> int:
     uri = shown_uri(recipe.runs)
     try:
         client = connect(recipe.runs)
-        if taken := _version(client, release.name, release.version):
-            if taken.tags.get(WEIGHTS) != release.digest:
-                raise ConfigError(
-                    f"{release.identity} is in the registry at {uri}, as version {taken.version}, with other weights "
-                    "or settings; give another --version"
-                )
-            return int(taken.version)
-        return _register(client, recipe, release)
+        version = _version(client, release.name, release.version)
+        if version and version.tags.get(WEIGHTS) != release.digest:
+            raise ConfigError(
+                f"{release.identity} is in the registry at {uri}, as version {version.version}, with other weights "
+                "or settings; give another --version"
+            )
+        version = version or _register(client, recipe, release)
+        client.set_registered_model_alias(release.name, CANDIDATE, version.version)
+        return int(version.version)
     except ConfigError:
         raise
     except Exception as error:
@@ -48,7 +52,7 @@ def register(recipe: Recipe, release: Release) -> int:
         raise RunError(f"{release.folder} is whole and can be used, but {reason}") from error
 
 
-def _register(client: "MlflowClient", recipe: Recipe, release: Release) -> int:
+def _register(client: "MlflowClient", recipe: Recipe, release: Release) -> "ModelVersion":
     label, provenance = release_label(release.version), read_provenance(release.folder)
     looked = known_run(recipe, look_label("evaluate", release.digest))
     tags = {RELEASE: release.identity, WEIGHTS: release.digest, MANIFEST: provenance["data_manifest"]}
@@ -62,11 +66,8 @@ def _register(client: "MlflowClient", recipe: Recipe, release: Release) -> int:
     source, model = _logged(recipe, release, run)
     if not client.search_registered_models(f"name = '{release.name}'"):
         client.create_registered_model(release.name)
-    made = client.create_model_version(
-        release.name, source, run, tags={SEMANTIC_VERSION: release.version, **tags}, model_id=model
-    )
-    client.set_registered_model_alias(release.name, CANDIDATE, made.version)
-    return int(made.version)
+    tags[SEMANTIC_VERSION] = release.version
+    return client.create_model_version(release.name, source, run, tags=tags, model_id=model)
 
 
 def _logged(recipe: Recipe, release: Release, run: str) -> tuple[str, str]:
@@ -74,19 +75,31 @@ def _logged(recipe: Recipe, release: Release, run: str) -> tuple[str, str]:
     import mlflow
 
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    mlflow.set_tracking_uri(tracking_uri(recipe.runs))
-    with mlflow.start_run(run), warnings.catch_warnings():
+    with _told(tracking_uri(recipe.runs)), mlflow.start_run(run), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it would have hints on predict, and takes them for another signature
         from pipelines.registry.model import SIGNATURE
 
         made = mlflow.pyfunc.log_model(
             name="release",
-            python_model=served.__file__,
+            python_model=str(SERVED),
             artifacts={"release": str(release.folder)},
             signature=SIGNATURE,
             pip_requirements=[f"e4t=={installed('e4t')}"],
         )
     return str(made.model_uri), str(made.model_id)
+
+
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """Let MLflow's own functions, which alone log models, speak to a server; for the process, so only for a while."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None is as it was
 
 
 def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None, str]:
@@ -99,7 +112,6 @@ def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None
         client = connect(runs)
         now = _asked_for(client, name, version)
         before = _aliased(client, name, alias)
-        client.set_registered_model_alias(name, alias, now.version)
         tags = {
             STAGE: "promote",
             RELEASE: f"{name} {now.tags.get(SEMANTIC_VERSION, now.version)}",
@@ -110,6 +122,7 @@ def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None
         }
         said = f"{name}@{alias}: {before or 'none'} -> {now.version}"
         run = client.create_run(experiment(client, runs), run_name=said, tags=tags).info.run_id
+        client.set_registered_model_alias(name, alias, now.version)
         client.set_terminated(run)
     except RunError:
         raise

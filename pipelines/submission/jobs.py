@@ -8,7 +8,7 @@ Kind = Literal["one", "array", "ranks"]
 Stage = Literal["prepare", "cache", "pretrain", "release", "evaluate", "compare", "pipeline"]
 RECIPE = "recipe.yaml"
 """In the submission's folder."""
-CHAIN: tuple[Stage, ...] = ("prepare", "cache", "pretrain", "release", "evaluate")
+CHAIN: tuple[Stage, ...] = ("prepare", "cache", "pretrain", "evaluate", "release")
 """What ``pipeline`` sends; features are cached if the recipe trains on them."""
 
 

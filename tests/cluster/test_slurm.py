@@ -162,7 +162,7 @@ def test_the_whole_chain_ends_in_a_registered_release(user: User, capfd: pytest.
         sample={"steps": 2},
         evaluate={"concepts": 1, "shown": 1, "edits": 1, "steps": [0]},
     )
-    jobs = ["prepare-plan", "prepare-work", "prepare-merge", "cache", "pretrain", "release", "evaluate"]
+    jobs = ["prepare-plan", "prepare-work", "prepare-merge", "cache", "pretrain", "evaluate", "release"]
     assert list(sent) == jobs
     states = user.cluster.ended(*(job for ids in sent.values() for job in ids), seconds=600)
     assert set(states) == {"COMPLETED"}, user.log("chain")
