@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,19 @@ def connect(runs: Path | str) -> "MlflowClient":
     if uri.startswith("sqlite"):
         Path(runs).mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri)
+
+
+@contextmanager
+def as_mlflows_own(runs: Path | str) -> Iterator[None]:
+    """Let functions of MLflow that take no client speak to the same; it is set for the process, so only for a while."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(tracking_uri(runs))
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None is as it was
 
 
 def experiment(client: "MlflowClient", runs: Path | str) -> str:

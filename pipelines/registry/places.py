@@ -10,7 +10,7 @@ from data_prep.files import shared_folder
 from encoder.errors import ConfigError
 from encoder.hub import release_folder
 from pipelines.errors import RunError
-from pipelines.tracking import connect, first_line, shown_uri, tracking_uri
+from pipelines.tracking import as_mlflows_own, connect, first_line, shown_uri, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -56,8 +56,8 @@ def _fetched(version: "ModelVersion", runs: Path | str) -> Path:
         from mlflow.artifacts import download_artifacts
 
         try:
-            with shared_folder(place) as folder:
-                download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(folder), tracking_uri=uri)
+            with as_mlflows_own(runs), shared_folder(place) as folder:
+                download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(folder))
         except Exception as error:
             raise RunError(f"{version.name} {version.version} cannot be fetched ({first_line(error)})") from error
     return place / RELEASE_INSIDE

@@ -3,8 +3,6 @@
 import getpass
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +13,7 @@ from pipelines.config import Recipe
 from pipelines.errors import RunError
 from pipelines.releasing.provenance import read_provenance
 from pipelines.stages import MANIFEST, RELEASE, STAGE, WEIGHTS, known_run, look_label, release_label, tracked
-from pipelines.tracking import SEMANTIC_VERSION, connect, experiment, first_line, shown_uri, tracking_uri
+from pipelines.tracking import SEMANTIC_VERSION, as_mlflows_own, connect, experiment, first_line, shown_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,19 +61,20 @@ def _register(client: "MlflowClient", recipe: Recipe, release: Release) -> "Mode
     run = known_run(recipe, label)
     if run is None or tracker.left():
         raise RunError("it does not answer")
-    source, model = _logged(recipe, release, run)
     if not client.search_registered_models(f"name = '{release.name}'"):
         client.create_registered_model(release.name)
     tags[SEMANTIC_VERSION] = release.version
-    return client.create_model_version(release.name, source, run, tags=tags, model_id=model)
+    with as_mlflows_own(recipe.runs):
+        source, model = _logged(release, run)
+        return client.create_model_version(release.name, source, run, tags=tags, model_id=model)
 
 
-def _logged(recipe: Recipe, release: Release, run: str) -> tuple[str, str]:
+def _logged(release: Release, run: str) -> tuple[str, str]:
     """The release as a model of a run: its URI and id."""
     import mlflow
 
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    with _told(tracking_uri(recipe.runs)), mlflow.start_run(run), warnings.catch_warnings():
+    with mlflow.start_run(run), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it would have hints on predict, and takes them for another signature
         from pipelines.registry.model import SIGNATURE
 
@@ -87,19 +86,6 @@ def _logged(recipe: Recipe, release: Release, run: str) -> tuple[str, str]:
             pip_requirements=[f"e4t=={installed('e4t')}"],
         )
     return str(made.model_uri), str(made.model_id)
-
-
-@contextmanager
-def _told(uri: str) -> Iterator[None]:
-    """Let MLflow's own functions, which alone log models, speak to a server; for the process, so only for a while."""
-    import mlflow
-
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None is as it was
 
 
 def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None, str]:
