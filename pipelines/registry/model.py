@@ -16,6 +16,8 @@ from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
+from pipelines.registry.places import RELEASE_FOLDER
+
 if TYPE_CHECKING:
     from mlflow.pyfunc.model import PythonModelContext
     from PIL import Image
@@ -59,7 +61,7 @@ class ServedRelease(PythonModel):
         """Open the release that lies in the version, over its base model, which does not."""
         from encoder.pipeline import E4TPipeline
 
-        release, base = context.artifacts["release"], os.environ.get(BASE)
+        release, base = context.artifacts[RELEASE_FOLDER], os.environ.get(BASE)
         self._pipe = E4TPipeline.from_pretrained(release, base=base, device=os.environ.get(DEVICE))
         self._one_at_a_time = threading.Lock()
         self._room = threading.BoundedSemaphore(MOST_WAITING)

@@ -2,15 +2,18 @@
 
 import getpass
 import os
+import shutil
 import warnings
 from importlib.metadata import version as installed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from encoder.errors import ConfigError
 from encoder.release_format import Release
 from pipelines.config import Recipe
 from pipelines.errors import RunError
+from pipelines.registry.places import RELEASE_FOLDER
 from pipelines.releasing.provenance import read_provenance
 from pipelines.stages import MANIFEST, RELEASE, STAGE, WEIGHTS, known_run, look_label, release_label, tracked
 from pipelines.tracking import SEMANTIC_VERSION, as_mlflows_own, connect, experiment, first_line, shown_uri
@@ -74,14 +77,16 @@ def _logged(release: Release, run: str) -> tuple[str, str]:
     import mlflow
 
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    with mlflow.start_run(run), warnings.catch_warnings():
+    with mlflow.start_run(run), TemporaryDirectory() as aside, warnings.catch_warnings():
+        # MLflow calls a folder as it is called on the disk, whatever the key.
+        named = shutil.copytree(release.folder, Path(aside, RELEASE_FOLDER))
         warnings.simplefilter("ignore")  # it would have hints on predict, and takes them for another signature
         from pipelines.registry.model import SIGNATURE
 
         made = mlflow.pyfunc.log_model(
             name="release",
             python_model=str(SERVED),
-            artifacts={"release": str(release.folder)},
+            artifacts={RELEASE_FOLDER: str(named)},
             signature=SIGNATURE,
             pip_requirements=[f"e4t=={installed('e4t')}"],
         )
