@@ -142,8 +142,7 @@ class _History:
             found = self._client.get_experiment_by_name(EXPERIMENT)
             self._experiments = [found.experiment_id] if found else []
         except Exception as error:  # noqa: BLE001 - whatever it is, the chain goes on without
-            self._client = None
-            self._away = f"MLflow at {self._uri}: {first_line(error)}"
+            self._went_away(error)
 
     def pretraining(self, provenance: dict[str, Any]) -> Link:
         """Its run, and whether it read the set that is written down."""
@@ -179,4 +178,12 @@ class _History:
         if self._client is None:
             return []
         asked = f"tags.`{STAGE}` = '{stage}' and tags.`{tag}` = '{value}'"
-        return list(self._client.search_runs(self._experiments, asked))
+        try:
+            return list(self._client.search_runs(self._experiments, asked))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._went_away(error)
+            return []
+
+    def _went_away(self, error: Exception) -> None:
+        self._client = None
+        self._away = f"MLflow at {self._uri}: {first_line(error)}"
