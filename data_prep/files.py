@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 
@@ -50,6 +50,19 @@ def whole_folder(place: Path) -> Iterator[Path]:
     yield aside
     shutil.rmtree(place, ignore_errors=True)
     aside.rename(place)
+
+
+@contextmanager
+def shared_folder(place: Path) -> Iterator[Path]:
+    """As ``whole_folder`` where several processes may make the same folder at once: the first one's stays."""
+    aside = place.with_name(f".{partial_name(place.name)}")
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        with suppress(OSError):  # somebody else was first
+            aside.rename(place)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

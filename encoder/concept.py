@@ -1,5 +1,6 @@
 """A concept: what tuning leaves, as a difference from the release it was tuned on."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,11 @@ class Concept:
         tensors, config = self._plain()
         held: bytes = save(tensors, {_CONFIG: json.dumps(config)})
         return held
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of everything that it is."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Concept":

@@ -68,10 +68,16 @@ class Release:
 
     @property
     def digest(self) -> str:
-        """Sha256 of what it does: weights and settings. What it says of itself, its version even, may change."""
-        weights = [
-            hashlib.sha256((self.folder / part / WEIGHTS).read_bytes()).hexdigest() for part in (ENCODER, OFFSETS)
-        ]
+        """Sha256 of what it does: weights and settings. What it says of itself, its version even, may change.
+
+        Raises ModelError if weights are missing.
+        """
+        try:
+            weights = [
+                hashlib.sha256((self.folder / part / WEIGHTS).read_bytes()).hexdigest() for part in (ENCODER, OFFSETS)
+            ]
+        except OSError as error:
+            raise ModelError(f"{self.folder} lacks weights ({error}); get the release again") from error
         settings = [self.conditioning, self.tuning, self.sampling, self.resolution]
         return hashlib.sha256(json.dumps([settings, weights], sort_keys=True).encode()).hexdigest()
 

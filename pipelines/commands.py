@@ -452,7 +452,7 @@ def _opened(arguments: Namespace, *, bare: bool) -> "E4TPipeline":
 
 
 def quickstart(arguments: Namespace, _: list[str]) -> int:
-    """Everything once, on this machine: draw, prepare, pre-train, release, personalise, look."""
+    """Everything once, on this machine: draw, prepare, pre-train, personalise, release, look."""
     from pipelines.quickstart import quickstart as run
 
     return run(_recipe(arguments), nproc=arguments.nproc)

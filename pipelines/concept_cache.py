@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from data_prep.files import whole_folder
+from data_prep.files import shared_folder
 
 
 class ConceptCache:
@@ -38,7 +38,7 @@ class ConceptCache:
 
 
 def _link(source: Path, place: Path) -> None:
-    with whole_folder(place) as folder:
+    with shared_folder(place) as folder:
         for file in source.iterdir():
             try:
                 os.link(file, folder / file.name)

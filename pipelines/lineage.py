@@ -22,6 +22,7 @@ from pipelines.tracking import EXPERIMENT, connect, first_line, shown_uri
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 VERIFIED, DIFFERS, RECORDED, NOT_REACHED = "verified", "DIFFERS", "recorded", "not reached"
 
@@ -45,9 +46,10 @@ def lineage_of(place: str, runs: Path, base: str | None = None) -> Iterator[Link
     """Links from the release on. Raises what opening it raises; what else cannot be reached is a link that says so."""
     if place.startswith("models:"):
         version = registered(place, runs)
-        aliases = ", ".join(version.aliases) or "none"
-        yield Link("version", f"{version.name} {version.version}, aliases {aliases}, run {version.run_id}")
-    release = Release.open(release_at(place, runs))
+        release = Release.open(release_at(place, runs))
+        yield _version(version, release)
+    else:
+        release = Release.open(release_at(place, runs))
     provenance = read_provenance(release.folder)
     yield _release(release, provenance)
     if origin := provenance.get("imported"):
@@ -55,6 +57,10 @@ def lineage_of(place: str, runs: Path, base: str | None = None) -> Iterator[Link
         return
     history = _History(runs)
     yield from history.evaluations(release)
+    if origin := provenance.get("imported"):
+        yield _origin(origin)
+        yield _base(release, provenance, base)
+        return
     yield _checkpoint(release, provenance)
     yield history.pretraining(provenance)
     yield Link("code", f"{provenance['environment']['code']}, torch {provenance['environment']['torch']}")
@@ -62,6 +68,18 @@ def lineage_of(place: str, runs: Path, base: str | None = None) -> Iterator[Link
     yield _data(provenance)
     yield history.preparation(provenance)
     yield Link("sources", str(provenance["recipe"]["data"]["source"]))
+
+
+def _version(version: "ModelVersion", release: Release) -> Link:
+    said = f"{version.name} {version.version}, aliases {', '.join(version.aliases) or 'none'}, run {version.run_id}"
+    written = version.tags.get(WEIGHTS)
+    return Link("version", said, RECORDED if not written else VERIFIED if written == release.digest else DIFFERS)
+
+
+def _origin(imported: dict[str, Any]) -> Link:
+    """Of weights that somebody else has trained."""
+    files = ", ".join(f"{name} {file['sha256'][:12]}" for name, file in imported["files"].items())
+    return Link("imported", f"{imported['from']}: {files}")
 
 
 def _release(release: Release, provenance: dict[str, Any]) -> Link:
@@ -77,10 +95,13 @@ def _checkpoint(release: Release, provenance: dict[str, Any]) -> Link:
     said = f"{folder}, step {provenance['steps']}, {provenance['samples_seen']:,} samples"
     if not folder.exists():
         return Link("checkpoint", said, NOT_REACHED)
-    same = all(
-        sha256_of(best_weights(folder) / file) == sha256_of(release.folder / part / WEIGHTS_FILE)
-        for part, file in TAKEN.items()
-    )
+    try:
+        same = all(
+            sha256_of(best_weights(folder) / file) == sha256_of(release.folder / part / WEIGHTS_FILE)
+            for part, file in TAKEN.items()
+        )
+    except OSError as error:
+        return Link("checkpoint", f"{said} ({first_line(error)})", DIFFERS)
     return Link("checkpoint", said, VERIFIED if same else DIFFERS)
 
 
@@ -124,8 +145,7 @@ class _History:
             found = self._client.get_experiment_by_name(EXPERIMENT)
             self._experiments = [found.experiment_id] if found else []
         except Exception as error:  # noqa: BLE001 - whatever it is, the chain goes on without
-            self._client = None
-            self._away = f"MLflow at {self._uri}: {first_line(error)}"
+            self._went_away(error)
 
     def pretraining(self, provenance: dict[str, Any]) -> Link:
         """Its run, and whether it read the set that is written down."""
@@ -161,4 +181,12 @@ class _History:
         if self._client is None:
             return []
         asked = f"tags.`{STAGE}` = '{stage}' and tags.`{tag}` = '{value}'"
-        return list(self._client.search_runs(self._experiments, asked))
+        try:
+            return list(self._client.search_runs(self._experiments, asked))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._went_away(error)
+            return []
+
+    def _went_away(self, error: Exception) -> None:
+        self._client = None
+        self._away = f"MLflow at {self._uri}: {first_line(error)}"

@@ -29,7 +29,7 @@ def quickstart(recipe: Recipe, *, nproc: int) -> int:
             ["pretrain", "--recipe", str(resolved), "--nproc", str(nproc)],
         ),
         ("personalise held-out people", ["evaluate", "--recipe", str(resolved)]),
-        ("release", ["release", "--recipe", str(resolved), "--allow-dirty", "true"]),
+        ("release", ["release", "--recipe", str(resolved), "--allow-dirty", "true"]),  # to look at, not to hand over
     ]
     for number, (title, command) in enumerate(stages, 1):
         console.rule(f"{number}/{len(stages)} {title}", align="left")

@@ -53,10 +53,12 @@ def known_run(recipe: Recipe, label: str) -> str | None:
 
 def record_set(config: PrepareConfig, manifest: Manifest, runs: Path) -> None:
     """Tell MLflow of a prepared set, once."""
-    folder = runs / SETS / manifest.digest[:12]
+    folder, name = runs / SETS / manifest.digest[:12], f"prepare {manifest.concept}"
+    if waits_after_the_end(folder):
+        Tracker(runs, folder, name).close(None)
     if run_id(folder):
         return
-    tracker = _begin(runs, folder, "prepare", f"prepare {manifest.concept}", {"data": asdict(config)})
+    tracker = _begin(runs, folder, "prepare", name, {"data": asdict(config)})
     tracker.dataset(manifest.concept, manifest.digest, config.output, "prepared")
     tracker.metrics(0, {"kept": manifest.kept, **{f"dropped/{why}": n for why, n in manifest.dropped.items()}})
     write_whole(folder / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
@@ -84,9 +86,11 @@ def _begin(runs: Path, folder: Path, stage: str, name: str, settings: Mapping[st
 
 def _send_what_waits(recipe: Recipe) -> None:
     """Of stages that have ended; one that has not is still at it, or will be taken up."""
-    for folder in sorted((recipe.folder / TRACKING).iterdir()):
+    stages = {folder: folder.name for folder in (recipe.folder / TRACKING).iterdir()}
+    stages |= dict.fromkeys((Path(recipe.runs) / SETS).glob("*"), "prepare")
+    for folder, label in sorted(stages.items()):
         if waits_after_the_end(folder):
-            Tracker(recipe.runs, folder, f"{folder.name} {recipe.name}").close(None)
+            Tracker(recipe.runs, folder, f"{label} {recipe.name}").close(None)
 
 
 def release_label(version: str) -> str:

@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,19 @@ def connect(runs: Path | str) -> "MlflowClient":
     if uri.startswith("sqlite"):
         Path(runs).mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri)
+
+
+@contextmanager
+def as_mlflows_own(runs: Path | str) -> Iterator[None]:
+    """Let functions of MLflow that take no client speak to the same; it is set for the process, so only for a while."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(tracking_uri(runs))
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None is as it was
 
 
 def experiment(client: "MlflowClient", runs: Path | str) -> str:
@@ -117,9 +131,9 @@ class Tracker:
         """Log a file, pictures included, under an artifact folder."""
         self._put("file", {"path": str(path.resolve()), "folder": folder})
 
-    def on_versions(self, name: str, semantic_version: str, key: str) -> None:
-        """Let the registered versions of a release, if there are any, name this run under a tag."""
-        self._put("on_versions", {"name": name, "semantic_version": semantic_version, "key": key})
+    def on_versions(self, name: str, tag: str, value: str, key: str) -> None:
+        """Let the registered versions that have a tag, if there are any, name this run under another."""
+        self._put("on_versions", {"name": name, "tag": tag, "value": value, "key": key})
 
     def close(self, status: str | None) -> None:
         """End the run: FINISHED, FAILED, or KILLED for one that will be taken up again; None leaves it as it is."""
@@ -252,7 +266,7 @@ def _send_file(client: "MlflowClient", run_id: str, about: dict[str, str]) -> No
 
 def _send_on_versions(client: "MlflowClient", run_id: str, about: dict[str, str]) -> None:
     for version in client.search_model_versions(f"name = '{about['name']}'"):
-        if version.tags.get(SEMANTIC_VERSION) == about["semantic_version"]:
+        if version.tags.get(about["tag"]) == about["value"]:
             client.set_model_version_tag(about["name"], version.version, about["key"], run_id)
 
 

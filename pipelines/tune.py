@@ -38,11 +38,13 @@ class Order:
             raise ModelError(f"{self.output} exists; give another --output or delete it")
         for path in (*self.images, *(self.masks or ())):
             open_image(path)  # before a model is loaded
+        if self.start:
+            Concept.load(self.start)
 
     def key(self, release: Release, how: Sequence[Any]) -> str:
         """Digest of everything that decides the concept; ``how`` is the method and what the base is held as."""
         shown = [[sha256_of(Path(path)) for path in paths or ()] for paths in (self.images, self.masks)]
-        start = self.start and [sha256_of(file) for file in sorted(Path(self.start).iterdir())]
+        start = self.start and Concept.load(self.start).digest
         said = [self.captions, start, self.settings, *how]
         return digest_of([FORMAT_VERSION, release.identity, release.digest, release.base, shown, said])
 

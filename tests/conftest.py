@@ -27,6 +27,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another test, or its user, has tuned or fetched is nothing to a test."""
+    monkeypatch.setenv("E4T_CACHE", str(tmp_path / "e4t-cache"))
+
+
 @pytest.fixture
 def base() -> Path:
     """The shipped base's folder."""

@@ -16,7 +16,7 @@ def record(tracker: Tracker, report: Report, release: Release, kind: str, pictur
         tracker.metrics(row.steps, {f"{_plain(row.system)}/{_plain(name)}": value for name, value in values.items()})
     for file in (REPORT, SCORES, TABLE, *pictures):
         tracker.file(report.comparison.output / file)
-    tracker.on_versions(release.name, release.version, f"{kind}_run_id")
+    tracker.on_versions(release.name, WEIGHTS, release.digest, f"{kind}_run_id")
 
 
 def _plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """A release as an MLflow model: a picture and prompts in, PNG pictures and the concept out."""
 
 import io
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_EXHAU
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
+
+from pipelines.registry.places import RELEASE_FOLDER
 
 if TYPE_CHECKING:
     from mlflow.pyfunc.model import PythonModelContext
@@ -39,6 +42,18 @@ SIGNATURE = ModelSignature(
 )
 
 
+class Refused(MlflowException):
+    """A request that is not answered: MLflow would say the whole request again, over several lines."""
+
+    def __init__(self, said: str, code: int = INVALID_PARAMETER_VALUE) -> None:
+        super().__init__(said, code)
+        self._said = said
+
+    def serialize_as_json(self) -> str:
+        """What the client gets."""
+        return json.dumps({"error_code": self.error_code, "message": self._said})
+
+
 class ServedRelease(PythonModel):
     """Tunes on each request's picture and paints its prompts, one request after the other."""
 
@@ -46,7 +61,7 @@ class ServedRelease(PythonModel):
         """Open the release that lies in the version, over its base model, which does not."""
         from encoder.pipeline import E4TPipeline
 
-        release, base = context.artifacts["release"], os.environ.get(BASE)
+        release, base = context.artifacts[RELEASE_FOLDER], os.environ.get(BASE)
         self._pipe = E4TPipeline.from_pretrained(release, base=base, device=os.environ.get(DEVICE))
         self._one_at_a_time = threading.Lock()
         self._room = threading.BoundedSemaphore(MOST_WAITING)
@@ -62,7 +77,7 @@ class ServedRelease(PythonModel):
     def _turn(self) -> Iterator[None]:
         """One concept at a time is in the model; a queue that grows without bound helps nobody."""
         if not self._room.acquire(blocking=False):
-            raise MlflowException("busy: as many requests wait as may; try again later", RESOURCE_EXHAUSTED)
+            raise Refused("busy: as many requests wait as may; try again later", RESOURCE_EXHAUSTED)
         try:
             with self._one_at_a_time:
                 yield
@@ -101,12 +116,12 @@ def _picture(data: bytes) -> "Image.Image":
     try:
         return open_image(io.BytesIO(data), "the picture")
     except ModelError as error:
-        raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
+        raise Refused(str(error)) from error
 
 
 def _check(holds: bool, otherwise: str) -> None:  # noqa: FBT001
     if not holds:
-        raise MlflowException(otherwise, INVALID_PARAMETER_VALUE)
+        raise Refused(otherwise)
 
 
 def _png(image: "Image.Image") -> bytes:

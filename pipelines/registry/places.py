@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.config import digest_of
-from data_prep.files import whole_folder
-from encoder.errors import ConfigError
+from data_prep.files import shared_folder
+from encoder.errors import ConfigError, ModelError
 from encoder.hub import release_folder
+from encoder.release_format import Release
 from pipelines.errors import RunError
+from pipelines.stages import WEIGHTS
 from pipelines.tracking import connect, first_line, shown_uri, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-RELEASE_INSIDE = Path("artifacts", "release")
-"""Where the release folder is in a version."""
+RELEASE_FOLDER = "release"
+"""What its folder is called in a version."""
 
 
 def cache_folder() -> Path:
@@ -53,12 +55,19 @@ def _fetched(version: "ModelVersion", runs: Path | str) -> Path:
     uri = tracking_uri(runs)
     place = cache_folder() / "releases" / f"{version.name}-{version.version}-{digest_of([uri, version.source])[:12]}"
     if not place.exists():
-        import mlflow
-
-        mlflow.set_tracking_uri(uri)
         try:
-            with whole_folder(place) as folder:
-                mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(folder))
+            with shared_folder(place) as folder:
+                _fetch(version, runs, folder)
         except Exception as error:
             raise RunError(f"{version.name} {version.version} cannot be fetched ({first_line(error)})") from error
-    return place / RELEASE_INSIDE
+    return place / RELEASE_FOLDER
+
+
+def _fetch(version: "ModelVersion", runs: Path | str, folder: Path) -> None:
+    """Raises whatever MLflow does, and ModelError or OSError for what is not the release that was registered."""
+    from mlflow.artifacts import download_artifacts
+
+    where = connect(runs).get_model_version_download_uri(version.name, version.version)
+    download_artifacts(f"{where}/artifacts/{RELEASE_FOLDER}", dst_path=str(folder), tracking_uri=tracking_uri(runs))
+    if Release.open(folder / RELEASE_FOLDER).digest != version.tags.get(WEIGHTS):
+        raise ModelError("what is stored is not what was registered; register the release under another version")

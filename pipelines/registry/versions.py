@@ -2,19 +2,21 @@
 
 import getpass
 import os
+import shutil
 import warnings
 from importlib.metadata import version as installed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from encoder.errors import ConfigError
 from encoder.release_format import Release
 from pipelines.config import Recipe
 from pipelines.errors import RunError
-from pipelines.registry import served
+from pipelines.registry.places import RELEASE_FOLDER
 from pipelines.releasing.provenance import read_provenance
 from pipelines.stages import MANIFEST, RELEASE, STAGE, WEIGHTS, known_run, look_label, release_label, tracked
-from pipelines.tracking import SEMANTIC_VERSION, connect, experiment, first_line, shown_uri, tracking_uri
+from pipelines.tracking import SEMANTIC_VERSION, as_mlflows_own, connect, experiment, first_line, shown_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 CANDIDATE = "candidate"
 """Alias of the version that was registered last."""
+SERVED = Path(__file__).with_name("served.py")
+"""The model's code; importing it here would take seconds."""
 
 
 def register(recipe: Recipe, release: Release) -> int:
@@ -33,14 +37,15 @@ def register(recipe: Recipe, release: Release) -> int:
     uri = shown_uri(recipe.runs)
     try:
         client = connect(recipe.runs)
-        if taken := _version(client, release.name, release.version):
-            if taken.tags.get(WEIGHTS) != release.digest:
-                raise ConfigError(
-                    f"{release.identity} is in the registry at {uri}, as version {taken.version}, with other weights "
-                    "or settings; give another --version"
-                )
-            return int(taken.version)
-        return _register(client, recipe, release)
+        version = _version(client, release.name, release.version)
+        if version and version.tags.get(WEIGHTS) != release.digest:
+            raise ConfigError(
+                f"{release.identity} is in the registry at {uri}, as version {version.version}, with other weights "
+                "or settings; give another --version"
+            )
+        version = version or _register(client, recipe, release)
+        client.set_registered_model_alias(release.name, CANDIDATE, version.version)
+        return int(version.version)
     except ConfigError:
         raise
     except Exception as error:
@@ -48,7 +53,7 @@ def register(recipe: Recipe, release: Release) -> int:
         raise RunError(f"{release.folder} is whole and can be used, but {reason}") from error
 
 
-def _register(client: "MlflowClient", recipe: Recipe, release: Release) -> int:
+def _register(client: "MlflowClient", recipe: Recipe, release: Release) -> "ModelVersion":
     label, provenance = release_label(release.version), read_provenance(release.folder)
     looked = known_run(recipe, look_label("evaluate", release.digest))
     tags = {RELEASE: release.identity, WEIGHTS: release.digest, MANIFEST: provenance["data_manifest"]}
@@ -59,30 +64,29 @@ def _register(client: "MlflowClient", recipe: Recipe, release: Release) -> int:
     run = known_run(recipe, label)
     if run is None or tracker.left():
         raise RunError("it does not answer")
-    source, model = _logged(recipe, release, run)
     if not client.search_registered_models(f"name = '{release.name}'"):
         client.create_registered_model(release.name)
-    made = client.create_model_version(
-        release.name, source, run, tags={SEMANTIC_VERSION: release.version, **tags}, model_id=model
-    )
-    client.set_registered_model_alias(release.name, CANDIDATE, made.version)
-    return int(made.version)
+    tags[SEMANTIC_VERSION] = release.version
+    with as_mlflows_own(recipe.runs):
+        source, model = _logged(release, run)
+        return client.create_model_version(release.name, source, run, tags=tags, model_id=model)
 
 
-def _logged(recipe: Recipe, release: Release, run: str) -> tuple[str, str]:
+def _logged(release: Release, run: str) -> tuple[str, str]:
     """The release as a model of a run: its URI and id."""
     import mlflow
 
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    mlflow.set_tracking_uri(tracking_uri(recipe.runs))
-    with mlflow.start_run(run), warnings.catch_warnings():
+    with mlflow.start_run(run), TemporaryDirectory() as aside, warnings.catch_warnings():
+        # MLflow calls a folder as it is called on the disk, whatever the key.
+        named = shutil.copytree(release.folder, Path(aside, RELEASE_FOLDER))
         warnings.simplefilter("ignore")  # it would have hints on predict, and takes them for another signature
         from pipelines.registry.model import SIGNATURE
 
         made = mlflow.pyfunc.log_model(
             name="release",
-            python_model=served.__file__,
-            artifacts={"release": str(release.folder)},
+            python_model=str(SERVED),
+            artifacts={RELEASE_FOLDER: str(named)},
             signature=SIGNATURE,
             pip_requirements=[f"e4t=={installed('e4t')}"],
         )
@@ -99,7 +103,6 @@ def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None
         client = connect(runs)
         now = _asked_for(client, name, version)
         before = _aliased(client, name, alias)
-        client.set_registered_model_alias(name, alias, now.version)
         tags = {
             STAGE: "promote",
             RELEASE: f"{name} {now.tags.get(SEMANTIC_VERSION, now.version)}",
@@ -110,6 +113,7 @@ def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None
         }
         said = f"{name}@{alias}: {before or 'none'} -> {now.version}"
         run = client.create_run(experiment(client, runs), run_name=said, tags=tags).info.run_id
+        client.set_registered_model_alias(name, alias, now.version)
         client.set_terminated(run)
     except RunError:
         raise

@@ -25,13 +25,13 @@ class Evaluated:
 
     @classmethod
     def of(cls, recipe: Recipe, weights: str) -> "Evaluated | None":
-        """The run's evaluation; None if there is none, or it looked at others."""
+        """The run's evaluation; None if there is none that can be read, or it looked at others."""
         folder = recipe.folder / "evaluation"
         try:
             report = json.loads((folder / REPORT).read_text())
-        except OSError:
+            looked_at = {release["weights"] for release in report["releases"].values()}
+        except (OSError, ValueError, KeyError, TypeError):  # none, a broken one, or an older e4t's
             return None
-        looked_at = {release["weights"] for release in report["releases"].values()}
         return cls(folder, weights, report["systems"], len(report["concepts"])) if weights in looked_at else None
 
     @property
@@ -56,7 +56,8 @@ def check_gate(recipe: Recipe, evaluated: Evaluated | None) -> None:
         raise RunError(
             f"publish.gate asks for {', '.join(sorted(unknown))}; the evaluation measured {', '.join(evaluated.last)}"
         )
-    reached = {name: evaluated.last[name]["mean"] for name in gate}
-    below = [f"{name} is {reached[name]:.3f} of {least}" for name, least in gate.items() if reached[name] < least]
+    means = {name: evaluated.last[name]["mean"] for name in gate}
+    # Not a number is below everything.
+    below = [f"{name} is {means[name]:.3f} of {least}" for name, least in gate.items() if not means[name] >= least]
     if below:
         raise RunError(f"below publish.gate: {'; '.join(below)}. Train further, or lower what the recipe asks for")

@@ -11,6 +11,7 @@ from data_prep.config import PrepareConfig
 from data_prep.faces import FacesConfig, draw_faces
 from data_prep.prepare import prepare
 from pipelines.cli import main
+from tests.pipelines.made_run import Trained
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +48,12 @@ def small_recipe(shards: Path) -> dict[str, Any]:
         "sample": {"steps": 3, "guidance": 3.0},
         "evaluate": {"concepts": 2, "shown": 1, "edits": 1, "steps": [0, 2]},
     }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained() -> Trained:
+    """What a run would have learned, over the shipped base."""
+    return Trained.of_shipped_base()
 
 
 @pytest.fixture

@@ -18,8 +18,11 @@ from pipelines import tracking
 from pipelines.cli import main
 from pipelines.config import Recipe
 from pipelines.errors import RunError
-from pipelines.release import register
+from pipelines.registry.places import release_at
+from pipelines.registry.versions import promote, register
+from pipelines.release import make_release
 from pipelines.tracking import Tracker
+from tests.pipelines.made_run import Trained, made_run, recipe_in
 
 SECRET = "s3cr3t"  # noqa: S105 - what must not be found
 E4T = Callable[..., tuple[int, str, str]]
@@ -124,25 +127,35 @@ def test_a_tracker_that_is_away_is_named_without_its_password(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(tracking, "PATIENCE", 20.0)
-    tracker = Tracker(tmp_path, tmp_path / "run", "e4t", "run")
+    tracker = Tracker(tmp_path, tmp_path / "run", "run")
+    tracker.begin()
     tracker.close("FINISHED")
     assert [message for message in caplog.messages if "is away" in message and "***@127.0.0.1:9" in message]
     assert SECRET not in caplog.text
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
-def test_a_registry_that_is_away_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from encoder.release_format import Release
-
+def test_a_registry_that_is_away_is_named_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "e4t")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    (tmp_path / "provenance.json").write_text('{"mlflow_run_id": "a"}')
-    known = {"name": "faces", "version": "1.0.0", "base": {}, "encoder_config": {}}
-    release = Release(folder=tmp_path, **known, conditioning={}, tuning={}, sampling={})
-    with pytest.raises(RunError, match="did not take it") as caught:
-        register(release, str(tmp_path))
-    assert SECRET not in str(caught.value)
-    assert "***@127.0.0.1:9" in str(caught.value)
+    recipe = recipe_in(tmp_path)
+    made_run(recipe, Trained.of_shipped_base(), 300)
+    release = make_release(recipe, tmp_path / "release", "1.0.0", allow_dirty=True)
+    asked = [
+        lambda: register(recipe, release),
+        lambda: promote("faces", "1", "champion", Path(recipe.runs)),
+        lambda: release_at("models:/faces@champion", recipe.runs),
+    ]
+    for ask in asked:
+        with pytest.raises(RunError) as caught:
+            ask()
+        assert SECRET not in str(caught.value)
+        assert "***@127.0.0.1:9" in str(caught.value)
+    assert SECRET not in caplog.text
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
 def test_names_of_others_cannot_speak_to_the_terminal(e4t: E4T, tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""A run as training and evaluation leave it, without either: a manifest, whole checkpoints, a report."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from data_prep.config import PrepareConfig
+from data_prep.files import write_whole
+from data_prep.manifest import Manifest
+from data_prep.store import Store
+from encoder.backbone import Backbone
+from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
+from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.weight_offsets import OffsetPredictor
+from pipelines.checkpoints import Checkpoints
+from pipelines.config import PretrainConfig, Recipe
+from pipelines.releasing.config import PublishConfig
+from pipelines.run import Run, environment
+from pipelines.saved_state import Progress, write_state
+from pipelines.training_state import TrainingState
+from tests.bases import SHIPPED
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+"""Of the code, as far as these runs know."""
+
+
+@dataclass
+class Trained:
+    """What training would have learned."""
+
+    encoder: DomainEncoder
+    predictor: OffsetPredictor
+    base: dict[str, str | None]
+    facts: dict[str, Any] = field(default_factory=dict)
+    """In place of what a checkpoint says otherwise."""
+
+    @classmethod
+    def of_shipped_base(cls) -> "Trained":
+        base = Backbone.load(BackboneConfig(model=str(SHIPPED)))
+        torch.manual_seed(0)
+        encoder = DomainEncoder(DomainEncoderConfig.for_backbone(base, hidden_width=32))
+        nn.init.normal_(encoder.to_embedding.weight)
+        return cls(encoder, OffsetPredictor.for_unet(base.unet), base.identity())
+
+    @property
+    def state(self) -> TrainingState:
+        return TrainingState.start(nn.ModuleDict({"encoder": self.encoder, "offsets": self.predictor}))
+
+
+def recipe_in(folder: Path, name: str = "faces", **publish: Any) -> Recipe:
+    """A recipe whose runs and shards lie in a folder."""
+    return Recipe(
+        name=name,
+        runs=str(folder / "runs"),
+        base=BackboneConfig(model=str(SHIPPED)),
+        data=PrepareConfig(
+            source=str(folder / "faces"), output=str(folder / "shards"), concept="person", resolution=64
+        ),
+        conditioning=ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)),
+        pretrain=PretrainConfig(hidden_width=32),
+        tune=TuneConfig(steps=1, batch_size=2),
+        sample=SampleConfig(steps=2),
+        publish=PublishConfig(**publish),
+    )
+
+
+def made_run(recipe: Recipe, trained: Trained, *steps: int) -> Run:
+    """A run with whole checkpoints, over a manifest without shards."""
+    if not Path(recipe.data.output).exists():
+        Path(recipe.data.output).mkdir(parents=True)
+        Manifest(
+            concept="person", resolution=64, codec="png", config_digest="c", identities={"train": 1200}, kept=0,
+            dropped={}, splits={"train": [], "val": [], "test": []},
+        ).save(Store(recipe.data.output))  # fmt: skip
+    run = Run.open(recipe)
+    for step in steps:
+        save(recipe, trained, step)
+    return run
+
+
+def save(recipe: Recipe, trained: Trained, step: int, state: TrainingState | None = None) -> Path:
+    """A checkpoint of a step."""
+    facts = {
+        "data": {"set": Manifest.load(recipe.data.output).digest},
+        "base": trained.base,
+        "environment": environment() | {"code": REVISION},
+        **trained.facts,
+    }
+    checkpoints = Checkpoints(recipe.folder / "checkpoints", keep=10)
+    progress = Progress(step=step, samples_seen=64 * step, seconds=90.0)
+    checkpoints.save(
+        step, lambda folder: write_state(folder, state or trained.state, progress, trained.predictor, facts)
+    )
+    checkpoints.wait()
+    return checkpoints.complete()[-1]
+
+
+def evaluate(recipe: Recipe, weights: str, **means: float) -> None:
+    """What ``e4t evaluate`` would leave if it had looked at these weights."""
+    scores = {name: {"mean": mean, "low": mean - 0.1, "high": mean + 0.1} for name, mean in means.items()}
+    worse = {name: {"mean": 0.0, "low": 0.0, "high": 0.0} for name in means}
+    report = {
+        "releases": {"somewhere": {"identity": "faces 0.0.0", "weights": weights}},
+        "concepts": {"0001": ["a portrait of *s"], "0002": ["a portrait of *s"]},
+        "systems": [
+            {"system": "base from the caption", "steps": 0, "scores": worse},
+            {"system": "pretrained", "steps": 0, "scores": worse},
+            {"system": "pretrained", "steps": 15, "scores": scores},
+        ],
+    }
+    folder = recipe.folder / "evaluation"
+    folder.mkdir(exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report))
+    Image.new("RGB", (8, 8), "red").save(folder / "grid.png")
+
+
+def log(recipe: Recipe, *lines: str) -> None:
+    """What training has written to metrics.jsonl."""
+    write_whole(recipe.folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
