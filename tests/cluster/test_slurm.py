@@ -199,7 +199,7 @@ def test_the_whole_chain_ends_in_a_registered_release(user: User, capfd: pytest.
         "chain",
         "pipeline",
         "--extra",
-        "[--allow-dirty, true]",  # a developer's tree is changed
+        '[--allow-dirty, "true"]',  # a developer's tree is changed
         data=user.job.recipe["data"] | {"output": str(user.job.folder / "chain")},
         pretrain=pretrain,
         tune={"steps": 1, "batch_size": 2},

@@ -17,7 +17,7 @@ import yaml
 from pipelines.submission.kubernetes import Manifest, job_of
 from tests.k8s.manifests import ROOT
 
-PROGRAMS = ("podman", "runc", "conmon", "netavark", "catatonit")
+PROGRAMS = ("podman", "runc", "conmon", "netavark", "iptables", "catatonit")
 IMAGE = "e4t:0.1.0"
 # Sandboxes without CAP_SYS_RESOURCE may not raise limits, which podman asks of every container.
 RUNTIME = """#!/usr/bin/env python3
@@ -42,7 +42,7 @@ def cannot_have_containers() -> str:
     path = os.environ["PATH"] + ":/usr/sbin:/usr/lib/podman:/usr/libexec/podman"
     missing = [program for program in PROGRAMS if not shutil.which(program, path=path)]
     if missing:
-        return f"no {', '.join(missing)}: apt-get install podman runc conmon netavark aardvark-dns catatonit"
+        return f"no {', '.join(missing)}: apt-get install podman runc conmon netavark aardvark-dns iptables catatonit"
     if not (Path(sys.prefix) / "bin" / "e4t").exists():
         return "e4t is not installed in this environment; pip install --editable ."
     closed = next((path for path in (ROOT, Path(sys.prefix)) if path.stat().st_mode & 0o005 != 0o005), None)
