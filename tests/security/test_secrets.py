@@ -23,6 +23,7 @@ from pipelines.registry.versions import promote, register
 from pipelines.release import make_release
 from pipelines.tracking import Tracker
 from tests.pipelines.made_run import Trained, made_run, recipe_in
+from tests.pipelines.mlflow_server import wait_for
 
 SECRET = "s3cr3t"  # noqa: S105 - what must not be found
 E4T = Callable[..., tuple[int, str, str]]
@@ -126,9 +127,10 @@ def test_a_tracker_that_is_away_is_named_without_its_password(
     caplog.set_level(logging.INFO, "e4t")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "PATIENCE", 20.0)
+    monkeypatch.setattr(tracking, "PATIENCE", 0.0)
     tracker = Tracker(tmp_path, tmp_path / "run", "run")
     tracker.begin()
+    wait_for(lambda: "is away" in caplog.text)
     tracker.close("FINISHED")
     assert [message for message in caplog.messages if "is away" in message and "***@127.0.0.1:9" in message]
     assert SECRET not in caplog.text
