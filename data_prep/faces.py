@@ -8,6 +8,7 @@ drawn in any scene, so the true picture of every prompt edit is known.
 import hashlib
 import io
 import json
+import multiprocessing
 import random
 import re
 from collections.abc import Callable, Collection
@@ -215,7 +216,8 @@ def draw_faces(config: FacesConfig, *, workers: int = 2, on_identity: Callable[[
     if output.exists():
         raise ConfigError(f"{output} exists and was not drawn by e4t; give another faces.output")
     people = identities(config)
-    with whole_folder(output) as folder, ProcessPoolExecutor(workers) as pool:
+    context = multiprocessing.get_context("spawn")  # whoever draws may have threads, which do not survive a fork
+    with whole_folder(output) as folder, ProcessPoolExecutor(workers, context) as pool:
         for done, _ in enumerate(pool.map(partial(_draw_identity, folder, config), people, chunksize=16), 1):
             if on_identity:
                 on_identity(done, len(people))

@@ -52,9 +52,6 @@ def lineage_of(place: str, runs: Path, base: str | None = None) -> Iterator[Link
         release = Release.open(release_at(place, runs))
     provenance = read_provenance(release.folder)
     yield _release(release, provenance)
-    if origin := provenance.get("imported"):
-        yield Link("imported", f"{origin['from']}, {', '.join(origin['files'])}")
-        return
     history = _History(runs)
     yield from history.evaluations(release)
     if origin := provenance.get("imported"):

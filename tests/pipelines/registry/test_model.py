@@ -22,6 +22,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -147,6 +148,12 @@ def opened(picture: str) -> Image.Image:
     return image
 
 
+def distance(one: Image.Image, other: Image.Image) -> float:
+    """Mean difference of two pictures, in levels of 255."""
+    first, second = (np.asarray(image, dtype=float) for image in (one, other))
+    return float(np.abs(first - second).mean())
+
+
 def test_a_picture_and_prompts_become_pictures_and_a_concept_that_paints_the_same_here(
     service: Service, local: E4TPipeline
 ) -> None:
@@ -158,7 +165,10 @@ def test_a_picture_and_prompts_become_pictures_and_a_concept_that_paints_the_sam
     assert concept.release == "faces 1.0.0"
     local.load_concept(concept)
     again = local(PROMPTS, seed=3, guidance=2.0)
-    assert [image.tobytes() for image in again] == [picture.tobytes() for picture in pictures]
+    assert all(
+        distance(*pair) < 1 for pair in zip(again, pictures, strict=True)
+    )  # another process sums in another order
+    assert distance(*pictures) > 5
 
 
 def test_steps_seed_and_guidance_are_the_releases_own_unless_given(service: Service) -> None:
