@@ -34,15 +34,24 @@ def start(script: Path, source: Path, output: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def children(pid: int) -> list[int]:
-    """Processes that it started, where the system tells."""
+def workers_of(pid: int) -> list[int]:
+    """Workers that it started, where the system tells; Python's own tracker of resources is none."""
     listed = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+    children = listed.read_text().split() if listed.exists() else []
+    return [int(child) for child in children if b"spawn_main" in command_of(child)]
+
+
+def command_of(pid: str) -> bytes:
+    """Empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def kill_one_or_all(job: subprocess.Popen[bytes], rng: random.Random) -> None:
     """``kill -9`` for a worker, if one runs, or for the whole job."""
-    workers = children(job.pid)
+    workers = workers_of(job.pid)
     if workers and rng.random() < 0.5:
         os.kill(rng.choice(workers), signal.SIGKILL)
         job.wait(timeout=60)
