@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,7 +67,7 @@ class Release:
         """Name and version: what a concept says that it was tuned on."""
         return f"{self.name} {self.version}"
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Sha256 of what it does: weights and settings. What it says of itself, its version even, may change.
 
