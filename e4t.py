@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from encoder.concept import Concept
+    from encoder.concepts.concept import Concept
     from encoder.pipeline import E4TPipeline
 
 __all__ = ["Concept", "E4TPipeline"]
@@ -11,7 +11,7 @@ __all__ = ["Concept", "E4TPipeline"]
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the command must not wait for imports that it does not use
     if name == "Concept":
-        from encoder.concept import Concept
+        from encoder.concepts.concept import Concept
 
         return Concept
     if name == "E4TPipeline":
@@ -24,6 +24,6 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - the command must not wait f
 if __name__ == "__main__":
     import sys
 
-    from pipelines.cli import main
+    from pipelines.cli.main import main
 
     sys.exit(main())

@@ -19,8 +19,8 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.report import deliver
-from data_prep.faces import Identity, Scene, draw
-from encoder.changes import dense, quantised
+from data_prep.synthetic.faces import Identity, Scene, draw
+from encoder.concepts.weight_deltas import dense, quantised
 from encoder.pipeline import E4TPipeline
 
 Way = Callable[[Tensor], tuple[Tensor, float]]

@@ -26,18 +26,19 @@ from benchmarks.processes import figures_of
 from benchmarks.report import deliver
 from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
 from data_prep.config import PrepareConfig
-from encoder.conditioning import Conditioning
+from encoder.backbone.shapes import WORD, outline
 from encoder.config import BackboneConfig, TuneConfig
-from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.features import encode_pictures
-from encoder.outline import WORD, outline
-from encoder.tuning import Pictures, tune
-from pipelines.config import PretrainConfig, Recipe
-from pipelines.devices import DEVICES, GIB, device_named
-from pipelines.domain_model import DomainModel, draws
-from pipelines.meter import host_peak_bytes
+from encoder.model.conditioning import Conditioning
+from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.model.features import encode_pictures
+from encoder.tuning.tuner import Pictures, tune
+from pipelines.config.pretraining import PretrainConfig
+from pipelines.config.recipe import Recipe
 from pipelines.planning.pretraining import plan_pretraining
 from pipelines.planning.tuning import plan_tuning
+from pipelines.pretraining.model import DomainModel, draws
+from pipelines.runtime.device_specs import DEVICES, GIB, device_named
+from pipelines.runtime.memory import host_peak_bytes
 
 PRETRAINING: dict[str, dict[str, Any]] = {
     "online": {},

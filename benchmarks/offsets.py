@@ -17,9 +17,9 @@ from torch import Tensor
 from benchmarks.report import deliver
 from benchmarks.rounds import race, ratio, told
 from benchmarks.shapes import SD1, tower_of
+from encoder.backbone.shapes import outline
 from encoder.config import BackboneConfig
-from encoder.outline import outline
-from encoder.weight_offsets import DirectOffset, MatrixOffset, attention_projections
+from encoder.model.weight_offsets import DirectOffset, MatrixOffset, attention_projections
 
 TOLERANCE = 1e-4
 console = Console(width=120)

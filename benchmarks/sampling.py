@@ -19,13 +19,13 @@ from torch import Tensor
 from benchmarks.report import deliver
 from benchmarks.rounds import race, ratio, told
 from benchmarks.shapes import CONDITIONING, VIT_H
-from encoder.concept import Concept
-from encoder.conditioning import Conditioning
+from encoder.backbone.shapes import outline
+from encoder.concepts.concept import Concept
+from encoder.concepts.concept_tokens import PictureWord
 from encoder.config import PLACEHOLDER, BackboneConfig, SampleConfig
-from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.outline import outline
+from encoder.model.conditioning import Conditioning
+from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.pipeline import E4TPipeline
-from encoder.words import PictureWord
 
 TOLERANCE = 0.01
 console = Console(width=120)

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from encoder.backbone.shapes import WORD
 from encoder.config import PLACEHOLDER, ConditioningConfig
-from encoder.outline import WORD
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

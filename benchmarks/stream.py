@@ -24,8 +24,8 @@ from benchmarks.report import deliver
 from benchmarks.stream_loaders import BATCH
 from benchmarks.stream_seek import synthetic_manifest
 from data_prep.config import PrepareConfig, SplitFractions
-from data_prep.executors import LocalExecutor
-from data_prep.prepare import prepare
+from data_prep.prepare.executors import LocalExecutor
+from data_prep.prepare.pipeline import prepare
 
 SIDE, SHARD_SAMPLES = 512, 32
 CONTENDERS = [("sequential", 0), *((name, n) for n in (1, 2) for name in ("e4t", "webdataset", "datasets"))]

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 
 from data_prep.config import StreamConfig
-from data_prep.manifest import Manifest, Shard
-from data_prep.store import Store
-from data_prep.stream import ShardStream
+from data_prep.shards.manifest import Manifest, Shard
+from data_prep.storage.store import Store
+from data_prep.stream.stream import ShardStream
 
 SHARDS, SHARD_SAMPLES = 10_000, 1000
 

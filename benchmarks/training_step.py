@@ -27,19 +27,19 @@ from benchmarks.processes import figures_of
 from benchmarks.report import deliver
 from benchmarks.rounds import ratio, told
 from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
-from encoder.backbone import Backbone
-from encoder.conditioning import Conditioning
+from encoder.backbone.backbone import Backbone
+from encoder.backbone.shapes import outline
+from encoder.backbone.text_encoders import Prompts
+from encoder.backbone.unet_halves import decode, encode
 from encoder.config import BackboneConfig
-from encoder.features import Encoded, encode_pictures
-from encoder.halves import decode, encode
-from encoder.objective import Draw, denoising_loss, regularise, target
-from encoder.outline import outline
-from encoder.text import Prompts
-from encoder.weight_offsets import MatrixOffset, OffsetPredictor, attention_projections
-from pipelines.config import PretrainConfig
-from pipelines.devices import GIB
-from pipelines.domain_model import DomainModel
-from pipelines.meter import forget_peak, host_peak_bytes
+from encoder.model.conditioning import Conditioning
+from encoder.model.features import Encoded, encode_pictures
+from encoder.model.losses import Draw, denoising_loss, regularise, target
+from encoder.model.weight_offsets import MatrixOffset, OffsetPredictor, attention_projections
+from pipelines.config.pretraining import PretrainConfig
+from pipelines.pretraining.model import DomainModel
+from pipelines.runtime.device_specs import GIB
+from pipelines.runtime.memory import forget_peak, host_peak_bytes
 
 TOLERANCE = 1e-4
 REGULARISER = 0.01

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from data_prep.config_diff import flatten
 from data_prep.errors import ConfigError
-from data_prep.settings import flatten
 
 _USER = re.compile(r"(?<=://)[^/\s@:?#\[]*:(?!\d+(?:[/?#\s]|$)|:[\w.+-]+://)\S*@")
 """``key:secret@`` up to the last @ of the word, as secrets hold slashes; neither a port nor the next URL of a chain

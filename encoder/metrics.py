@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPTokenizer
 
-from encoder.backbone import clip_input, pixel_input
+from encoder.backbone.backbone import clip_input, pixel_input
 from encoder.errors import ConfigError
 
 

@@ -1,39 +1,36 @@
 """Tune on a picture, then generate: the pipeline that users hold."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from encoder.backbone import Backbone
-from encoder.concept import Concept, LoadedConcept
-from encoder.conditioning import Conditioning
+from encoder.backbone.backbone import Backbone
+from encoder.concepts.concept import Concept, LoadedConcept
+from encoder.concepts.concept_tokens import Word, spoken
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
-from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.errors import ModelError
-from encoder.guidance import Branches, guided
-from encoder.hub import release_folder
-from encoder.kinds import Encoder, encoder_of
-from encoder.objective import Losses
-from encoder.prior import domain_prompt
-from encoder.release_format import Release
-from encoder.trained import parts_of
-from encoder.tuning import Pictures, Tuning
-from encoder.weight_offsets import fold, load_offsets
-from encoder.words import Word, spoken
+from encoder.images import stacked, to_images, to_pixels
+from encoder.model.conditioning import Conditioning
+from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.model.guidance import Branches, guided
+from encoder.model.losses import Losses
+from encoder.model.registry import Encoder, encoder_of
+from encoder.model.weight_offsets import fold, load_offsets
+from encoder.releases.download import release_folder
+from encoder.releases.release import Release
+from encoder.tuning.prior import domain_prompt
+from encoder.tuning.trainable import parts_of
+from encoder.tuning.tuner import Pictures, Tuning
 
 BARE = "bare "
 """What the identity of such a base begins with."""
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-"""What is opened. By name, because Pillow would start Ghostscript for a file that begins like PostScript."""
 Mask = Image.Image | Callable[[Image.Image], Image.Image]
 """White where the concept is; or a function that makes such a picture of a picture, as a segmentation network does."""
 
@@ -328,44 +325,3 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
 def bare_name(config: BackboneConfig) -> str:
     """What concepts call a base that they were tuned on without a release."""
     return f"{BARE}{Path(config.model).name}"
-
-
-def to_pixels(image: Image.Image, size: int) -> Tensor:
-    """A picture as (1, 3, size, size) in [-1, 1], center-cropped and resized."""
-    image = square(image)
-    if image.width != size:
-        image = image.resize((size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def square(image: Image.Image) -> Image.Image:
-    """The middle of a picture, RGB: what of it is tuned on."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.convert("RGB").crop((left, top, left + side, top + side))
-
-
-def stacked(images: Sequence[Image.Image], size: int) -> Tensor:
-    """Pictures as (N, 3, size, size) in [-1, 1]."""
-    return torch.cat([to_pixels(image, size) for image in images])
-
-
-def to_images(pixels: Tensor) -> list[Image.Image]:
-    """Pictures (B, 3, H, W) in [-1, 1] as PIL images."""
-    arrays = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(array) for array in arrays]
-
-
-def open_image(file: str | Path | BinaryIO, called: str = "") -> Image.Image:
-    """Read a picture file, upright. Raises ModelError with one line if it is missing, no picture, or a bomb."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                image.load()
-                return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = str(error).replace(repr(file), "it")
-        raise ModelError(
-            f"{called or file} cannot be read as a picture ({reason}); give a PNG, JPEG or WebP file"
-        ) from error

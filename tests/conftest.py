@@ -12,12 +12,12 @@ from huggingface_hub.utils import _http
 from torch import Tensor
 from transformers.utils import hub as transformers_hub
 
-from data_prep.faces import Identity, Scene, draw
-from encoder.backbone import Backbone
-from encoder.conditioning import Conditioning
+from data_prep.synthetic.faces import Identity, Scene, draw
+from encoder.backbone.backbone import Backbone
 from encoder.config import BackboneConfig, ConditioningConfig
-from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.weight_offsets import OffsetPredictor
+from encoder.model.conditioning import Conditioning
+from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.model.weight_offsets import OffsetPredictor
 from tests.bases import SHIPPED, UNETS, make_base
 from tests.hub_server import TOKEN, Hub, hub_server
 

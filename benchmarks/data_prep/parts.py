@@ -22,11 +22,11 @@ from unittest.mock import patch
 from PIL import ImageFile
 
 from benchmarks.data_prep.rivals import QUALITY, RESOLUTION, pictures_in
-from data_prep import pictures
 from data_prep.config import PrepareConfig
-from data_prep.process import settle_in
+from data_prep.images import transform as pictures
+from data_prep.prepare.shard_writer import write_tar
+from data_prep.prepare.worker import settle_in
 from data_prep.records import Record
-from data_prep.shards import write_tar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -1,7 +1,7 @@
 """Times `e4t prepare` beside its rivals on drawn photographs, in one run.
 
     python -m benchmarks.data_prep.run                  # ffhq: 1024 x 1024 PNG to 512 x 512 JPEG, 5 rounds
-    python -m benchmarks.data_prep.run --kind camera    # or web, celeba: see benchmarks/data_prep/pictures.py
+    python -m benchmarks.data_prep.run --kind camera    # or web, celeba: see benchmarks/data_prep/images/transform.py
     python -m benchmarks.data_prep.run --quick          # a smoke run of a minute
 
 From the root of a checkout, in its environment; img2dataset gets one of its own (``--img2dataset-python`` names one

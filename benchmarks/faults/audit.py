@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from data_prep.order import GlobalOrder
+from data_prep.stream.shuffle import GlobalOrder
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import yaml
 
 from benchmarks.faults.hosts import Host
 from data_prep.config import PrepareConfig
-from data_prep.faces import FacesConfig, draw_faces
-from data_prep.manifest import Manifest
-from data_prep.order import GlobalOrder
-from data_prep.prepare import prepare
+from data_prep.prepare.pipeline import prepare
+from data_prep.shards.manifest import Manifest
+from data_prep.stream.shuffle import GlobalOrder
+from data_prep.synthetic.faces import FacesConfig, draw_faces
 
 ROOT = Path(__file__).parents[2]
 PORT = 29400

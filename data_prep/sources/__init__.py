@@ -2,10 +2,10 @@
 
 from data_prep.config import PrepareConfig
 from data_prep.records import Source
-from data_prep.sources.archives import ArchiveSource
+from data_prep.sources.archive import ArchiveSource
+from data_prep.sources.detect import kind_of
 from data_prep.sources.folder import FolderSource
-from data_prep.sources.kinds import kind_of
-from data_prep.sources.shards import ShardSource
+from data_prep.sources.webdataset import ShardSource
 
 
 def open_source(config: PrepareConfig) -> Source:
@@ -25,6 +25,6 @@ def open_source(config: PrepareConfig) -> Source:
         from data_prep.sources.table import TableSource
 
         return TableSource.of(config)
-    from data_prep.sources.datasets import DatasetSource
+    from data_prep.sources.hugging_face import DatasetSource
 
     return DatasetSource.of(config)

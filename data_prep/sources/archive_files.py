@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from data_prep.errors import DataError
 from data_prep.records import Reject
+from data_prep.sources.filesystem import Tree, is_file, open_parent, open_tree
 from data_prep.sources.names import Keys, hashed_key, is_text
-from data_prep.sources.tars import COMPRESSED
-from data_prep.sources.tree import Tree, is_file, open_parent, open_tree
+from data_prep.sources.tar import COMPRESSED
 
 SUFFIXES = (".zip", ".tar", *COMPRESSED)
 

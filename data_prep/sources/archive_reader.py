@@ -7,13 +7,12 @@ from typing import BinaryIO, cast
 
 from data_prep.errors import DataError
 from data_prep.records import Record
-from data_prep.sources.captions import CAPTION_BYTES, first_line
-from data_prep.sources.entries import MAX_FILE_BYTES, as_oserror
-from data_prep.sources.forward import ForwardReader, LastOpened
+from data_prep.sources.filesystem import MAX_FILE_BYTES, Tree, as_oserror
 from data_prep.sources.members import Members, Place
-from data_prep.sources.tars import COMPRESSED, decompressed, list_tar
-from data_prep.sources.tree import Tree
-from data_prep.sources.zips import list_zip, read_zip
+from data_prep.sources.names import CAPTION_BYTES, first_line
+from data_prep.sources.sequential import ForwardReader, LastOpened
+from data_prep.sources.tar import COMPRESSED, decompressed, list_tar
+from data_prep.sources.zip import list_zip, read_zip
 
 
 class ArchiveReader:

@@ -3,9 +3,7 @@
 from typing import Any
 
 from data_prep.records import Rejected
-from data_prep.sources.entries import MAX_FILE_BYTES, as_oserror
-from data_prep.sources.local_tree import LocalTree
-from data_prep.sources.tree import Tree, is_local
+from data_prep.sources.filesystem import MAX_FILE_BYTES, LocalTree, Tree, as_oserror, is_local
 
 
 def fetch(tree: Tree, path: str) -> bytes:

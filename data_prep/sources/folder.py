@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import DataError
 from data_prep.records import Record, Reject
-from data_prep.sources.captions import CAPTION_BYTES, beside, first_line
-from data_prep.sources.entries import MAX_FILE_BYTES, Entry
+from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, Tree, is_folder, open_tree
 from data_prep.sources.labels import Labels
-from data_prep.sources.names import Keys, is_picture, is_text, printable
-from data_prep.sources.tree import Tree, is_folder, open_tree
+from data_prep.sources.names import CAPTION_BYTES, Keys, beside, first_line, is_picture, is_text, printable
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TypeVar
 from data_prep.config import SourceConfig
 from data_prep.errors import ConfigError
 from data_prep.records import Record, Reject
+from data_prep.sources.columns import filled
 from data_prep.sources.names import printable, split_suffix
-from data_prep.sources.rows import filled
 from data_prep.sources.side_tables import Columns, load_attributes, load_identities
 
 Row = TypeVar("Row")

@@ -14,8 +14,8 @@ from typing import Any, TextIO
 
 from data_prep.errors import DataError
 from data_prep.records import Scalar
-from data_prep.sources.rows import number_or_text, scalars
-from data_prep.sources.tree import open_parent
+from data_prep.sources.columns import number_or_text, scalars
+from data_prep.sources.filesystem import open_parent
 
 Columns = dict[str, Scalar]
 

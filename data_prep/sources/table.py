@@ -16,10 +16,10 @@ from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.credentials import masked
 from data_prep.errors import ConfigError, DataError
 from data_prep.records import Record, Reject
+from data_prep.sources.columns import need_columns, number_or_text, row_item
 from data_prep.sources.fetch import fetch, stamp_of
+from data_prep.sources.filesystem import Tree, open_parent
 from data_prep.sources.names import hashed_key, is_text, printable, row_key, split_suffix
-from data_prep.sources.rows import need_columns, number_or_text, row_item
-from data_prep.sources.tree import Tree, open_parent
 
 ROWS_AT_ONCE = 1024
 """Of a parquet file, held in memory."""

@@ -7,9 +7,9 @@ from typing import Any
 import gradio as gr
 
 from encoder.config import SampleConfig, TuneConfig
-from encoder.release_format import Release
-from pipelines.app import pieces
-from pipelines.app.desk import KEPT_HOURS, MOST_PROMPTS, WAITING, Desk, Shown
+from encoder.releases.release import Release
+from pipelines.app import html as pieces
+from pipelines.app.session import KEPT_HOURS, MOST_PROMPTS, WAITING, Desk, Shown
 from pipelines.app.upload import upload
 
 STYLE = Path(__file__).with_name("page.css")

@@ -10,10 +10,10 @@ from uuid import uuid4
 import uvicorn
 from fastapi import FastAPI
 
-from pipelines.app.guard import LARGEST_PICTURE, Guard
-from pipelines.app.studio import Studio
-from pipelines.display import console
+from pipelines.app.backend import Studio
+from pipelines.app.http_guard import LARGEST_PICTURE, Guard
 from pipelines.errors import RunError
+from pipelines.runtime.console import console
 
 
 def serve(studio: Studio, host: str, port: int) -> None:
@@ -39,8 +39,8 @@ def application(studio: Studio, folder: Path) -> FastAPI:
     """The page as a web application whose files lie in ``folder``."""
     import gradio as gr  # reads its settings from the environment when it is imported
 
-    from pipelines.app.desk import Desk
     from pipelines.app.page import HEAD, STYLE, Page, theme
+    from pipelines.app.session import Desk
 
     app, started = FastAPI(openapi_url=None), uuid4().hex
     app.get("/alive")(lambda: started)

@@ -1,14 +1,14 @@
 """Everything that is looked at, in the order in which it is shown."""
 
+from pipelines.doctor.check import Check
+from pipelines.doctor.collectives import REMEDY as NO_RANKS
+from pipelines.doctor.collectives import ranks
+from pipelines.doctor.deepspeed import engine
 from pipelines.doctor.devices import devices
 from pipelines.doctor.disk import REMEDY as NO_DISK
 from pipelines.doctor.disk import disk
-from pipelines.doctor.engine import engine
-from pipelines.doctor.finding import Check
 from pipelines.doctor.memory import memory, shared_memory
 from pipelines.doctor.packages import packages
-from pipelines.doctor.ranks import REMEDY as NO_RANKS
-from pipelines.doctor.ranks import ranks
 from pipelines.doctor.schedulers import containers, kubernetes, slurm
 from pipelines.doctor.services import NO_HUB, NO_TRACKER, hub, tracker
 

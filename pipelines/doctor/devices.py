@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.doctor.finding import GIB, Finding, Needs
+from pipelines.doctor.check import GIB, Finding, Needs
 
 FIRST_BF16 = (8, 0)
 """Compute capability from which on a GPU has bfloat16 of its own."""

@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipelines.doctor.finding import GIB, Finding, Needs, State
+from pipelines.doctor.check import GIB, Finding, Needs, State
 
 CHUNK, MOST_BYTES, MOST_SECONDS = 4 * 2**20, 64 * 2**20, 2.0
 """What is written, until either bound is reached."""

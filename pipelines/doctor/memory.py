@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.doctor.finding import GIB, Finding, Needs
+from pipelines.doctor.check import GIB, Finding, Needs
 
 LIBRARIES = GIB
 """Bytes of a rank before it holds a single weight; 0.8 GiB was measured."""

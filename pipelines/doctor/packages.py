@@ -7,8 +7,8 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from pipelines.doctor.finding import Finding, Needs
-from pipelines.run import PACKAGES
+from pipelines.doctor.check import Finding, Needs
+from pipelines.tracking.environment import PACKAGES
 
 
 def packages(_: Needs) -> list[Finding]:

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.doctor.finding import Finding
+from pipelines.doctor.check import Finding
 
 STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
 

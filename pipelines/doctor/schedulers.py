@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.doctor.finding import Finding, Needs
+from pipelines.doctor.check import Finding, Needs
 
 SECONDS = 3.0
 ENGINES = ("docker", "podman", "apptainer", "singularity", "enroot")

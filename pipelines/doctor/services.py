@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from pipelines.doctor.finding import Finding, Needs
-from pipelines.tracking import connect, first_line, tracking_uri
+from pipelines.doctor.check import Finding, Needs
+from pipelines.tracking.client import connect, first_line, tracking_uri
 
 SECONDS = 3
 """For an answer."""

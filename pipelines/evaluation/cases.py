@@ -9,11 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_prep.stream import Sample, ShardReader
-from encoder.conditioning import caption_prompt
+from data_prep.stream.stream import Sample, ShardReader
 from encoder.config import PLACEHOLDER
 from encoder.errors import ConfigError
-from pipelines.config import Recipe
+from encoder.model.conditioning import caption_prompt
+from pipelines.config.recipe import Recipe
 
 PROMPTS = Path(__file__).parent / "prompts"
 

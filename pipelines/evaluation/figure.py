@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipelines.evaluation.cases import Case
-from pipelines.evaluation.work import Comparison
+from pipelines.evaluation.runner import Comparison
 
 INCHES, LABEL_WIDTH = 1.15, 18
 """Side of a picture in print; letters in a line of a label."""

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pipelines.evaluation.figure import write
-from pipelines.evaluation.instruments import CONCEPT, OBEYED, PROMPT, RECOGNISED
+from pipelines.evaluation.metrics import CONCEPT, OBEYED, PROMPT, RECOGNISED
 from pipelines.evaluation.report import Report
-from pipelines.evaluation.scores import TRUTH, Estimate, Row
+from pipelines.evaluation.statistics import TRUTH, Estimate, Row
 
 TRADE, TIME = "trade-off", "similarity-by-seconds"
 MARKERS = "osD^vP*Xph<>"

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_whole
-from encoder.release_format import Release
-from pipelines.evaluation.config import BARE
-from pipelines.evaluation.scores import TRUTH, Estimate, Row, Score, rows, write_csv
-from pipelines.evaluation.work import Comparison
-from pipelines.run import environment
+from data_prep.storage.atomic import write_whole
+from encoder.releases.release import Release
+from pipelines.config.evaluation import BARE
+from pipelines.evaluation.runner import Comparison
+from pipelines.evaluation.statistics import TRUTH, Estimate, Row, Score, rows, write_csv
+from pipelines.tracking.environment import environment
 
 REPORT, SCORES, TABLE = "report.json", "scores.csv", "table.md"
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.devices import Device
+from pipelines.runtime.device_specs import Device
 
 
 @dataclass(frozen=True, kw_only=True)

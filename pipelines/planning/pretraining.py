@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import torch
 
-from encoder.backbone import Backbone
-from encoder.conditioning import Conditioning
+from encoder.backbone.backbone import Backbone
+from encoder.backbone.shapes import WORD, default_dtype, outline
 from encoder.config import PLACEHOLDER
-from encoder.features import encode_pictures
-from encoder.outline import WORD, default_dtype, outline
-from pipelines.config import BUCKET, PretrainConfig, Recipe
-from pipelines.devices import Device
-from pipelines.domain_model import DomainModel, draws
+from encoder.model.conditioning import Conditioning
+from encoder.model.features import encode_pictures
+from pipelines.config.pretraining import BUCKET, PretrainConfig
+from pipelines.config.recipe import Recipe
+from pipelines.planning.fake_execution import bytes_of, cost_of, count, without_values
 from pipelines.planning.plan import Plan
-from pipelines.planning.simulation import bytes_of, cost_of, count, without_values
+from pipelines.pretraining.model import DomainModel, draws
+from pipelines.runtime.device_specs import Device
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 

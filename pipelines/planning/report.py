@@ -1,11 +1,15 @@
 """A plan as people read it."""
 
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
 from rich.console import Group
 from rich.table import Table
 
-from pipelines.devices import GIB
-from pipelines.planning.measured import record
 from pipelines.planning.plan import Plan
+from pipelines.runtime.device_specs import GIB
 
 
 def shown(plan: Plan, overrides: list[str], changed: Plan) -> Group:
@@ -56,3 +60,34 @@ def _verdict(plan: Plan, overrides: list[str], changed: Plan) -> list[str]:
     lines = [f"does not fit    {room}; first: {plan.first_that_does_not_fit}; memory: {past}"]
     change = f"{' '.join(overrides)}: {changed.total / GIB:.1f} GiB"
     return [*lines, f"what to change  {change}" if changed.fits else f"not enough      {change}; take a larger device"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A prediction of memory and what was then measured, as a benchmark gave them."""
+
+    stage: str
+    device: str
+    setting: str
+    predicted_gib: float
+    measured_gib: float
+
+    @property
+    def error(self) -> float:
+        """Relative; above 0 if less was needed than was predicted."""
+        return self.predicted_gib / self.measured_gib - 1
+
+
+@cache
+def measurements() -> tuple[Measured, ...]:
+    """All that are kept."""
+    rows = yaml.safe_load(Path(__file__).with_name("measured.yaml").read_text())
+    return tuple(Measured(**row) for row in rows)
+
+
+def record(stage: str, device: str) -> str:
+    """Former predictions of such a plan in a few words."""
+    errors = [each.error for each in measurements() if (each.stage, each.device) == (stage, device)]
+    if not errors:
+        return "never measured on this kind of device"
+    return f"{len(errors)} former predictions were off by {min(errors):+.0%} to {max(errors):+.0%}"

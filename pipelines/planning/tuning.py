@@ -6,16 +6,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from encoder.backbone.shapes import WORD, outline
 from encoder.config import PLACEHOLDER
-from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.outline import WORD, outline
-from encoder.tuning import Pictures, Tuning
-from pipelines.config import Recipe
-from pipelines.devices import Device
-from pipelines.domain_model import draws
+from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.tuning.tuner import Pictures, Tuning
+from pipelines.config.recipe import Recipe
+from pipelines.planning.fake_execution import bytes_of, cost_of, count, without_values
 from pipelines.planning.plan import Plan
 from pipelines.planning.pretraining import plain_conditioning
-from pipelines.planning.simulation import bytes_of, cost_of, count, without_values
+from pipelines.pretraining.model import draws
+from pipelines.runtime.device_specs import Device
 
 MOMENTS = {"adamw": 8.0, "adamw8bit": 2 + 8 / 256}
 """Bytes a number that AdamW keeps; in 8 bits, blocks of 256 have a scale each."""

@@ -11,9 +11,9 @@ import yaml
 from safetensors.torch import load_file
 
 from benchmarks.faults.job import Job, RunFolder
-from pipelines.cli import main
-from pipelines.submission.folder import sent, submissions
-from pipelines.tracking import EXPERIMENT, connect
+from pipelines.cli.main import main
+from pipelines.cluster.submission import sent, submissions
+from pipelines.tracking.client import EXPERIMENT, connect
 from tests.cluster.slurm import SlurmCluster, cannot_have_slurm, processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from data_prep.config import PrepareConfig, SplitFractions, StreamConfig
-from data_prep.executors import LocalExecutor
-from data_prep.manifest import Manifest
-from data_prep.prepare import prepare
+from data_prep.prepare.executors import LocalExecutor
+from data_prep.prepare.pipeline import prepare
+from data_prep.shards.manifest import Manifest
 from tests.data_prep.flaky_server import FlakyServer, flaky_server
 
 IDENTITIES, PICTURES = 12, 4

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.config import PrepareConfig, SelectConfig
-from data_prep.pictures import make_picture
+from data_prep.images.transform import make_picture
 from data_prep.records import Record, Rejected
 from tests.data_prep.corpus import Case, cases, whole
 
-# What data_prep.pictures sets up for a process, pytest takes back for a test.
+# What data_prep.images.transform sets up for a process, pytest takes back for a test.
 pytestmark = pytest.mark.filterwarnings("error", r"ignore:::PIL\.")
 
 RECORD = Record(key="a", identity="a", source="a.jpg", place=("a.jpg",))

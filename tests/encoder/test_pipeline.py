@@ -7,14 +7,15 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from encoder.backbone import Backbone
-from encoder.concept import Concept
-from encoder.conditioning import Conditioning
+from encoder.backbone.backbone import Backbone
+from encoder.concepts.concept import Concept
+from encoder.concepts.concept_tokens import PictureWord
 from encoder.config import BackboneConfig, SampleConfig, TuneConfig
-from encoder.domain_encoder import DomainEncoder
 from encoder.errors import ConfigError, ModelError
-from encoder.pipeline import E4TPipeline, open_image, to_images
-from encoder.words import PictureWord
+from encoder.images import open_image, to_images
+from encoder.model.conditioning import Conditioning
+from encoder.model.domain_encoder import DomainEncoder
+from encoder.pipeline import E4TPipeline
 
 BASE = Path(__file__).parents[2] / "models" / "base"
 

@@ -14,7 +14,7 @@ from typing import Self
 
 import yaml
 
-from pipelines.submission.kubernetes import Manifest, job_of
+from pipelines.cluster.kubernetes import Manifest, job_of
 from tests.k8s.manifests import ROOT
 
 PROGRAMS = ("podman", "runc", "conmon", "netavark", "iptables", "catatonit")

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 
-from pipelines.submission.kubernetes import WORKLOADS, Manifest, job_of
+from pipelines.cluster.kubernetes import WORKLOADS, Manifest, job_of
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("plain", "jobset-kueue", "trainjob")

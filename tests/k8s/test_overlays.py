@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
+from pipelines.cluster.kubernetes import Manifest, job_of, kustomized, rendered
 from pipelines.errors import REQUEUE, WRONG_RECIPE
-from pipelines.submission.kubernetes import Manifest, job_of, kustomized, rendered
 from tests.k8s.manifests import COMPONENTS, OVERLAYS, OWN_KINDS, ROOT, breaches, pod_of, refusals, validate
 
 CHOICES = [(overlay, *some) for overlay, some in product(OVERLAYS, [(), *((c,) for c in COMPONENTS), COMPONENTS])]

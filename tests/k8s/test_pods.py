@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from benchmarks.faults.job import Job as Training
 from benchmarks.faults.job import RunFolder
-from pipelines.submission.jobs import Job
-from pipelines.submission.kubernetes import KubernetesSite, manifests_of
+from pipelines.cluster.jobs import Job
+from pipelines.cluster.kubernetes import KubernetesSite, manifests_of
 from tests.k8s.containers import Node, RunningJob, cannot_have_containers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]

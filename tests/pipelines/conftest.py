@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from data_prep.config import PrepareConfig
-from data_prep.faces import FacesConfig, draw_faces
-from data_prep.prepare import prepare
-from pipelines.cli import main
+from data_prep.prepare.pipeline import prepare
+from data_prep.synthetic.faces import FacesConfig, draw_faces
+from pipelines.cli.main import main
 from tests.pipelines.made_run import Trained
 
 ROOT = Path(__file__).parents[2]

@@ -10,19 +10,21 @@ from PIL import Image
 from torch import nn
 
 from data_prep.config import PrepareConfig
-from data_prep.files import write_whole
-from data_prep.manifest import Manifest
-from data_prep.store import Store
-from encoder.backbone import Backbone
+from data_prep.shards.manifest import Manifest
+from data_prep.storage.atomic import write_whole
+from data_prep.storage.store import Store
+from encoder.backbone.backbone import Backbone
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
-from encoder.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.weight_offsets import OffsetPredictor
-from pipelines.checkpoints import Checkpoints
-from pipelines.config import PretrainConfig, Recipe
-from pipelines.releasing.config import PublishConfig
-from pipelines.run import Run, environment
-from pipelines.saved_state import Progress, write_state
-from pipelines.training_state import TrainingState
+from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.model.weight_offsets import OffsetPredictor
+from pipelines.config.pretraining import PretrainConfig
+from pipelines.config.publishing import PublishConfig
+from pipelines.config.recipe import Recipe
+from pipelines.pretraining.checkpoints.format import Progress, write_state
+from pipelines.pretraining.checkpoints.manager import Checkpoints
+from pipelines.pretraining.checkpoints.state import TrainingState
+from pipelines.pretraining.run_folder import Run
+from pipelines.tracking.environment import environment
 from tests.bases import SHIPPED
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

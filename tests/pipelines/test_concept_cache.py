@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.concept_cache import ConceptCache
+from pipelines.tuning import ConceptCache
 
 
 @pytest.fixture

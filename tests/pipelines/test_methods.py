@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from data_prep.faces import Identity, Scene, draw
-from encoder.methods import METHODS
+from data_prep.synthetic.faces import Identity, Scene, draw
+from encoder.tuning.presets import METHODS
 
 RELEASE = Path(__file__).parents[2] / "models" / "faces"
 E4T = Callable[..., tuple[int, str, str]]

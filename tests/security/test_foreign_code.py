@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from encoder.backbone import Backbone
+from encoder.backbone.backbone import Backbone
 from encoder.config import BackboneConfig
 from encoder.errors import ConfigError, ModelError
+from encoder.images import open_image
 from encoder.metrics import Recogniser
-from encoder.pipeline import open_image
 from tests.bases import SHIPPED
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
-from data_prep.features import write_features
-from data_prep.file_cache import FileCache
-from data_prep.manifest import Manifest
-from data_prep.prepare import prepare
+from data_prep.prepare.pipeline import prepare
+from data_prep.shards.features import write_features
+from data_prep.shards.manifest import Manifest
+from data_prep.storage.local_cache import FileCache
+from encoder.backbone.loading import load_parts
 from encoder.config import BackboneConfig
 from encoder.errors import ConfigError, ModelError
-from encoder.loading import load_parts
 from encoder.pipeline import E4TPipeline
 from tests.bases import SHIPPED
 

@@ -20,20 +20,20 @@ from safetensors.torch import save_file
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import ConfigError as DataConfigError
 from data_prep.errors import DataError
-from data_prep.features import FeatureReader, write_features
-from data_prep.prepare import prepare
-from encoder.backbone import Backbone
-from encoder.concept import Concept
+from data_prep.prepare.pipeline import prepare
+from data_prep.shards.features import FeatureReader, write_features
+from encoder.backbone.backbone import Backbone
+from encoder.concepts.concept import Concept
+from encoder.concepts.concept_tokens import LearnedWord
+from encoder.concepts.diffusers_io import EMBEDDINGS, LORA, from_diffusers
 from encoder.config import BackboneConfig
 from encoder.errors import ConfigError, ModelError
-from encoder.exchange import EMBEDDINGS, LORA, from_diffusers
 from encoder.metrics import ClipScorer, Recogniser
 from encoder.pipeline import E4TPipeline
-from encoder.words import LearnedWord
-from pipelines import saved_state
-from pipelines.attributes import FILE, AttributeReader
 from pipelines.errors import RunError
-from pipelines.saved_state import read_state
+from pipelines.pretraining.checkpoints import format as saved_state
+from pipelines.pretraining.checkpoints.format import read_state
+from pipelines.tiny_base.attribute_classifier import FILE, AttributeReader
 from tests.bases import SHIPPED, make_base
 
 RELEASE = SHIPPED.parent / "faces"

@@ -13,15 +13,15 @@ import yaml
 from PIL import Image
 
 from data_prep.config import PrepareConfig, SourceConfig
-from data_prep.prepare import prepare
-from pipelines import tracking
-from pipelines.cli import main
-from pipelines.config import Recipe
+from data_prep.prepare.pipeline import prepare
+from pipelines.cli.main import main
+from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
-from pipelines.registry.places import release_at
-from pipelines.registry.versions import promote, register
-from pipelines.release import make_release
-from pipelines.tracking import Tracker
+from pipelines.registry.resolve import release_at
+from pipelines.release.build import make_release
+from pipelines.release.registration import promote, register
+from pipelines.tracking import tracker as tracking
+from pipelines.tracking.tracker import Tracker
 from tests.pipelines.made_run import Trained, made_run, recipe_in
 from tests.pipelines.mlflow_server import wait_for
 

@@ -11,16 +11,16 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("encoder", "data_prep", "pipelines", "benchmarks", "tests", "k8s", "slurm")
 OWN_PICKLES = "sources are sent to the workers of this very program: our own bytes, there and back"
 ALLOWED = {
-    ("encoder/torch_file.py", "pickle"): "names the error of a pickle that was refused",
-    ("tests/encoder/test_torch_file.py", "torch.load"): "shows that the hostile file does run where it is let",
-    ("tests/data_prep/test_store.py", "pickle"): OWN_PICKLES,
+    ("encoder/releases/torch_file.py", "pickle"): "names the error of a pickle that was refused",
+    ("tests/encoder/releases/test_torch_file.py", "torch.load"): "shows that the hostile file does run where it is let",
+    ("tests/data_prep/storage/test_store.py", "pickle"): OWN_PICKLES,
     ("tests/data_prep/sources/test_folder.py", "pickle"): OWN_PICKLES,
-    ("tests/data_prep/sources/test_datasets.py", "pickle"): OWN_PICKLES,
-    ("tests/data_prep/sources/test_archives.py", "pickle"): OWN_PICKLES,
+    ("tests/data_prep/sources/test_hugging_face.py", "pickle"): OWN_PICKLES,
+    ("tests/data_prep/sources/test_archive.py", "pickle"): OWN_PICKLES,
     ("tests/data_prep/sources/test_table.py", "pickle"): OWN_PICKLES,
-    ("tests/data_prep/sources/test_shards.py", "pickle"): OWN_PICKLES,
+    ("tests/data_prep/sources/test_webdataset.py", "pickle"): OWN_PICKLES,
     ("tests/data_prep/sources/test_side_tables.py", "extractall"): "a zip that the test has written itself",
-    ("tests/pipelines/every_stage.py", "torch.load"): "states that the same test has saved",
+    ("tests/pipelines/pretraining/checkpoints/every_stage.py", "torch.load"): "states that the same test has saved",
     ("tests/security/conftest.py", "pickle"): "makes the hostile file",
     ("tests/security/test_pickles.py", "pickle"): "names the error of a pickle that was refused",
     ("tests/security/test_pickles.py", "torch.load"): "shows that the hostile file does run where it is let",

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.faults.audit import Samples, audit, distance, same_weights
-from data_prep.order import GlobalOrder
+from data_prep.stream.shuffle import GlobalOrder
 
 STEPS, BATCH = 4, 4
 Line = tuple[int, int, int, str]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.faces import Identity, Scene, draw
+from data_prep.synthetic.faces import Identity, Scene, draw
 from tests.pipelines.app.served import serving
 
 

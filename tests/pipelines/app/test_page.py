@@ -11,8 +11,8 @@ from zipfile import ZipFile
 
 import pytest
 
-from encoder.concept import Concept
-from pipelines.app.guard import LARGEST_PICTURE
+from encoder.concepts.concept import Concept
+from pipelines.app.http_guard import LARGEST_PICTURE
 from tests.pipelines.app.served import serving
 
 Keys = pytest.importorskip("selenium.webdriver", reason="selenium is not installed").Keys

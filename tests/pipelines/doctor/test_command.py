@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.doctor import checks
-from pipelines.doctor.finding import Finding
+from pipelines.doctor.check import Finding
 from pipelines.doctor.report import shown
 
 E4T = Callable[..., tuple[int, str, str]]

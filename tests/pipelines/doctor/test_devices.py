@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.doctor.check import GIB, Needs
 from pipelines.doctor.devices import Gpu, devices, gpus_here, of_gpus
-from pipelines.doctor.finding import GIB, Needs
 
 H100 = Gpu(name="NVIDIA H100", memory=79 * GIB, capability=(9, 0))
 T4 = Gpu(name="Tesla T4", memory=15 * GIB, capability=(7, 5))

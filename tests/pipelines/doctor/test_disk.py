@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.doctor.check import Needs
 from pipelines.doctor.disk import disk
-from pipelines.doctor.finding import Needs
 
 
 def test_speeds_and_room_are_told_and_nothing_is_left(tmp_path: Path) -> None:

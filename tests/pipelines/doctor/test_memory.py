@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.doctor.finding import Needs
+from pipelines.doctor.check import Needs
 from pipelines.doctor.memory import memory, shared_memory, smallest_limit
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.doctor.finding import Needs
+from pipelines.doctor.check import Needs
 from pipelines.doctor.packages import packages, unmet
 
 

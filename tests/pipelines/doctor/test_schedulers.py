@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.doctor import schedulers
-from pipelines.doctor.finding import Needs
+from pipelines.doctor.check import Needs
 from pipelines.doctor.schedulers import containers, kubernetes, slurm
 
 NEEDS = Needs(runs=Path("runs"), nproc=2)

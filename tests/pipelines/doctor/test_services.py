@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.doctor.examination import examine
-from pipelines.doctor.finding import Check, Finding, Needs
+from pipelines.doctor.check import Check, Finding, Needs
+from pipelines.doctor.runner import examine
 from pipelines.doctor.services import hub, tracker
-from pipelines.tracking import connect
+from pipelines.tracking.client import connect
 
 
 @pytest.fixture(autouse=True)

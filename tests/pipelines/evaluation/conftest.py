@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from data_prep.config import PrepareConfig
-from data_prep.faces import FacesConfig, draw_faces
-from data_prep.prepare import prepare
+from data_prep.prepare.pipeline import prepare
+from data_prep.synthetic.faces import FacesConfig, draw_faces
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
-from pipelines.config import PretrainConfig, Recipe
-from pipelines.evaluation.config import RELEASE, CompareConfig, EvaluateConfig, System
+from pipelines.config.evaluation import RELEASE, CompareConfig, EvaluateConfig, System
+from pipelines.config.pretraining import PretrainConfig
+from pipelines.config.recipe import Recipe
 
 ROOT = Path(__file__).parents[3]
 SYSTEMS = (

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from PIL import ImageChops
 
-from data_prep.splits import split_of
+from data_prep.prepare.splits import split_of
 from encoder.errors import ConfigError
-from pipelines.config import Recipe
+from pipelines.config.recipe import Recipe
 from pipelines.evaluation.cases import PROMPTS, choose_cases, read_prompts
 
 

@@ -9,13 +9,14 @@ import pytest
 from benchmarks.tuning_memory import recipe as recipe_of
 from data_prep.config import PrepareConfig
 from encoder.config import BackboneConfig, ConditioningConfig, TuneConfig
-from pipelines.config import PretrainConfig, Recipe
-from pipelines.devices import GIB, Device, device_named
-from pipelines.planning.measured import measurements
+from pipelines.config.pretraining import PretrainConfig
+from pipelines.config.recipe import Recipe
 from pipelines.planning.plan import Plan
 from pipelines.planning.pretraining import plan_pretraining
-from pipelines.planning.remedy import remedies
+from pipelines.planning.report import measurements
+from pipelines.planning.suggestions import remedies
 from pipelines.planning.tuning import plan_tuning
+from pipelines.runtime.device_specs import GIB, Device, device_named
 from tests.bases import SHIPPED
 
 SD1, VIT_H = "stable-diffusion-v1-5/stable-diffusion-v1-5", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

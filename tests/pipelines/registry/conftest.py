@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import Recipe
+from pipelines.config.recipe import Recipe
 from tests.pipelines.made_run import Trained, made_run, recipe_in
 
 _NUMBERS = itertools.count()

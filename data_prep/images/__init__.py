@@ -1,0 +1,1 @@
+"""Decode, orient, crop, resize, convert and encode single images."""

@@ -1,0 +1,1 @@
+"""Turn a source of images into webdataset shards with a manifest."""

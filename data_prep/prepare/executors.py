@@ -1,0 +1,103 @@
+"""Where the ranks' work runs: processes here, or Ray. On SLURM and Kubernetes the scheduler starts the ranks itself."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from data_prep.config import PrepareConfig
+from data_prep.errors import ConfigError, DataError
+from data_prep.prepare.worker import work
+
+Beat = Callable[[], None]
+"""Called again and again while the work runs."""
+BEAT_SECONDS = 0.5
+
+
+class Executor(Protocol):
+    """Runs every rank of a job to its end."""
+
+    def run(self, config: PrepareConfig, beat: Beat) -> None:
+        """Do all the work. Raises what a rank raises."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalExecutor:
+    """Processes on this machine."""
+
+    workers: int = 0
+    """How many; 0 means one a core."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"workers is {self.workers}; give 0 for one a core, or a number")
+
+    def run(self, config: PrepareConfig, beat: Beat) -> None:
+        """One rank a process."""
+        world = self.workers or cores()
+        if world == 1:
+            work(config, 0, 1)
+            return
+        try:
+            with ProcessPoolExecutor(world, mp_context=multiprocessing.get_context("spawn")) as pool:
+                ranks = {pool.submit(work, config, rank, world) for rank in range(world)}
+                while ranks:
+                    done, ranks = wait(ranks, timeout=BEAT_SECONDS, return_when=FIRST_COMPLETED)
+                    beat()
+                    for rank in done:
+                        rank.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"output {config.output}: a worker died, likely for want of memory; give fewer workers and rerun: "
+                "finished shards are kept"
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayExecutor:
+    """Tasks on a Ray cluster that shares the source and the output."""
+
+    workers: int = 0
+    """How many tasks; 0 means one a CPU of the cluster."""
+    address: str | None = None
+    """Of the cluster; none starts one here (or takes the one that RAY_ADDRESS names)."""
+
+    def run(self, config: PrepareConfig, beat: Beat) -> None:
+        """One rank a task; a task that its machine loses is started again, and finds what it had finished."""
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError("the Ray executor needs Ray: pip install 'e4t[ray]'") from error
+        ours = not ray.is_initialized()
+        if ours:
+            ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
+        try:
+            world = self.workers or int(ray.cluster_resources().get("CPU", 1))
+            task = ray.remote(num_cpus=1, max_retries=3)(work)
+            ranks = [task.remote(config, rank, world) for rank in range(world)]
+            while ranks:
+                done, ranks = ray.wait(ranks, timeout=BEAT_SECONDS)
+                beat()
+                for rank in done:
+                    _result(rank)
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+def cores() -> int:
+    """Of this machine, as far as a scheduler has given them to us."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _result(rank: Any) -> None:  # noqa: ANN401 - Ray's own reference
+    """Raise what the task raised, in its own words."""
+    import ray
+
+    try:
+        ray.get(rank)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error

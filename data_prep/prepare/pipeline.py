@@ -1,0 +1,64 @@
+"""Pictures to shards: plan, work, merge."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from data_prep.config import PrepareConfig
+from data_prep.errors import DataError
+from data_prep.prepare.executors import Executor, LocalExecutor
+from data_prep.prepare.merge import merge
+from data_prep.prepare.plan import Plan, load_plan
+from data_prep.prepare.status import progress
+from data_prep.prepare.worker import clear_errors, new_plan
+from data_prep.shards.manifest import Manifest
+from data_prep.storage.store import Store
+
+Watch = Callable[[int, int], None]
+"""Called with the shards made and the shards planned."""
+
+
+def prepare(config: PrepareConfig, executor: Executor | None = None, watch: Watch | None = None) -> Manifest:
+    """Make the set, or what is missing of it, and return its manifest.
+
+    The source is listed anew, so that changed pictures are noticed; the same pictures and configuration give the same
+    shards whatever the executor and its size, and however often it was interrupted. Raises DataError for a bad source
+    or target, ConfigError for an output that was made with another configuration.
+    """
+    store = Store(config.output)
+    with clear_errors(config):
+        plan = new_plan(config, store)
+        beat = _Beat(plan, store, watch)
+        (executor or LocalExecutor()).run(config, beat)
+        beat()
+        return merge(config, plan, store)
+
+
+def plan_set(config: PrepareConfig) -> Plan:
+    """List the source anew and plan the shards, for ranks that will be started elsewhere."""
+    with clear_errors(config):
+        return new_plan(config, Store(config.output))
+
+
+def merge_set(config: PrepareConfig, watch: Watch | None = None) -> Manifest:
+    """Join what ranks made elsewhere. Raises DataError if there is no plan or some shard is missing."""
+    store = Store(config.output)
+    with clear_errors(config):
+        plan = load_plan(config, store)
+        if plan is None:
+            raise DataError(
+                f"output {config.output} has no plan of this configuration; run the work of every rank first"
+            )
+        return merge(config, plan, store, watch)
+
+
+@dataclass(frozen=True)
+class _Beat:
+    """Tells how many shards there are by now."""
+
+    plan: Plan
+    store: Store
+    watch: Watch | None
+
+    def __call__(self) -> None:
+        if self.watch:
+            self.watch(progress(self.plan, self.store), len(self.plan.shards))

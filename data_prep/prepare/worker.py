@@ -1,0 +1,75 @@
+"""One rank's share of the work: the same function under every executor."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from data_prep.config import PrepareConfig
+from data_prep.errors import ConfigError, DataError
+from data_prep.prepare.plan import Plan, check_claim, claim, load_plan, load_shard, make_plan
+from data_prep.prepare.shard_writer import draft_of, final_of, finished, write_draft
+from data_prep.sources import open_source
+from data_prep.storage.store import Store
+
+
+def work(config: PrepareConfig, rank: int, world: int) -> None:
+    """Make every ``world``-th shard from ``rank`` on that is not made yet.
+
+    Where there is no plan it is made first; ranks that do so at the same time make the same one. Raises DataError if
+    the source or the output fails, ConfigError if the output is of another configuration.
+    """
+    if not 0 <= rank < world:
+        raise ConfigError(f"rank {rank} of {world}; ranks count from 0 to {world - 1}")
+    settle_in()
+    store = Store(config.output)
+    with clear_errors(config):
+        plan = load_plan(config, store) or new_plan(config, store)
+        source = open_source(config)
+        for name, digest in list(plan.shards.items())[rank::world]:
+            if not any(finished(store, tar, config.digest, digest) for tar in (draft_of(name), final_of(name))):
+                write_draft(load_shard(plan, name, store), source, config, store)
+
+
+def new_plan(config: PrepareConfig, store: Store) -> Plan:
+    """List the source anew, and note in the output what it is made with. A bad source leaves no file there."""
+    check_claim(config, store)
+    plan = make_plan(config, store)
+    claim(config, store)
+    return plan
+
+
+@contextmanager
+def clear_errors(config: PrepareConfig) -> Iterator[None]:
+    """Say in one line what is wrong with an output that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"output {config.output} cannot be written ({error.strerror or error}); make room or make it writable, or "
+            "give another data.output, and rerun: finished shards are kept"
+        ) from error
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""glibc's numbers for mallopt."""
+
+
+_KEPT, _OF_THE_HEAP = 2**28, 2**25
+"""Up to 256 MiB stay with the process; buffers of up to 32 MiB, the most that glibc allows, come from them."""
+
+
+def settle_in() -> None:
+    """One core, and memory that is used again for the next picture.
+
+    Without the first, kornia-rs starts as many threads as there are cores, in each of as many processes. Without the
+    second, glibc hands a picture's buffers back and the kernel clears as many pages for the next: 2,000 page faults and
+    5 of 23 CPU ms a picture. A machine of another C library goes without.
+    """
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_TRIM_THRESHOLD, _KEPT)
+            mallopt(_MMAP_THRESHOLD, _OF_THE_HEAP)

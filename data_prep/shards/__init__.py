@@ -1,0 +1,1 @@
+"""The shard format on disk: manifest, shard index, samples and cached features."""

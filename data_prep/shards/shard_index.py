@@ -1,0 +1,95 @@
+"""The sidecar: the JSON file beside a shard that says what the shard holds and where every member lies."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data_prep.errors import DataError
+from data_prep.shards.statistics import Statistics, statistics_of
+from data_prep.storage.store import Store
+
+SIDECAR_VERSION = 1
+
+Members = dict[str, dict[str, tuple[int, int]]]
+"""Per key, in the tar's order, per extension: offset and size of the data in the tar, in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a picture that was fit."""
+
+    identity: str
+    """Who or what it shows."""
+    source: str
+    """Where it came from."""
+    sha256: str
+    """Of its file: by this exact copies are found."""
+    hash: int | None
+    """Perceptual, 64 bits: by this near copies are found, if they are looked for."""
+    numbers: dict[str, float]
+    """Original width and height, bytes as stored, scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """What is known of one finished shard."""
+
+    shard: str
+    """File name of the tar."""
+    config_digest: str
+    """Of the configuration that made it."""
+    plan_digest: str
+    """Of the pictures it was made of."""
+    samples: int
+    """Pictures kept."""
+    dropped: dict[str, int]
+    """Pictures kept out, by reason."""
+    rejects: list[dict[str, str]]
+    """The same, one by one: key, source, reason."""
+    bytes: int
+    """Of the tar."""
+    sha256: str
+    """Of the tar."""
+    members: Members
+    """Where the data lies."""
+    facts: dict[str, Facts]
+    """By key; of every picture that was fit, those included that are left out as copies of others."""
+    started: float
+    """When the work on it began, in seconds since 1970."""
+    seconds: float
+    """Spent on it; beside ``started`` all that differs between equal shards."""
+    version: int = SIDECAR_VERSION
+    """Of this format."""
+
+    @property
+    def statistics(self) -> Statistics:
+        """Of the pictures kept."""
+        return statistics_of(self.facts[key].numbers for key in self.members)
+
+    def save(self, store: Store, tar: str) -> None:
+        """Write it beside the tar."""
+        store.write(path_of(tar), json.dumps(asdict(self)) + "\n")
+
+    @classmethod
+    def load(cls, store: Store, tar: str) -> "Sidecar":
+        """Read a shard's sidecar. Raises DataError if it is missing, damaged, or of a newer format."""
+        name = path_of(tar)
+        try:
+            data: dict[str, Any] = json.loads(store.read(name))
+            if data["version"] > SIDECAR_VERSION:
+                raise DataError(
+                    f"{store.where(name)} was written by a newer e4t (format {data['version']}, this one reads up to "
+                    f"{SIDECAR_VERSION}); upgrade e4t"
+                )
+            data["facts"] = {key: Facts(**facts) for key, facts in data["facts"].items()}
+            return cls(**data)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"shard {store.where(tar)}: its sidecar cannot be read ({error}); rerun `e4t prepare`: only this shard "
+                "is rebuilt"
+            ) from error
+
+
+def path_of(tar: str) -> str:
+    """The JSON file beside the tar."""
+    return tar.removesuffix(".tar") + ".json"

@@ -1,0 +1,56 @@
+"""What a source is, by its name and, of folders and parquet files, by what is in it."""
+
+from itertools import islice
+from typing import Literal
+
+from data_prep.config import PrepareConfig
+from data_prep.sources.archive_files import is_archive
+from data_prep.sources.filesystem import Tree, is_file, is_folder, is_local, open_tree
+from data_prep.sources.webdataset import has_manifest
+
+Kind = Literal["folder", "archive", "shards", "table", "datasets"]
+
+HUB = "hf://"
+
+
+def kind_of(config: PrepareConfig) -> Kind:
+    """The kind that ``auto`` finds. Raises DataError if a file that must be looked into is missing.
+
+    What is missing and looks like nothing else is a folder: as that it will be missed.
+    """
+    source, name = config.source, config.source.lower()
+    tree = open_tree(source) if is_local(source) else None
+    if tree and is_folder(tree):
+        return _kind_of_folder(tree)
+    if name.startswith(HUB) or name.endswith(".arrow"):
+        return "datasets"
+    if "{" in name and is_archive(name):
+        return "shards"
+    if name.endswith(".parquet"):
+        return _kind_of_parquet(config)
+    if name.endswith((".csv", ".tsv")):
+        return "table"
+    if is_archive(name) or "*" in name:
+        return "archive"
+    return _kind_of_folder(tree or open_tree(source))
+
+
+def _kind_of_folder(tree: Tree) -> Kind:
+    if not is_folder(tree):
+        return "folder"
+    if has_manifest(tree):
+        return "shards"
+    if is_file(tree, "dataset_dict.json") or (is_file(tree, "dataset_info.json") and is_file(tree, "state.json")):
+        return "datasets"
+    names = (name for name in tree.names() if not name.startswith("."))
+    first = list(islice(names, 1))
+    return "archive" if first and all(is_archive(name) for name in [*first, *names]) else "folder"
+
+
+def _kind_of_parquet(config: PrepareConfig) -> Kind:
+    """A column of texts is one of paths."""
+    if "*" in config.source:
+        return "datasets"
+    from data_prep.sources.table import parquet_texts
+
+    return "table" if config.read.image_column in parquet_texts(config) else "datasets"

@@ -1,0 +1,1 @@
+"""Files on disk or behind any fsspec URL: atomic writes, retries and a local cache."""

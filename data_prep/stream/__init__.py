@@ -1,0 +1,1 @@
+"""Read shards as batches in one global, resumable order."""

@@ -1,0 +1,86 @@
+"""The line of samples that a stream walks along: one set, or several mixed."""
+
+from typing import Any, NamedTuple
+
+from data_prep.config import StreamConfig
+from data_prep.errors import ConfigError
+from data_prep.shards.manifest import Manifest
+from data_prep.shards.reader import ShardReader
+from data_prep.stream.shuffle import GlobalOrder, Mix
+
+
+class Spot(NamedTuple):
+    """Where a row of the line lies."""
+
+    source: int
+    """Which set; 0 is the recipe's own."""
+    epoch: int
+    """Of that set."""
+    shard: int
+    """Of the set's split."""
+    row: int
+    """Of the shard."""
+
+
+class Line:
+    """Samples by global position, and what is needed to read them."""
+
+    def __init__(self, root: str, split: str, config: StreamConfig, *, seed: int) -> None:
+        """Open the sets. Raises ConfigError if they do not fit together, DataError if one is unfit."""
+        self.split, self.config, self.seed = split, config, seed
+        others = [(ShardReader(url, split, config), weight) for url, weight in config.mix.items()]
+        # By digest, so that the order is the same wherever the sets lie and however the recipe lists them.
+        others.sort(key=lambda other: other[0].manifest.digest)
+        self.roots = [root, *(other.files.store.url for other, _ in others)]
+        self.readers = [ShardReader(root, split, config), *(other for other, _ in others)]
+        _check_fit(self.manifests)
+        _check_cache(self.readers, config)
+        self.mix = Mix([1.0, *(weight for _, weight in others)], seed=seed)
+        self.orders = [
+            GlobalOrder(reader.counts, seed=seed, window_shards=config.window_shards) for reader in self.readers
+        ]
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """Of every set."""
+        return [reader.manifest for reader in self.readers]
+
+    def spot(self, index: int) -> Spot:
+        """What stands at a global position."""
+        source, own = self.mix.place(index)
+        return Spot(source, *self.orders[source].place(own))
+
+    def windows(self, index: int) -> list[tuple[int, int]]:
+        """Epoch and window, of every set, from which on a position reads."""
+        return [order.window_at(self.mix.before(index, source)) for source, order in enumerate(self.orders)]
+
+    def epoch_before(self, index: int) -> int:
+        """Epoch of the own set's last sample before a position, from 0."""
+        return max(0, self.mix.before(index, 0) - 1) // self.orders[0].epoch_samples
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the order beside the seed."""
+        own, *others = self.manifests
+        identity = {"split": self.split, "window_shards": self.config.window_shards, "set": own.digest}
+        shares = [f"{count} of {self.mix.block}" for count in self.mix.counts]
+        mixed = {f"mix.{other.digest}": share for other, share in zip(others, shares[1:], strict=True)}
+        return identity | {"share": shares[0]} | mixed
+
+
+def _check_fit(manifests: list[Manifest]) -> None:
+    sides = [manifest.resolution for manifest in manifests]
+    if len(set(sides)) > 1:
+        raise ConfigError(f"stream.mix: the sets' pictures have sides of {sides} pixels; prepare all with the same one")
+    if len({manifest.digest for manifest in manifests}) < len(manifests):
+        raise ConfigError("stream.mix: a set is named twice, under two addresses; name it once, with its whole weight")
+
+
+def _check_cache(readers: list[ShardReader], config: StreamConfig) -> None:
+    """Every window must fit, or its shards would push each other out for each sample."""
+    remote = [reader for reader in readers if not reader.files.store.local]
+    need = sum(sum(sorted((s.bytes for s in reader.shards), reverse=True)[: config.window_shards]) for reader in remote)
+    if need > config.cache_bytes:
+        raise ConfigError(
+            f"stream.cache_bytes is {config.cache_bytes}, and {config.window_shards} shards (stream.window_shards) of "
+            f"each set take up to {need}; give at least that, twice as much to hide downloads, or a smaller window"
+        )

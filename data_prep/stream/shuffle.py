@@ -1,0 +1,148 @@
+"""The global order of samples: a function of seed and position alone."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.errors import ConfigError
+
+Integers = NDArray[np.int64]
+
+
+class Place(NamedTuple):
+    """Where a row of the global order lies."""
+
+    epoch: int
+    shard: int
+    row: int
+
+
+class GlobalOrder:
+    """The order of samples for a seed.
+
+    Each epoch permutes the shards and shuffles the samples within windows of consecutive ones, so that every sample
+    comes once an epoch and reads stay near each other. Epochs follow each other without a gap: a batch may end one and
+    begin the next. Any position is found at the cost of shuffling its window; nothing before it is replayed.
+    """
+
+    def __init__(self, shard_samples: Sequence[int], *, seed: int, window_shards: int) -> None:
+        self.counts: Integers = np.asarray(shard_samples, dtype=np.int64)
+        self.seed = seed
+        self.window_shards = window_shards
+        self.epoch_samples = int(self.counts.sum())
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+        self._window = lru_cache(maxsize=2)(self._make_window)
+
+    def place(self, index: int) -> Place:
+        """Epoch, shard and row of the sample at global position ``index``, from 0."""
+        epoch, window, row = self._find(index)
+        shard, row = self._window(epoch, window)[row].tolist()
+        return Place(epoch, shard, row)
+
+    def window_at(self, index: int) -> tuple[int, int]:
+        """Epoch and window, both from 0, of a global position."""
+        return self._find(index)[:2]
+
+    def shards_from(self, epoch: int, window: int) -> Iterator[list[int]]:
+        """The shards of a window, then those of the next one, and so on without end."""
+        while True:
+            shards, _ = self._epoch(epoch)
+            for start in range(window * self.window_shards, len(shards), self.window_shards):
+                yield shards[start : start + self.window_shards].tolist()
+            epoch, window = epoch + 1, 0
+
+    def _find(self, index: int) -> tuple[int, int, int]:
+        """Epoch, window, and position in the window."""
+        epoch, within = divmod(index, self.epoch_samples)
+        _, starts = self._epoch(epoch)
+        # The last window that starts here or before: the ones of no samples that start at the same place come first.
+        window = int(np.searchsorted(starts, within, side="right")) - 1
+        return epoch, window, within - int(starts[window])
+
+    def _make_epoch(self, epoch: int) -> tuple[Integers, Integers]:
+        """The shards' order, and the position at which each window of them starts."""
+        shards = permutation(len(self.counts), self.seed, epoch, 0)
+        sizes = np.add.reduceat(self.counts[shards], np.arange(0, len(shards), self.window_shards))
+        return shards, np.cumsum(sizes) - sizes
+
+    def _make_window(self, epoch: int, window: int) -> Integers:
+        """(samples, 2): shard and row, shuffled."""
+        shards, _ = self._epoch(epoch)
+        members = shards[window * self.window_shards : (window + 1) * self.window_shards]
+        counts = self.counts[members]
+        rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        places = np.stack([np.repeat(members, counts), rows], axis=1)
+        return places[permutation(len(places), self.seed, epoch, 1 + window)]
+
+
+def permutation(length: int, *key: int) -> Integers:
+    """A permutation of ``range(length)`` that the key decides.
+
+    NumPy promises the raw stream of a bit generator for good, and not what its own shuffles make of it; a run resumed
+    under a newer NumPy must go on in the same order.
+    """
+    draws = np.random.PCG64(np.random.SeedSequence(key)).random_raw(length)
+    return np.argsort(draws, kind="stable")
+
+
+def is_flipped(seed: int, epoch: int, key: str) -> bool:
+    """Whether this picture is, in this epoch: every second one, whatever rank, worker or batch it comes to."""
+    return hashlib.sha256(f"{seed}/{epoch}/{key}".encode()).digest()[0] < 128
+
+
+LONGEST_BLOCK = 10_000
+
+
+class Mix:
+    """Sets interleaved by weight.
+
+    The line is cut into blocks of ``len(shares)`` positions in all, the smallest number in which every weight is a
+    whole one. Each block holds every set's share exactly, shuffled; so how many of a set come before any position
+    follows by arithmetic.
+    """
+
+    def __init__(self, weights: Sequence[float], *, seed: int) -> None:
+        """Raises ConfigError if the weights have no common measure that is short enough."""
+        parts = [Fraction(str(weight)) for weight in weights]
+        whole = math.lcm(*(part.denominator for part in parts))
+        counts = [int(part * whole) for part in parts]
+        self.counts = [count // math.gcd(*counts) for count in counts]
+        """Positions of each set in a block."""
+        self.block = sum(self.counts)
+        """Positions in a block."""
+        if self.block > LONGEST_BLOCK:
+            raise ConfigError(
+                f"stream.mix: weights {list(weights)} (the first is of the recipe's own set) are exact only over "
+                f"{self.block} samples; give weights with fewer digits (at most {LONGEST_BLOCK} samples)"
+            )
+        self._seed = seed
+        self._pattern = lru_cache(maxsize=4)(self._make_pattern)
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The set at a position, from 0, and the position in that set's own line."""
+        block, within = divmod(index, self.block)
+        sets, before = self._pattern(block)
+        number = int(sets[within])
+        return number, block * self.counts[number] + int(before[within])
+
+    def before(self, index: int, number: int) -> int:
+        """How many of a set come before a position."""
+        block, within = divmod(index, self.block)
+        sets, _ = self._pattern(block)
+        return block * self.counts[number] + int(np.count_nonzero(sets[:within] == number))
+
+    def _make_pattern(self, block: int) -> tuple[Integers, Integers]:
+        """The set at each position of the block, and how many of it come before in the block."""
+        sets = np.repeat(np.arange(len(self.counts)), self.counts)
+        # Four numbers, the last not 0: no key of an epoch or a window is the same.
+        sets = sets[permutation(self.block, self._seed, block, 0, 1)]
+        before = np.empty_like(sets)
+        for number, count in enumerate(self.counts):
+            before[sets == number] = np.arange(count)
+        return sets, before

@@ -1,0 +1,1 @@
+"""Data for demonstrations: drawn faces and emoji."""

@@ -1,0 +1,158 @@
+"""The frozen parts: Stable Diffusion and the CLIP picture tower."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel
+
+from encoder.backbone.loading import load_parts
+from encoder.backbone.text_encoders import TextEncoders, TextStates
+from encoder.config import BackboneConfig
+from encoder.hub_client import resolved_revision
+
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+
+
+class Posterior(NamedTuple):
+    """A diagonal Gaussian over latents."""
+
+    mean: Tensor
+    """(B, C, h, w)."""
+    std: Tensor
+    """(B, C, h, w)."""
+
+
+class Backbone(nn.Module):
+    """Frozen Stable Diffusion and CLIP picture tower; what differs between base models stands here."""
+
+    def __init__(
+        self,
+        *,
+        vae: AutoencoderKL,
+        text: TextEncoders,
+        unet: UNet2DConditionModel,
+        scheduler: DDIMScheduler,
+        clip: CLIPVisionModel,
+        config: BackboneConfig,
+    ) -> None:
+        super().__init__()
+        self.vae, self.text, self.unet, self.clip, self.config = vae, text, unet, clip, config
+        self.sampler = scheduler
+        self.noise_schedule = DDPMScheduler.from_config(scheduler.config)
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def load(cls, config: BackboneConfig, device: torch.device | str = "cpu") -> "Backbone":
+        """Load every part.
+
+        Raises ConfigError with one line if the id or folder holds no Stable Diffusion, or no CLIP tower is to be found.
+        """
+        return cls(**load_parts(config), config=config).to(device=device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the frozen weights are."""
+        device: torch.device = self.unet.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the frozen weights."""
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Downsampling factor of the autoencoder, 8 in every Stable Diffusion."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture with sides of ``resolution`` pixels."""
+        side = resolution // self.pixels_per_latent
+        return self.unet.config.in_channels, side, side
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the pictures that the UNet was trained on."""
+        return int(self.unet.config.sample_size * self.pixels_per_latent)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width d of a word embedding; of all text encoders together."""
+        return sum(self.text.widths)
+
+    def place_towers(self, device: torch.device | str) -> None:
+        """Put autoencoder and CLIP elsewhere than the UNet, such as into the host's memory while nobody needs them."""
+        for tower in (self.vae, self.clip):
+            if tower.device != torch.device(device):
+                tower.to(device)
+
+    @torch.no_grad()
+    def posterior(self, pixels: Tensor) -> "Posterior":
+        """The autoencoder's posterior over scaled latents of pictures (B, 3, H, W) in [-1, 1]; float32."""
+        latent = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+        scale = self.vae.config.scaling_factor
+        return Posterior(latent.mean.float() * scale, latent.std.float() * scale)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], float32, of scaled latents."""
+        pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+        return pixels.float().clamp(-1, 1)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates) -> Tensor:
+        """What the UNet predicts at z_t (B, C, h, w), t (B,) or a scalar: (B, C, h, w), float32."""
+        noisy = noisy.to(self.dtype)
+        added = self.added_conditions(noisy, text)
+        prediction: Tensor = self.unet(noisy, timesteps, text.states, added_cond_kwargs=added).sample
+        return prediction.float()
+
+    def added_conditions(self, noisy: Tensor, text: TextStates) -> dict[str, Tensor] | None:
+        """What SDXL's UNet is told beside the text states: the pooled state, and sizes in pixels.
+
+        Height and width of the original, top and left of the crop, height and width of the target (arXiv 2307.01952,
+        section 2.2): a prepared picture is its own original, uncropped.
+        """
+        if text.pooled is None:
+            return None
+        height, width = (side * self.pixels_per_latent for side in noisy.shape[-2:])
+        sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device, dtype=self.dtype)
+        return {"text_embeds": text.pooled, "time_ids": sizes.expand(len(noisy), -1)}
+
+    def identity(self) -> dict[str, str]:
+        """Which base this is: ``model`` and, of a hub's, ``revision``; ``weights`` is a digest of what is held."""
+        parts = "".join(self.fingerprint(part) for part in ("vae", "text", "unet", "clip"))
+        revision = resolved_revision(self.config.model, self.config.revision)
+        named = {"model": self.config.model, "revision": revision or ""}
+        return {**named, "weights": hashlib.sha256(parts.encode()).hexdigest()}
+
+    def fingerprint(self, part: Literal["vae", "text", "unet", "clip"]) -> str:
+        """Digest of a part's weights as they are held: equal weights have equal ones, wherever they came from."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(getattr(self, part).state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    def clip_input(self, pixels: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] as this backbone's CLIP tower expects them."""
+        return clip_input(pixels, self.clip.config.image_size).to(self.device, self.clip.dtype)
+
+
+def clip_input(pixels: Tensor, size: int) -> Tensor:
+    """Resize pictures (B, 3, H, W) in [-1, 1] to ``size`` and normalise them as every CLIP expects them."""
+    return pixel_input(pixels, size, CLIP_MEAN, CLIP_STD)
+
+
+def pixel_input(pixels: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Resize pictures (B, 3, H, W) in [-1, 1] to ``size``, and normalise each channel of [0, 1]."""
+    if pixels.shape[-2:] != (size, size):
+        pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+    centre, spread = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std))
+    return ((pixels + 1) / 2 - centre) / spread

@@ -1,0 +1,107 @@
+"""Where the frozen parts come from: a hub id, a folder, or, for their shapes alone, published configurations."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
+from transformers import (
+    AltCLIPVisionModel,
+    AutoConfig,
+    ChineseCLIPVisionModel,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModel,
+    MetaClip2VisionModel,
+)
+
+from encoder.backbone.text_encoders import TextEncoders
+from encoder.config import BackboneConfig
+from encoder.errors import ConfigError
+from encoder.hub_client import is_hub_id
+
+TEXT_ENCODERS = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
+CLIP_TOWERS = {
+    "clip": CLIPVisionModel,
+    "metaclip_2": MetaClip2VisionModel,
+    "chinese_clip": ChineseCLIPVisionModel,
+    "altclip": AltCLIPVisionModel,
+}
+"""Picture towers with a class token, by the family that their configuration names."""
+
+
+def load_parts(config: BackboneConfig) -> dict[str, Any]:
+    """Every part of a base, as ``Backbone`` takes them.
+
+    Raises ConfigError with one line if the id or folder holds no Stable Diffusion, or no CLIP tower is to be found.
+    """
+    if not Path(config.model).exists() and not is_hub_id(config.model):
+        raise ConfigError(f"base model {config.model}: no such folder, and not a hub id of the form owner/name")
+    try:
+        index = DiffusionPipeline.load_config(config.model, revision=config.revision)
+        return {
+            "vae": _vae(config),
+            "text": _text(config, index),
+            "unet": _unet(config),
+            "scheduler": DDIMScheduler.from_pretrained(config.model, subfolder="scheduler", revision=config.revision),
+            "clip": _clip(config),
+        }
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"base model {config.model} cannot be loaded: {reason} Give a Stable Diffusion folder or hub id with "
+            "safetensors; pickles (.bin, .ckpt) are never opened"
+        ) from error
+
+
+def _vae(config: BackboneConfig) -> AutoencoderKL:
+    vae = _part(AutoencoderKL, config, "vae")
+    if config.dtype == "float16" and vae.config.force_upcast:
+        vae.float()  # its activations exceed what fp16 holds
+    return vae
+
+
+def _text(config: BackboneConfig, index: Mapping[str, Any]) -> TextEncoders:
+    names = [name for name in ("text_encoder", "text_encoder_2") if index.get(name, [None])[0]]
+    encoders = [_part(TEXT_ENCODERS[index[name][1]], config, name) for name in names]
+    tokenizers = [
+        CLIPTokenizer.from_pretrained(
+            config.model, subfolder=name.replace("text_encoder", "tokenizer"), revision=config.revision
+        )
+        for name in names
+    ]
+    return TextEncoders(encoders, tokenizers, null_is_zero=bool(index.get("force_zeros_for_empty_prompt", False)))
+
+
+def _unet(config: BackboneConfig) -> UNet2DConditionModel:
+    unet = _part(UNet2DConditionModel, config, "unet")
+    if unet.config.addition_embed_type not in (None, "text_time"):
+        raise ConfigError(
+            f"base model {config.model}: its UNet asks for {unet.config.addition_embed_type!r}; "
+            "only Stable Diffusion 1.x, 2.x and XL are supported"
+        )
+    return unet
+
+
+def _clip(config: BackboneConfig) -> CLIPVisionModel:
+    where: dict[str, Any] = {"pretrained_model_name_or_path": config.clip or config.model}
+    if config.clip is None:
+        where |= {"subfolder": "clip", "revision": config.revision}
+    family = AutoConfig.from_pretrained(**where, trust_remote_code=False).model_type.removesuffix("_vision_model")
+    if family not in CLIP_TOWERS:
+        raise ConfigError(
+            f"picture tower {config.clip or config.model} is a {family}; give one of {', '.join(sorted(CLIP_TOWERS))}"
+        )
+    return CLIP_TOWERS[family].from_pretrained(**where, dtype=getattr(torch, config.dtype), use_safetensors=True)
+
+
+def _part(kind: type, config: BackboneConfig, name: str) -> Any:  # noqa: ANN401 - of the kind that was asked for
+    dtype = getattr(torch, config.dtype)
+    return kind.from_pretrained(  # type: ignore[attr-defined]
+        config.model, subfolder=name, revision=config.revision, dtype=dtype, use_safetensors=True
+    )

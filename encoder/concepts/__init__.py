@@ -1,0 +1,1 @@
+"""Tuned concepts: tokens, weight deltas, and their files."""

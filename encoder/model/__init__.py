@@ -1,0 +1,1 @@
+"""The method's trained parts and its loss."""

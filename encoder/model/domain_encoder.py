@@ -1,0 +1,83 @@
+"""The domain encoder: a picture, seen with the noise level at hand, to a word-embedding residual."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from encoder.backbone.backbone import Backbone
+from encoder.backbone.unet_halves import EncoderHalf
+from encoder.config import EncoderSees
+from encoder.errors import ConfigError
+from encoder.model.features import class_token_layers, class_tokens, map_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainEncoderConfig:
+    """Shape of a domain encoder, fixed by the base model but for ``hidden_width`` and what it sees."""
+
+    class_tokens: int
+    """K, CLIP layers looked at, the last ones of those that there are."""
+    clip_width: int
+    map_channels: tuple[int, ...]
+    """Channels C_j of the UNet's pooled maps; none if it does not look at them."""
+    embedding_width: int
+    """d of the text encoder."""
+    hidden_width: int
+    """Width of the pooled hierarchy."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_width < 1:
+            raise ConfigError(f"encoder.hidden_width is {self.hidden_width}; give at least 1 (the CLIP width is usual)")
+        object.__setattr__(self, "map_channels", tuple(self.map_channels))
+
+    @classmethod
+    def for_backbone(
+        cls, backbone: Backbone, hidden_width: int | None = None, sees: EncoderSees = "everything"
+    ) -> "DomainEncoderConfig":
+        """The shape that fits a backbone; ``hidden_width`` is CLIP's own width unless given."""
+        clip = backbone.clip.config
+        return cls(
+            class_tokens=1 if sees == "last layer" else len(class_token_layers(clip.num_hidden_layers)),
+            clip_width=clip.hidden_size,
+            map_channels=() if sees == "no maps" else map_channels(backbone.unet),
+            embedding_width=backbone.embedding_width,
+            hidden_width=hidden_width or clip.hidden_size,
+        )
+
+
+class DomainEncoder(nn.Module):
+    """v = C LeakyReLU(mean over [A_k CLS_k] and [B_j pool(F_j)]) (E4T, arXiv 2302.12228, section "encoder").
+
+    C starts at zero, so that before training the word is the domain's own.
+    """
+
+    def __init__(self, config: DomainEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.from_clip = nn.ModuleList(
+            nn.Linear(config.clip_width, config.hidden_width) for _ in range(config.class_tokens)
+        )
+        self.from_unet = nn.ModuleList(nn.Linear(channels, config.hidden_width) for channels in config.map_channels)
+        self.activation = nn.LeakyReLU()
+        self.to_embedding = nn.Linear(config.hidden_width, config.embedding_width)
+        nn.init.zeros_(self.to_embedding.weight)
+        nn.init.zeros_(self.to_embedding.bias)
+
+    def look(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        """What it sees of pictures (B, 3, H, W) in [-1, 1]: their class tokens (B, K, width)."""
+        return class_tokens(backbone, pixels)
+
+    def maps(self, half: EncoderHalf) -> list[Tensor]:
+        """What it sees of the UNet: the pooled output [(B, C_j)] of each block."""
+        return half.maps
+
+    def forward(self, class_tokens: Tensor, maps: list[Tensor]) -> Tensor:
+        """Residual v (B, d) from class tokens (B, K, width) and the UNet's pooled maps [(B, C_j)]."""
+        dtype = self.to_embedding.weight.dtype
+        tokens = class_tokens[:, -len(self.from_clip) :].to(dtype).unbind(1)
+        members = [project(token) for project, token in zip(self.from_clip, tokens, strict=True)]
+        if self.from_unet:
+            members += [project(pooled.to(dtype)) for project, pooled in zip(self.from_unet, maps, strict=True)]
+        v: Tensor = self.to_embedding(self.activation(torch.stack(members).mean(dim=0)))
+        return v

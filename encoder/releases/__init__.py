@@ -1,0 +1,1 @@
+"""Domain encoders on disk: read, download, import."""

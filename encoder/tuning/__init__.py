@@ -1,0 +1,1 @@
+"""Tune a concept on one or a few images."""

@@ -1,0 +1,88 @@
+"""The releases on offer, and what is done with them: tuning with previews on the way, and painting."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from encoder.concepts.concept import Concept
+from encoder.config import Precision
+from encoder.errors import ConfigError
+from encoder.pipeline import E4TPipeline
+from encoder.releases.release import Release
+
+PREVIEWS = 5
+"""Painted while tuning, beside the first, which is the encoder's guess."""
+PREVIEW_STEPS = 8
+"""DDIM steps of a preview: enough to see what is learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glance:
+    """Tuning after some steps."""
+
+    step: int
+    preview: Image.Image | None = None
+    """If one was painted after this step."""
+    concept: Concept | None = None
+    """At the end."""
+
+
+class Studio:
+    """Holds one release in memory at a time, the one that was asked for last. Not for several threads at once."""
+
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        *,
+        base: str | None = None,
+        device: str | None = None,
+        dtype: Precision | None = None,
+    ) -> None:
+        """Open the first release. Raises ModelError or ConfigError if it is no use, or another's index is broken."""
+        self.releases: dict[str, Release] = {}
+        for release in map(Release.open, folders):
+            if release.identity in self.releases:
+                raise ConfigError(f"two of the releases are called {release.identity}; give one of them")
+            self.releases[release.identity] = release
+        self._base, self._device, self._dtype = base, device, dtype
+        self._pipe = self._open(next(iter(self.releases)))
+
+    def _open(self, release: str) -> E4TPipeline:
+        folder = self.releases[release].folder
+        return E4TPipeline.from_pretrained(folder, base=self._base, device=self._device, dtype=self._dtype)
+
+    def pipe(self, release: str) -> E4TPipeline:
+        """A release, by its name and version, opened if it is not the one in memory."""
+        if self._pipe.release != release:
+            del self._pipe  # before the other comes: two might not fit
+            self._pipe = self._open(release)
+        return self._pipe
+
+    def tune(
+        self, release: str, picture: Image.Image, steps: int, enough: Callable[[], bool] = lambda: False
+    ) -> Iterator[Glance]:
+        """Tune step by step, until the last or until ``enough``; the last glance has the concept."""
+        pipe = self.pipe(release)
+        prompt, every = pipe.conditioning.config.templates[0], -(-steps // PREVIEWS)
+        with pipe.tuning(picture, steps=steps) as tuning:
+            yield Glance(step=0, preview=pipe(prompt, steps=PREVIEW_STEPS)[0])
+            step = 0
+            while step < steps and not enough():
+                tuning.step()
+                step += 1
+                shown = step % every == 0 or step == steps
+                yield Glance(step=step, preview=pipe(prompt, steps=PREVIEW_STEPS)[0] if shown else None)
+            concept = tuning.concept(pipe.release, step)
+        yield Glance(step=step, concept=concept)
+
+    def paint(
+        self, concept: Path, prompts: Sequence[str], *, variants: int, steps: int, seed: int
+    ) -> Iterator[list[Image.Image]]:
+        """A saved concept's pictures, prompt by prompt; the same variant of each starts from the same noise."""
+        loaded = Concept.load(concept)
+        pipe = self.pipe(loaded.release)
+        pipe.load_concept(loaded)
+        for prompt in prompts:
+            yield pipe([prompt] * variants, steps=steps, seed=seed)

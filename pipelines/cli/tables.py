@@ -1,0 +1,38 @@
+"""Tables and status lines that commands print."""
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from data_prep.prepare.status import Status
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.report import Report
+
+
+def status_lines(folder: str, status: Status) -> list[str]:
+    """Where a set of shards stands, in a few lines."""
+    left = status.pictures - status.looked_at
+    eta = f", {left / status.rate / 60:.0f} minutes to go" if status.rate and left else ""
+    rate = f", {status.rate:.1f} pictures/s" if status.rate else ""
+    state = "finished" if status.finished else "not finished"
+    lines = [
+        f"{folder}: {state}",
+        f"shards    {status.done} of {status.shards}",
+        f"pictures  {status.looked_at} done, {left} left{rate}{eta}",
+    ]
+    return lines + [f"kept out  {count} {reason}" for reason, count in status.dropped.items()]
+
+
+def report_table(report: "Report") -> Table:
+    """An evaluation's report, a row for each system after each number of steps."""
+    title = "held-out concepts: means (what the columns say: docs/evaluation.md)"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("system", min_width=16, overflow="fold")
+    for name in ("steps", *report.columns, "seconds"):
+        table.add_column(name, justify="right", min_width=5, overflow="fold")
+    for row in report.rows:
+        means = (f"{estimate.mean:.3f}" for estimate in row.scores.values())
+        table.add_row(row.system, str(row.steps), *means, f"{row.seconds.mean:.1f}")
+    return table

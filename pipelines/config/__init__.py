@@ -1,0 +1,1 @@
+"""The recipe: one typed, frozen configuration for every stage."""

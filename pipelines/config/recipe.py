@@ -1,0 +1,53 @@
+"""The recipe: one YAML file, every stage's settings, each explained where it is declared."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.config import PrepareConfig, StreamConfig
+from data_prep.credentials import refuse_credentials
+from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
+from pipelines.config.evaluation import CompareConfig, EvaluateConfig
+from pipelines.config.pretraining import CacheConfig, PretrainConfig
+from pipelines.config.publishing import PublishConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a run makes."""
+
+    name: str
+    """The run's name, its folder under ``runs``."""
+    base: BackboneConfig
+    data: PrepareConfig
+    conditioning: ConditioningConfig
+    runs: str = "runs"
+    """Folder of all runs."""
+    seed: int = 0
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+
+    def __post_init__(self) -> None:
+        refuse_credentials(self.plain())
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.runs) / self.name
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data, tuples as lists."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - plain data of any shape
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

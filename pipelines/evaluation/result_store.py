@@ -1,0 +1,101 @@
+"""What a system made of a concept, as a folder: nothing is made twice, and nothing half made is taken for whole."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from data_prep.config import digest_of
+from data_prep.storage.atomic import whole_folder
+from encoder.concepts.concept import Concept
+from encoder.releases.release import Release
+from pipelines.config.evaluation import BARE, System
+from pipelines.config.recipe import Recipe
+from pipelines.evaluation.cases import Case
+
+_FACTS, _CONCEPT = "result.json", "concept"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Pictures of a concept by a system, after each of its numbers of steps."""
+
+    pictures: dict[int, list[Image.Image]]
+    """By tuning steps: one for each of the case's prompts."""
+    seconds: dict[int, float]
+    """That tuning had taken by then, without sampling; what it goes on after included."""
+    peak_gib: float
+    """The most memory that tuning held: on the device, or of the process if there is none."""
+    concept: Concept | None = None
+    """At the last number of steps, if it is a learned word alone."""
+
+
+class Results:
+    """All results of a comparison, in ``<output>/results/<system>/<concept>``."""
+
+    def __init__(self, output: Path, recipe: Recipe, systems: Sequence[System]) -> None:
+        """Of systems whose starts are folders, or the bare base."""
+        self._folder, self._recipe = output / "results", recipe
+        self._systems = {system.name: system for system in systems}
+
+    def _place(self, system: System, case: Case) -> Path:
+        return self._folder / system.slug / case.concept
+
+    def digest(self, system: System, case: Case) -> str:
+        """Of everything that decides the pictures: a result of another digest is made again."""
+        how = asdict(system) | {"name": None, "tuning": asdict(system.tuning(self._recipe.tune))}
+        how["after"] = system.after and self.digest(self._systems[system.after], case)
+        how["start"] = None if system.start == BARE else _release_digest(Path(system.start))
+        recipe = {part: asdict(getattr(self._recipe, part)) for part in ("base", "conditioning", "sample")}
+        asked = {"captions": case.captions[: system.pictures], "edits": case.edits, "seed": case.seed}
+        shown = case.fingerprints[: system.pictures]
+        return digest_of([how, recipe, asked, shown, self._recipe.data.resolution, self._recipe.seed])
+
+    def has(self, system: System, case: Case) -> bool:
+        """Whether this result is there, as it would be made now."""
+        facts = self._place(system, case) / _FACTS
+        return facts.exists() and json.loads(facts.read_text())["digest"] == self.digest(system, case)
+
+    def save(self, system: System, case: Case, result: Result) -> None:
+        """Write a result in place of an outdated one; it appears by rename, when whole."""
+        facts = {"digest": self.digest(system, case), "seconds": result.seconds, "peak_gib": result.peak_gib}
+        with whole_folder(self._place(system, case)) as folder:
+            for steps, images in result.pictures.items():
+                (folder / str(steps)).mkdir()
+                for index, image in enumerate(images):
+                    image.save(folder / str(steps) / f"{index}.png")
+            if result.concept:
+                result.concept.save(folder / _CONCEPT)
+            (folder / _FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+
+    def before(self, system: System, case: Case) -> Result | None:
+        """What the system goes on after, if it does."""
+        return self.load(self._systems[system.after], case) if system.after else None
+
+    def load(self, system: System, case: Case) -> Result:
+        """Read a result that is there."""
+        place = self._place(system, case)
+        facts: dict[str, Any] = json.loads((place / _FACTS).read_text())
+        return Result(
+            pictures={
+                steps: [_open(place / str(steps) / f"{index}.png") for index in range(len(case.prompts))]
+                for steps in system.steps
+            },
+            seconds={int(steps): seconds for steps, seconds in facts["seconds"].items()},
+            peak_gib=facts["peak_gib"],
+            concept=Concept.load(place / _CONCEPT) if (place / _CONCEPT).exists() else None,
+        )
+
+
+@cache
+def _release_digest(folder: Path) -> str:
+    return Release.open(folder).digest
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -1,0 +1,1 @@
+"""``e4t pretrain``: train the domain encoder and the weight offsets."""

@@ -1,0 +1,1 @@
+"""Checkpoints that depend on neither the number of ranks nor the ZeRO stage."""

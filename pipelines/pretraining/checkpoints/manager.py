@@ -1,0 +1,123 @@
+"""Checkpoints that are whole or not there: written under another name, flushed, ``COMPLETE`` last, renamed."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from data_prep.storage.atomic import sha256_of
+from pipelines.errors import RunError
+
+log = logging.getLogger("e4t")
+COMPLETE = "COMPLETE"
+"""The file that makes a folder a checkpoint; it holds every other file's sha256."""
+_NAME = re.compile(r"step_(\d{8,})")
+
+
+class Checkpoints:
+    """The checkpoints folder of a run: the newest ``keep`` stay, and for good those of every ``keep_every``-th step.
+
+    One process writes, in a thread, while training goes on; what failed there is raised by the next call.
+    """
+
+    def __init__(self, folder: Path, keep: int, keep_every: int = 0) -> None:
+        self.folder, self.keep, self.keep_every = folder, keep, keep_every
+        self._writer: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def complete(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        named = (path for path in self.folder.glob("step_*") if _NAME.fullmatch(path.name))
+        return sorted((path for path in named if (path / COMPLETE).exists()), key=_step)
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint whose files are as they were written; others are passed by with a warning."""
+        for path in reversed(self.complete()):
+            fault = _fault(path)
+            if fault is None:
+                return path
+            log.warning("checkpoint %s is damaged (%s); taking an older one", path, fault)
+        return None
+
+    def save(self, step: int, fill: Callable[[Path], None]) -> None:
+        """Begin to write the checkpoint of ``step``, which ``fill`` puts into the folder it is given.
+
+        Raises RunError if the checkpoint before could not be written.
+        """
+        self.wait()
+        self._writer = threading.Thread(target=self._write, args=(step, fill), name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until what has been begun is whole. Raises RunError if it could not be written."""
+        if self._writer:
+            self._writer.join()
+        error, self._writer, self._error = self._error, None, None
+        if error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise RunError(
+                f"no checkpoint can be written to {self.folder} ({reason}); make room there and run the same command "
+                "again: it goes on from the newest complete one"
+            ) from error
+
+    def _write(self, step: int, fill: Callable[[Path], None]) -> None:
+        aside = self.folder / f".step_{step:08d}.partial"
+        try:
+            for stale in self.folder.glob(".step_*.partial"):
+                shutil.rmtree(stale)
+            aside.mkdir(parents=True)
+            fill(aside)
+            log.info("checkpoint %s", self._commit(aside, self.folder / f"step_{step:08d}"))
+        except Exception as error:  # raised where somebody listens
+            self._error = error
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _commit(self, aside: Path, final: Path) -> Path:
+        files = sorted(path for path in aside.rglob("*") if path.is_file())
+        digests = {str(path.relative_to(aside)): sha256_of(path) for path in files}
+        for path in (*aside.rglob("*"), aside):
+            _flush(path)
+        (aside / COMPLETE).write_text(json.dumps(digests, indent=1) + "\n")
+        _flush(aside / COMPLETE)
+        _flush(aside)
+        if final.exists():
+            self._remove(final)
+        aside.rename(final)
+        _flush(self.folder)
+        # Later ones were damaged, or this would not be written now: they are replaced when training is there again.
+        reached = [path for path in self.complete() if _step(path) <= _step(final)]
+        for old in reached[: -self.keep]:
+            if not self.keep_every or _step(old) % self.keep_every:
+                self._remove(old)
+        return final
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Under its name a checkpoint is whole, so it loses the name first."""
+        doomed = checkpoint.with_name(f".{checkpoint.name}.removed.partial")
+        checkpoint.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def _fault(checkpoint: Path) -> str | None:
+    try:
+        digests = json.loads((checkpoint / COMPLETE).read_text())
+        wrong = [name for name, digest in digests.items() if sha256_of(checkpoint / name) != digest]
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return f"sha256 of {wrong[0]} differs" if wrong else None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,36 @@
+"""What training has learned so far, whole: the same on any number of ranks and in any ZeRO stage."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.pretraining.optimizer import AVERAGE, MOMENTS
+
+Tensors = dict[str, Tensor]
+"""By the parameter's name; fp32, whole, on the CPU."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Weights and optimizer state."""
+
+    weights: Tensors
+    moments: dict[str, Tensors]
+    """``exp_avg``, ``exp_avg_sq`` and, if one is kept, ``average``."""
+    updates: int
+    """Optimizer steps taken, without those that were skipped."""
+    loss_scale: float
+    """Of fp16; 0 if there is none yet."""
+
+    @classmethod
+    def start(cls, model: nn.Module) -> "TrainingState":
+        """Of a model that has not been trained."""
+        weights = {name: p.detach().float().cpu().clone() for name, p in model.named_parameters()}
+        moments = {key: {name: torch.zeros_like(tensor) for name, tensor in weights.items()} for key in MOMENTS}
+        return cls(weights, moments, updates=0, loss_scale=0.0)
+
+    @property
+    def best(self) -> Tensors:
+        """What is shown and released: the average if one is kept, else the weights."""
+        return self.moments.get(AVERAGE, self.weights)

@@ -1,0 +1,70 @@
+"""``e4t cache``: the autoencoder's posterior and CLIP's class tokens of every picture, once instead of every epoch."""
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from data_prep.shards.features import FeatureReader, write_features
+from data_prep.shards.manifest import Manifest
+from encoder.backbone.backbone import Backbone
+from encoder.model.features import Encoded, encode_pictures
+from pipelines.config.recipe import Recipe
+from pipelines.tracking.stage_runs import tracked
+
+
+def cache(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], None] | None = None) -> None:
+    """Be one rank: compute what is missing of every ``world``-th shard from ``rank`` on; rank 0 tells MLflow."""
+    if rank:
+        _compute(recipe, rank, world, watch)
+        return
+    manifest = Manifest.load(recipe.data.output)
+    with tracked(recipe, "cache") as tracker:
+        tracker.dataset(manifest.concept, manifest.digest, recipe.data.output, "encoding")
+        _compute(recipe, rank, world, watch)
+
+
+def _compute(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], None] | None) -> None:
+    backbone = Backbone.load(recipe.base, _device())
+    dtype = getattr(torch, recipe.cache.dtype)
+
+    def compute(pixels: Tensor) -> dict[str, Tensor]:
+        return {name: tensor.to(dtype) for name, tensor in encode_pictures(backbone, pixels).tensors().items()}
+
+    for root in (recipe.data.output, *recipe.stream.mix):
+        write_features(
+            root,
+            recipe.cache.folder,
+            purpose(recipe, backbone),
+            compute,
+            rank=rank,
+            world=world,
+            batch_size=recipe.cache.batch_size,
+            watch=watch,
+        )
+
+
+def open_cache(recipe: Recipe, backbone: Backbone, split: str) -> FeatureReader:
+    """The set's features for this base. Raises ConfigError if they are made for another, DataError if some miss."""
+    return FeatureReader(recipe.data.output, recipe.cache.folder, split, purpose(recipe, backbone), recipe.stream)
+
+
+def purpose(recipe: Recipe, backbone: Backbone) -> dict[str, str]:
+    """What features hold for: the very weights that made them, and the precision."""
+    return {
+        "autoencoder": backbone.fingerprint("vae"),
+        "picture tower": backbone.fingerprint("clip"),
+        "dtype": recipe.cache.dtype,
+    }
+
+
+def encoded(features: dict[str, Tensor], device: torch.device) -> Encoded:
+    """Cached tensors as the method takes them."""
+    return Encoded.of({name: tensor.to(device).float() for name, tensor in features.items()})
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

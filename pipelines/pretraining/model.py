@@ -1,0 +1,50 @@
+"""What pre-training trains: the domain encoder and the weight offsets, over a backbone that it does not own."""
+
+from torch import nn
+
+from encoder.backbone.backbone import Backbone
+from encoder.backbone.text_encoders import Prompts
+from encoder.model.conditioning import Conditioning
+from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.model.features import Encoded
+from encoder.model.losses import Draw, Losses, domain_tuning_loss
+from encoder.model.weight_offsets import OffsetPredictor, set_offsets
+from pipelines.config.pretraining import PretrainConfig
+from pipelines.config.recipe import Recipe
+
+
+class DomainModel(nn.Module):
+    """The trained modules. The backbone stays outside of the module tree: no engine or checkpoint sees it."""
+
+    def __init__(
+        self, encoder: DomainEncoder, offsets: OffsetPredictor, backbone: Backbone, conditioning: Conditioning
+    ) -> None:
+        super().__init__()
+        self.encoder, self.offsets = encoder, offsets
+        self._frozen = (backbone, conditioning)
+
+    @classmethod
+    def start(cls, config: PretrainConfig, backbone: Backbone, conditioning: Conditioning) -> "DomainModel":
+        """As it is before training."""
+        encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, config.hidden_width, config.encoder_sees))
+        return cls(encoder, OffsetPredictor.for_unet(backbone.unet, config.offsets), backbone, conditioning)
+
+    def forward(self, pictures: Encoded, prompts: Prompts, draw: Draw, regulariser: float) -> Losses:
+        """Losses of a micro-batch; the offsets are evaluated once, for both passes."""
+        backbone, conditioning = self._frozen
+        set_offsets(backbone.unet, self.offsets())
+        return domain_tuning_loss(
+            backbone,
+            self.encoder,
+            conditioning,
+            class_tokens=pictures.class_tokens,
+            prompts=prompts,
+            regulariser=regulariser,
+            **draw.noised(pictures.posterior),
+        )
+
+
+def draws(recipe: Recipe, backbone: Backbone, seeds: list[int]) -> Draw:
+    """Noise, timesteps and prompts for samples with these seeds."""
+    shape = backbone.latent_shape(recipe.data.resolution)
+    return Draw.for_samples(seeds, shape, backbone.noise_schedule.config.num_train_timesteps)

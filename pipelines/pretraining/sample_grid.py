@@ -1,0 +1,37 @@
+"""Grids of pictures: while training, and for people at the end."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from data_prep.stream.stream import Sample
+from encoder.backbone.backbone import Backbone
+from encoder.concepts.concept import Concept
+from encoder.concepts.concept_tokens import PictureWord
+from encoder.images import to_images
+from encoder.model.conditioning import Conditioning
+from encoder.model.features import class_tokens
+from encoder.pipeline import E4TPipeline
+from pipelines.config.recipe import Recipe
+from pipelines.pretraining.model import DomainModel
+from pipelines.runtime.image_grid import labelled_grid
+
+
+@torch.no_grad()
+def training_grid(
+    model: DomainModel, samples: Sequence[Sample], recipe: Recipe, backbone: Backbone, conditioning: Conditioning
+) -> Image.Image:
+    """Held-out pictures beside what the encoder makes of them without tuning."""
+    pipeline = E4TPipeline(
+        backbone, model.encoder, conditioning, release="in training", resolution=recipe.data.resolution
+    )
+    rows = []
+    for index, sample in enumerate(samples):
+        pixels = sample.image[None]
+        tokens = class_tokens(backbone, pixels)
+        pipeline.load_concept(Concept(changes={}, word=PictureWord(tokens), release="in training"))
+        prompts = [conditioning.config.templates[0], conditioning.caption_prompt(sample.caption)]
+        latents = pipeline.sample(prompts, recipe.sample, seed=1000 * index)
+        rows.append([to_images(pixels)[0], *to_images(backbone.decode(latents))])
+    return labelled_grid(rows, ("held out", "zero-shot", "from its caption"))

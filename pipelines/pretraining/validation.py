@@ -1,0 +1,67 @@
+"""What held-out pictures say of the weights: a loss at fixed noise and timesteps, and a grid to look at."""
+
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from PIL import Image
+
+from data_prep.stream.stream import Sample, ShardReader
+from encoder.backbone.backbone import Backbone
+from encoder.model.conditioning import Conditioning
+from encoder.model.features import encode_pictures
+from encoder.model.weight_offsets import set_offsets
+from pipelines.config.recipe import Recipe
+from pipelines.pretraining.checkpoints.state import Tensors
+from pipelines.pretraining.model import DomainModel, draws
+from pipelines.pretraining.sample_grid import training_grid
+
+GRID_ROWS = 6
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out pictures and all that is frozen. Draws its randomness from fixed seeds and leaves training's alone."""
+
+    recipe: Recipe
+    backbone: Backbone
+    conditioning: Conditioning
+
+    def look(self, weights: Tensors) -> tuple[float, Image.Image]:
+        """Mean denoising loss; pictures, and what the encoder makes of them without tuning."""
+        model = self._model(weights)
+        return self._loss(model), self._grid(model)
+
+    def _loss(self, model: DomainModel) -> float:
+        samples = self._samples()
+        pixels = torch.stack([sample.image for sample in samples])
+        draw = draws(self.recipe, self.backbone, list(range(len(samples))))
+        prompts = self.conditioning.draw_prompts([sample.caption for sample in samples], draw.choice)
+        size = self.recipe.pretrain.micro_batch_size
+        total = 0.0
+        with torch.no_grad():
+            for start in range(0, len(samples), size):
+                rows = slice(start, start + size)
+                pictures = encode_pictures(self.backbone, pixels[rows])
+                total += float(model(pictures, prompts[rows], draw[rows], 0.0).denoising) * len(pixels[rows])
+        return total / len(samples)
+
+    def _grid(self, model: DomainModel) -> Image.Image:
+        rows = list(islice(self._reader(), GRID_ROWS))
+        with torch.no_grad():
+            set_offsets(self.backbone.unet, model.offsets())
+        return training_grid(model, rows, self.recipe, self.backbone, self.conditioning)
+
+    def _reader(self) -> ShardReader:
+        return ShardReader(self.recipe.data.output, "val", self.recipe.stream)
+
+    def _samples(self) -> list[Sample]:
+        reader, count = self._reader(), self.recipe.pretrain.validate_samples
+        step = max(1, len(reader) // count)
+        return [reader[index] for index in range(0, len(reader), step)][:count]
+
+    def _model(self, weights: Tensors) -> DomainModel:
+        with torch.random.fork_rng():
+            model = DomainModel.start(self.recipe.pretrain, self.backbone, self.conditioning)
+        model.load_state_dict(weights)
+        return model.to(self.backbone.device).requires_grad_(False)

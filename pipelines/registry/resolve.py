@@ -1,0 +1,73 @@
+"""Where a release is: a folder, ``models:/name@alias`` or ``models:/name/3`` in MLflow's registry, or a hub id."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.config import digest_of
+from data_prep.storage.atomic import shared_folder
+from encoder.errors import ConfigError, ModelError
+from encoder.releases.download import release_folder
+from encoder.releases.release import Release
+from pipelines.errors import RunError
+from pipelines.tracking.client import connect, first_line, shown_uri, tracking_uri
+from pipelines.tracking.stage_runs import WEIGHTS
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+RELEASE_FOLDER = "release"
+"""What its folder is called in a version."""
+
+
+def cache_folder() -> Path:
+    """``E4T_CACHE``, else ``~/.cache/e4t``: what was fetched or tuned before."""
+    return Path(os.environ.get("E4T_CACHE") or Path.home() / ".cache" / "e4t")
+
+
+def release_at(place: str, runs: Path | str = "runs") -> Path:
+    """The folder of a release; what lies elsewhere is fetched once.
+
+    Raises RunError if the registry has no such version or does not answer, ConfigError for a place of no known form.
+    """
+    return _fetched(registered(place, runs), runs) if place.startswith("models:") else release_folder(place)
+
+
+def registered(place: str, runs: Path | str) -> "ModelVersion":
+    """The version that a ``models:/`` URI names. Raises RunError, ConfigError as ``release_at`` does."""
+    asked = REGISTERED.fullmatch(place)
+    if not asked:
+        raise ConfigError(f"{place}: give models:/name@alias or models:/name/3")
+    try:
+        client = connect(runs)
+        if asked["alias"]:
+            return client.get_model_version_by_alias(asked["name"], asked["alias"])
+        return client.get_model_version(asked["name"], asked["version"])
+    except Exception as error:
+        uri = shown_uri(runs)
+        raise RunError(f"{place} is not to be had from MLflow at {uri} ({first_line(error)})") from error
+
+
+def _fetched(version: "ModelVersion", runs: Path | str) -> Path:
+    """A version's release folder: versions never change, so one that was fetched before is still it."""
+    uri = tracking_uri(runs)
+    place = cache_folder() / "releases" / f"{version.name}-{version.version}-{digest_of([uri, version.source])[:12]}"
+    if not place.exists():
+        try:
+            with shared_folder(place) as folder:
+                _fetch(version, runs, folder)
+        except Exception as error:
+            raise RunError(f"{version.name} {version.version} cannot be fetched ({first_line(error)})") from error
+    return place / RELEASE_FOLDER
+
+
+def _fetch(version: "ModelVersion", runs: Path | str, folder: Path) -> None:
+    """Raises whatever MLflow does, and ModelError or OSError for what is not the release that was registered."""
+    from mlflow.artifacts import download_artifacts
+
+    where = connect(runs).get_model_version_download_uri(version.name, version.version)
+    download_artifacts(f"{where}/artifacts/{RELEASE_FOLDER}", dst_path=str(folder), tracking_uri=tracking_uri(runs))
+    if Release.open(folder / RELEASE_FOLDER).digest != version.tags.get(WEIGHTS):
+        raise ModelError("what is stored is not what was registered; register the release under another version")

@@ -1,0 +1,189 @@
+"""``e4t import mkshing``: a pre-trained checkpoint of mkshing/e4t-diffusion becomes a release folder."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+
+from data_prep.storage.atomic import sha256_of, whole_folder
+from encoder.backbone.shapes import outline
+from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
+from encoder.errors import ConfigError, ModelError
+from encoder.model.registry import PATCHES
+from encoder.model.weight_offsets import save_offsets
+from encoder.releases.mkshing import read_encoder, read_offsets
+from encoder.releases.release import ENCODER, OFFSETS, PROVENANCE, WEIGHTS, Release
+from pipelines.release.index import check_free, check_version, describe, index_of
+from pipelines.release.provenance import CARD, write_provenance
+from pipelines.tracking.environment import environment
+
+PROJECT = "mkshing/e4t-diffusion"
+CONFIG_FILE, OFFSETS_FILE, ENCODER_FILE = "config.json", "weight_offsets.pt", "encoder.pt"
+CONFIG_BYTES = 2**16
+PLACE = "{placeholder_token}"
+"""Where that project's templates have the concept."""
+CLIPS = {"ViT-H-14::laion2b_s32b_b79k": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"}
+"""Hub ids in transformers' format, by what that project calls a tower in open_clip's."""
+TOWER = "clip"
+"""Subfolder for a picture tower that was trained, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheirConfig:
+    """What config.json says; where it is silent, that project's own defaults."""
+
+    domain_class_token: str
+    pretrained_model_name_or_path: str = "runwayml/stable-diffusion-v1-5"
+    clip_model_name_or_path: str = "ViT-H-14::laion2b_s32b_b79k"
+    domain_embed_scale: float = 0.1
+    prompt_template: str = f"a photo of {PLACE}"
+    """Or ``normal``, ``face``, ``art``: lists of that project's."""
+    resolution: int = 512
+    unfreeze_clip_vision: bool | None = None
+    """Whether the picture tower learned, too; if nothing is said, it may have."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for values of another type, and for numbers that no training has."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is str and not (isinstance(value, str) and value):
+                raise ValueError(f"{field.name} is {value!r}, no text")
+        if not isinstance(self.domain_embed_scale, int | float) or not 0 < self.domain_embed_scale < math.inf:
+            raise ValueError(f"domain_embed_scale is {self.domain_embed_scale!r}")
+        if not isinstance(self.resolution, int) or not 8 <= self.resolution <= 4096:
+            raise ValueError(f"resolution is {self.resolution!r}")
+        if not isinstance(self.unfreeze_clip_vision, bool | None):
+            raise ValueError(f"unfreeze_clip_vision is {self.unfreeze_clip_vision!r}")
+
+    @classmethod
+    def read(cls, path: Path) -> tuple["TheirConfig", dict[str, Any]]:
+        """As checked, and as it stands. Raises ModelError if it is of no pre-trained checkpoint."""
+        try:
+            if path.stat().st_size > CONFIG_BYTES:
+                raise ValueError(f"it has more than {CONFIG_BYTES:,} bytes")
+            plain = json.loads(path.read_text())
+            if "pretrained_args" in plain:
+                raise ValueError("it is of one tuned concept; a release is made of what was pre-trained")
+            if "domain_class_token" not in plain:
+                raise ValueError("it lacks domain_class_token")
+            known = {field.name for field in fields(cls)}
+            return cls(**{name: value for name, value in plain.items() if name in known}), plain
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(
+                f"{path} is no configuration of {PROJECT} ({error}); give a checkpoint's folder"
+            ) from error
+
+    @property
+    def conditioning(self) -> ConditioningConfig:
+        """With the one template of that project's tuning command in place of a list of its own."""
+        template = self.prompt_template if PLACE in self.prompt_template else type(self).prompt_template
+        return ConditioningConfig(
+            domain_word=self.domain_class_token,
+            residual_scale=self.domain_embed_scale,
+            templates=(template.replace(PLACE, PLACEHOLDER),),
+        )
+
+    @property
+    def tuning(self) -> TuneConfig:
+        """As that project's README tunes: 30 steps of 16 copies, 1e-6 a copy, lambda 0.1.
+
+        Its lambda stands on ||emb(w) + s v||^2, summed over the copies; ours on the mean of ||v||^2. What weighs v as
+        much is lambda times copies times s^2; the pull of v against emb(w), which it has beside, is left out.
+        """
+        copies = 16
+        weight = 0.1 * copies * self.domain_embed_scale**2
+        return TuneConfig(steps=30, batch_size=copies, learning_rate=1e-6 * copies, regulariser=weight)
+
+
+def import_release(
+    path: Path, output: Path, name: str, version: str, *, base: str | None = None, clip: str | None = None
+) -> Release:
+    """Write the release folder of a checkpoint; it appears by rename, when whole.
+
+    Raises ConfigError for a bad version, an output that exists, or a base or tower whose shapes are not to be had;
+    ModelError with one line for files that are not such a checkpoint's, damaged, or do not fit the base.
+    """
+    check_version(version)
+    check_free(output)
+    config, plain = TheirConfig.read(path / CONFIG_FILE)
+    clip = clip or CLIPS.get(config.clip_model_name_or_path)
+    if clip is None:
+        raise ConfigError(f"picture tower {config.clip_model_name_or_path} is not known here; give --clip")
+    source = BackboneConfig(model=base or config.pretrained_model_name_or_path, clip=clip)
+    shapes = outline(source)
+    offsets = read_offsets(path / OFFSETS_FILE, shapes.unet)
+    encoder, tower = read_encoder(path / ENCODER_FILE, shapes)
+    if tower is None and config.unfreeze_clip_vision:
+        raise ModelError(f"{path / ENCODER_FILE} lacks the picture tower that was trained with it; get a whole one")
+    index = index_of(
+        name,
+        version,
+        output,
+        base=source,
+        resolution=config.resolution,
+        conditioning=config.conditioning,
+        tune=config.tuning,
+        sample=SampleConfig(),
+    )
+    with whole_folder(output) as folder:
+        for part in (ENCODER, OFFSETS):
+            (folder / part).mkdir()
+        save_offsets(offsets, folder / OFFSETS / WEIGHTS)
+        save_file({key: value.contiguous() for key, value in encoder.state_dict().items()}, folder / ENCODER / WEIGHTS)
+        if tower is not None and config.unfreeze_clip_vision is not False:
+            tower.save_pretrained(folder / TOWER)
+            index["base"]["clip"] = f"./{TOWER}"
+        described = {"kind": PATCHES, **asdict(encoder.config)}
+        describe(folder, index=index, encoder=described)
+        (folder / CARD).write_text(_card(name, version, output, config, source.model))
+        write_provenance(folder, _provenance(path, plain, source))
+    return Release.open(output)
+
+
+def _provenance(path: Path, plain: dict[str, Any], source: BackboneConfig) -> dict[str, Any]:
+    files = {file: path / file for file in (CONFIG_FILE, OFFSETS_FILE, ENCODER_FILE)}
+    return {
+        "imported": {
+            "from": PROJECT,
+            "config": plain,
+            "files": {name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for name, file in files.items()},
+        },
+        "base": {"model": source.model, "revision": source.revision},
+        "mlflow_run_id": None,
+        "environment": environment(),
+    }
+
+
+def _card(name: str, version: str, output: Path, config: TheirConfig, base: str) -> str:
+    head: dict[str, Any] = {
+        "library_name": "e4t",
+        "tags": ["text-to-image", "personalization", "e4t", "domain-encoder"],
+    }
+    if not Path(base).exists():  # the hub takes its own ids only
+        head["base_model"] = base
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False)}---
+
+# {name} {version}: a domain encoder for "{config.domain_class_token}", of {PROJECT}
+
+Trained by that project, not by e4t, and imported: the weight offsets collapsed, the encoder as it is. It looks at
+patches of CLIP's last layer where the method (E4T, arXiv 2302.12228) has class tokens of every second layer.
+The base model, `{base}`, is not inside. What differs, and what was not tested: docs/import.md of e4t.
+
+    e4t tune --release {output} --image picture.png --output concept
+    e4t generate --release {output} --concept concept --prompt "{config.conditioning.templates[0]}" --output pictures
+
+## Limits
+
+It knows its domain only; pictures of anything else give poor results.
+Tune on pictures of people only with their consent.
+
+## Licence
+
+That under which its author gave these weights; the base model has one of its own.
+Which files it was made of: `{PROVENANCE}`.
+"""

@@ -1,0 +1,74 @@
+"""What a release folder says of itself, whoever trained the weights that lie beside it."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
+from encoder.errors import ConfigError
+from encoder.releases.release import (
+    CONFIG,
+    ENCODER,
+    FORMAT_VERSION,
+    INDEX,
+    KIND,
+    OFFSETS,
+    relative_to,
+)
+
+SEMANTIC_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
+
+
+def check_version(version: str) -> None:
+    """Raise ConfigError for one that is not semantic."""
+    if not SEMANTIC_VERSION.fullmatch(version):
+        raise ConfigError(f"version {version!r} is not semantic; give one like 1.0.0")
+
+
+def check_free(output: Path) -> None:
+    """Raise ConfigError for a folder that exists."""
+    if output.exists():
+        raise ConfigError(f"{output} exists, and a release is never overwritten; give another --output")
+
+
+def index_of(
+    name: str,
+    version: str,
+    output: Path,
+    *,
+    base: BackboneConfig,
+    resolution: int,
+    conditioning: ConditioningConfig,
+    tune: TuneConfig,
+    sample: SampleConfig,
+) -> dict[str, Any]:
+    """What a release in ``output`` says of itself; local bases are written relative to it."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": KIND,
+        "name": name,
+        "version": version,
+        "base": {
+            "model": relative_to(base.model, output),
+            "revision": base.revision,
+            "clip": base.clip and relative_to(base.clip, output),
+            "dtype": base.dtype,
+        },
+        "resolution": resolution,
+        "conditioning": asdict(conditioning),
+        "tuning": asdict(tune),
+        "sampling": asdict(sample),
+    }
+
+
+def describe(folder: Path, *, index: dict[str, Any], encoder: dict[str, Any]) -> None:
+    """Write the index, and what the weights are."""
+    _json(folder / ENCODER / CONFIG, encoder)
+    _json(folder / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
+    _json(folder / INDEX, index)
+
+
+def _json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=1) + "\n")

@@ -1,0 +1,72 @@
+"""Where a release comes from, in its own folder, and whether its files are still what was released."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep.shards.manifest import Manifest
+from data_prep.storage.atomic import sha256_of
+from encoder.releases.release import PROVENANCE
+from pipelines.config.recipe import Recipe
+from pipelines.errors import RunError
+from pipelines.pretraining.checkpoints.format import read_facts
+from pipelines.tracking.environment import environment
+from pipelines.tracking.stage_runs import known_run
+
+CARD = "README.md"
+"""Written last; people may mend its words."""
+CHANGED = "-changed"
+"""How a revision of a checkout with changes ends."""
+
+
+def provenance_of(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
+    """Everything but the digests of the release's own files, as plain data."""
+    state = read_facts(checkpoint)
+    return {
+        "recipe": recipe.plain(),
+        "checkpoint": checkpoint.name,
+        "steps": state["step"],
+        "samples_seen": state["samples_seen"],
+        "training_seconds": round(state["seconds"], 1),
+        "data_manifest": state["data"]["set"],
+        "data_identities": Manifest.load(recipe.data.output).identities,
+        "base": state["base"],
+        "mlflow_run_id": known_run(recipe, "pretrain"),
+        "environment": state["environment"],
+        "released_by": environment(),
+    }
+
+
+def refuse_dirty(provenance: dict[str, Any]) -> None:
+    """Raise RunError if code that no revision holds has trained or released."""
+    places = {"trained": "environment", "released": "released_by"}
+    dirty = [done for done, place in places.items() if provenance[place]["code"].endswith(CHANGED)]
+    if dirty:
+        raise RunError(
+            f"{' and '.join(dirty)} by changed code that no revision holds; commit it and do that again, or release "
+            "all the same with --allow-dirty true"
+        )
+
+
+def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
+    """Write it, with the sha256 of every other file that is there."""
+    files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    (folder / PROVENANCE).write_text(json.dumps(provenance | {"files": files}, indent=1) + "\n")
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """What ``write_provenance`` wrote. Raises RunError if it is missing or broken."""
+    try:
+        found: dict[str, Any] = json.loads((folder / PROVENANCE).read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} does not say where it comes from ({error}); get the release again") from error
+    return found
+
+
+def altered(folder: Path, provenance: dict[str, Any]) -> Iterator[str]:
+    """Names of files that are missing or not as they were released."""
+    for name, digest in provenance.get("files", {}).items():
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != digest:
+            yield name

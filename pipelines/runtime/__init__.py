@@ -1,0 +1,1 @@
+"""Processes, devices, console and memory: what every stage shares."""

@@ -1,0 +1,75 @@
+"""The autoencoder: 64 x 64 pixels to 16 x 16 latents, trained on crops (it is convolutional)."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipelines.tiny_base.config import BaseConfig
+from pipelines.tiny_base.dataset import Pictures, random_batches
+from pipelines.tiny_base.loop import begin_as, halved, train
+
+CROP = 32
+KL_WEIGHT = 2e-4
+"""On the mean KL per latent element: small enough to cost no sharpness, large enough to bound the latents."""
+
+
+def train_autoencoder(config: BaseConfig, pictures: Pictures, accelerator: Accelerator) -> None:
+    """Train and write ``<output>/vae``, its scaling factor set so that latents have unit variance."""
+    torch.manual_seed(config.seed)
+    folder = Path(config.output) / "vae"
+    model = AutoencoderKL.from_pretrained(folder, use_safetensors=True) if folder.exists() else _new_autoencoder(config)
+    if config.start and not folder.exists():
+        begin_as(model, AutoencoderKL.from_pretrained(config.start, subfolder="vae", use_safetensors=True))
+
+    def save(ema: nn.Module) -> None:
+        assert isinstance(ema, AutoencoderKL)  # noqa: S101 - narrows the type for mypy
+        ema.register_to_config(scaling_factor=1 / float(_latent_std(ema, pictures)))
+        halved(ema).save_pretrained(folder)
+
+    batches = _crops(pictures, config.autoencoder.batch_size, config.seed + accelerator.process_index)
+    train("autoencoder", model, batches, _losses, save, config.autoencoder, Path(config.output), accelerator)
+
+
+def _new_autoencoder(config: BaseConfig) -> AutoencoderKL:
+    blocks = len(config.autoencoder_channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=config.autoencoder_channels,
+        layers_per_block=1,
+        latent_channels=config.latent_channels,
+        norm_num_groups=8,
+        sample_size=config.resolution,
+        mid_block_add_attention=False,
+    )
+
+
+def _crops(pictures: Pictures, batch_size: int, seed: int) -> Iterator[Tensor]:
+    for indices, rng in random_batches(pictures, batch_size, seed):
+        yield _crop(pictures.images(indices), rng)
+
+
+def _crop(images: Tensor, rng: random.Random) -> Tensor:
+    top, left = (rng.randint(0, images.shape[-1] - CROP) for _ in range(2))
+    return images[..., top : top + CROP, left : left + CROP]
+
+
+def _losses(model: AutoencoderKL, images: Tensor) -> dict[str, Tensor]:
+    posterior = model.encode(images).latent_dist
+    decoded = model.decode(posterior.sample()).sample
+    absolute, squared = F.l1_loss(decoded, images), F.mse_loss(decoded, images)
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    return {"loss": absolute + squared + KL_WEIGHT * kl, "l1": absolute, "mse": squared, "kl": kl}
+
+
+@torch.no_grad()
+def _latent_std(vae: AutoencoderKL, pictures: Pictures) -> Tensor:
+    sample = torch.arange(0, len(pictures), max(1, len(pictures) // 128))[:128]
+    latents: Tensor = vae.encode(pictures.images(sample)).latent_dist.sample()
+    return latents.std()

@@ -1,0 +1,91 @@
+"""A CLIP of the domain: picture and caption towers, trained contrastively (Radford et al., arXiv 2103.00020)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from encoder.backbone.backbone import CLIP_MEAN, CLIP_STD, clip_input
+from pipelines.tiny_base.config import BaseConfig
+from pipelines.tiny_base.dataset import Pictures, random_batches
+from pipelines.tiny_base.loop import begin_as, halved, train
+
+CAPTION_WEIGHTS = (3, 2, 3, 3)
+"""Scene, complete, person alone, partial: the person often enough that the picture tower tells people apart."""
+
+
+def train_clip(config: BaseConfig, pictures: Pictures, tokenizer: CLIPTokenizer, accelerator: Accelerator) -> None:
+    """Train and write ``<output>/clip`` (both towers, tokenizer, image processor)."""
+    torch.manual_seed(config.seed)
+    tokens = [
+        tokenizer(captions, padding="max_length", return_tensors="pt").input_ids for captions in pictures.captions
+    ]
+    folder = Path(config.output) / "clip"
+    known = (folder / "model.safetensors").exists()
+    model = (
+        CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        if known
+        else CLIPModel(_clip_config(config, tokenizer))
+    )
+    if config.start and not known:
+        begin_as(
+            model, CLIPModel.from_pretrained(config.start, subfolder="clip", dtype=torch.float32, use_safetensors=True)
+        )
+    tokenizer.save_pretrained(folder)
+    size = config.resolution
+    CLIPImageProcessor(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=CLIP_MEAN,
+        image_std=CLIP_STD,
+    ).save_pretrained(folder)
+
+    def save(ema: nn.Module) -> None:
+        assert isinstance(ema, CLIPModel)  # noqa: S101 - narrows the type for mypy
+        halved(ema).save_pretrained(folder)
+
+    batches = _pairs(pictures, torch.stack(tokens), config.clip.batch_size, config.seed + accelerator.process_index)
+    train("clip", model, batches, _losses, save, config.clip, Path(config.output), accelerator)
+
+
+def _clip_config(config: BaseConfig, tokenizer: CLIPTokenizer) -> CLIPConfig:
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.text_width,
+        "intermediate_size": 4 * config.text_width,
+        "num_hidden_layers": config.text_layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": config.text_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "projection_dim": config.text_width,
+    }
+    vision = {
+        "hidden_size": config.image_width,
+        "intermediate_size": 4 * config.image_width,
+        "num_hidden_layers": config.image_layers,
+        "num_attention_heads": 4,
+        "image_size": config.resolution,
+        "patch_size": config.patch_size,
+        "projection_dim": config.text_width,
+    }
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.text_width)
+
+
+def _pairs(pictures: Pictures, tokens: Tensor, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for indices, rng in random_batches(pictures, batch_size, seed):
+        chosen = torch.tensor(rng.choices(range(len(CAPTION_WEIGHTS)), CAPTION_WEIGHTS, k=batch_size))
+        yield clip_input(pictures.images(indices), pictures.pixels.shape[-1]), tokens[indices, chosen]
+
+
+def _losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    images, tokens = batch
+    logits = model(input_ids=tokens, pixel_values=images).logits_per_image
+    target = torch.arange(len(logits))
+    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return {"loss": loss, "top1": (logits.argmax(1) == target).float().mean()}

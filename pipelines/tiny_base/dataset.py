@@ -1,0 +1,79 @@
+"""The pictures and captions of a split's concepts, in memory."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data_prep.config import SplitFractions
+from data_prep.prepare.splits import split_of
+from encoder.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A split."""
+
+    pixels: Tensor
+    """(N, 3, H, W) uint8."""
+    captions: list[list[str]]
+    """For each picture: the scene; complete; the person alone; partial."""
+    identities: list[str]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Pictures in [-1, 1], (B, 3, H, W) float."""
+        return self.pixels[indices].float() / 127.5 - 1
+
+    def __getitem__(self, chosen: Tensor) -> "Pictures":
+        """Those that a mask (N,) chooses."""
+        rows = chosen.nonzero().flatten().tolist()
+        captions, identities = [self.captions[row] for row in rows], [self.identities[row] for row in rows]
+        return Pictures(self.pixels[chosen], captions, identities)
+
+    def slice(self, rank: int, world: int) -> "Pictures":
+        """Every ``world``-th picture from ``rank`` on."""
+        return Pictures(self.pixels[rank::world], self.captions[rank::world], self.identities[rank::world])
+
+
+def load_split(folder: Path, split: str) -> Pictures:
+    """Read the pictures of every concept that falls into ``split``. Raises ConfigError if there are none."""
+    paths = [
+        path
+        for concept in (sorted(folder.iterdir()) if folder.exists() else [])
+        if concept.is_dir() and split_of(concept.name, SplitFractions()) == split
+        for path in sorted(concept.glob("*.png"))
+    ]
+    if not paths:
+        raise ConfigError(f"{folder} holds no {split} concepts; run `e4t faces --output {folder}` or `e4t emoji` first")
+    pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+    captions = [
+        [
+            path.with_suffix(".txt").read_text().strip(),
+            *path.with_suffix(".captions.txt").read_text().strip().split("\n"),
+        ]
+        for path in paths
+    ]
+    return Pictures(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), captions, [path.parent.name for path in paths]
+    )
+
+
+def random_batches(pictures: Pictures, batch_size: int, seed: int) -> Iterator[tuple[Tensor, random.Random]]:
+    """Endless batches of indices, each picture once an epoch, with the generator that also draws captions and crops."""
+    rng = random.Random(seed)
+    order: list[int] = []
+    while True:
+        while len(order) < batch_size:
+            epoch = list(range(len(pictures)))
+            rng.shuffle(epoch)
+            order += epoch
+        yield torch.tensor(order[:batch_size]), rng
+        order = order[batch_size:]

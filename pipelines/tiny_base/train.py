@@ -1,0 +1,62 @@
+"""``e4t base``: tokenizer, autoencoder, CLIP, UNet, then the measurements; each part is made once and kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from transformers import CLIPTokenizer
+
+from encoder.config import SampleConfig
+from pipelines.errors import DONE
+from pipelines.runtime.launch import inside_cluster, launch
+from pipelines.tiny_base.autoencoder import train_autoencoder
+from pipelines.tiny_base.clip import train_clip
+from pipelines.tiny_base.config import BaseConfig
+from pipelines.tiny_base.dataset import Pictures, load_split
+from pipelines.tiny_base.diffusion import train_diffusion
+from pipelines.tiny_base.recognizer import train_recogniser
+from pipelines.tiny_base.tokenizer import train_tokenizer
+from pipelines.tiny_base.train_attributes import train_attributes
+
+SAMPLE = SampleConfig(steps=30, guidance=4.0, guidance_rescale=0.5)
+PROCESSES = 2
+"""On one machine: two single-threaded processes are faster than one with two threads."""
+
+
+def train_base(config: BaseConfig, arguments: list[str]) -> int:
+    """Train the parts that the configuration names, then measure the whole; the shipped weights are half precision."""
+    if not inside_cluster():
+        code = launch(arguments, PROCESSES)
+        if code == DONE:
+            from pipelines.tiny_base.metrics import measure
+
+            measure(config, SAMPLE)
+        return code
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
+    output = Path(config.output)
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+    accelerator.wait_for_everyone()
+    pictures = load_split(Path(config.pictures), "train")
+    tokenizer = _tokenizer(config, pictures)
+    trainings: dict[str, Callable[[], None]] = {
+        "autoencoder": lambda: train_autoencoder(config, pictures, accelerator),
+        "clip": lambda: train_clip(config, pictures, tokenizer, accelerator),
+        "attributes": lambda: train_attributes(config, pictures, accelerator),
+        "recogniser": lambda: train_recogniser(config, accelerator),
+        "diffusion": lambda: train_diffusion(config, pictures, tokenizer, accelerator),
+    }
+    for part, train in trainings.items():
+        if part in config.parts:
+            train()
+    return DONE
+
+
+def _tokenizer(config: BaseConfig, pictures: Pictures) -> CLIPTokenizer:
+    """The one that the folder's parts were trained with, else a new one: two may number words apart."""
+    for folder in (Path(config.output) / "tokenizer", Path(config.output) / "clip"):
+        if (folder / "tokenizer.json").exists():
+            known: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+            return known
+    return train_tokenizer((c for captions in pictures.captions for c in captions), config.text_length)

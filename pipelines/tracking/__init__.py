@@ -1,0 +1,1 @@
+"""MLflow: client, tracker, queue of unsent events, and one run per stage."""

@@ -1,0 +1,62 @@
+"""Entries that wait on the disk until somebody has taken them: appended by one thread, sent by another."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+from data_prep.storage.atomic import write_whole
+
+
+class Outbox:
+    """A folder with ``entries.jsonl`` and ``sent``, how many bytes of it have been dealt with; outlives the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._entries, self._sent = folder / "entries.jsonl", folder / "sent"
+        self._lock = threading.Lock()
+        self._position = int(self._sent.read_text()) if self._sent.exists() else 0
+        self._entries.touch()
+        self._taken: list[bytes] = []
+
+    def put(self, entry: dict[str, Any]) -> None:
+        """Append an entry. Raises OSError if the disk will not take it."""
+        with self._lock, self._entries.open("a") as file:
+            file.write("\n" + json.dumps(entry))  # ends what a crash or a full disk may have left half written
+
+    def waiting(self) -> int:
+        """Entries that have not been dealt with."""
+        return sum(1 for line in self._lines() if _entry(line))
+
+    def first(self, count: int) -> list[dict[str, Any]]:
+        """The oldest ones that wait, at most ``count``."""
+        self._taken = []
+        found: list[dict[str, Any]] = []
+        for line in self._lines():
+            if len(found) == count:
+                break
+            self._taken.append(line)
+            if entry := _entry(line):
+                found.append(entry)
+        return found
+
+    def done(self) -> None:
+        """What ``first`` gave has been dealt with."""
+        self._position += sum(map(len, self._taken))
+        self._taken = []
+        write_whole(self._sent, str(self._position))
+
+    def _lines(self) -> list[bytes]:
+        with self._lock, self._entries.open("rb") as file:
+            file.seek(self._position)
+            return file.readlines()
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """None for an empty line or one that a crash cut short."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+        return entry
+    except ValueError:
+        return None

@@ -1,0 +1,103 @@
+"""A stage as a run of MLflow: what it was told, by which code and where; what it takes and leaves, stages add."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_prep.config import PrepareConfig
+from data_prep.config_diff import flatten
+from data_prep.shards.manifest import Manifest
+from data_prep.storage.atomic import write_whole
+from pipelines.config.recipe import Recipe
+from pipelines.tracking.environment import code_diff, code_revision, environment
+from pipelines.tracking.tracker import Tracker, run_id, waits_after_the_end
+
+TRACKING = "tracking"
+"""In a run's folder: a folder for each of its runs in MLflow."""
+SETS = ".sets"
+"""In the folder of all runs: one for each prepared set, by its digest."""
+STAGE, MANIFEST, RELEASE, WEIGHTS = "e4t.stage", "e4t.data_manifest", "e4t.release", "e4t.weights"
+"""Tags by which stages are found again: what they are, and the digests of what they take and leave."""
+
+
+def open_tracker(recipe: Recipe, stage: str, label: str | None = None) -> Tracker:
+    """Begin, or take up, the stage's run; ``label`` tells apart what a run folder may have several of."""
+    label = label or stage
+    folder = recipe.folder / TRACKING / label
+    return _begin(Path(recipe.runs), folder, stage, f"{label} {recipe.name}", recipe.plain())
+
+
+@contextmanager
+def tracked(recipe: Recipe, stage: str, label: str | None = None) -> Iterator[Tracker]:
+    """A stage from begin to end; then what earlier stages could not send is sent, too."""
+    tracker = open_tracker(recipe, stage, label)
+    status = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    finally:
+        tracker.close(status)
+        if not tracker.left():
+            _send_what_waits(recipe)
+
+
+def known_run(recipe: Recipe, label: str) -> str | None:
+    """MLflow's id of a stage of this run folder; None if it has not been told of it."""
+    return run_id(recipe.folder / TRACKING / label)
+
+
+def record_set(config: PrepareConfig, manifest: Manifest, runs: Path) -> None:
+    """Tell MLflow of a prepared set, once."""
+    folder, name = runs / SETS / manifest.digest[:12], f"prepare {manifest.concept}"
+    if waits_after_the_end(folder):
+        Tracker(runs, folder, name).close(None)
+    if run_id(folder):
+        return
+    tracker = _begin(runs, folder, "prepare", name, {"data": asdict(config)})
+    tracker.dataset(manifest.concept, manifest.digest, config.output, "prepared")
+    tracker.metrics(0, {"kept": manifest.kept, **{f"dropped/{why}": n for why, n in manifest.dropped.items()}})
+    write_whole(folder / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
+    tracker.file(folder / "manifest.json")
+    tracker.close("FINISHED")
+
+
+def _begin(runs: Path, folder: Path, stage: str, name: str, settings: Mapping[str, Any]) -> Tracker:
+    tracker = Tracker(runs, folder, name)
+    tracker.begin()
+    tracker.params(flatten(settings))
+    revision = code_revision()
+    tracker.tags({STAGE: stage, "mlflow.source.name": f"e4t {stage}", "mlflow.source.git.commit": revision})
+    kept = {
+        "recipe.yaml": yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False, allow_unicode=True),
+        "environment.json": json.dumps(environment(), indent=1) + "\n",
+        "code.diff": code_diff(),
+    }
+    for file, text in kept.items():
+        if text:
+            write_whole(folder / file, text)
+            tracker.file(folder / file)
+    return tracker
+
+
+def _send_what_waits(recipe: Recipe) -> None:
+    """Of stages that have ended; one that has not is still at it, or will be taken up."""
+    stages = {folder: folder.name for folder in (recipe.folder / TRACKING).iterdir()}
+    stages |= dict.fromkeys((Path(recipe.runs) / SETS).glob("*"), "prepare")
+    for folder, label in sorted(stages.items()):
+        if waits_after_the_end(folder):
+            Tracker(recipe.runs, folder, f"{label} {recipe.name}").close(None)
+
+
+def release_label(version: str) -> str:
+    """Of a release's run in MLflow."""
+    return f"release-{version}"
+
+
+def look_label(kind: str, weights: str) -> str:
+    """Of an evaluation's or comparison's run in MLflow, by the digest of the release that was looked at."""
+    return f"{kind}-{weights[:8]}"

@@ -1,0 +1,102 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from data_prep.errors import ConfigError, DataError
+from data_prep.images.scores import accepts, blur, score
+
+FUNCTIONS = """
+limit = 3
+
+def red(image):
+    return image.getpixel((0, 0))[0]
+
+def paint(image):
+    image.paste("blue", (0, 0, *image.size))
+    return 1
+
+def broken(image):
+    raise KeyError("a\\nlong story")
+
+def nothing(image):
+    return None
+
+def infinite(image):
+    return float("inf")
+
+def wide(facts):
+    return facts["width"] > limit
+"""
+
+
+@pytest.fixture
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of the user's, ``our_scores``."""
+    (tmp_path / "our_scores.py").write_text(FUNCTIONS)
+    monkeypatch.syspath_prepend(tmp_path)
+    if "our_scores" in sys.modules:
+        monkeypatch.delitem(sys.modules, "our_scores")
+
+
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+def test_a_blurred_picture_scores_lower() -> None:
+    sharp = noise()
+    assert blur(sharp.filter(ImageFilter.GaussianBlur(1))) < blur(sharp) / 10
+
+
+def test_blur_is_the_variance_of_the_laplacian() -> None:
+    dot = np.zeros((5, 5), np.uint8)
+    dot[2, 2] = 100
+    # The inside sees -400 once, 100 four times and 0 four times; the mean is 0.
+    assert blur(Image.fromarray(dot).convert("RGB")) == pytest.approx((400**2 + 4 * 100**2) / 9)
+
+
+def test_a_picture_without_an_inside_has_no_detail() -> None:
+    assert blur(Image.new("RGB", (2, 2))) == 0
+
+
+@pytest.mark.usefixtures("functions")
+def test_scores_are_called_by_their_names() -> None:
+    image = Image.new("RGB", (8, 8), (7, 0, 0))
+    assert score(("blur", "our_scores:red"), image, "a.jpg") == {"blur": 0.0, "our_scores:red": 7.0}
+
+
+@pytest.mark.usefixtures("functions")
+def test_a_function_that_draws_changes_nothing() -> None:
+    image = Image.new("RGB", (8, 8), (7, 0, 0))
+    assert score(("our_scores:paint", "our_scores:red"), image, "a.jpg")["our_scores:red"] == 7
+    assert image.getpixel((0, 0)) == (7, 0, 0)
+
+
+@pytest.mark.usefixtures("functions")
+def test_a_predicate_decides_by_the_facts() -> None:
+    assert [accepts("our_scores:wide", {"width": width}, "a.jpg") for width in (3, 4)] == [False, True]
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize("name", ["our_scores:broken", "our_scores:nothing", "our_scores:infinite"])
+def test_a_score_that_fails_names_function_and_picture_in_one_line(name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        score((name,), noise(), "cats/a.jpg")
+    assert name in str(caught.value)
+    assert "cats/a.jpg" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("functions")
+def test_a_predicate_that_fails_says_with_what() -> None:
+    with pytest.raises(DataError, match=r"predicate: our_scores:wide failed for cats/a.jpg: KeyError: 'width'"):
+        accepts("our_scores:wide", {}, "cats/a.jpg")
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize("name", ["no_such_module:red", "our_scores:no_such_function", "our_scores:limit"])
+def test_what_is_no_function_is_a_mistake_in_the_recipe(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        score((name,), noise(), "a.jpg")

@@ -1,0 +1,244 @@
+import hashlib
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageFilter, PngImagePlugin
+
+from data_prep.config import PrepareConfig, SelectConfig
+from data_prep.errors import ConfigError, DataError
+from data_prep.images.crops import _face_detector
+from data_prep.images.perceptual_hash import perceptual_hash
+from data_prep.images.transform import Picture, encode, make_picture
+from data_prep.records import Record, Rejected, Scalar
+from tests.data_prep.corpus import bgr_profile, saved
+
+
+def config(select: SelectConfig | None = None, **changes: Any) -> PrepareConfig:
+    settings: dict[str, Any] = {"source": "x", "output": "y", "concept": "cat", "resolution": 16, "codec": "png"}
+    return PrepareConfig(**settings | {"select": select or SelectConfig(min_side=8)} | changes)
+
+
+def record(**columns: Scalar) -> Record:
+    return Record(key="cat-1", identity="cat", source="cats/1.jpg", place=("1.jpg",), columns=columns)
+
+
+def make(data: bytes, **changes: Any) -> Picture:
+    return make_picture(data, record(), "a cat", config(**changes))
+
+
+def pixels(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def photograph(size: tuple[int, int]) -> Image.Image:
+    """Smooth, with detail and grain, and unlike itself in every mirror."""
+    grain = np.random.default_rng(0).normal(0, 3, (size[1], size[0], 1))
+    parts = [noise((n, n), n).resize(size, Image.Resampling.BICUBIC) for n in (3, 9, 40)]
+    image = np.mean([np.asarray(part, dtype=float) for part in parts], axis=0) + grain
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+def decibels(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(((a - b) ** 2).mean(), 1e-9)))
+
+
+def with_orientation(image: Image.Image, orientation: int, format_name: str) -> bytes:
+    """A file that shows ``image`` upright to who heeds EXIF."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    stored = image.transpose(Image.Transpose(back[orientation])) if orientation > 1 else image
+    return saved(stored, format_name, exif=exif, **{"quality": 97} if format_name == "JPEG" else {})
+
+
+def test_a_picture_of_the_right_size_keeps_every_pixel() -> None:
+    image = noise((16, 16))
+    assert np.array_equal(pixels(make(saved(image, "BMP")).data), np.asarray(image))
+
+
+def test_the_middle_square_is_kept() -> None:
+    image = noise((31, 20))
+    picture = make(saved(image, "PNG"), resolution=20)
+    assert (picture.original_size, picture.crop_box) == ((31, 20), (5, 0, 25, 20))
+    assert np.array_equal(pixels(picture.data), np.asarray(image)[:, 5:25])
+
+
+def test_the_square_is_where_the_mode_says() -> None:
+    data = saved(noise((40, 20)), "PNG")
+    boxed = make_picture(data, record(left=30, top=2, right=40, bottom=6), "", config(crop="box"))
+    assert boxed.crop_box == (30, 0, 40, 10)
+    assert np.array_equal(make(data, crop="random").crop_box, make(data, crop="random").crop_box)
+
+
+def test_a_square_smaller_than_the_smallest_picture_is_too_small() -> None:
+    with pytest.raises(Rejected, match="too small"):
+        make_picture(saved(noise((40, 20)), "PNG"), record(left=0, top=0, right=7, bottom=7), "", config(crop="box"))
+
+
+def test_a_larger_picture_is_shrunk_without_aliasing() -> None:
+    stripes = np.zeros((128, 128, 3), np.uint8)
+    stripes[:, ::2] = 255
+    for format_name in ("PNG", "JPEG"):
+        shrunk = pixels(make(saved(Image.fromarray(stripes), format_name)).data)
+        assert np.abs(shrunk[:, 2:-2] - 127).max() <= 8, format_name
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
+def test_the_square_of_a_picture_on_its_side_is_that_of_the_upright_one(orientation: int, format_name: str) -> None:
+    image = photograph((203, 150))
+    wanted = image.crop((3, 4, 133, 134)).resize((16, 16), Image.Resampling.LANCZOS)
+    data = with_orientation(image, orientation, format_name)
+    picture = make_picture(data, record(left=3, top=4, right=133, bottom=134), "", config(crop="box"))
+    assert (picture.original_size, picture.crop_box) == ((203, 150), (3, 4, 133, 134))
+    assert decibels(pixels(picture.data), np.asarray(wanted)) > 40
+
+
+def test_a_jpeg_that_is_shrunk_while_it_is_decoded_shows_the_same() -> None:
+    image = photograph((1501, 1103))
+    data = saved(image, "JPEG", quality=92)
+    box = (401, 203, 1301, 1103)
+    picture = make_picture(
+        data, record(left=401, top=203, right=1301, bottom=1103), "", config(crop="box", resolution=64)
+    )
+    with Image.open(io.BytesIO(data)) as decoded:
+        wanted = decoded.crop(box).resize((64, 64), Image.Resampling.LANCZOS)
+    assert (picture.original_size, picture.crop_box) == ((1501, 1103), box)
+    assert decibels(pixels(picture.data), np.asarray(wanted)) > 45
+
+
+def test_each_limit_keeps_out_what_is_beyond_it() -> None:
+    data = saved(noise((100, 20)), "PNG")
+    for reason, select in {
+        "too many pixels": SelectConfig(max_pixels=1999),
+        "too small": SelectConfig(min_side=21),
+        "aspect ratio": SelectConfig(max_aspect=4.9),
+    }.items():
+        with pytest.raises(Rejected) as caught:
+            make(data, select=select)
+        assert str(caught.value) == reason
+    assert make(data, select=SelectConfig(max_pixels=2000, min_side=20, max_aspect=5.0)).original_size == (100, 20)
+
+
+def test_a_picture_of_too_many_pixels_is_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(noise((100, 20)), "PNG")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(Rejected, match="too many pixels"):
+        make(data, select=SelectConfig(max_pixels=1999))
+
+
+def test_scores_are_of_the_picture_that_is_stored() -> None:
+    sharp = noise((64, 64))
+    blurred = sharp.filter(ImageFilter.GaussianBlur(4))
+    first, second = (
+        make(saved(image, "PNG"), select=SelectConfig(scores=("blur",)), resolution=64).scores["blur"]
+        for image in (sharp, blurred)
+    )
+    assert second < first / 10
+
+
+def test_a_predicate_sees_all_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "our_predicate.py").write_text(
+        "seen = []\ndef take(facts):\n    seen.append(facts)\n    return False\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    select = SelectConfig(scores=("blur",), predicate="our_predicate:take")
+    with pytest.raises(Rejected, match="^predicate$"):
+        make_picture(saved(Image.new("RGB", (40, 20)), "PNG"), record(age=3), "a cat", config(select))
+    import our_predicate  # type: ignore[import-not-found]
+
+    assert our_predicate.seen == [
+        {
+            "columns": {"age": 3},
+            "scores": {"blur": 0.0},
+            "width": 40,
+            "height": 20,
+            "identity": "cat",
+            "caption": "a cat",
+        }
+    ]
+
+
+@pytest.mark.parametrize(("name", "error"), [("no_such:function", ConfigError), ("math:sqrt", DataError)])
+def test_a_broken_score_is_an_error_and_no_reason_to_keep_a_picture_out(name: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match=name):
+        make(saved(noise((16, 16)), "PNG"), select=SelectConfig(scores=(name,)))
+
+
+def test_a_missing_face_detector_is_a_mistake_in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    _face_detector.cache_clear()
+    with pytest.raises(ConfigError, match="pip install"):
+        make(saved(noise((16, 16)), "PNG"), crop="face")
+
+
+def test_the_hash_is_made_where_near_duplicates_are_looked_for() -> None:
+    data = saved(photograph((16, 16)), "PNG")
+    assert make(data).hash is None
+    with Image.open(io.BytesIO(data)) as image:
+        assert make(data, select=SelectConfig(near_duplicates=4)).hash == perceptual_hash(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("codec", ["png", "webp", "jpg"])
+def test_the_same_file_gives_the_same_bytes_without_metadata(codec: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "taken at home"
+    data = saved(noise((16, 16)), "JPEG", exif=exif, icc_profile=b"a colour profile", comment=b"hello")
+    first, second = (make(data, codec=codec).data for _ in range(2))
+    assert first == second
+    assert not [secret for secret in (b"taken at home", b"colour profile", b"hello") if secret in first]
+    assert pixels(first).shape == (16, 16, 3)
+
+
+def test_lossless_webp_keeps_every_pixel() -> None:
+    image = noise((16, 16))
+    assert np.array_equal(pixels(encode(image, config(codec="webp", lossless=True))), np.asarray(image))
+
+
+CODECS = [("png", "PNG"), ("webp", "WEBP"), ("jpg", "JPEG")]
+
+
+@pytest.mark.parametrize(("codec", "format_name"), CODECS)
+def test_a_file_that_is_what_would_be_made_of_it_is_stored_as_it_came(codec: str, format_name: str) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (None, srgb):
+        data = saved(noise((16, 16)), format_name, icc_profile=profile, quality=70, compress_level=1)
+        assert make(data, codec=codec).data == data
+        assert make(data, codec=codec, keep_original=False).data != data
+
+
+@pytest.mark.parametrize(("codec", "format_name"), CODECS)
+def test_a_file_that_is_anything_else_is_made_anew(codec: str, format_name: str) -> None:
+    image, exif = noise((16, 16)), Image.Exif()
+    exif[0x0112] = 1
+    for name, data in {
+        "larger": saved(noise((17, 17)), format_name),
+        "wider": saved(noise((17, 16)), format_name),
+        "with another profile": saved(image, format_name, icc_profile=bgr_profile()),
+        "with a broken profile": saved(image, format_name, icc_profile=b"no profile"),
+        "with EXIF": saved(image, format_name, exif=exif),
+        "with something behind it": saved(image, format_name) + b"GPS",
+        "grey": saved(image.convert("L"), format_name),
+    }.items():
+        if (codec, name) != ("webp", "grey"):  # which webp does not have
+            assert make(data, codec=codec).data != data, name
+
+
+def test_a_part_of_a_square_picture_is_made_anew() -> None:
+    data = saved(noise((16, 16)), "PNG")
+    picture = make_picture(data, record(left=0, top=0, right=8, bottom=8), "", config(crop="box"))
+    assert picture.data != data
+
+
+def test_the_checksum_is_that_of_the_file() -> None:
+    data = saved(noise((40, 40)), "PNG")
+    assert make(data).sha256 == hashlib.sha256(data).hexdigest()

@@ -1,0 +1,47 @@
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep.config import PrepareConfig
+from data_prep.errors import ConfigError, DataError
+from data_prep.prepare.executors import Executor, LocalExecutor, RayExecutor
+from data_prep.prepare.pipeline import prepare
+from data_prep.prepare.worker import work
+from data_prep.shards.manifest import Manifest
+
+ConfigFor = Callable[..., PrepareConfig]
+Contents = Callable[[Path], dict[str, bytes]]
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra ray)")
+
+
+@pytest.mark.parametrize("executor", [LocalExecutor(workers=3), pytest.param(RayExecutor(workers=2), marks=needs_ray)])
+def test_every_executor_makes_the_same_files(
+    pictures: Path,
+    config_for: ConfigFor,
+    made: Callable[[PrepareConfig], Manifest],
+    contents: Contents,
+    tmp_path: Path,
+    executor: Executor,
+) -> None:
+    made(config_for(output=tmp_path / "here"))
+    prepare(config_for(output=tmp_path / "there"), executor)
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+@pytest.mark.parametrize("executor", [LocalExecutor(workers=2), pytest.param(RayExecutor(workers=2), marks=needs_ray)])
+def test_an_error_in_a_worker_is_told_in_its_own_words(
+    pictures: Path, config_for: ConfigFor, executor: Executor
+) -> None:
+    config = config_for()
+    (Path(config.output) / "work").mkdir(parents=True)
+    (Path(config.output) / "work" / "drafts").write_text("a file where a folder should be")
+    with pytest.raises(DataError, match=r"output .* cannot be written"):
+        prepare(config, executor)
+
+
+def test_a_rank_outside_of_the_world_is_refused(config_for: ConfigFor) -> None:
+    with pytest.raises(ConfigError, match="rank 2 of 2; ranks count from 0 to 1"):
+        work(config_for(), 2, 2)

@@ -1,0 +1,119 @@
+"""Packages of emoji, small ones in the layout of the real, become a set that e4t prepare reads."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_prep.config import PrepareConfig
+from data_prep.errors import ConfigError, DataError
+from data_prep.prepare.pipeline import prepare
+from data_prep.shards.manifest import verify
+from data_prep.synthetic.emoji import EmojiConfig, drawings, lay_out_emoji
+
+WAVE = {
+    "name": "WAVING HAND SIGN", "short_name": "wave", "image": "1f44b.png",
+    "skin_variations": {"1F3FF": {"image": "1f44b-1f3ff.png"}},
+}  # fmt: skip
+APPLE = {"name": "RED APPLE", "short_name": "apple", "image": "1f34e.png"}
+
+
+def drawn(colour: str) -> bytes:
+    """A disc on nothing."""
+    image, file = Image.new("RGBA", (64, 64), (0, 0, 0, 0)), io.BytesIO()
+    image.paste(colour, (20, 20, 44, 44))
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def package(folder: Path, vendor: str, colour: str, **more: bytes) -> str:
+    """A package as npm pack leaves it."""
+    entries = [entry | {f"has_img_{vendor}": True} for entry in (WAVE, APPLE)]
+    entries[0]["skin_variations"] = {"1F3FF": WAVE["skin_variations"]["1F3FF"] | {f"has_img_{vendor}": True}}
+    images = {f"img/{vendor}/64/{name}": drawn(colour) for name in ("1f44b.png", "1f44b-1f3ff.png", "1f34e.png")}
+    about = {"package.json": json.dumps({"name": f"emoji-datasource-{vendor}"}).encode()}
+    path = folder / f"{vendor}.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in (about | {"emoji.json": json.dumps(entries).encode()} | images | more).items():
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EmojiConfig:
+    packages = (package(tmp_path, "google", "red"), package(tmp_path, "twitter", "blue"))
+    return EmojiConfig(packages=packages, output=str(tmp_path / "emoji"))
+
+
+def test_a_concept_has_a_picture_of_each_house_and_tone_plain_ones_first(config: EmojiConfig) -> None:
+    folder = lay_out_emoji(config)
+    captions = [path.read_text().strip() for path in sorted((folder / "wave").glob("00?.txt"))]
+    assert captions == [
+        "an emoji drawn by noto",
+        "an emoji drawn by twemoji",
+        "an emoji with dark skin drawn by noto",
+        "an emoji with dark skin drawn by twemoji",
+    ]
+    assert len(list((folder / "apple").glob("*.png"))) == 2
+
+
+def test_other_captions_name_the_emoji(config: EmojiConfig) -> None:
+    complete, alone, _ = (lay_out_emoji(config) / "apple" / "001.captions.txt").read_text().splitlines()
+    assert (complete, alone) == ("an emoji of red apple drawn by twemoji", "an emoji of red apple")
+
+
+def test_what_is_transparent_becomes_white(config: EmojiConfig) -> None:
+    with Image.open(lay_out_emoji(config) / "apple" / "000.png") as image:
+        assert (image.mode, image.getpixel((0, 0)), image.getpixel((32, 32))) == ("RGB", (255, 255, 255), (255, 0, 0))
+
+
+def test_equal_packages_give_equal_sets(config: EmojiConfig, tmp_path: Path) -> None:
+    other = EmojiConfig(packages=config.packages, output=str(tmp_path / "other"))
+    sets = []
+    for folder in (lay_out_emoji(config), lay_out_emoji(other)):
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "emoji.json")
+        sets.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
+    assert sets[0] == sets[1]
+
+
+def test_the_set_can_be_prepared(config: EmojiConfig, tmp_path: Path) -> None:
+    shards = PrepareConfig(
+        source=str(lay_out_emoji(config)), output=str(tmp_path / "shards"), concept="emoji", resolution=64, codec="png"
+    )
+    manifest = prepare(shards)
+    assert manifest.kept + sum(manifest.dropped.values()) == 6  # the tones of these discs are copies
+    assert not list(verify(shards.output))
+
+
+def test_a_finished_set_is_left_as_it_is(config: EmojiConfig) -> None:
+    before = (lay_out_emoji(config) / "apple" / "000.png").stat().st_mtime_ns
+    assert (lay_out_emoji(config) / "apple" / "000.png").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_something_else_is_not_touched(config: EmojiConfig) -> None:
+    Path(config.output).mkdir()
+    with pytest.raises(ConfigError, match="was not made by"):
+        lay_out_emoji(config)
+
+
+def test_both_packages_are_needed(config: EmojiConfig) -> None:
+    with pytest.raises(ConfigError, match="give both"):
+        EmojiConfig(packages=config.packages[:1])
+
+
+@pytest.mark.parametrize("broken", ["not a tar", "another vendor", "no index"])
+def test_what_is_no_such_package_is_said_in_one_line(tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "apple.tgz"
+    if broken == "not a tar":
+        path.write_bytes(b"nothing")
+    elif broken == "another vendor":
+        path = Path(package(tmp_path, "apple", "red"))
+    else:
+        tarfile.open(path, "w:gz").close()
+    with pytest.raises(DataError, match="is not a package of emoji|holds emoji of apple"):
+        list(drawings(path))

@@ -1,0 +1,95 @@
+"""The encoder of mkshing/e4t-diffusion: what it computes, written out plainly once more."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from encoder.backbone.backbone import CLIP_MEAN, CLIP_STD, Backbone
+from encoder.backbone.shapes import outline
+from encoder.config import BackboneConfig
+from encoder.model.conditioning import Conditioning
+from encoder.model.features import first_pass
+from encoder.model.patch_encoder import PatchEncoder, PatchEncoderConfig
+
+H14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
+
+@pytest.fixture(params=["sd1", "sd2"])
+def base(family_folders: Path, request: pytest.FixtureRequest) -> Path:
+    return family_folders / request.param
+
+
+@pytest.fixture
+def patch_encoder(backbone: Backbone) -> PatchEncoder:
+    return PatchEncoder(PatchEncoderConfig.for_backbone(backbone))
+
+
+def tokens_written_out(backbone: Backbone, pixels: Tensor) -> Tensor:
+    resized = F.interpolate(pixels, (32, 32), mode="bicubic", align_corners=True)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    last = backbone.clip((((resized + 1) / 2) - mean) / std, output_hidden_states=True).hidden_states[-1]
+    normalised_class_token, patches = backbone.clip.post_layernorm(last[:, 0]), last[:, 1:]
+    return torch.cat([normalised_class_token[:, None], patches[:, 1::2]], dim=1)
+
+
+def maps_written_out(backbone: Backbone, noisy: Tensor, timesteps: Tensor, null: Tensor) -> Tensor:
+    """Of the whole UNet in a run of its own: what conv_in, every layer of the down blocks and the mid block give."""
+    unet, seen = backbone.unet, list[Tensor]()
+
+    def see(_: nn.Module, __: object, output: Tensor | tuple[Tensor, tuple[Tensor, ...]]) -> None:
+        seen.extend([output] if isinstance(output, Tensor) else output[1])
+
+    hooks = [part.register_forward_hook(see) for part in (unet.conv_in, *unet.down_blocks, unet.mid_block)]
+    unet(noisy, timesteps, null)
+    for hook in hooks:
+        hook.remove()
+    return torch.cat([each.mean(dim=(2, 3)) for each in seen], dim=1)
+
+
+def word_written_out(encoder: PatchEncoder, tokens: Tensor, maps: Tensor) -> Tensor:
+    weights = encoder.state_dict()
+
+    def linear(name: str, features: Tensor) -> Tensor:
+        return features @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def leaky(features: Tensor) -> Tensor:
+        return torch.where(features > 0, features, 0.01 * features)
+
+    unet = linear("from_unet.2", leaky(linear("from_unet.0", maps)))
+    each = [
+        linear(f"from_clip.{index}", linear("joined", torch.cat([tokens[:, index], unet], dim=1)))
+        for index in range(tokens.shape[1])
+    ]
+    return linear("to_embedding", leaky(sum(each) / len(each)))
+
+
+def test_it_sees_the_class_token_and_every_second_patch_of_the_last_layer(
+    backbone: Backbone, patch_encoder: PatchEncoder
+) -> None:
+    pixels = torch.rand(2, 3, 40, 40) * 2 - 1
+    seen = patch_encoder.look(backbone, pixels)
+    assert seen.shape == (2, 3, 16)
+    torch.testing.assert_close(seen, tokens_written_out(backbone, pixels))
+
+
+def test_its_word_is_the_computation_written_out(
+    backbone: Backbone, patch_encoder: PatchEncoder, conditioning: Conditioning
+) -> None:
+    pixels, noisy, timesteps = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 4, 4, 4), torch.tensor([3, 700])
+    null = conditioning.null_states()
+    half = first_pass(backbone, noisy, timesteps, null)
+    made = patch_encoder(patch_encoder.look(backbone, pixels), patch_encoder.maps(half))
+    maps = maps_written_out(backbone, noisy, timesteps, null.states.expand(2, -1, -1))
+    wanted = word_written_out(patch_encoder, tokens_written_out(backbone, pixels), maps)
+    torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "width"), [("CompVis/stable-diffusion-v1-4", 768), ("stabilityai/stable-diffusion-2-1", 1024)]
+)
+def test_with_vit_h_it_has_129_tokens_and_10880_channels(model: str, width: int) -> None:
+    shape = PatchEncoderConfig.for_backbone(outline(BackboneConfig(model=model, clip=H14)))
+    assert shape == PatchEncoderConfig(tokens=129, clip_width=1280, map_channels=10_880, embedding_width=width)

@@ -1,0 +1,225 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from encoder.backbone.backbone import Backbone
+from encoder.concepts.concept import Concept, LoadedConcept
+from encoder.concepts.weight_deltas import Change, Changes, LowRank, dense
+from encoder.config import BackboneConfig, ConditioningConfig, Precision, TuneConfig
+from encoder.errors import ConfigError, ModelError
+from encoder.model.conditioning import Conditioning
+from encoder.model.domain_encoder import DomainEncoder
+from encoder.model.features import class_tokens
+from encoder.model.losses import Draw, domain_tuning_loss
+from encoder.tuning.trainable import parts_of
+from encoder.tuning.tuner import Pictures, tune
+from tests.bases import SHIPPED
+
+QUICK = {"steps": 2, "batch_size": 2, "learning_rate": 1e-4}
+Tune = Callable[..., list[Concept]]
+
+
+@pytest.fixture
+def tuned(backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor) -> Tune:
+    """Tune on the first person, quickly unless told; gives the concepts."""
+
+    def run(pictures: Pictures | None = None, *, stops: tuple[int, ...] | None = None, **settings: object) -> list:
+        config, pictures = TuneConfig(**QUICK | settings), pictures or Pictures(pixels=pixels[:1])
+        return tune(backbone, encoder, conditioning, pictures, config, release="test", stops=stops)
+
+    return run
+
+
+def weights(*modules: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for module in modules for parameter in module.parameters()]
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def distance(one: Concept, other: Concept) -> float:
+    """Of what they do to the UNet, relative to it."""
+    a, b = (
+        torch.cat([rows(change).flatten() for change in concept.changes["unet"].values()]) for concept in (one, other)
+    )
+    return float((a - b).norm() / a.norm())
+
+
+def rows(change: Change) -> Tensor:
+    if isinstance(change, Tensor):
+        return change.float()
+    if isinstance(change, LowRank):
+        return change.up.float() @ change.down.float()
+    return dense(change, torch.Size(change.values.shape))  # of 8 bits
+
+
+def test_15_steps_lower_the_loss_of_the_picture(
+    backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor, tuned: Tune
+) -> None:
+    latents = backbone.posterior(pixels[:1]).mean.expand(8, -1, -1, -1)
+    tokens = class_tokens(backbone, pixels[:1]).expand(8, -1, -1)
+    prompts = conditioning.tokenize(["a portrait of a *s"] * 8)
+    draw = Draw.for_samples(range(8), latents.shape[1:], 1000)
+
+    @torch.no_grad()
+    def loss() -> float:
+        losses = domain_tuning_loss(
+            backbone, encoder, conditioning, latents=latents, class_tokens=tokens, prompts=prompts,
+            noise=draw.noise, timesteps=draw.timesteps, regulariser=0.0,
+        )  # fmt: skip
+        return float(losses.denoising)
+
+    before = loss()
+    [concept] = tuned(steps=15, batch_size=8)
+    LoadedConcept(concept, parts_of(backbone, encoder))
+    assert loss() < before
+
+
+@pytest.mark.parametrize("train", ["unet", "attention", "lora"])
+def test_tuning_leaves_the_models_bit_identical(
+    backbone: Backbone, encoder: DomainEncoder, tuned: Tune, train: str
+) -> None:
+    before = weights(backbone, encoder)
+    tuned(train=train, text_encoder=True, gradient_checkpointing=True)
+    assert same(weights(backbone, encoder), before)
+
+
+@pytest.mark.parametrize("train", ["unet", "lora"])
+def test_an_interrupt_leaves_the_models_as_they_were(
+    backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor, train: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before, config = weights(backbone, encoder), TuneConfig(**QUICK, train=train)
+    with pytest.raises(KeyboardInterrupt):
+        tune(backbone, encoder, conditioning, Pictures(pixels=pixels[:1]), config, release="test", on_step=interrupt)
+    assert same(weights(backbone, encoder), before)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("train", ["unet", "lora"])
+def test_loading_and_unloading_a_concept_leaves_the_models_bit_identical(
+    backbone: Backbone, encoder: DomainEncoder, tuned: Tune, train: str
+) -> None:
+    [concept] = tuned(train=train, lora_learning_rate=0.01)
+    before = weights(backbone, encoder)
+    loaded = LoadedConcept(concept, parts_of(backbone, encoder))
+    assert not same(weights(backbone.unet), before)
+    loaded.unload()
+    assert same(weights(backbone, encoder), before)
+
+
+def test_small_batches_come_to_every_picture(tuned: Tune, pixels: Tensor) -> None:
+    first = torch.cat([pixels[:1], pixels[:1]])
+    both, same = (tuned(Pictures(pixels=shown), batch_size=1, steps=2)[0] for shown in (pixels, first))
+    assert distance(both, same) > 0
+
+
+def test_the_same_seed_gives_the_same_concept(tuned: Tune) -> None:
+    assert distance(*(tuned(train=train)[0] for train in ("lora", "lora"))) == 0
+    assert distance(tuned()[0], tuned()[0]) == 0
+
+
+def test_another_seed_gives_another_concept(tuned: Tune) -> None:
+    assert distance(tuned()[0], tuned(seed=1)[0]) > 0.1
+
+
+def test_0_steps_change_no_weight(tuned: Tune) -> None:
+    [concept] = tuned(steps=0)
+    assert not any(change.any() for change in concept.changes["unet"].values())
+
+
+def test_a_stop_on_the_way_is_what_tuning_that_far_gives(tuned: Tune) -> None:
+    [alone] = tuned(steps=1)
+    _, on_the_way, _ = tuned(stops=(0, 1, 2))
+    assert distance(alone, on_the_way) == 0
+
+
+def test_attention_tuning_changes_attention_only(tuned: Tune) -> None:
+    changes: Changes = tuned(train="attention")[0].changes["unet"]
+    assert changes
+    assert all(".attn" in name for name in changes)
+
+
+def test_low_rank_tuning_leaves_two_thin_factors_for_every_projection(backbone: Backbone, tuned: Tune) -> None:
+    changes = tuned(train="lora", lora_rank=3)[0].changes["unet"]
+    shapes = {name: tuple(parameter.shape) for name, parameter in backbone.unet.named_parameters()}
+    assert all((*change.up.shape, *change.down.shape) == (shapes[name][0], 3, 3, shapes[name][1])
+               for name, change in changes.items())  # fmt: skip
+    assert len(changes) == sum(name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"))
+                               for name in shapes)  # fmt: skip
+
+
+def test_the_text_encoder_learns_if_asked(tuned: Tune) -> None:
+    assert not tuned()[0].changes.get("text_encoder")
+    assert any(change.any() for change in tuned(text_encoder=True)[0].changes["text_encoder"].values())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"micro_batch_size": 2}, {"micro_batch_size": 3}, {"gradient_checkpointing": True}]
+)
+def test_what_saves_memory_learns_the_same(tuned: Tune, settings: dict) -> None:
+    plain, saving = tuned(batch_size=4)[0], tuned(batch_size=4, **settings)[0]
+    assert (
+        distance(plain, saving) < 0.02
+    )  # Adam's first steps have the size of the rate whatever the gradient's rounding
+
+
+def test_few_bits_lose_little_and_say_how_much(tuned: Tune) -> None:
+    exact, rounded = tuned()[0], tuned(stored_bits=8)[0]
+    assert exact.settings["stored_error"] < 0.001
+    assert 0 < rounded.settings["stored_error"] < 0.02
+    assert distance(exact, rounded) == pytest.approx(rounded.settings["stored_error"], rel=0.2)
+
+
+def test_8_bit_moments_learn_nearly_the_same(tuned: Tune) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    assert distance(tuned(steps=3)[0], tuned(steps=3, optimizer="adamw8bit")[0]) < 0.2
+
+
+def in_precision(dtype: Precision, encoder: DomainEncoder, pixels: Tensor, **settings: object) -> Concept:
+    """What a base held so learns."""
+    backbone = Backbone.load(BackboneConfig(model=str(SHIPPED), dtype=dtype))
+    conditioning = Conditioning.of(backbone, ConditioningConfig(domain_word="person"))
+    config = TuneConfig(**QUICK | settings)
+    [concept] = tune(backbone, encoder, conditioning, Pictures(pixels=pixels[:1]), config, release="test")
+    return concept
+
+
+def test_a_base_in_bfloat16_learns_nearly_the_same(encoder: DomainEncoder, pixels: Tensor) -> None:
+    exact, held_low = (in_precision(dtype, encoder, pixels, steps=5) for dtype in ("float32", "bfloat16"))
+    assert distance(exact, held_low) < 0.5
+
+
+def test_a_base_in_float16_is_refused(encoder: DomainEncoder, pixels: Tensor) -> None:
+    with pytest.raises(ConfigError, match="bfloat16"):
+        in_precision("float16", encoder, pixels)
+
+
+def test_a_mask_weighs_the_loss(tuned: Tune, pixels: Tensor) -> None:
+    everything = torch.ones(1, 1, *pixels.shape[-2:])
+    half = everything.clone()
+    half[..., 32:] = 0
+    plain, all_of_it, left = (tuned(Pictures(pixels=pixels[:1], masks=mask))[0] for mask in (None, everything, half))
+    assert distance(plain, all_of_it) < 0.02
+    assert distance(plain, left) > 0.1
+
+
+def test_an_empty_mask_is_refused(pixels: Tensor) -> None:
+    with pytest.raises(ModelError, match="covers nothing"):
+        Pictures(pixels=pixels[:1], masks=torch.zeros(1, 1, 64, 64))
+
+
+def test_several_pictures_are_learned_together(tuned: Tune, pixels: Tensor) -> None:
+    [concept] = tuned(Pictures(pixels=pixels))
+    assert concept.settings["pictures"] == 2
+    assert distance(concept, tuned()[0]) > 0.1
+
+
+def test_negative_steps_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"tune\.steps"):
+        TuneConfig(steps=-1)

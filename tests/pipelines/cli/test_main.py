@@ -1,0 +1,113 @@
+"""Bad input: one line that says what is wrong and what to do, an exit code, nothing half written."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+SHIPPED_RELEASE = Path(__file__).parents[3] / "models" / "faces"
+E4T = Callable[..., tuple[int, str, str]]
+
+
+def refused(result: tuple[int, str, str], code: int, *words: str) -> bool:
+    exit_code, _, err = result
+    assert exit_code == code
+    assert err.startswith("e4t: ")
+    assert err.count("\n") == 1
+    return all(word in err for word in words)
+
+
+def test_an_unknown_recipe_key_is_refused(e4t: E4T, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text() + "colour: red\n")
+    assert refused(e4t("prepare", "--recipe", recipe), 78, "colour")
+
+
+def test_an_unknown_recipe_is_refused_with_those_that_exist(e4t: E4T) -> None:
+    assert refused(e4t("prepare", "--recipe", "nope"), 78, "nope", "quickstart")
+
+
+def test_a_value_out_of_range_is_refused(e4t: E4T, recipe: Path) -> None:
+    assert refused(e4t("prepare", "--recipe", recipe, "--data.quality", "500"), 78, "quality", "500")
+
+
+def test_a_missing_source_is_refused_and_nothing_written(e4t: E4T, recipe: Path, tmp_path: Path) -> None:
+    result = e4t(
+        "prepare", "--recipe", recipe, "--data.source", tmp_path / "nowhere", "--data.output", tmp_path / "out"
+    )
+    assert refused(result, 1, "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pretraining_without_shards_is_refused(e4t: E4T, recipe: Path, tmp_path: Path) -> None:
+    assert refused(e4t("pretrain", "--recipe", recipe, "--data.output", tmp_path), 1, "manifest.json", "e4t prepare")
+
+
+def test_a_batch_that_does_not_divide_is_refused(e4t: E4T, recipe: Path) -> None:
+    assert refused(e4t("pretrain", "--recipe", recipe, "--nproc", "4"), 78, "batch_size")
+
+
+@pytest.mark.distributed
+def test_a_world_without_a_free_port_is_refused(e4t: E4T, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        monkeypatch.setenv("MASTER_PORT", port)
+        result = e4t("pretrain", "--recipe", recipe, "--nproc", "2")
+    assert refused(result, 1, f"127.0.0.1:{port}", "MASTER_PORT")
+
+
+def test_an_unreadable_image_is_refused(e4t: E4T, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"no picture")
+    assert refused(e4t("tune", "--release", tmp_path, "--image", tmp_path / "picture.png"), 1, "picture.png")
+
+
+def test_a_folder_that_is_no_release_is_refused(e4t: E4T, tmp_path: Path) -> None:
+    assert refused(e4t("generate", "--release", tmp_path, "--prompt", "a cat"), 1, "not a release folder")
+
+
+def test_a_release_of_a_newer_format_is_refused(e4t: E4T, tmp_path: Path) -> None:
+    (tmp_path / "domain_encoder").mkdir()
+    (tmp_path / "domain_encoder" / "config.json").write_text("{}")
+    (tmp_path / "index.json").write_text(json.dumps({"kind": "e4t-domain-encoder", "format_version": 99}))
+    assert refused(e4t("generate", "--release", tmp_path, "--prompt", "a cat"), 1, "99", "upgrade")
+
+
+def test_a_plan_tells_memory_speed_and_whether_it_fits(e4t: E4T, recipe: Path, tmp_path: Path) -> None:
+    code, out, err = e4t(
+        "plan", "--recipe", recipe, "--devices", "2", "--device", "l4", "--json", tmp_path / "plan.json"
+    )
+    assert code == 0, err
+    assert "frozen weights" in out
+    assert "pictures/s" in out
+    assert "fits" in out
+    stages = {plan["stage"]: plan for plan in json.loads((tmp_path / "plan.json").read_text())}
+    assert stages["pre-training"]["devices"] == 2
+    assert stages["tuning"]["total"] == sum(stages["tuning"]["memory"].values())
+
+
+def test_a_plan_for_an_unknown_device_names_those_that_are_known(e4t: E4T, recipe: Path) -> None:
+    assert refused(e4t("plan", "--recipe", recipe, "--device", "abacus"), 78, "H100")
+
+
+def test_tuning_takes_its_settings_and_a_mask_from_the_command(e4t: E4T, tmp_path: Path) -> None:
+    picture, mask = tmp_path / "me.png", tmp_path / "mask.png"
+    Image.new("RGB", (80, 64), "teal").save(picture)
+    Image.new("L", (80, 64), 255).save(mask)
+    words = ("--train", "lora", "--lora_rank", "2", "--steps", "1", "--batch_size", "2", "--device", "cpu")
+    code, _, err = e4t(
+        "tune", "--release", SHIPPED_RELEASE, "--image", picture, "--mask", mask, *words, "--output", tmp_path / "me"
+    )
+    assert code == 0, err
+    settings = json.loads((tmp_path / "me" / "concept.json").read_text())["settings"]
+    assert (settings["train"], settings["lora_rank"], settings["steps"]) == ("lora", 2, 1)
+    assert (tmp_path / "me" / "concept.safetensors").stat().st_size < 8_000_000
+
+
+def test_a_tuning_setting_out_of_range_is_refused(e4t: E4T, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "me.png")
+    words = ("tune", "--release", SHIPPED_RELEASE, "--image", tmp_path / "me.png", "--lora_rank", "0")
+    assert refused(e4t(*words, "--output", tmp_path / "me"), 78, "lora_rank")

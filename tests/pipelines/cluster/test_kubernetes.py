@@ -1,0 +1,254 @@
+"""What is sent to Kubernetes; tests/k8s/test_pods.py runs its pods."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from encoder.errors import ConfigError
+from pipelines.cluster.jobs import RECIPE, Job, Stage, jobs_of
+from pipelines.cluster.kubernetes import (
+    WORKLOADS,
+    KubernetesSite,
+    Manifest,
+    job_of,
+    manifests_of,
+    name_of,
+    submission,
+)
+from pipelines.cluster.submission import Sent, sent, submissions
+from tests.k8s.manifests import OVERLAYS, breaches, pod_of, refusals, validate
+
+PRETRAIN = Job("pretrain", "ranks", ("pretrain",), 2)
+CACHE = Job("cache", "array", ("cache", "--stage", "work", "--world", "40"), 40)
+KUBECTL = str(Path(sys.executable).parent / "kubectl")
+# A kubectl that keeps what it is told, and says that jobs stand as the file "conditions" says.
+FAKE_KUBECTL = """#!/usr/bin/env python3
+import json, os, pathlib, sys
+here = pathlib.Path(__file__).parent
+if sys.argv[1] == "kustomize":
+    os.execv({real!r}, [{real!r}, *sys.argv[1:]])
+with (here / "calls").open("a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+if sys.argv[1] == "get":
+    print(json.loads((here / "conditions").read_text()).get(sys.argv[3], ""), end="")
+"""
+
+
+def made(job: Job, **site: Any) -> list[Manifest]:
+    return manifests_of(job, KubernetesSite(**site), "e4t-run-001", "name: run\n")
+
+
+def named(manifests: list[Manifest]) -> dict[str, str]:
+    return {each["kind"]: each["metadata"]["name"] for each in manifests}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("stage", get_args(Stage))
+def test_every_manifest_is_one_that_the_cluster_takes(overlay: str, stage: Stage, tmp_path: Path) -> None:
+    for job in jobs_of(stage, nodes=2, tasks=3, cached=True):
+        manifests = made(job, overlay=overlay, rdma=True, namespace="team")
+        for manifest in manifests:
+            validate(manifest)
+        assert list(breaches(pod_of(manifests))) == []
+        assert list(refusals(manifests)) == []
+
+
+@pytest.mark.parametrize(("overlay", "job"), list(product(OVERLAYS, [PRETRAIN, CACHE])), ids=str)
+def test_everything_that_a_pod_names_is_there(overlay: str, job: Job) -> None:
+    manifests = made(job, overlay=overlay)
+    (pod,) = [pod_of(manifests)]
+    recipe = next(each["configMap"]["name"] for each in pod["volumes"] if "configMap" in each)
+    assert named(manifests)["ConfigMap"] == recipe
+    if "Service" in named(manifests):
+        assert named(manifests)["Service"] == pod["subdomain"]
+    assert set(named(manifests).values()) == {"e4t-run-001"}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "first"),
+    [("plain", "e4t-run-001-0"), ("jobset-kueue", "e4t-run-001-nodes-0-0"), ("trainjob", "e4t-run-001-node-0-0")],
+)
+def test_ranks_meet_at_the_first_pod(overlay: str, first: str) -> None:
+    (container,) = pod_of(made(PRETRAIN, overlay=overlay))["containers"]
+    environment = {each["name"]: each.get("value") for each in container["env"]}
+    assert environment["MASTER_ADDR"] == f"{first}.e4t-run-001"
+    assert environment["NNODES"] == "2"
+
+
+def test_two_submissions_of_a_run_share_no_selector() -> None:
+    first, second = (manifests_of(PRETRAIN, KubernetesSite(), name, "") for name in ("e4t-a", "e4t-b"))
+    (service,) = (each for each in first if each["kind"] == "Service")
+    labels = job_of(second)["template"]["metadata"]["labels"]
+    assert not service["spec"]["selector"].items() <= labels.items()
+
+
+def test_a_pod_of_several_devices_starts_as_many_ranks() -> None:
+    (container,) = pod_of(made(PRETRAIN, devices_per_node=8))["containers"]
+    assert container["args"][-2:] == ["--nproc", "8"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+
+
+@pytest.mark.parametrize(("cpu", "threads"), [("64", "8"), ("12", "1"), ("500m", "1"), ("16000m", "2")])
+def test_ranks_of_a_pod_share_its_cores(cpu: str, threads: str) -> None:
+    (container,) = pod_of(made(PRETRAIN, devices_per_node=8, cpu=cpu))["containers"]
+    assert {"name": "OMP_NUM_THREADS", "value": threads} in container["env"]
+
+
+@pytest.mark.parametrize("amount", ["16GB", "sixteen", "16 Gi", "-1", ""])
+def test_an_amount_that_the_cluster_would_refuse_is_refused(amount: str) -> None:
+    with pytest.raises(ConfigError, match="memory is .*such as"):
+        KubernetesSite(memory=amount)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_starts_pods_is_sent_when_everything_that_it_names_is_there(overlay: str) -> None:
+    kinds = [each["kind"] for each in made(PRETRAIN, overlay=overlay)]
+    assert kinds[-1] in WORKLOADS
+    assert not set(kinds[:-1]) & set(WORKLOADS)
+
+
+def test_an_array_has_a_pod_for_each_task_and_runs_some_at_a_time() -> None:
+    job = job_of(made(CACHE, pods_at_once=16))
+    assert (job["completions"], job["parallelism"], job["completionMode"]) == (40, 16, "Indexed")
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["args"] == ["cache", "--recipe", "/etc/e4t/recipe.yaml", "--stage", "work", "--world", "40"]
+    assert "NNODES" not in {each["name"] for each in container["env"]}
+
+
+def test_preparing_asks_for_no_gpu() -> None:
+    (container,) = pod_of(made(Job("prepare-plan", "one", ("prepare",))))["containers"]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(recipe=some.text(some.characters(exclude_categories=["Cs", "Cc"]) | some.just("\n")) | some.sampled_from("1yN"))
+def test_a_recipe_arrives_as_itself(recipe: str) -> None:
+    files = submission([PRETRAIN], KubernetesSite(), Path("runs/run/submissions/001-pretrain"), "run", {RECIPE: recipe})
+    (kept,) = (each["data"] for each in read_by_kubectl(files.files["1-pretrain.yaml"]) if each["kind"] == "ConfigMap")
+    assert kept == {"recipe.yaml": recipe}
+
+
+def read_by_kubectl(text: str) -> Iterator[Manifest]:
+    """Manifests as kubectl understands them, by its own reader of YAML."""
+    read = [KUBECTL, "label", "--local", "--filename=-", "--output=json", "read=true"]
+    text = subprocess.run(read, input=text, capture_output=True, text=True, check=True).stdout  # noqa: S603 - our own command
+    while text := text.lstrip():
+        manifest, end = json.JSONDecoder().raw_decode(text)
+        yield manifest
+        text = text[end:]
+
+
+@settings(max_examples=50, deadline=None)
+@given(run=some.text(min_size=1))
+def test_any_runs_name_gives_one_that_hosts_can_have(run: str) -> None:
+    job = Job("compare-present", "one", ("compare",))
+    name = name_of(job, Path("/somewhere/submissions/123-compare"), run)
+    assert list(refusals(manifests_of(job, KubernetesSite(overlay="jobset-kueue"), name, ""))) == []
+    assert name == name.lower() and all(word.isalnum() and word.isascii() for word in name.split("-"))
+
+
+class Cluster:
+    """What kubectl would say of jobs, and what it was told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "kubectl").write_text(FAKE_KUBECTL.format(real=KUBECTL))
+        (folder / "kubectl").chmod(0o755)
+        self.say()
+
+    def say(self, **conditions: str) -> None:
+        self.told_file.unlink(missing_ok=True)
+        stand = {f"{name}.yaml": said for name, said in conditions.items()}
+        (self.folder / "conditions").write_text(json.dumps(stand))
+
+    @property
+    def told_file(self) -> Path:
+        return self.folder / "calls"
+
+    def told(self) -> list[str]:
+        """What was asked for but looking: ``apply a.yaml``."""
+        calls = [json.loads(line) for line in self.told_file.read_text().splitlines()]
+        return [f"{words[0]} {words[2].removesuffix('.yaml')}" for words in calls if words[0] != "get"]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    return Cluster(tmp_path / "bin")
+
+
+def send_all(folder: Path) -> "subprocess.CompletedProcess[str]":
+    script = Path(__file__).parents[3] / "k8s" / "send.sh"
+    run = ["bash", str(script), "a.yaml", "b.yaml"]
+    return subprocess.run(run, cwd=folder, capture_output=True, text=True, check=False, env=os.environ.copy())  # noqa: S603 - our own command
+
+
+def test_a_job_is_sent_when_the_one_before_has_ended_well(cluster: Cluster) -> None:
+    cluster.say(a="SuccessCriteriaMet Complete")
+    assert send_all(cluster.folder).returncode == 0
+    assert cluster.told() == ["apply b"]
+
+
+@pytest.mark.parametrize("found", ["ConfigMap Service Job", "ConfigMap JobSet Suspended", "ConfigMap TrainJob"])
+def test_a_job_that_is_under_way_is_left_alone(cluster: Cluster, found: str) -> None:
+    cluster.say(a="Job Complete", b=found)
+    assert "b.yaml is under way" in send_all(cluster.folder).stdout
+    assert cluster.told() == []
+
+
+def test_a_job_of_which_only_the_recipe_is_there_is_sent(cluster: Cluster) -> None:
+    cluster.say(a="Job Complete", b="ConfigMap")
+    assert send_all(cluster.folder).returncode == 0
+    assert cluster.told() == ["apply b"]
+
+
+def test_after_a_job_that_failed_none_is_sent(cluster: Cluster) -> None:
+    cluster.say(a="Failed")
+    done = send_all(cluster.folder)
+    assert done.returncode == 1
+    assert "a.yaml has failed" in done.stderr
+    assert cluster.told() == ["delete a", "apply a"]
+
+
+def test_sending_leaves_a_record_with_the_jobs_names(
+    recipe: Path, e4t: Callable[..., tuple[int, str, str]], cluster: Cluster
+) -> None:
+    site = ("--site.namespace", "team", "--site.overlay", "jobset-kueue")
+    code, out, err = e4t("submit", "k8s", "--recipe", recipe, "--job", "release", *site)
+    assert code == 0, err
+    (folder,) = submissions(recipe.parent / "runs" / "small")
+    name = name_of(Job("release", "one", ("release",)), folder, "small")
+    assert sent(folder) == Sent("k8s", {"release": [f"team/jobset/{name}"]})
+    assert cluster.told() == ["apply 1-release"]
+    assert {"recipe.yaml", "code.json", "code.diff", "1-release.yaml", "send.sh", "submit.sh"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+
+def test_what_is_shown_beforehand_is_every_file(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = e4t("submit", "k8s", "--recipe", recipe, "--job", "pipeline", "--dry-run", "true")
+    assert code == 0
+    assert all(f"-{job.name}.yaml" in out for job in jobs_of("pipeline", nodes=1, tasks=8, cached=False))
+    assert not submissions(recipe.parent / "runs" / "small")
+
+
+def test_a_site_without_time_to_save_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        KubernetesSite(grace_seconds=0)
+
+
+def test_shellcheck_finds_nothing() -> None:
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    script = Path(__file__).parents[3] / "k8s" / "send.sh"
+    done = subprocess.run([str(shellcheck), str(script)], capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    assert done.stdout == ""

@@ -1,0 +1,227 @@
+"""What is sent to SLURM; tests/cluster/test_slurm.py sends it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from encoder.errors import ConfigError
+from pipelines.cluster.jobs import Job, jobs_of
+from pipelines.cluster.slurm import SlurmSite, batches, commands, script, site_lines, state
+from pipelines.cluster.submission import Sent, sent, submissions
+
+FAKE_SBATCH = """#!/usr/bin/env python3
+import json, sys
+with open({log!r}, "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+print(sum(1 for _ in open({log!r})))
+"""
+SRUN = """#!/usr/bin/env bash
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+"""
+PYTHON = """#!/usr/bin/env python3
+import json, sys
+print(json.dumps(sys.argv[1:]))
+"""
+SCONTROL = """#!/usr/bin/env bash
+[ "$1" = show ] && echo "JobId=7 JobState=$STATE Reason=None"
+[ "$1" = requeue ] && echo "requeued $2"
+"""
+WORDS = some.text(some.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o755)
+
+
+def told_to_sbatch(made: list[Any], folder: Path) -> list[list[str]]:
+    """The words of each call when the submission's commands are run, in order; ids count from 1."""
+    log = folder / "calls"
+    log.unlink(missing_ok=True)
+    program(folder, "sbatch", FAKE_SBATCH.format(log=str(log)))
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", commands(made)], check=True, env=environment, capture_output=True)  # noqa: S603, S607 - our own command
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def told_to_e4t(words: list[str], folder: Path, site: SlurmSite) -> list[str]:
+    """The words that e4t gets when the job's script runs."""
+    for name, text in (("srun", SRUN), ("fake-python", PYTHON)):
+        program(folder, name, text)
+    (folder / "site.sh").write_text(site_lines(site))
+    (folder / "job.sbatch").write_text(script())
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    run = ["bash", str(folder / "job.sbatch"), str(folder), *words]
+    done = subprocess.run(run, check=True, env=environment, capture_output=True, text=True)  # noqa: S603 - our own command
+    return json.loads(done.stdout)[2:]
+
+
+def requeued(folder: Path, code: int, **environment: str) -> str:
+    """What is requeued when a job's task ends with that code: nothing, or a job."""
+    fail = f"import sys; sys.exit({code})" if code < 129 else f"import os; os.kill(os.getpid(), {code - 128})"
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sleep", "#!/bin/sh\n"), ("fails", fail)):
+        program(folder, name, text)
+    site = SlurmSite(python=(sys.executable, str(folder / "fails")), requeues=2)
+    (folder / "site.sh").write_text(site_lines(site))
+    (folder / "job.sbatch").write_text(script())
+    known = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "STATE": "RUNNING"}
+    run = ["bash", str(folder / "job.sbatch"), str(folder), "one", "release"]
+    done = subprocess.run(run, check=False, env=os.environ | known | environment, capture_output=True, text=True)  # noqa: S603 - our own command
+    assert done.returncode == code
+    return done.stdout.removeprefix("requeued ").strip()
+
+
+def words_of(made: list[Any]) -> list[str]:
+    (batch,) = made
+    return list(batch.options)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(word=WORDS)
+def test_any_word_arrives_as_itself(tmp_path: Path, word: str) -> None:
+    site = SlurmSite(python=("fake-python",), setup=f"# {' '.join(word.split())}")
+    made = batches([Job("release", "one", ("release", word))], site, tmp_path, word)
+    (told,) = told_to_sbatch(made, tmp_path)
+    assert told[-1] == word
+    assert told_to_e4t(["one", "release", word], tmp_path, site) == ["release", word]
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", 'a "b"', "$(touch here)", "`id`", "two  words", "two\nlines", "100%", "back\\slash", "ü*?;&|<>"]
+)
+def test_a_recipe_of_any_name_is_sent_whole(
+    recipe: Path, tmp_path: Path, e4t: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    program(tmp_path, "sbatch", FAKE_SBATCH.format(log=str(tmp_path / "calls")))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    words = ["--name", name, "--data.concept", name, "--conditioning.templates", json.dumps([f"{name} *s"])]
+    assert e4t("submit", "slurm", "--recipe", recipe, "--job", "release", *words)[0] == 0
+    (folder,) = submissions(tmp_path / "runs" / name)
+    (told,) = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    assert told[-2:] == ["--recipe", str(folder / "recipe.yaml")]
+    kept = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert [kept["name"], kept["data"]["concept"], kept["conditioning"]["templates"]] == [name, name, [f"{name} *s"]]
+    assert sent(folder) == Sent("slurm", {"release": ["1"]})
+
+
+@pytest.mark.parametrize("code", [75, 137, 143])
+def test_a_job_that_was_stopped_or_killed_is_requeued(tmp_path: Path, code: int) -> None:
+    assert requeued(tmp_path, code) == "7"
+
+
+@pytest.mark.parametrize("code", [0, 1, 78])
+def test_a_job_that_has_ended_or_would_only_fail_again_is_not(tmp_path: Path, code: int) -> None:
+    assert requeued(tmp_path, code) == ""
+
+
+def test_a_job_is_requeued_as_often_as_the_site_says(tmp_path: Path) -> None:
+    assert requeued(tmp_path, 75, SLURM_RESTART_COUNT="1") == "7"
+    assert requeued(tmp_path, 75, SLURM_RESTART_COUNT="2") == ""
+
+
+def test_a_job_that_somebody_cancels_is_not_requeued(tmp_path: Path) -> None:
+    assert requeued(tmp_path, 75, STATE="CANCELLED") == ""
+    assert requeued(tmp_path, 75, STATE="PREEMPTED") == "7"
+
+
+def test_a_task_of_an_array_requeues_itself_and_not_the_array(tmp_path: Path) -> None:
+    assert requeued(tmp_path, 137, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3") == "7_3"
+
+
+def test_each_job_waits_for_every_part_of_the_one_before(tmp_path: Path) -> None:
+    jobs = jobs_of("prepare", nodes=1, tasks=5, cached=False)
+    told = told_to_sbatch(batches(jobs, SlurmSite(), tmp_path, "run", max_array=3), tmp_path)
+    waits = [next((word for word in words if word.startswith("--dependency")), "") for words in told]
+    assert waits == ["", "--dependency=afterok:1", "--dependency=afterok:1", "--dependency=afterok:2:3"]
+
+
+def test_an_array_larger_than_the_cluster_takes_is_several_that_count_on_and_share_its_limit(tmp_path: Path) -> None:
+    job = Job("cache", "array", ("cache",), 5)
+    made = batches([job], SlurmSite(array_at_once=2), tmp_path, "run", max_array=3)
+    assert [batch.options[-1] for batch in made] == ["--array=0-2%1", "--array=0-1%1"]
+    assert [batch.script[2:4] for batch in made] == [("array", "0"), ("array", "3")]
+
+
+def test_a_task_of_an_array_is_told_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    site = SlurmSite(python=("fake-python",))
+    assert told_to_e4t(["array", "3", "cache"], tmp_path, site) == ["cache", "--rank", "4"]
+
+
+def test_training_takes_a_task_for_each_device_and_is_warned_before_its_end(tmp_path: Path) -> None:
+    site = SlurmSite(devices_per_node=4, cpus_per_device=6, warn_seconds=90)
+    words = words_of(batches([Job("pretrain", "ranks", ("pretrain",), 2)], site, tmp_path, "run"))
+    asked = ["--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=6", "--gpus-per-node=4", "--signal=USR2@90"]
+    assert set(asked) <= set(words)
+
+
+def test_torchrun_is_one_task_a_node_with_every_devices_cores(tmp_path: Path) -> None:
+    site = SlurmSite(devices_per_node=4, cpus_per_device=6, launcher="torchrun")
+    words = words_of(batches([Job("pretrain", "ranks", ("pretrain",), 2)], site, tmp_path, "run"))
+    assert {"--ntasks-per-node=1", "--cpus-per-task=24", "--gpus-per-node=4"} <= set(words)
+
+
+def test_preparing_asks_for_no_gpu(tmp_path: Path) -> None:
+    words = words_of(batches([Job("prepare-plan", "one", ("prepare",))], SlurmSite(), tmp_path, "run"))
+    assert not [word for word in words if word.startswith("--gpu")]
+
+
+def test_a_container_is_entered_by_each_task() -> None:
+    site = SlurmSite(container="apptainer", image="e4t image.sif", mounts=("/data:/data",))
+    here = Path.cwd()
+    assert site.inside == [
+        "apptainer", "exec", "--nv", "--bind", f"{here}:{here},/data:/data", "--pwd", str(here), "e4t image.sif"
+    ]  # fmt: skip
+
+
+def test_a_container_without_an_image_is_refused() -> None:
+    with pytest.raises(ConfigError, match="pyxis and image None"):
+        SlurmSite(container="pyxis")
+
+
+def test_what_is_shown_beforehand_is_every_file(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = e4t("submit", "slurm", "--recipe", recipe, "--job", "release", "--dry-run", "true")
+    assert code == 0
+    for text in (script(), site_lines(SlurmSite()), "sbatch --parsable"):
+        assert text in out
+    assert not submissions(recipe.parent / "runs" / "small")
+
+
+def test_shellcheck_finds_nothing_in_what_is_sent(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
+    words = ["--recipe", recipe, "--job", "pipeline", "--dry-run", "true"]
+    out = e4t("submit", "slurm", *words)[1]
+    submit = out.rpartition("submit.sh\n")[2]
+    for text in (script(), submit):
+        command = [str(Path(sys.executable).parent / "shellcheck"), "--shell=bash", "-"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+        assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_job_that_slurm_has_forgotten_is_looked_up_in_its_accounting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    program(tmp_path, "scontrol", "#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n")
+    program(tmp_path, "sacct", "#!/bin/sh\nprintf 'COMPLETED\\nCOMPLETED\\nFAILED\\n'\n")
+    assert state("7") == "2 COMPLETED, FAILED"
+    program(tmp_path, "sacct", "#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+    assert state("7") == "no longer known to SLURM"
+
+
+def test_without_sbatch_one_line_says_where_to_submit(
+    recipe: Path, e4t: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, err = e4t("submit", "slurm", "--recipe", recipe, "--job", "release")
+    assert code == 1
+    assert err.startswith("e4t: sbatch is not to be found")

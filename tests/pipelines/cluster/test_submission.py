@@ -1,0 +1,77 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from jsonargparse import Namespace
+
+from pipelines.cli import commands
+from pipelines.cli.main import main
+from pipelines.cluster.jobs import RECIPE
+from pipelines.cluster.submission import records
+from pipelines.config.recipe import Recipe
+
+ODD = [
+    "null",
+    "1e5",
+    "n",
+    "true",
+    "- a",
+    "{b: c}",
+    "a: b",
+    "# c",
+    "${HOME}",
+    "$(id)",
+    "`id`",
+    "it's",
+    '"',
+    "a\nb\n",
+    "\x85",
+]
+TEXTS = some.sampled_from(ODD) | some.text(some.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+def understood(path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """What a job understands that is told to read that recipe."""
+    told: list[Recipe] = []
+
+    def hear(arguments: Namespace, _: list[str]) -> None:
+        """Instead of releasing."""
+        told.append(commands._recipe(arguments))
+
+    describe, _ = commands.COMMANDS["release"]
+    monkeypatch.setitem(commands.COMMANDS, "release", (describe, hear))
+    assert main(["release", "--recipe", str(path)]) == 0
+    return told[0]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=some.lists(TEXTS, min_size=4))
+def test_any_value_of_a_recipe_reaches_the_job_as_itself(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
+) -> None:
+    before = understood(recipe, monkeypatch)
+    changed = replace(
+        before,
+        name=texts[0],
+        publish=replace(before.publish, licence=texts[1], data=texts[2]),
+        conditioning=replace(
+            before.conditioning, domain_word=texts[3], templates=tuple(f"{text} *s" for text in texts)
+        ),
+    )
+    sent = tmp_path / "sent.yaml"
+    sent.write_text(records(changed)[RECIPE])
+    assert understood(sent, monkeypatch) == changed
+
+
+def test_what_is_shown_beforehand_is_exact(
+    small_recipe: dict[str, Any], tmp_path: Path, e4t: Callable[..., tuple[int, str, str]]
+) -> None:
+    path = tmp_path / RECIPE
+    path.write_text(yaml.safe_dump(small_recipe | {"name": ":smile:\t[bold]"}))
+    out = e4t("submit", "slurm", "--recipe", path, "--job", "release", "--dry-run", "true")[1]
+    assert "runs/:smile:\t[bold]/submissions/001-release/submit.sh\n#!/usr/bin/env bash\n" in out

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from encoder.errors import ConfigError
+from pipelines.config.pretraining import PretrainConfig
+
+RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch_size", "world", "passes"),
+    [
+        (64, 8, 2, (8, 4)),
+        (8, 8, 1, (8, 1)),
+        (8, 64, 2, (4, 1)),
+        (6, 8, 3, (2, 1)),
+        (24, 3, 3, (2, 4)),  # 3 do not divide the share of 8, so two at once
+        (14, 4, 2, (1, 7)),
+        (3, 8, 3, (1, 1)),
+    ],
+)
+def test_every_device_holds_as_many_at_once_as_it_may_and_divide_its_share(
+    batch_size: int, micro_batch_size: int, world: int, passes: tuple[int, int]
+) -> None:
+    assert PretrainConfig(batch_size=batch_size, micro_batch_size=micro_batch_size).passes(world) == passes
+
+
+@pytest.mark.parametrize("world", [3, 16])
+def test_a_batch_that_the_devices_cannot_share_is_refused_with_how_many_could(world: int) -> None:
+    with pytest.raises(ConfigError, match=f"cannot be shared by {world} devices; start 1, 2, 4, 8 of them"):
+        PretrainConfig(batch_size=8).passes(world)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("steps", 0),
+        ("batch_size", 0),
+        ("micro_batch_size", -1),
+        ("log_every", 0),
+        ("checkpoint_every", 0),
+        ("keep", 0),
+        ("keep_every", -1),
+        ("sample_every", 0),
+        ("validate_samples", 0),
+        ("skips_allowed", 0),
+        ("warmup_steps", -1),
+        ("regulariser", -0.1),
+        ("learning_rate", 0.0),
+        ("offsets_learning_rate", -1e-5),
+        ("average", 1.0),
+        ("average", -0.1),
+        ("start_timeout_seconds", 0.0),
+        ("step_timeout_seconds", -1.0),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_its_name(setting: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=setting):
+        PretrainConfig(**{setting: value})
+
+
+def test_the_offsets_learn_as_the_encoder_does_unless_told_otherwise() -> None:
+    assert PretrainConfig(learning_rate=1e-4).learning_rates == (1e-4, 1e-4)
+    assert PretrainConfig(learning_rate=1e-4, offsets_learning_rate=1e-5).learning_rates == (1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_that_ships_is_named_after_its_file_and_accepted(path: Path) -> None:
+    from jsonargparse import ArgumentParser
+
+    from pipelines.cli import commands, options
+
+    parser = ArgumentParser(exit_on_error=False)
+    options.evaluate(parser)
+    recipe = commands._recipe(parser.parse_args(["--recipe", str(path)]))
+    assert recipe.name == path.stem
+    assert (
+        recipe.plain()["conditioning"]["domain_word"] == yaml.safe_load(path.read_text())["conditioning"]["domain_word"]
+    )

@@ -1,0 +1,106 @@
+"""The whole comparison by command, on the shipped base and release."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from data_prep.config import PrepareConfig
+from data_prep.prepare.pipeline import prepare
+from data_prep.synthetic.faces import FacesConfig, draw_faces
+from pipelines.evaluation.statistics import TRUTH
+from pipelines.tracking.client import connect
+
+ROOT = Path(__file__).parents[3]
+E4T = Callable[..., tuple[int, str, str]]
+SYSTEMS = [
+    {"name": "Stable Diffusion", "method": "none"},
+    {"name": "Textual Inversion", "method": "textual-inversion", "steps": [1, 2], "settings": {"batch_size": 1}},
+    {"name": "E4T", "method": "e4t", "start": "release", "steps": [0, 1]},
+]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    data = {
+        "source": str(folder / "faces"), "output": str(folder / "shards"), "concept": "person",
+        "resolution": 64, "codec": "png", "shard_samples": 50,
+    }  # fmt: skip
+    draw_faces(FacesConfig(output=data["source"], identities=60, pictures=3))
+    prepare(PrepareConfig(**data))
+    settings = {
+        "name": "album",
+        "runs": str(folder / "runs"),
+        "base": {"model": str(ROOT / "models" / "base")},
+        "data": data,
+        "conditioning": {"domain_word": "person", "templates": ["a portrait of a *s"]},
+        "tune": {"batch_size": 1},
+        "sample": {"steps": 2},
+        "evaluate": {"concepts": 2, "shown": 1, "edits": 1},
+        "compare": {"systems": SYSTEMS},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "recipe.yaml"
+
+
+def run(e4t: E4T, recipe: Path, *more: str) -> tuple[int, str, str]:
+    release, output = ROOT / "models" / "faces", recipe.parent / "out"
+    return e4t("compare", "--recipe", recipe, "--release", release, "--output", output, *more)
+
+
+def test_ranks_make_results_and_the_last_stage_presents_them(e4t: E4T, recipe: Path) -> None:
+    assert run(e4t, recipe, "--stage", "work", "--rank", "0", "--world", "2")[0] == 0
+    code, _, err = run(e4t, recipe, "--stage", "present")
+    assert (code, "lacks 3 results" in err) == (1, True)
+    assert run(e4t, recipe, "--stage", "work", "--rank", "1", "--world", "2")[0] == 0
+    code, out, err = run(e4t, recipe, "--stage", "present")
+    assert code == 0, err
+    made = {path.name for path in (recipe.parent / "out").iterdir()}
+    plots = {f"{name}.{kind}" for name in ("figure", "trade-off", "similarity-by-seconds") for kind in ("png", "pdf")}
+    assert made == {"results", "report.json", "scores.csv", "table.md", "report.html", *plots}
+    assert "figure.png" in out
+
+
+def test_a_second_call_gives_the_same_numbers(e4t: E4T, recipe: Path) -> None:
+    assert run(e4t, recipe)[0] == 0
+    report = recipe.parent / "out" / "report.json"
+    first = report.read_text()
+    assert run(e4t, recipe)[0] == 0
+    assert report.read_text() == first
+
+
+def test_the_report_knows_what_was_compared(e4t: E4T, recipe: Path) -> None:
+    assert run(e4t, recipe)[0] == 0
+    report = json.loads((recipe.parent / "out" / "report.json").read_text())
+    rows = [(row["system"], row["steps"]) for row in report["systems"]]
+    assert rows == [*((each["name"], steps) for each in SYSTEMS for steps in each.get("steps", [0])), (TRUTH, 0)]
+    truth = report["systems"][-1]["scores"]
+    assert all(truth["truth"]["mean"] >= row["scores"]["truth"]["mean"] for row in report["systems"])
+    assert [release["identity"] for release in report["releases"].values()] == ["faces 1.0.1"]
+
+
+def test_the_page_stands_alone(e4t: E4T, recipe: Path) -> None:
+    assert run(e4t, recipe)[0] == 0
+    page = (recipe.parent / "out" / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count('src="data:image/png;base64,') == 3
+    assert all(each["name"] in page for each in SYSTEMS)
+
+
+def test_the_figure_has_a_column_for_each_system(e4t: E4T, recipe: Path) -> None:
+    assert run(e4t, recipe)[0] == 0
+    with Image.open(recipe.parent / "out" / "figure.png") as figure:
+        assert figure.width > figure.height  # 5 columns and a label; 2 rows
+
+
+def test_mlflow_gets_the_scores(e4t: E4T, recipe: Path) -> None:
+    assert run(e4t, recipe)[0] == 0
+    client = connect(recipe.parent / "runs")
+    [newest, *_] = client.search_runs([client.get_experiment_by_name("e4t").experiment_id])
+    assert newest.data.tags["e4t.release"] == "faces 1.0.1"
+    assert newest.data.metrics["E4T/concept"] > 0

@@ -1,0 +1,139 @@
+"""Be one rank that builds an engine of every ZeRO stage in turn and says, as JSON, what became of its state.
+
+python every_stage.py OUTPUT WHOLE    (with torchrun's variables; WHOLE holds the state and end of one process)
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState
+from deepspeed import DeepSpeedEngine
+from torch import Tensor, nn
+
+from data_prep.config import PrepareConfig
+from encoder.config import BackboneConfig, ConditioningConfig
+from pipelines.config.pretraining import PretrainConfig
+from pipelines.config.recipe import Recipe
+from pipelines.pretraining.checkpoints.gather import collect, restore
+from pipelines.pretraining.checkpoints.state import TrainingState
+from pipelines.pretraining.deepspeed_engine import build_engine, join_cluster
+from pipelines.pretraining.optimizer import GuardedAdamW
+from pipelines.runtime.process_group import Cluster
+
+BATCH, WIDTH = 6, 7
+"""Shared by 1, 2 and 3 ranks; no weight divides evenly among them."""
+
+
+class Model(nn.Module):
+    """Two groups, as the domain model has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.offsets = nn.Linear(WIDTH, 17), nn.Linear(17, 3)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.offsets(self.encoder(rows).tanh())
+
+
+def configurations() -> Iterator[PretrainConfig]:
+    for precision in ("no", "bf16"):
+        for stage, offload in ((0, False), (1, False), (2, False), (3, False), (1, True), (2, True), (3, True)):
+            yield PretrainConfig(
+                batch_size=BATCH, micro_batch_size=BATCH, learning_rate=1e-2, average=0.9,
+                zero_stage=stage, offload_optimizer=offload, precision=precision,
+            )  # fmt: skip
+
+
+def join(config: PretrainConfig) -> Cluster:
+    AcceleratorState._reset_state(False)
+    return join_cluster(
+        Recipe(
+            name="every stage",
+            base=BackboneConfig(model="none"),
+            data=PrepareConfig(source="none", output="none", concept="none"),
+            conditioning=ConditioningConfig(domain_word="none"),
+            pretrain=config,
+        )
+    )
+
+
+def train(engine: DeepSpeedEngine, cluster: Cluster, steps: range, *, broken: bool = False) -> None:
+    share = BATCH // cluster.world
+    for step in steps:
+        rows = torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(step))
+        rows = rows[cluster.rank * share :][:share].to(engine.get_data_types()[0])
+        if broken and cluster.rank == cluster.world - 1:
+            rows = rows * torch.nan
+        engine.backward(engine(rows).float().pow(2).mean())
+        engine.step()
+
+
+def same(one: TrainingState, other: TrainingState) -> bool:
+    tensors = [(one.weights, other.weights), *((one.moments[key], other.moments[key]) for key in one.moments)]
+    return one.updates == other.updates and all(torch.equal(a[name], b[name]) for a, b in tensors for name in a)
+
+
+def distance(one: TrainingState, other: TrainingState) -> float:
+    """The largest difference of a weight, in learning rates."""
+    return max(float((one.weights[name] - other.weights[name]).abs().max()) for name in one.weights) / 1e-2
+
+
+def started(config: PretrainConfig) -> tuple[DeepSpeedEngine, GuardedAdamW, Cluster, TrainingState]:
+    cluster = join(config)
+    torch.manual_seed(0)
+    model = Model()
+    start = TrainingState.start(model)
+    engine, optimizer = build_engine(model, config, cluster)
+    train(engine, cluster, range(99, 100))
+    restore(engine, optimizer, start)
+    return engine, optimizer, cluster, start
+
+
+def report(config: PretrainConfig, whole: Path) -> dict[str, object]:
+    engine, optimizer, cluster, start = started(config)
+    begun = collect(engine, optimizer, keep=True)
+    train(engine, cluster, range(3))
+    middle = collect(engine, optimizer, keep=True)
+    optimizer.skipped = torch.ones(())
+    train(engine, cluster, range(3, 4), broken=True)
+    skipped, after_skip = bool(optimizer.skipped), collect(engine, optimizer, keep=True)
+    train(engine, cluster, range(3, 5))
+    end = collect(engine, optimizer, keep=True)
+    engine, optimizer, cluster, _ = started(config)
+    restore(engine, optimizer, middle)
+    train(engine, cluster, range(3, 5))
+    resumed = collect(engine, optimizer, keep=True)
+    if not whole.with_suffix(f".{config.precision}").exists():
+        torch.save((middle, end), whole.with_suffix(f".{config.precision}"))
+    middle_of_one, end_of_one = torch.load(whole.with_suffix(f".{config.precision}"), weights_only=False)
+    restore(engine, optimizer, middle_of_one)
+    train(engine, cluster, range(3, 5))
+    taken_over = collect(engine, optimizer, keep=True)
+    return {
+        "engine": type(engine).__name__,
+        "world": engine.world_size,
+        "stage": engine.zero_optimization_stage(),
+        "offload": bool(engine.zero_cpu_offload()),
+        "precision": str(engine.get_data_types()[0]),
+        "start is exact": all(torch.equal(start.weights[name], begun.weights[name]) for name in start.weights),
+        "a skip changes nothing": skipped and same(middle, after_skip),
+        "resuming is exact": same(end, resumed),
+        "updates": end.updates,
+        "from one process's state": distance(taken_over, end_of_one),
+        "from the start": distance(end, end_of_one),
+        "gradient": max(
+            float((middle.moments["exp_avg"][n] - middle_of_one.moments["exp_avg"][n]).abs().max())
+            / float(middle_of_one.moments["exp_avg"][n].abs().max())
+            for n in middle.weights
+        ),
+    }
+
+
+if __name__ == "__main__":
+    reports = [report(config, Path(sys.argv[2])) for config in configurations()]
+    if os.environ["RANK"] == "0":
+        Path(sys.argv[1]).write_text(json.dumps(reports))

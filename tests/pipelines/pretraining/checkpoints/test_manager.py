@@ -1,0 +1,272 @@
+"""A checkpoint is whole or not there, whatever the moment of a crash, and whatever the disk says."""
+
+import errno
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from data_prep.storage.atomic import sha256_of
+from pipelines.errors import RunError
+from pipelines.pretraining.checkpoints.manager import COMPLETE, Checkpoints
+
+ROOT = Path(__file__).parents[4]
+WEIGHTS = Path("trainable") / "domain_encoder.safetensors"
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints", keep=2)
+
+
+def fill(folder: Path) -> None:
+    (folder / WEIGHTS.parent).mkdir()
+    save_file({"numbers": torch.arange(1000.0)}, folder / WEIGHTS)
+    (folder / "state.json").write_text("{}")
+
+
+def saved(checkpoints: Checkpoints, *steps: int) -> Path:
+    """Save at the steps; gives the folder of the last."""
+    for step in steps:
+        checkpoints.save(step, fill)
+    checkpoints.wait()
+    return checkpoints.folder / f"step_{steps[-1]:08d}"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_run_without_checkpoints_has_no_newest(checkpoints: Checkpoints) -> None:
+    assert checkpoints.newest() is None
+
+
+def test_a_checkpoint_holds_what_was_written(checkpoints: Checkpoints) -> None:
+    path = saved(checkpoints, 1000)
+    assert path == checkpoints.newest() == checkpoints.folder / "step_00001000"
+    assert torch.equal(load_file(path / WEIGHTS)["numbers"], torch.arange(1000.0))
+    assert names(checkpoints.folder) == ["step_00001000"]
+
+
+def test_the_marker_holds_the_digest_of_every_other_file(checkpoints: Checkpoints) -> None:
+    path = saved(checkpoints, 10)
+    assert json.loads((path / COMPLETE).read_text()) == {
+        str(WEIGHTS): sha256_of(path / WEIGHTS),
+        "state.json": sha256_of(path / "state.json"),
+    }
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(checkpoints: Checkpoints) -> None:
+    trained_on = threading.Event()
+
+    def fill_slowly(folder: Path) -> None:
+        assert trained_on.wait(60)
+        fill(folder)
+
+    checkpoints.save(10, fill_slowly)
+    assert checkpoints.newest() is None
+    trained_on.set()
+    checkpoints.wait()
+    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+
+
+def test_the_newest_two_are_kept(checkpoints: Checkpoints) -> None:
+    newest = saved(checkpoints, 5, 10, 15, 20)
+    assert names(checkpoints.folder) == ["step_00000015", "step_00000020"]
+    assert checkpoints.newest() == newest
+
+
+def test_every_kth_step_is_kept_for_good(tmp_path: Path) -> None:
+    saved(Checkpoints(tmp_path, keep=1, keep_every=10), 5, 10, 15, 20, 25)
+    assert names(tmp_path) == ["step_00000010", "step_00000020", "step_00000025"]
+
+
+@pytest.mark.parametrize("file", [str(WEIGHTS), "state.json"])
+def test_a_damaged_checkpoint_is_passed_by_with_a_warning(
+    checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture, file: str
+) -> None:
+    newest = saved(checkpoints, 10, 20)
+    content = (newest / file).read_bytes()
+    (newest / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+    assert len(warnings_in(caplog)) == 1
+    assert f"{newest} is damaged (sha256 of {file} differs)" in warnings_in(caplog)[0]
+
+
+def test_a_checkpoint_that_lacks_a_file_is_passed_by(checkpoints: Checkpoints) -> None:
+    (saved(checkpoints, 10, 20) / WEIGHTS).unlink()
+    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+
+
+@pytest.mark.parametrize("marker", [b"", b"[]", b"\xff", b"{"])
+def test_a_checkpoint_with_another_marker_is_passed_by(checkpoints: Checkpoints, marker: bytes) -> None:
+    (saved(checkpoints, 10, 20) / COMPLETE).write_bytes(marker)
+    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_checkpoints_never_cost_a_good_one_its_place(tmp_path: Path, keep: int) -> None:
+    checkpoints = Checkpoints(tmp_path, keep)
+    for step in (20, 30):
+        (saved(Checkpoints(tmp_path, keep=9), step) / "state.json").unlink()
+    assert saved(checkpoints, 15) == checkpoints.newest()
+    assert saved(checkpoints, 20) == checkpoints.newest()
+
+
+def test_an_interrupted_save_is_never_taken_up(checkpoints: Checkpoints) -> None:
+    saved(checkpoints, 10)
+    shutil.copytree(checkpoints.folder / "step_00000010", checkpoints.folder / ".step_00000020.partial")
+    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+
+
+def test_the_next_save_removes_what_an_interrupted_one_left(checkpoints: Checkpoints) -> None:
+    (checkpoints.folder / ".step_00000020.partial").mkdir(parents=True)
+    (checkpoints.folder / ".step_00000020.partial" / "half").write_text("half")
+    saved(checkpoints, 30)
+    assert names(checkpoints.folder) == ["step_00000030"]
+
+
+def test_a_removal_that_was_interrupted_is_finished_by_the_next_save(checkpoints: Checkpoints) -> None:
+    saved(checkpoints, 10).rename(checkpoints.folder / ".step_00000010.removed.partial")
+    assert checkpoints.newest() is None
+    saved(checkpoints, 20)
+    assert names(checkpoints.folder) == ["step_00000020"]
+
+
+def test_a_folder_without_the_marker_is_not_a_checkpoint(checkpoints: Checkpoints) -> None:
+    saved(checkpoints, 10)
+    (checkpoints.folder / "step_00000020").mkdir()
+    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+
+
+def test_something_else_in_the_folder_is_not_a_checkpoint(checkpoints: Checkpoints) -> None:
+    path = saved(checkpoints, 10)
+    shutil.copytree(path, checkpoints.folder / "step_best")
+    assert checkpoints.complete() == [path]
+
+
+def test_saving_a_step_again_replaces_it(checkpoints: Checkpoints) -> None:
+    (saved(checkpoints, 10) / "old").touch()
+    saved(checkpoints, 10)
+    assert names(checkpoints.folder / "step_00000010") == [COMPLETE, "state.json", "trainable"]
+    assert names(checkpoints.folder) == ["step_00000010"]
+
+
+def half_filled(folder: Path) -> None:
+    (folder / "half").write_text("half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_cannot_be_written_is_told_in_one_line_at_the_end(checkpoints: Checkpoints) -> None:
+    saved(checkpoints, 10)
+    checkpoints.save(20, half_filled)
+    with pytest.raises(RunError) as caught:
+        checkpoints.wait()
+    assert "\n" not in str(caught.value)
+    assert f"{checkpoints.folder} (No space left on device)" in str(caught.value)
+    assert names(checkpoints.folder) == ["step_00000010"]
+
+
+def test_what_could_not_be_written_is_told_before_the_next_is_begun(checkpoints: Checkpoints) -> None:
+    checkpoints.save(20, half_filled)
+    with pytest.raises(RunError, match="No space left"):
+        checkpoints.save(30, fill)
+    checkpoints.wait()
+    assert checkpoints.complete() == []
+
+
+def test_it_is_told_once(checkpoints: Checkpoints) -> None:
+    checkpoints.save(20, half_filled)
+    with pytest.raises(RunError):
+        checkpoints.wait()
+    assert saved(checkpoints, 30) == checkpoints.newest()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if not mount or not umount or os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    command = [mount, "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:  # noqa: S603 - a program of the system's
+        pytest.skip("this sandbox mounts nothing")
+    yield folder
+    subprocess.run([umount, str(folder)], check=True)  # noqa: S603 - a program of the system's
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_else(tiny_disk: Path) -> None:
+    checkpoints = Checkpoints(tiny_disk / "checkpoints", keep=2)
+    before = saved(checkpoints, 10)
+
+    def fill_the_disk(folder: Path) -> None:
+        save_file({"numbers": torch.zeros(100_000)}, folder / "model.safetensors")
+
+    checkpoints.save(20, fill_the_disk)
+    with pytest.raises(RunError, match="No space left on device"):
+        checkpoints.wait()
+    assert names(checkpoints.folder) == ["step_00000010"]
+    assert checkpoints.newest() == before
+
+
+SAVE_FOR_EVER = """
+import sys
+from pathlib import Path
+from pipelines.pretraining.checkpoints.manager import Checkpoints
+
+def fill(folder):
+    (folder / "trainable").mkdir()
+    for name in range(8):
+        (folder / "trainable" / str(name)).write_bytes(bytes(200_000))
+
+checkpoints = Checkpoints(Path(sys.argv[1]), keep=2)
+step = int(checkpoints.newest().name[5:]) if checkpoints.newest() else 0
+print("ready", flush=True)
+while True:
+    step += 1
+    checkpoints.save(step, fill)
+"""
+
+
+def test_a_process_killed_while_it_saves_leaves_whole_checkpoints_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng, reached = random.Random(1), 0
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    interrupted = 0
+    for _ in range(12):
+        command = [sys.executable, "-c", SAVE_FOR_EVER, str(checkpoints.folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:  # noqa: S603 - our own command
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(rng.uniform(0.05, 0.5))  # any moment will do
+            process.send_signal(signal.SIGKILL)
+        interrupted += any(checkpoints.folder.glob(".*"))
+        whole = checkpoints.complete()
+        assert all(len(names(path / "trainable")) == 8 for path in whole)
+        newest = checkpoints.newest()
+        assert newest == (whole[-1] if whole else None)
+        step = int(newest.name.removeprefix("step_")) if newest else 0
+        assert step >= reached
+        reached = step
+    assert warnings_in(caplog) == []
+    assert reached > 0
+    assert interrupted > 0, "no moment was in the middle of a save"

@@ -1,0 +1,84 @@
+"""Engines of every ZeRO stage on one, two and three ranks: their state is one and the same thing."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+ROOT = Path(__file__).parents[4]
+WORLDS = (1, 2, 3)
+CASES = 14
+"""Four stages, three of them with offload, in fp32 and bf16."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """What every_stage.py says, by number of ranks."""
+    folder, found = tmp_path_factory.mktemp("stages"), {}
+    for world in WORLDS:
+        shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        shared |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(Path(__file__).with_name("every_stage.py"))]
+        ranks = [
+            subprocess.Popen(  # noqa: S603 - our own command
+                [*command, str(folder / f"{world}.json"), str(folder / "whole")],
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.DEVNULL,
+            )
+            for rank in range(world)
+        ]
+        assert [rank.wait() for rank in ranks] == [0] * world
+        found[world] = json.loads((folder / f"{world}.json").read_text())
+    return found
+
+
+def each(reports: dict[int, list[dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    return [(world, report) for world in WORLDS for report in reports[world]]
+
+
+def test_every_stage_is_a_deepspeed_engine_of_that_stage_and_world(reports: dict[int, list[dict[str, Any]]]) -> None:
+    built = [(r["engine"], r["world"], r["stage"], r["offload"]) for _, r in each(reports)]
+    stages = [(0, False), (1, False), (2, False), (3, False), (1, True), (2, True), (3, True)]
+    assert built == [("DeepSpeedEngine", world, *stage) for world in WORLDS for stage in 2 * stages]
+    assert [r["precision"] for r in reports[2]] == ["torch.float32"] * 7 + ["torch.bfloat16"] * 7
+
+
+@pytest.mark.parametrize("promise", ["start is exact", "a skip changes nothing", "resuming is exact"])
+def test_what_holds_bit_for_bit(reports: dict[int, list[dict[str, Any]]], promise: str) -> None:
+    assert [r[promise] for _, r in each(reports)] == [True] * CASES * len(WORLDS)
+
+
+def test_a_skipped_step_is_not_counted(reports: dict[int, list[dict[str, Any]]]) -> None:
+    assert {r["updates"] for _, r in each(reports)} == {5}
+
+
+def test_in_fp32_any_world_and_stage_goes_on_from_any_other_to_rounding(
+    reports: dict[int, list[dict[str, Any]]],
+) -> None:
+    exact = [r for _, r in each(reports) if r["precision"] == "torch.float32"]
+    assert max(r["from one process's state"] for r in exact) < 1e-4
+    assert max(r["from the start"] for r in exact) < 1e-4
+
+
+def test_in_bf16_any_world_and_stage_goes_on_from_any_other_within_its_noise(
+    reports: dict[int, list[dict[str, Any]]],
+) -> None:
+    rounded = [r for _, r in each(reports) if r["precision"] == "torch.bfloat16"]
+    assert max(r["from one process's state"] for r in rounded) < 0.1  # of one learning rate, after two steps
+
+
+def test_the_gradient_of_many_ranks_is_that_of_one(reports: dict[int, list[dict[str, Any]]]) -> None:
+    """Conformance check 10: the moments, which are sums of gradients, agree to rounding."""
+    assert max(r["gradient"] for _, r in each(reports) if r["precision"] == "torch.float32") < 1e-5

@@ -1,0 +1,173 @@
+"""Releases become versions in a real registry; aliases move, and every move is a run."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from encoder.errors import ConfigError
+from encoder.releases.release import Release
+from pipelines.config.recipe import Recipe
+from pipelines.errors import RunError
+from pipelines.pretraining.checkpoints.state import TrainingState
+from pipelines.registry.resolve import release_at
+from pipelines.release.build import make_release
+from pipelines.release.registration import promote, register
+from pipelines.tracking.client import connect
+from pipelines.tracking.stage_runs import known_run, tracked
+from tests.pipelines.made_run import Trained, save
+from tests.pipelines.mlflow_server import free_port
+
+E4T = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def client(recipe: Recipe) -> MlflowClient:
+    return connect(recipe.runs)
+
+
+def released(recipe: Recipe, folder: Path, version: str) -> Release:
+    return make_release(recipe, folder / version, version, allow_dirty=True)
+
+
+@pytest.fixture
+def two(recipe: Recipe, tmp_path: Path) -> str:
+    """The name of a model with versions 1 and 2, which are 1.0.0 and 1.1.0."""
+    for version in ("1.0.0", "1.1.0"):
+        register(recipe, released(recipe, tmp_path, version))
+    return recipe.name
+
+
+def test_a_registered_release_is_the_candidate_and_comes_back_as_it_was(
+    recipe: Recipe, client: MlflowClient, tmp_path: Path
+) -> None:
+    releases = [released(recipe, tmp_path, version) for version in ("1.0.0", "1.1.0")]
+    assert [register(recipe, release) for release in releases] == [1, 2]
+    candidate = client.get_model_version_by_alias(recipe.name, "candidate")
+    assert int(candidate.version) == 2
+    assert candidate.tags["semantic_version"] == "1.1.0"
+    assert candidate.tags["e4t.weights"] == releases[1].digest
+    assert candidate.run_id == known_run(recipe, "release-1.1.0")
+    back = release_at(f"models:/{recipe.name}@candidate", recipe.runs)
+    files = [path.relative_to(back) for path in sorted(back.rglob("*")) if path.is_file()]
+    assert len(files) == 7
+    assert all((back / name).read_bytes() == (releases[1].folder / name).read_bytes() for name in files)
+
+
+def test_the_run_of_a_release_says_which_stage_it_is_and_of_which_data(
+    recipe: Recipe, client: MlflowClient, tmp_path: Path
+) -> None:
+    release = released(recipe, tmp_path, "1.0.0")
+    register(recipe, release)
+    run = client.get_run(client.get_model_version(recipe.name, "1").run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["e4t.stage"] == "release"
+    assert run.data.tags["e4t.release"] == f"{recipe.name} 1.0.0"
+    assert len(run.data.tags["e4t.data_manifest"]) == 64
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"recipe.yaml", "environment.json"}
+
+
+def test_the_same_release_twice_is_one_version(recipe: Recipe, client: MlflowClient, tmp_path: Path) -> None:
+    release = released(recipe, tmp_path, "1.0.0")
+    assert register(recipe, release) == register(recipe, release) == 1
+    assert len(client.search_model_versions(f"name = '{recipe.name}'")) == 1
+
+
+def test_registering_again_finishes_what_was_cut_before_the_alias(
+    recipe: Recipe, client: MlflowClient, tmp_path: Path
+) -> None:
+    release = released(recipe, tmp_path, "1.0.0")
+    register(recipe, release)
+    client.delete_registered_model_alias(recipe.name, "candidate")
+    register(recipe, release)
+    assert client.get_registered_model(recipe.name).aliases == {"candidate": 1}
+
+
+def test_a_version_that_is_taken_by_other_weights_is_refused(
+    recipe: Recipe, client: MlflowClient, trained: Trained, tmp_path: Path
+) -> None:
+    register(recipe, released(recipe, tmp_path, "1.0.0"))
+    state = trained.state
+    others = {name: tensor + 1 for name, tensor in state.weights.items()}
+    save(recipe, trained, 400, TrainingState(others, state.moments, 400, 0.0))
+    with pytest.raises(ConfigError, match="as version 1, with other weights or settings; give another --version"):
+        register(recipe, released(recipe, tmp_path / "again", "1.0.0"))
+    assert len(client.search_model_versions(f"name = '{recipe.name}'")) == 1
+
+
+def test_an_evaluation_after_the_release_is_named_by_the_versions_of_the_same_weights(
+    two: str, recipe: Recipe, client: MlflowClient
+) -> None:
+    weights = client.get_model_version(two, "1").tags["e4t.weights"]
+    client.set_model_version_tag(two, "2", "e4t.weights", "0" * 64)
+    with tracked(recipe, "evaluate") as tracker:
+        tracker.on_versions(two, "e4t.weights", weights, "evaluate_run_id")
+    assert client.get_model_version(two, "1").tags["evaluate_run_id"] == known_run(recipe, "evaluate")
+    assert "evaluate_run_id" not in client.get_model_version(two, "2").tags
+
+
+def test_an_alias_moves_and_rolls_back_by_the_same_call(two: str, recipe: Recipe, client: MlflowClient) -> None:
+    runs = Path(recipe.runs)
+    assert promote(two, "1", "champion", runs) == (None, "1")
+    assert promote(two, "1.1.0", "champion", runs) == ("1", "2"), "by the semantic version, too"
+    assert promote(two, "1", "champion", runs) == ("2", "1")
+    assert client.get_model_version_by_alias(two, "champion").version == 1
+    assert client.get_model_version_by_alias(two, "candidate").version == 2, "the other alias stays"
+
+
+def test_a_move_is_a_run_that_says_from_where_to_where(two: str, recipe: Recipe, client: MlflowClient) -> None:
+    promote(two, "1", "champion", Path(recipe.runs))
+    promote(two, "2", "champion", Path(recipe.runs))
+    experiment = client.get_experiment_by_name("e4t")
+    assert experiment
+    moves = client.search_runs([experiment.experiment_id], "tags.`e4t.stage` = 'promote'")
+    newest = next(run for run in moves if run.info.run_name == f"{two}@champion: 1 -> 2")
+    assert newest.info.status == "FINISHED"
+    told = {name: newest.data.tags[f"e4t.{name}"] for name in ("release", "alias", "version", "version_before")}
+    assert told == {"release": f"{two} 1.1.0", "alias": "champion", "version": "2", "version_before": "1"}
+    assert newest.data.tags["mlflow.user"]
+
+
+def test_a_version_that_is_not_there_lists_those_that_are(two: str, recipe: Recipe) -> None:
+    with pytest.raises(RunError, match=r"no version 3 of .* there are: 1 \(1.0.0\), 2 \(1.1.0\)"):
+        promote(two, "3", "champion", Path(recipe.runs))
+    with pytest.raises(RunError, match="no version 1 of nobody is registered; there are: none"):
+        promote("nobody", "1", "champion", Path(recipe.runs))
+
+
+def test_an_alias_that_the_registry_does_not_take_is_one_line(two: str, recipe: Recipe) -> None:
+    for alias in ("v1", "latest", "a b"):
+        with pytest.raises(RunError, match="did not do it") as caught:
+            promote(two, "1", alias, Path(recipe.runs))
+        assert "\n" not in str(caught.value)
+
+
+def test_registering_leaves_the_process_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
+    register(recipe, released(recipe, tmp_path, "1.0.0"))
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def test_a_registry_that_is_away_costs_one_line_and_leaves_the_release_whole(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = released(recipe, tmp_path, "1.0.0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(RunError, match="is whole and can be used, but .*run the same command again") as caught:
+        register(recipe, release)
+    assert "\n" not in str(caught.value)
+    assert Release.open(release.folder).version == "1.0.0"
+    with pytest.raises(RunError, match="did not do it") as caught:
+        promote(recipe.name, "1", "champion", Path(recipe.runs))
+    assert "\n" not in str(caught.value)
+
+
+def test_by_command(two: str, recipe: Recipe, e4t: E4T) -> None:
+    code, out, err = e4t("promote", two, "1.0.0", "--runs", recipe.runs)
+    assert (code, out, err) == (0, f"{two}@champion: none -> 1\n", "")
+    code, out, _ = e4t("promote", two, "2", "--to", "champion", "--runs", recipe.runs)
+    assert out == f"{two}@champion: 1 -> 2\nback: e4t promote {two} 1 --to champion\n"
+    code, _, err = e4t("promote", two, "9", "--runs", recipe.runs)
+    assert code == 1
+    assert err.count("\n") == 1

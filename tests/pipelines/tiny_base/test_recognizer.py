@@ -1,0 +1,69 @@
+"""The domain's recogniser: whom it is trained on, and what becomes of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from data_prep.config import SplitFractions
+from data_prep.prepare.splits import split_of
+from data_prep.synthetic.faces import FacesConfig, draw_faces
+from encoder.errors import ConfigError
+from encoder.metrics import Recogniser
+from pipelines.tiny_base.config import BaseConfig, Budget
+from pipelines.tiny_base.dataset import Pictures, load_split
+from pipelines.tiny_base.recognizer import recall, strangers, train_recogniser
+from tests.bases import SHIPPED
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> BaseConfig:
+    folder = tmp_path_factory.mktemp("people")
+    faces, others = str(folder / "faces"), str(folder / "others")
+    draw_faces(FacesConfig(output=faces, identities=12, pictures=1, seed=0))
+    draw_faces(FacesConfig(output=others, identities=12, pictures=2, seed=1))
+    budget = Budget(minutes=0.05, batch_size=4, learning_rate=1e-3)
+    return BaseConfig(pictures=faces, recogniser_faces=others, output=str(folder / "base"), recogniser=budget)
+
+
+def test_it_is_trained_on_train_people_that_the_base_has_not_seen(config: BaseConfig) -> None:
+    names = set(strangers(config).identities)
+    assert names
+    assert all(split_of(name, SplitFractions()) == "train" for name in names)
+    assert not names & {folder.name for folder in Path(config.pictures).iterdir()}
+
+
+def test_the_bases_own_people_are_refused(config: BaseConfig) -> None:
+    same = BaseConfig(pictures=config.pictures, recogniser_faces=config.pictures)
+    with pytest.raises(ConfigError, match="another --seed"):
+        strangers(same)
+
+
+def test_what_is_trained_opens_as_a_recogniser(config: BaseConfig, pixels: Tensor) -> None:
+    Path(config.output).mkdir()
+    train_recogniser(config, Accelerator(cpu=True))
+    assert Recogniser(f"{config.output}/recogniser").pictures(pixels).shape == (2, 192)
+
+
+class ByColour:
+    """Features are a picture's first pixel."""
+
+    def pictures(self, pixels: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(pixels[:, :, 0, 0], dim=1)
+
+
+def test_recall_is_how_often_the_nearest_is_the_same_person() -> None:
+    red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    shown = torch.tensor([red, red, green, green, blue, red], dtype=torch.uint8).view(6, 3, 1, 1)
+    people = Pictures(shown, [["a person"]] * 6, ["anna", "anna", "ben", "ben", "carl", "carl"])
+    assert recall(ByColour(), people) == {"people": 3.0, "top1": pytest.approx(2 / 3), "top5": 1.0}
+
+
+def test_the_one_that_ships_finds_unseen_people_again(tmp_path: Path) -> None:
+    draw_faces(FacesConfig(output=str(tmp_path / "faces"), identities=800, pictures=2, seed=5))
+    people = load_split(tmp_path / "faces", "test")
+    found = recall(Recogniser(str(SHIPPED / "recogniser")), people)
+    assert found["people"] > 30
+    assert found["top1"] > 0.8
