@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.report import deliver
 from data_prep.synthetic.faces import Identity, Scene, draw
-from encoder.concepts.weight_deltas import dense, quantised
+from encoder.concepts.weight_deltas import to_dense, quantize
 from encoder.pipeline import E4TPipeline
 
 Way = Callable[[Tensor], tuple[Tensor, float]]
@@ -32,7 +32,7 @@ def few_bits(bits: int) -> Way:
     """Rounded, each row with a scale of its own."""
 
     def keep(change: Tensor) -> tuple[Tensor, float]:
-        return dense(quantised(change, bits), change.shape), bits * change.numel() + 32 * len(change)
+        return to_dense(quantize(change, bits), change.shape), bits * change.numel() + 32 * len(change)
 
     return keep
 
@@ -71,8 +71,8 @@ def learned(release: str, steps: int) -> list[Tensor]:
     """What the matrices and convolutions of the UNet have learned of a drawn person."""
     rng = random.Random(1)
     pipe = E4TPipeline.from_pretrained(release)
-    [concept] = pipe.tune_at(draw(Identity.random(rng), Scene.random(rng), pipe.resolution), [steps])
-    changes = (dense(change, change.shape) for change in concept.changes["unet"].values() if isinstance(change, Tensor))
+    [concept] = pipe.tune_checkpoints(draw(Identity.random(rng), Scene.random(rng), pipe.resolution), [steps])
+    changes = (to_dense(change, change.shape) for change in concept.weight_deltas["unet"].values() if isinstance(change, Tensor))
     return [change.flatten(1) for change in changes if change.ndim > 1]
 
 

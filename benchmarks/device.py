@@ -26,12 +26,12 @@ from benchmarks.processes import figures_of
 from benchmarks.report import deliver
 from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
 from data_prep.config import PrepareConfig
-from encoder.backbone.shapes import WORD, outline
+from encoder.backbone.shapes import DUMMY_TOKEN, build_meta_backbone
 from encoder.config import BackboneConfig, TuneConfig
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.model.features import encode_pictures
-from encoder.tuning.tuner import Pictures, tune
+from encoder.model.features import encode_images
+from encoder.tuning.tuner import TuningImages, tune
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.planning.pretraining import plan_pretraining
@@ -65,8 +65,8 @@ def recipe(arguments: argparse.Namespace, batch: int, pretraining: dict[str, Any
     )
     return Recipe(
         name="device",
-        base=BackboneConfig(model=arguments.base, clip=tower_of(arguments.base), dtype="bfloat16"),
-        data=PrepareConfig(source="none", output="none", concept=WORD, resolution=arguments.side),
+        base=BackboneConfig(model=arguments.base, image_encoder=tower_of(arguments.base), dtype="bfloat16"),
+        data=PrepareConfig(source="none", output="none", concept=DUMMY_TOKEN, resolution=arguments.side),
         conditioning=CONDITIONING,
         pretrain=replace(plain, **pretraining),
         tune=replace(TuneConfig(batch_size=batch, micro_batch_size=batch), **tuning),
@@ -77,8 +77,8 @@ def pretrain(arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds a step."""
     made = recipe(arguments, arguments.batch, PRETRAINING[arguments.one], {})
     config, device = made.pretrain, torch.device(arguments.device)
-    backbone = outline(made.base, device)
-    conditioning = Conditioning.of(backbone, made.conditioning)
+    backbone = build_meta_backbone(made.base, device)
+    conditioning = Conditioning.from_backbone(backbone, made.conditioning)
     with device:
         model = DomainModel.start(config, backbone, conditioning)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
@@ -88,11 +88,11 @@ def pretrain(arguments: argparse.Namespace) -> dict[str, float]:
         backbone.unet.compile_repeated_blocks()
     pixels = torch.rand(config.batch_size, 3, arguments.side, arguments.side) * 2 - 1
     prompts = conditioning.tokenize([PROMPT] * config.batch_size)
-    kept = encode_pictures(backbone, pixels) if config.cached else None
+    kept = encode_images(backbone, pixels) if config.cached else None
     draw = draws(made, backbone, list(range(config.batch_size)))
 
     def step() -> None:
-        pictures = kept or encode_pictures(backbone, pixels)
+        pictures = kept or encode_images(backbone, pixels)
         model(pictures, prompts, draw, config.regulariser).total.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -107,11 +107,11 @@ def tuned(arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds of 15 steps, looking at the picture included, after a step that warms up."""
     made = recipe(arguments, arguments.batch, {}, TUNING[arguments.one])
     device = torch.device(arguments.device)
-    backbone = outline(made.base, device)
-    conditioning = Conditioning.of(backbone, made.conditioning)
+    backbone = build_meta_backbone(made.base, device)
+    conditioning = Conditioning.from_backbone(backbone, made.conditioning)
     encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, arguments.hidden_width))
     encoder.to(device).requires_grad_(False)
-    pictures = Pictures(pixels=torch.rand(1, 3, arguments.side, arguments.side, device=device) * 2 - 1)
+    pictures = TuningImages(pixels=torch.rand(1, 3, arguments.side, arguments.side, device=device) * 2 - 1)
 
     def run(steps: int) -> object:
         return tune(backbone, encoder, conditioning, pictures, replace(made.tune, steps=steps), release="none")

@@ -17,9 +17,9 @@ from torch import Tensor
 from benchmarks.report import deliver
 from benchmarks.rounds import race, ratio, told
 from benchmarks.shapes import SD1, tower_of
-from encoder.backbone.shapes import outline
+from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import BackboneConfig
-from encoder.model.weight_offsets import DirectOffset, MatrixOffset, attention_projections
+from encoder.model.weight_offsets import LowRankOffset, OverparametrizedOffset, attention_projections
 
 TOLERANCE = 1e-4
 console = Console(width=120)
@@ -27,13 +27,13 @@ console = Console(width=120)
 
 def shapes_of(base: str) -> list[tuple[int, int]]:
     """(out, in) of every projection."""
-    unet = outline(BackboneConfig(model=base, clip=tower_of(base))).unet
+    unet = build_meta_backbone(BackboneConfig(model=base, image_encoder=tower_of(base))).unet
     return [(each.out_features, each.in_features) for each in attention_projections(unet).values()]
 
 
 def disagreement(shape: tuple[int, int]) -> float:
     """The largest difference of value and of every gradient, relative to the largest entry of each."""
-    matrix = MatrixOffset(*shape)
+    matrix = OverparametrizedOffset(*shape)
     torch.nn.init.normal_(matrix.rows.weight, std=0.02)
     torch.nn.init.normal_(matrix.rows.bias, std=0.02)
     weight = torch.randn(*shape)
@@ -48,13 +48,13 @@ def largest(distances: list[float]) -> float:
     return float(torch.tensor(distances, dtype=torch.float64).max())
 
 
-def delta(matrix: MatrixOffset | DirectOffset) -> Tensor:
+def delta(matrix: OverparametrizedOffset | LowRankOffset) -> Tensor:
     """The offset, from its factors."""
     u, v = matrix()
     return u @ v.T
 
 
-def evaluated(matrices: list[MatrixOffset], weights: list[Tensor], *, dense: bool) -> None:
+def evaluated(matrices: list[OverparametrizedOffset], weights: list[Tensor], *, dense: bool) -> None:
     """All offsets, and the gradients of a sum of each."""
     for matrix, weight in zip(matrices, weights, strict=True):
         ((matrix.dense() if dense else delta(matrix)) * weight).sum().backward()
@@ -73,7 +73,7 @@ def main() -> int:
     worst = largest([disagreement(shape) for shape in sorted(set(shapes))])
     if not worst <= TOLERANCE:
         raise RuntimeError(f"the collapsed offset differs from the definition by {worst:.1e}")
-    matrices = [MatrixOffset(*shape) for shape in shapes]
+    matrices = [OverparametrizedOffset(*shape) for shape in shapes]
     weights = [torch.randn(*shape) for shape in shapes]
     seconds = race(
         {

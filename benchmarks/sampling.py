@@ -19,9 +19,9 @@ from torch import Tensor
 from benchmarks.report import deliver
 from benchmarks.rounds import race, ratio, told
 from benchmarks.shapes import CONDITIONING, VIT_H
-from encoder.backbone.shapes import outline
+from encoder.backbone.shapes import build_meta_backbone
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import PictureWord
+from encoder.concepts.concept_tokens import EncodedToken
 from encoder.config import PLACEHOLDER, BackboneConfig, SampleConfig
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
@@ -36,13 +36,13 @@ def ours(arguments: argparse.Namespace) -> E4TPipeline:
     if arguments.shapes is None:
         pipe = E4TPipeline.from_pretrained(arguments.release)
     else:
-        backbone = outline(BackboneConfig(model=arguments.shapes, clip=VIT_H), "cpu")
+        backbone = build_meta_backbone(BackboneConfig(model=arguments.shapes, image_encoder=VIT_H), "cpu")
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone)).requires_grad_(False)
-        conditioning = Conditioning.of(backbone, CONDITIONING)
+        conditioning = Conditioning.from_backbone(backbone, CONDITIONING)
         pipe = E4TPipeline(backbone, encoder, conditioning, release="random", resolution=arguments.side)
     shape = pipe.domain_encoder.config
     tokens = torch.randn(1, shape.class_tokens, shape.clip_width)
-    pipe.load_concept(Concept(changes={}, word=PictureWord(tokens), release=pipe.release))
+    pipe.load_concept(Concept(weight_deltas={}, token=EncodedToken(tokens), release=pipe.release))
     return pipe
 
 
@@ -50,8 +50,8 @@ def theirs(pipe: E4TPipeline) -> StableDiffusionPipeline:
     """Diffusers' own, on the same modules."""
     backbone = pipe.backbone
     plain = StableDiffusionPipeline(
-        vae=backbone.vae, text_encoder=backbone.text.encoders[0], tokenizer=backbone.text.tokenizers[0],
-        unet=backbone.unet, scheduler=backbone.sampler, safety_checker=None, feature_extractor=None,
+        vae=backbone.vae, text_encoder=backbone.text_encoders.encoders[0], tokenizer=backbone.text_encoders.tokenizers[0],
+        unet=backbone.unet, scheduler=backbone.scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
     plain.set_progress_bar_config(disable=True)
@@ -71,7 +71,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     pipe = ours(arguments)
-    plain, config = theirs(pipe), SampleConfig(steps=arguments.steps, guidance=4.0)
+    plain, config = theirs(pipe), SampleConfig(num_inference_steps=arguments.steps, guidance_scale=4.0)
     word = pipe.conditioning.config.domain_word
 
     def sample(prompt: str) -> Tensor:
@@ -80,7 +80,7 @@ def main() -> int:
     def diffuse() -> Tensor:
         generators = [torch.Generator().manual_seed(1 + number) for number in range(arguments.pictures)]
         latents: Tensor = plain(
-            [word] * arguments.pictures, num_inference_steps=config.steps, guidance_scale=config.guidance,
+            [word] * arguments.pictures, num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale,
             height=pipe.resolution, width=pipe.resolution, output_type="latent", generator=generators,
         ).images  # fmt: skip
         return latents

@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from encoder.backbone.shapes import WORD
+from encoder.backbone.shapes import DUMMY_TOKEN
 from encoder.config import PLACEHOLDER, ConditioningConfig
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-PROMPT = f"{WORD} {PLACEHOLDER}"
-CONDITIONING = ConditioningConfig(domain_word=WORD, templates=(PROMPT,))
+PROMPT = f"{DUMMY_TOKEN} {PLACEHOLDER}"
+CONDITIONING = ConditioningConfig(domain_word=DUMMY_TOKEN, templates=(PROMPT,))
 
 
 def add_shapes(parser: argparse.ArgumentParser, side: int) -> None:

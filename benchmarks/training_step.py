@@ -28,14 +28,14 @@ from benchmarks.report import deliver
 from benchmarks.rounds import ratio, told
 from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.shapes import outline
-from encoder.backbone.text_encoders import Prompts
-from encoder.backbone.unet_halves import decode, encode
+from encoder.backbone.shapes import build_meta_backbone
+from encoder.backbone.text_encoders import TokenizedPrompts
+from encoder.backbone.unet_halves import unet_decoder_forward, unet_encoder_forward
 from encoder.config import BackboneConfig
 from encoder.model.conditioning import Conditioning
-from encoder.model.features import Encoded, encode_pictures
-from encoder.model.losses import Draw, denoising_loss, regularise, target
-from encoder.model.weight_offsets import MatrixOffset, OffsetPredictor, attention_projections
+from encoder.model.features import EncodedImages, encode_images
+from encoder.model.losses import NoiseSample, denoising_loss, embedding_regularization, diffusion_target
+from encoder.model.weight_offsets import OverparametrizedOffset, OffsetPredictor, attention_projections
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.pretraining.model import DomainModel
 from pipelines.runtime.device_specs import GIB
@@ -51,29 +51,29 @@ class Case:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        self.backbone = outline(BackboneConfig(model=arguments.base, clip=tower_of(arguments.base)), "cpu")
-        self.conditioning = Conditioning.of(self.backbone, CONDITIONING)
+        self.backbone = build_meta_backbone(BackboneConfig(model=arguments.base, image_encoder=tower_of(arguments.base)), "cpu")
+        self.conditioning = Conditioning.from_backbone(self.backbone, CONDITIONING)
         config = PretrainConfig(hidden_width=arguments.hidden_width)
         self.model = DomainModel.start(config, self.backbone, self.conditioning)
-        nn.init.normal_(self.model.encoder.to_embedding.weight, std=0.02)
-        for matrix in self.model.offsets.matrices:
+        nn.init.normal_(self.model.encoder.out_proj.weight, std=0.02)
+        for matrix in self.model.offsets.offsets:
             nn.init.normal_(matrix.rows.weight, std=0.001)
             nn.init.normal_(matrix.rows.bias, std=0.02)
         self.pixels = torch.rand(arguments.batch, 3, arguments.side, arguments.side) * 2 - 1
         self.prompts = self.conditioning.tokenize([PROMPT] * arguments.batch)
         shape = self.backbone.latent_shape(arguments.side)
-        self.draw = Draw.for_samples(range(arguments.batch), shape, 1000)
+        self.draw = NoiseSample.from_seeds(range(arguments.batch), shape, 1000)
 
-    def pictures(self) -> Encoded:
+    def pictures(self) -> EncodedImages:
         """As a cache keeps them."""
-        return encode_pictures(self.backbone, self.pixels)
+        return encode_images(self.backbone, self.pixels)
 
 
 def ours(case: Case) -> tuple[float, float]:
     """Loss and seconds of a step on cached pictures; what is made once is not in the seconds."""
     pictures = case.pictures()
-    case.conditioning.null_states()
-    case.backbone.place_towers("meta")  # `e4t pretrain` keeps them in the host's memory, not on the device
+    case.conditioning.unconditional_embeddings()
+    case.backbone.move_encoders("meta")  # `e4t pretrain` keeps them in the host's memory, not on the device
     forget_peak()
     began = time.perf_counter()
     losses = case.model(pictures, case.prompts, case.draw, REGULARISER)
@@ -92,27 +92,27 @@ def naive(case: Case) -> tuple[float, float]:
 
 
 def naive_loss(
-    backbone: Backbone, model: DomainModel, conditioning: Conditioning, pixels: Tensor, prompts: Prompts, draw: Draw
+    backbone: Backbone, model: DomainModel, conditioning: Conditioning, pixels: Tensor, prompts: TokenizedPrompts, draw: NoiseSample
 ) -> Tensor:
     """As one writes it first."""
-    pictures, schedule = encode_pictures(backbone, pixels), backbone.noise_schedule
-    latents = pictures.posterior.mean + pictures.posterior.std * draw.posterior
+    pictures, schedule = encode_images(backbone, pixels), backbone.noise_scheduler
+    latents = pictures.posterior.mean + pictures.posterior.std * draw.posterior_noise
     noisy = schedule.add_noise(latents, draw.noise, draw.timesteps)
-    null = conditioning.states(conditioning.tokenize([""] * len(pixels)))
+    null = conditioning.encode_prompts(conditioning.tokenize([""] * len(pixels)))
     set_dense_offsets(backbone.unet, model.offsets)
-    half = encode(backbone, noisy, draw.timesteps, null)
-    decode(backbone, half)
-    v = model.encoder(pictures.class_tokens, half.maps)
+    half = unet_encoder_forward(backbone, noisy, draw.timesteps, null)
+    unet_decoder_forward(backbone, half)
+    v = model.encoder(pictures.class_tokens, half.pooled_features)
     set_dense_offsets(backbone.unet, model.offsets)
-    prediction = backbone.predict(noisy, draw.timesteps, conditioning.states(prompts, conditioning.words(v)))
-    wanted = target(schedule, latents, draw.noise, draw.timesteps)
-    return denoising_loss(prediction, wanted) + regularise(v, REGULARISER)
+    prediction = backbone.unet_forward(noisy, draw.timesteps, conditioning.encode_prompts(prompts, conditioning.placeholder_embeddings(v)))
+    wanted = diffusion_target(schedule, latents, draw.noise, draw.timesteps)
+    return denoising_loss(prediction, wanted) + embedding_regularization(v, REGULARISER)
 
 
 def set_dense_offsets(unet: nn.Module, offsets: OffsetPredictor) -> None:
     """W (1 + Delta), Delta by the definition."""
-    for linear, matrix in zip(attention_projections(unet).values(), offsets.matrices, strict=True):
-        assert isinstance(matrix, MatrixOffset)  # noqa: S101 - the form that the definition is of
+    for linear, matrix in zip(attention_projections(unet).values(), offsets.offsets, strict=True):
+        assert isinstance(matrix, OverparametrizedOffset)  # noqa: S101 - the form that the definition is of
         weight = linear.weight * (1 + matrix.dense())
         linear.forward = MethodType(  # type: ignore[method-assign]
             lambda self, features, weight=weight: F.linear(features, weight, self.bias), linear

@@ -25,13 +25,13 @@ from benchmarks.report import deliver
 from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
 from data_prep.config import PrepareConfig
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.shapes import WORD, outline
+from encoder.backbone.shapes import DUMMY_TOKEN, build_meta_backbone
 from encoder.config import BackboneConfig, TuneConfig
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.model.features import encode_pictures
-from encoder.model.losses import domain_tuning_loss
-from encoder.tuning.tuner import Pictures, tune
+from encoder.model.features import encode_images
+from encoder.model.losses import e4t_loss
+from encoder.tuning.tuner import TuningImages, tune
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.planning.tuning import plan_tuning
@@ -57,8 +57,8 @@ def recipe(setting: str, arguments: argparse.Namespace) -> Recipe:
     dtype, tuning = SETTINGS[setting]
     return Recipe(
         name="memory",
-        base=BackboneConfig(model=arguments.base, clip=tower_of(arguments.base), dtype=dtype),  # type: ignore[arg-type]
-        data=PrepareConfig(source="none", output="none", concept=WORD, resolution=arguments.side),
+        base=BackboneConfig(model=arguments.base, image_encoder=tower_of(arguments.base), dtype=dtype),  # type: ignore[arg-type]
+        data=PrepareConfig(source="none", output="none", concept=DUMMY_TOKEN, resolution=arguments.side),
         conditioning=CONDITIONING,
         pretrain=PretrainConfig(hidden_width=arguments.hidden_width),
         tune=TuneConfig(steps=2, batch_size=4, micro_batch_size=4) if setting == "plain" else replace(
@@ -70,14 +70,14 @@ def recipe(setting: str, arguments: argparse.Namespace) -> Recipe:
 def measure(setting: str, arguments: argparse.Namespace) -> dict[str, float]:
     """In this process: build, tune, tell."""
     made = recipe(setting, arguments)
-    backbone = outline(made.base, "cpu")
-    conditioning = Conditioning.of(backbone, made.conditioning)
+    backbone = build_meta_backbone(made.base, "cpu")
+    conditioning = Conditioning.from_backbone(backbone, made.conditioning)
     encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, arguments.hidden_width)).requires_grad_(False)
     pixels, built, began = torch.rand(1, 3, arguments.side, arguments.side), host_peak_bytes(), time.monotonic()
     if setting == "plain":
         plain(made, backbone, encoder, conditioning, pixels)
     else:
-        tune(backbone, encoder, conditioning, Pictures(pixels=pixels), made.tune, release="none")
+        tune(backbone, encoder, conditioning, TuningImages(pixels=pixels), made.tune, release="none")
     return {"built": built, "peak": host_peak_bytes(), "seconds": time.monotonic() - began}
 
 
@@ -87,19 +87,19 @@ def plain(
     """The same steps, as everybody writes them."""
     trained = [*backbone.unet.parameters(), *encoder.parameters()]
     optimizer = torch.optim.AdamW([p.requires_grad_(True) for p in trained], lr=made.tune.learning_rate)
-    encoded, size = encode_pictures(backbone, pixels), made.tune.batch_size
+    encoded, size = encode_images(backbone, pixels), made.tune.batch_size
     for step in range(made.tune.steps):
         draw = draws(made, backbone, [step * size + copy for copy in range(size)])
-        losses = domain_tuning_loss(
+        losses = e4t_loss(
             backbone,
             encoder,
             conditioning,
-            latents=(encoded.posterior.mean + encoded.posterior.std * draw.posterior),
+            latents=(encoded.posterior.mean + encoded.posterior.std * draw.posterior_noise),
             class_tokens=encoded.class_tokens.expand(size, -1, -1),
             prompts=conditioning.tokenize([PROMPT] * size),
             noise=draw.noise,
             timesteps=draw.timesteps,
-            regulariser=made.tune.regulariser,
+            regularization_weight=made.tune.regularization_weight,
         )
         optimizer.zero_grad()
         losses.total.backward()

@@ -6,13 +6,13 @@ from typing import Literal
 from encoder.errors import ConfigError
 
 PLACEHOLDER = "*s"
-SEEDS_APART = 1_000_003
+SEED_STRIDE = 1_000_003
 """Between the first samples of two tuning seeds."""
 Precision = Literal["float32", "bfloat16", "float16"]
 OptimizerName = Literal["adamw", "adamw8bit"]
-OffsetForm = Literal["overparametrised", "direct", "none"]
+OffsetType = Literal["overparametrised", "direct", "none"]
 """Of the weight offsets: the method's own, or their factors themselves; none, to see what they are worth."""
-EncoderSees = Literal["everything", "no maps", "last layer"]
+EncoderInputs = Literal["everything", "no maps", "last layer"]
 """What the domain encoder looks at: every second CLIP layer and the UNet's maps; or, to see what each is worth, not the
 maps, or of CLIP only the last of these layers."""
 
@@ -25,7 +25,7 @@ class BackboneConfig:
     """Hub id or folder of a Stable Diffusion 1.x, 2.x or XL."""
     revision: str | None = None
     """Hub revision; a release pins the one it was trained on."""
-    clip: str | None = None
+    image_encoder: str | None = None
     """Hub id or folder of the CLIP picture tower; by default the model's own ``clip`` subfolder."""
     dtype: Precision = "float32"
     """Precision of the frozen weights."""
@@ -37,11 +37,11 @@ class ConditioningConfig:
 
     domain_word: str
     """w, the domain's word, one token of the base's tokenizer: face, cat, art."""
-    residual_scale: float = 0.1
+    embedding_scale: float = 0.1
     """s in emb(w) + s v (E4T, arXiv 2302.12228)."""
     templates: tuple[str, ...] = ("a photo of *s",)
     """Neutral prompts of pre-training and tuning; *s stands for the concept."""
-    caption_share: float = 0.0
+    caption_probability: float = 0.0
     """Share of prompts that are the picture's own caption with the domain word replaced by *s, so that what the caption
     says need not be learned as the concept. Captions must not describe the concept itself."""
 
@@ -50,8 +50,8 @@ class ConditioningConfig:
         bad = [template for template in self.templates if PLACEHOLDER not in template]
         if bad or not self.templates:
             raise ConfigError(f"conditioning.templates: {bad or 'none given'}; each must hold {PLACEHOLDER}")
-        if not 0 <= self.caption_share <= 1:
-            raise ConfigError(f"conditioning.caption_share is {self.caption_share}; give a share from 0 to 1")
+        if not 0 <= self.caption_probability <= 1:
+            raise ConfigError(f"conditioning.caption_share is {self.caption_probability}; give a share from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,31 +65,31 @@ class TuneConfig:
     micro_batch_size: int = 16
     """The most copies that the device holds at once; gradients of the rest are added up."""
     learning_rate: float = 1.6e-5
-    regulariser: float = 0.1
+    regularization_weight: float = 0.1
     """lambda on ||v||^2."""
-    word: Literal["encoder", "embedding", "identifier"] = "encoder"
+    token_type: Literal["encoder", "embedding", "identifier"] = "encoder"
     """What speaks of the concept: the domain encoder, which is then tuned, too; an embedding of its own, learned from
     the domain word's; or a rare word before the domain word."""
     embedding_learning_rate: float = 2.0e-3
     """Of the word ``embedding``; 0 keeps it as it is."""
-    identifier: str = "sks"
+    rare_token: str = "sks"
     """The rare word."""
-    train: Literal["unet", "attention", "lora", "nothing"] = "unet"
+    trainable: Literal["unet", "attention", "lora", "nothing"] = "unet"
     """What is tuned beside the word: the whole UNet, its attention layers, a low-rank change of these, or nothing."""
     lora_rank: int = 16
     lora_learning_rate: float = 2.0e-3
     """Of the low-rank factors, which start at zero and so have further to go than weights."""
-    text_encoder: bool = False
+    train_text_encoder: bool = False
     """Tune the text encoder's layers, too."""
-    prior_pictures: int = 0
+    num_class_images: int = 0
     """Pictures of the domain word that the base makes before, and shall go on to make (prior preservation)."""
-    prior_weight: float = 1.0
+    prior_loss_weight: float = 1.0
     """Of their loss beside the concept's."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
     optimizer: OptimizerName = "adamw"
     """``adamw8bit`` keeps its moments in 8 bits (Dettmers et al., arXiv 2110.02861); it needs bitsandbytes."""
-    stored_bits: Literal[16, 8, 4] = 16
+    delta_bits: Literal[16, 8, 4] = 16
     """Of a number in a concept. With 4 the whole UNet's takes a quarter, and loses about 9 % of what was learned."""
     seed: int = 0
 
@@ -104,21 +104,21 @@ class TuneConfig:
         for name in ("regulariser", "embedding_learning_rate", "prior_pictures", "prior_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"tune.{name} is {getattr(self, name)}; give at least 0")
-        if self.train == "nothing" and not self.text_encoder and not self._word_learns:
+        if self.trainable == "nothing" and not self.train_text_encoder and not self._token_is_trained:
             raise ConfigError("tune.train is nothing, and the word does not learn either; there is nothing to tune")
 
     @property
-    def _word_learns(self) -> bool:
-        return self.word == "encoder" or (self.word == "embedding" and self.embedding_learning_rate > 0)
+    def _token_is_trained(self) -> bool:
+        return self.token_type == "encoder" or (self.token_type == "embedding" and self.embedding_learning_rate > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """How pictures are sampled."""
 
-    steps: int = 50
+    num_inference_steps: int = 50
     """DDIM steps."""
-    guidance: float = 7.5
+    guidance_scale: float = 7.5
     """Classifier-free guidance; 1 is none."""
     guidance_rescale: float = 0.0
     """Share of the guided prediction brought back to the unguided one's spread (Lin et al., arXiv 2305.08891)."""

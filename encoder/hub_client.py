@@ -9,7 +9,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from encoder.errors import ConfigError
 
-ADVICE = {
+HTTP_HINTS = {
     401: "it knows no such model or not your token; check the name, then run `hf auth login` or set HF_TOKEN",
     403: "you may not do this there; ask for access, or give your token the right in your settings on the hub",
     404: "it has no such model or revision; check the name, and run `hf auth login` if it is private",
@@ -43,26 +43,26 @@ def resolved_revision(model: str, revision: str | None) -> str | None:
         except RevisionResolutionError:
             return api.resolve_revision(model, revision=revision).resolved
     except Exception as error:
-        raise ConfigError(f"base model {model}: no such folder here; the hub: {reason(error)}") from error
+        raise ConfigError(f"base model {model}: no such folder here; the hub: {explain_hub_error(error)}") from error
 
 
-def reason(error: Exception) -> str:
+def explain_hub_error(error: Exception) -> str:
     """Why the hub has not done what it was asked to, and what to do about it, in one line."""
-    chain = list(_chain(error))
-    for each in chain:
-        if isinstance(each, OfflineModeIsEnabled):
+    chain = list(_exception_chain(error))
+    for cause in chain:
+        if isinstance(cause, OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set, and the cache lacks it; unset it to connect"
-        if isinstance(each, HfHubHTTPError):
-            status = each.response.status_code
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
             if status >= 500:
                 return f"it has troubles of its own (HTTP {status}); run this again later"
-            return ADVICE.get(status, f"it refuses (HTTP {status}: {_one_line(error)})")
+            return HTTP_HINTS.get(status, f"it refuses (HTTP {status}: {_one_line(error)})")
     if isinstance(error, OSError) and error.filename:
         return _one_line(error)  # of this machine: a full disk, a folder that cannot be written
     return f"no answer from {HfApi().endpoint} ({_one_line(chain[-1])}); check the connection, then run this again"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _exception_chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error and what it comes from."""
     while error:
         yield error

@@ -12,28 +12,28 @@ from torch import Tensor
 
 from encoder.errors import ModelError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What is opened. By name, because Pillow would start Ghostscript for a file that begins like PostScript."""
 
 
-def to_pixels(image: Image.Image, size: int) -> Tensor:
+def preprocess(image: Image.Image, size: int) -> Tensor:
     """A picture as (1, 3, size, size) in [-1, 1], center-cropped and resized."""
-    image = square(image)
+    image = center_crop(image)
     if image.width != size:
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def square(image: Image.Image) -> Image.Image:
+def center_crop(image: Image.Image) -> Image.Image:
     """The middle of a picture, RGB: what of it is tuned on."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.convert("RGB").crop((left, top, left + side, top + side))
 
 
-def stacked(images: Sequence[Image.Image], size: int) -> Tensor:
+def preprocess_batch(images: Sequence[Image.Image], size: int) -> Tensor:
     """Pictures as (N, 3, size, size) in [-1, 1]."""
-    return torch.cat([to_pixels(image, size) for image in images])
+    return torch.cat([preprocess(image, size) for image in images])
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
@@ -42,16 +42,16 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in arrays]
 
 
-def open_image(file: str | Path | BinaryIO, called: str = "") -> Image.Image:
+def open_image(file: str | Path | BinaryIO, display_name: str = "") -> Image.Image:
     """Read a picture file, upright. Raises ModelError with one line if it is missing, no picture, or a bomb."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(file, formats=IMAGE_FORMATS) as image:
                 image.load()
                 return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = str(error).replace(repr(file), "it")
         raise ModelError(
-            f"{called or file} cannot be read as a picture ({reason}); give a PNG, JPEG or WebP file"
+            f"{display_name or file} cannot be read as a picture ({reason}); give a PNG, JPEG or WebP file"
         ) from error

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPTokenizer
 
-from encoder.backbone.backbone import clip_input, pixel_input
+from encoder.backbone.backbone import preprocess_clip, resize_and_normalize
 from encoder.errors import ConfigError
 
 
@@ -24,20 +24,20 @@ class ClipScorer:
             raise ConfigError(f"metric CLIP {model} cannot be loaded: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()
-    def pictures(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
         """Features (B, p) of pictures (B, 3, H, W) in [-1, 1]."""
-        vision = self.model.vision_model(clip_input(pixels, self.model.config.vision_config.image_size))
-        return F.normalize(self.model.visual_projection(vision.pooler_output), dim=-1)
+        outputs = self.model.vision_model(preprocess_clip(pixels, self.model.config.vision_config.image_size))
+        return F.normalize(self.model.visual_projection(outputs.pooler_output), dim=-1)
 
     @torch.no_grad()
-    def prompts(self, prompts: Sequence[str]) -> Tensor:
+    def text_features(self, prompts: Sequence[str]) -> Tensor:
         """Features (B, p) of prompts."""
         tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        text = self.model.text_model(tokens.to(self.model.device))
-        return F.normalize(self.model.text_projection(text.pooler_output), dim=-1)
+        outputs = self.model.text_model(tokens.to(self.model.device))
+        return F.normalize(self.model.text_projection(outputs.pooler_output), dim=-1)
 
 
-class Recogniser:
+class ImageFeatureExtractor:
     """Unit-length features of any picture model that transformers opens: DINO, a face recogniser."""
 
     def __init__(self, model: str, device: str = "cpu") -> None:
@@ -52,21 +52,21 @@ class Recogniser:
         self.model.to(device).eval()
 
     @torch.no_grad()
-    def pictures(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
         """Features (B, p) of pictures (B, 3, H, W) in [-1, 1]: the pooled state, else the class token's."""
         size, mean, std = self._size(), self.processor.image_mean, self.processor.image_std
-        seen = pixel_input(pixels, size, mean, std).to(self.model.device)
-        output = self.model(seen)
+        inputs = resize_and_normalize(pixels, size, mean, std).to(self.model.device)
+        output = self.model(inputs)
         pooled = getattr(output, "pooler_output", None)
         return F.normalize((output.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1), dim=-1)
 
     def _size(self) -> int:
-        wanted = dict(
+        size = dict(
             self.processor.crop_size if getattr(self.processor, "do_center_crop", False) else self.processor.size
         )
-        return int(wanted.get("height") or wanted["shortest_edge"])
+        return int(size.get("height") or size["shortest_edge"])
 
 
-def similarity(first: Tensor, second: Tensor) -> Tensor:
+def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
     """Cosine (B,) of unit-length rows."""
     return (first * second).sum(dim=-1)

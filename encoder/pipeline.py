@@ -12,24 +12,24 @@ from PIL import Image
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
-from encoder.concepts.concept import Concept, LoadedConcept
-from encoder.concepts.concept_tokens import Word, spoken
+from encoder.concepts.concept import Concept, AppliedConcept
+from encoder.concepts.concept_tokens import ConceptToken, expand_placeholder
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
 from encoder.errors import ModelError
-from encoder.images import stacked, to_images, to_pixels
+from encoder.images import preprocess_batch, to_images, preprocess
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.model.guidance import Branches, guided
+from encoder.model.guidance import ClassifierFreeGuidance, apply_guidance
 from encoder.model.losses import Losses
-from encoder.model.registry import Encoder, encoder_of
-from encoder.model.weight_offsets import fold, load_offsets
+from encoder.model.registry import AnyDomainEncoder, build_encoder
+from encoder.model.weight_offsets import merge_offsets, load_offsets
 from encoder.releases.download import release_folder
 from encoder.releases.release import Release
 from encoder.tuning.prior import domain_prompt
-from encoder.tuning.trainable import parts_of
-from encoder.tuning.tuner import Pictures, Tuning
+from encoder.tuning.trainable import concept_modules
+from encoder.tuning.tuner import TuningImages, Tuner
 
-BARE = "bare "
+BASE_ONLY = "bare "
 """What the identity of such a base begins with."""
 Mask = Image.Image | Callable[[Image.Image], Image.Image]
 """White where the concept is; or a function that makes such a picture of a picture, as a segmentation network does."""
@@ -41,7 +41,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
     def __init__(
         self,
         backbone: Backbone,
-        encoder: Encoder,
+        encoder: AnyDomainEncoder,
         conditioning: Conditioning,
         *,
         release: str = "unreleased",
@@ -53,17 +53,17 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         super().__init__()
         self.register_modules(
             vae=backbone.vae,
-            text=backbone.text,
+            text=backbone.text_encoders,
             unet=backbone.unet,
-            scheduler=backbone.sampler,
-            clip=backbone.clip,
+            scheduler=backbone.scheduler,
+            clip=backbone.image_encoder,
             domain_encoder=encoder,
         )
         self.backbone, self.conditioning, self.release = backbone, conditioning, release
         self.resolution = resolution or backbone.resolution
         self.tune_config, self.sample_config = tune_config or TuneConfig(), sample_config or SampleConfig()
-        self._loaded: LoadedConcept | None = None
-        self._tuning: Tuning | None = None
+        self._applied_concept: AppliedConcept | None = None
+        self._tuner: Tuner | None = None
 
     @classmethod
     def from_pretrained(
@@ -73,7 +73,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         base: str | None = None,
         device: str | None = None,
         dtype: Precision | None = None,
-        bare: bool = False,
+        base_only: bool = False,
     ) -> "E4TPipeline":
         """Open a release, a folder or on the hub (owner/name, owner/name@v1.0.0).
 
@@ -82,34 +82,34 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         to be had or of a newer format, ConfigError if the base cannot be loaded.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        opened = Release.open(release_folder(release))
-        conditioning = opened.settings(ConditioningConfig, opened.conditioning)
-        sampling = opened.settings(SampleConfig, opened.sampling)
-        if bare:
-            return cls.untrained(
-                opened.backbone_config(base, dtype),
+        opened_release = Release.open(release_folder(release))
+        conditioning = opened_release.parse(ConditioningConfig, opened_release.conditioning)
+        sample_config = opened_release.parse(SampleConfig, opened_release.sampling)
+        if base_only:
+            return cls.from_base(
+                opened_release.backbone_config(base, dtype),
                 conditioning,
-                hidden_width=opened.encoder_config.get("hidden_width"),
-                resolution=opened.resolution,
-                sample_config=sampling,
+                hidden_width=opened_release.encoder_config.get("hidden_width"),
+                resolution=opened_release.resolution,
+                sample_config=sample_config,
                 device=device,
             )
-        backbone = Backbone.load(opened.backbone_config(base, dtype), device)
-        fold(backbone.unet, load_offsets(opened.offsets))
-        encoder = opened.settings(encoder_of, opened.encoder_config)
-        opened.load_encoder(encoder)
+        backbone = Backbone.load(opened_release.backbone_config(base, dtype), device)
+        merge_offsets(backbone.unet, load_offsets(opened_release.offsets))
+        encoder = opened_release.parse(build_encoder, opened_release.encoder_config)
+        opened_release.load_encoder(encoder)
         return cls(
             backbone,
             encoder.to(device).requires_grad_(False).eval(),
-            Conditioning.of(backbone, conditioning),
-            release=opened.identity,
-            resolution=opened.resolution,
-            tune_config=opened.settings(TuneConfig, opened.tuning),
-            sample_config=sampling,
+            Conditioning.from_backbone(backbone, conditioning),
+            release=opened_release.id,
+            resolution=opened_release.resolution,
+            tune_config=opened_release.parse(TuneConfig, opened_release.tuning),
+            sample_config=sample_config,
         )
 
     @classmethod
-    def untrained(
+    def from_base(
         cls,
         backbone_config: BackboneConfig,
         conditioning_config: ConditioningConfig,
@@ -130,8 +130,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         return cls(
             backbone,
             encoder.to(device).requires_grad_(False).eval(),
-            Conditioning.of(backbone, conditioning_config),
-            release=bare_name(backbone_config),
+            Conditioning.from_backbone(backbone, conditioning_config),
+            release=base_only_id(backbone_config),
             resolution=resolution,
             tune_config=tune_config,
             sample_config=sample_config,
@@ -143,8 +143,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         *,
         caption: str | Sequence[str] | None = None,
         mask: Mask | Sequence[Mask] | None = None,
-        start: Concept | None = None,
-        prior: Sequence[Image.Image] | None = None,
+        init_concept: Concept | None = None,
+        class_images: Sequence[Image.Image] | None = None,
         on_step: Callable[[int, Losses], None] | None = None,
         **settings: Any,  # noqa: ANN401 - those of TuneConfig
     ) -> Concept:
@@ -156,39 +156,39 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         the settings ask for some and none are given. ``settings`` are fields of TuneConfig, in place of the release's
         own: ``steps=5, train="lora"``.
         """
-        given: dict[str, Any] = {"caption": caption, "mask": mask, "start": start, "prior": prior, "on_step": on_step}
-        [concept] = self.tune_at(image, [replace(self.tune_config, **settings).steps], **given, **settings)
+        tune_inputs: dict[str, Any] = {"caption": caption, "mask": mask, "start": init_concept, "prior": class_images, "on_step": on_step}
+        [concept] = self.tune_checkpoints(image, [replace(self.tune_config, **settings).steps], **tune_inputs, **settings)
         self.load_concept(concept)
         return concept
 
-    def tune_at(
+    def tune_checkpoints(
         self,
         image: Image.Image | Sequence[Image.Image],
-        stops: Sequence[int],
+        checkpoint_steps: Sequence[int],
         *,
         caption: str | Sequence[str] | None = None,
         mask: Mask | Sequence[Mask] | None = None,
-        start: Concept | None = None,
-        prior: Sequence[Image.Image] | None = None,
+        init_concept: Concept | None = None,
+        class_images: Sequence[Image.Image] | None = None,
         on_step: Callable[[int, Losses], None] | None = None,
         **settings: Any,  # noqa: ANN401 - those of TuneConfig
     ) -> list[Concept]:
         """As ``tune``, but return the concepts at several numbers of steps for the price of one; none is loaded."""
-        given: dict[str, Any] = {"caption": caption, "mask": mask, "start": start, "prior": prior}
-        with self.tuning(image, **given, **settings | {"steps": max(stops)}) as tuning:
-            return tuning.run(self.release, stops, on_step)
+        tune_inputs: dict[str, Any] = {"caption": caption, "mask": mask, "start": init_concept, "prior": class_images}
+        with self.tuning_session(image, **tune_inputs, **settings | {"steps": max(checkpoint_steps)}) as tuner:
+            return tuner.run(self.release, checkpoint_steps, on_step)
 
     @contextmanager
-    def tuning(
+    def tuning_session(
         self,
         image: Image.Image | Sequence[Image.Image],
         *,
         caption: str | Sequence[str] | None = None,
         mask: Mask | Sequence[Mask] | None = None,
-        start: Concept | None = None,
-        prior: Sequence[Image.Image] | None = None,
+        init_concept: Concept | None = None,
+        class_images: Sequence[Image.Image] | None = None,
         **settings: Any,  # noqa: ANN401 - those of TuneConfig
-    ) -> Iterator[Tuning]:
+    ) -> Iterator[Tuner]:
         """Tuning under way, step by step, of what ``tune`` takes; nothing is loaded after it.
 
         Inside the ``with`` block the pipeline paints with what has been learned so far, which changes nothing of what
@@ -200,46 +200,46 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ModelError(f"give one caption a picture, each with {PLACEHOLDER} where the concept stands")
         self.unload_concept()
         config = replace(self.tune_config, **settings)
-        if config.prior_pictures and prior is None:
-            prior = self.prior_pictures(config.prior_pictures, seed=config.seed)
-        pictures = Pictures(pixels=self._stacked(images), captions=captions, masks=self._masks(mask, images))
-        kept = self._stacked(prior) if prior else None
-        models = (self.backbone, self.domain_encoder, self.conditioning)
-        with Tuning(*models, pictures, config, start=start, prior=kept) as self._tuning:
+        if config.num_class_images and class_images is None:
+            class_images = self.generate_class_images(config.num_class_images, seed=config.seed)
+        tuning_images = TuningImages(pixels=self._preprocess_batch(images), captions=captions, masks=self._preprocess_masks(mask, images))
+        class_pixels = self._preprocess_batch(class_images) if class_images else None
+        modules = (self.backbone, self.domain_encoder, self.conditioning)
+        with Tuner(*modules, tuning_images, config, init_concept=init_concept, class_pixels=class_pixels) as self._tuner:
             try:
-                yield self._tuning
+                yield self._tuner
             finally:
-                self._tuning = None
+                self._tuner = None
 
-    def prior_pictures(self, count: int, *, seed: int = 0, at_once: int = 8) -> list[Image.Image]:
+    def generate_class_images(self, count: int, *, seed: int = 0, batch_size: int = 8) -> list[Image.Image]:
         """Pictures that the release makes of its domain word alone."""
         self.unload_concept()
-        made: list[Image.Image] = []
-        while len(made) < count:
-            prompts = [domain_prompt(self.conditioning)] * min(at_once, count - len(made))
-            made += self(prompts, seed=seed + len(made))
-        return made
+        images: list[Image.Image] = []
+        while len(images) < count:
+            prompts = [domain_prompt(self.conditioning)] * min(batch_size, count - len(images))
+            images += self(prompts, seed=seed + len(images))
+        return images
 
-    def _stacked(self, images: Sequence[Image.Image]) -> Tensor:
+    def _preprocess_batch(self, images: Sequence[Image.Image]) -> Tensor:
         """As ``pixels``, of several: (N, 3, S, S)."""
-        return stacked(images, self.resolution).to(self.backbone.device)
+        return preprocess_batch(images, self.resolution).to(self.backbone.device)
 
-    def _masks(self, mask: Mask | Sequence[Mask] | None, images: Sequence[Image.Image]) -> Tensor | None:
+    def _preprocess_masks(self, mask: Mask | Sequence[Mask] | None, images: Sequence[Image.Image]) -> Tensor | None:
         """(N, 1, S, S) in [0, 1]."""
         if mask is None:
             return None
         masks = [mask] * len(images) if callable(mask) else [mask] if isinstance(mask, Image.Image) else list(mask)
         if len(masks) != len(images):
             raise ModelError(f"give one mask a picture, or a function; there are {len(masks)} for {len(images)}")
-        made = [one(image) if callable(one) else one for one, image in zip(masks, images, strict=True)]
-        for one, image in zip(made, images, strict=True):
+        mask_images = [one(image) if callable(one) else one for one, image in zip(masks, images, strict=True)]
+        for one, image in zip(mask_images, images, strict=True):
             if one.size != image.size:
                 raise ModelError(f"a mask of {one.size} pixels does not fit its picture of {image.size}")
-        return torch.cat([(self.pixels(one.convert("L")) + 1)[:, :1] / 2 for one in made])
+        return torch.cat([(self.preprocess(one.convert("L")) + 1)[:, :1] / 2 for one in mask_images])
 
-    def pixels(self, image: Image.Image) -> Tensor:
+    def preprocess(self, image: Image.Image) -> Tensor:
         """A picture as (1, 3, S, S) in [-1, 1], center-cropped and resized to the release's resolution."""
-        return to_pixels(image, self.resolution).to(self.backbone.device)
+        return preprocess(image, self.resolution).to(self.backbone.device)
 
     def load_concept(self, concept: Concept | str | Path) -> None:
         """Load a concept or its folder in place of the one loaded before. Raises ModelError for another release's."""
@@ -250,78 +250,78 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"the concept was tuned on release {concept.release}, this is {self.release}; tune it again here"
             )
         self.unload_concept()
-        self.conditioning.null_states()  # those of the release, whatever the concept does to the text encoder
-        self._loaded = LoadedConcept(concept, parts_of(self.backbone, self.domain_encoder))
+        self.conditioning.unconditional_embeddings()  # those of the release, whatever the concept does to the text encoder
+        self._applied_concept = AppliedConcept(concept, concept_modules(self.backbone, self.domain_encoder))
 
     def unload_concept(self) -> None:
         """Go back to the release, bit for bit."""
-        if self._loaded:
-            self._loaded.unload()
-            self._loaded = None
+        if self._applied_concept:
+            self._applied_concept.unload()
+            self._applied_concept = None
 
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str],
         *,
-        steps: int | None = None,
-        guidance: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         seed: int = 0,
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[Image.Image]:
         """One picture a prompt; *s in a prompt stands for the loaded concept."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         config = self.sample_config
-        if steps is not None:
-            config = replace(config, steps=steps)
-        if guidance is not None:
-            config = replace(config, guidance=guidance)
+        if num_inference_steps is not None:
+            config = replace(config, steps=num_inference_steps)
+        if guidance_scale is not None:
+            config = replace(config, guidance=guidance_scale)
         latents = self.sample(prompts, config, seed, on_step)
         return self.to_images(latents)
 
     def to_images(self, latents: Tensor) -> list[Image.Image]:
         """Decode latents (B, C, h, w) into pictures."""
         vae = self.backbone.vae
-        place = vae.device  # the host's memory, while something is being tuned
+        original_device = vae.device  # the host's memory, while something is being tuned
         vae.to(self.backbone.device)
         images = to_images(self.backbone.decode(latents))
-        vae.to(place)
+        vae.to(original_device)
         return images
 
     @property
-    def _word(self) -> Word | None:
+    def _concept_token(self) -> ConceptToken | None:
         """What *s stands for: what is being tuned, or is loaded."""
-        if self._tuning:
-            return self._tuning.word()
-        return self._loaded.concept.word if self._loaded else None
+        if self._tuner:
+            return self._tuner.token()
+        return self._applied_concept.concept.token if self._applied_concept else None
 
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[str], config: SampleConfig, seed: int, on_step: Callable[[int, int], None] | None = None
     ) -> Tensor:
         """DDIM latents (B, C, h, w). Picture i depends on (seed + i) alone, not on the others in the batch."""
-        word = self._word
-        tokens = self.conditioning.tokenize(spoken(prompts, word, self.conditioning.config.domain_word))
-        if word is None and tokens.placeholder.any():
+        token = self._concept_token
+        tokenized_prompts = self.conditioning.tokenize(expand_placeholder(prompts, token, self.conditioning.config.domain_word))
+        if token is None and tokenized_prompts.placeholder_mask.any():
             raise ModelError(
                 f"the prompt names {PLACEHOLDER} but no concept is loaded; call tune(image) or load_concept first"
             )
-        branches = Branches(self.backbone, self.domain_encoder, self.conditioning, tokens, word)
+        guidance = ClassifierFreeGuidance(self.backbone, self.domain_encoder, self.conditioning, tokenized_prompts, token)
         shape = self.backbone.latent_shape(self.resolution)
         latents = torch.stack(
             [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(prompts))]
         )
         latents = latents.to(self.backbone.device) * float(self.scheduler.init_noise_sigma)
-        self.scheduler.set_timesteps(config.steps)
+        self.scheduler.set_timesteps(config.num_inference_steps)
         for index, timestep in enumerate(self.scheduler.timesteps):
-            unconditional, conditional = branches(latents, timestep)
-            prediction = guided(unconditional, conditional, config)
+            unconditional, conditional = guidance(latents, timestep)
+            prediction = apply_guidance(unconditional, conditional, config)
             latents = self.scheduler.step(prediction, timestep, latents).prev_sample
             if on_step:
-                on_step(index + 1, config.steps)
+                on_step(index + 1, config.num_inference_steps)
         return latents
 
 
-def bare_name(config: BackboneConfig) -> str:
+def base_only_id(config: BackboneConfig) -> str:
     """What concepts call a base that they were tuned on without a release."""
-    return f"{BARE}{Path(config.model).name}"
+    return f"{BASE_ONLY}{Path(config.model).name}"

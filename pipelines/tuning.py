@@ -80,7 +80,7 @@ class Order:
         shown = [[sha256_of(Path(path)) for path in paths or ()] for paths in (self.images, self.masks)]
         start = self.start and Concept.load(self.start).digest
         said = [self.captions, start, self.settings, *how]
-        return digest_of([FORMAT_VERSION, release.identity, release.digest, release.base, shown, said])
+        return digest_of([FORMAT_VERSION, release.id, release.content_digest, release.base, shown, said])
 
 
 def each_of(order: Order) -> Iterator[Order]:
@@ -136,7 +136,7 @@ def _tuned(pipe: "E4TPipeline", order: Order, watch: Watch) -> Concept:
         [open_image(path) for path in order.images],
         mask=[open_image(path) for path in order.masks] if order.masks else None,
         caption=order.captions,
-        start=Concept.load(order.start) if order.start else None,
+        init_concept=Concept.load(order.start) if order.start else None,
         on_step=lambda step, _: watch(step, total),
         **order.settings,
     )

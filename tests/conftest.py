@@ -46,14 +46,14 @@ def backbone(base: Path) -> Backbone:
 
 @pytest.fixture
 def conditioning(backbone: Backbone) -> Conditioning:
-    return Conditioning.of(backbone, ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)))
+    return Conditioning.from_backbone(backbone, ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)))
 
 
 @pytest.fixture
 def encoder(backbone: Backbone) -> DomainEncoder:
     """An encoder that says something: its last linear is not at zero."""
     encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, hidden_width=64))
-    torch.nn.init.normal_(encoder.to_embedding.weight, std=0.2)
+    torch.nn.init.normal_(encoder.out_proj.weight, std=0.2)
     return encoder
 
 
@@ -61,7 +61,7 @@ def encoder(backbone: Backbone) -> DomainEncoder:
 def offsets(backbone: Backbone) -> OffsetPredictor:
     """Offsets that do something: their last linears are not at zero."""
     predictor = OffsetPredictor.for_unet(backbone.unet)
-    for matrix in predictor.matrices:
+    for matrix in predictor.offsets:
         torch.nn.init.normal_(matrix.rows.weight, std=0.02)
         torch.nn.init.normal_(matrix.rows.bias, std=0.02)
     return predictor

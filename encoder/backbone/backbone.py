@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from encoder.backbone.loading import load_parts
-from encoder.backbone.text_encoders import TextEncoders, TextStates
+from encoder.backbone.text_encoders import TextEncoders, PromptEmbeddings
 from encoder.config import BackboneConfig
 from encoder.hub_client import resolved_revision
 
@@ -35,16 +35,16 @@ class Backbone(nn.Module):
         self,
         *,
         vae: AutoencoderKL,
-        text: TextEncoders,
+        text_encoders: TextEncoders,
         unet: UNet2DConditionModel,
         scheduler: DDIMScheduler,
-        clip: CLIPVisionModel,
+        image_encoder: CLIPVisionModel,
         config: BackboneConfig,
     ) -> None:
         super().__init__()
-        self.vae, self.text, self.unet, self.clip, self.config = vae, text, unet, clip, config
-        self.sampler = scheduler
-        self.noise_schedule = DDPMScheduler.from_config(scheduler.config)
+        self.vae, self.text_encoders, self.unet, self.image_encoder, self.config = vae, text_encoders, unet, image_encoder, config
+        self.scheduler = scheduler
+        self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -68,30 +68,30 @@ class Backbone(nn.Module):
         return dtype
 
     @property
-    def pixels_per_latent(self) -> int:
+    def vae_scale_factor(self) -> int:
         """Downsampling factor of the autoencoder, 8 in every Stable Diffusion."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a picture with sides of ``resolution`` pixels."""
-        side = resolution // self.pixels_per_latent
+        side = resolution // self.vae_scale_factor
         return self.unet.config.in_channels, side, side
 
     @property
     def resolution(self) -> int:
         """Side in pixels of the pictures that the UNet was trained on."""
-        return int(self.unet.config.sample_size * self.pixels_per_latent)
+        return int(self.unet.config.sample_size * self.vae_scale_factor)
 
     @property
     def embedding_width(self) -> int:
         """Width d of a word embedding; of all text encoders together."""
-        return sum(self.text.widths)
+        return sum(self.text_encoders.widths)
 
-    def place_towers(self, device: torch.device | str) -> None:
+    def move_encoders(self, device: torch.device | str) -> None:
         """Put autoencoder and CLIP elsewhere than the UNet, such as into the host's memory while nobody needs them."""
-        for tower in (self.vae, self.clip):
-            if tower.device != torch.device(device):
-                tower.to(device)
+        for encoder in (self.vae, self.image_encoder):
+            if encoder.device != torch.device(device):
+                encoder.to(device)
 
     @torch.no_grad()
     def posterior(self, pixels: Tensor) -> "Posterior":
@@ -106,33 +106,33 @@ class Backbone(nn.Module):
         pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
         return pixels.float().clamp(-1, 1)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextStates) -> Tensor:
+    def unet_forward(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeddings: PromptEmbeddings) -> Tensor:
         """What the UNet predicts at z_t (B, C, h, w), t (B,) or a scalar: (B, C, h, w), float32."""
-        noisy = noisy.to(self.dtype)
-        added = self.added_conditions(noisy, text)
-        prediction: Tensor = self.unet(noisy, timesteps, text.states, added_cond_kwargs=added).sample
+        noisy_latents = noisy_latents.to(self.dtype)
+        added_cond_kwargs = self.added_cond_kwargs(noisy_latents, prompt_embeddings)
+        prediction: Tensor = self.unet(noisy_latents, timesteps, prompt_embeddings.prompt_embeds, added_cond_kwargs=added_cond_kwargs).sample
         return prediction.float()
 
-    def added_conditions(self, noisy: Tensor, text: TextStates) -> dict[str, Tensor] | None:
+    def added_cond_kwargs(self, noisy_latents: Tensor, prompt_embeddings: PromptEmbeddings) -> dict[str, Tensor] | None:
         """What SDXL's UNet is told beside the text states: the pooled state, and sizes in pixels.
 
         Height and width of the original, top and left of the crop, height and width of the target (arXiv 2307.01952,
         section 2.2): a prepared picture is its own original, uncropped.
         """
-        if text.pooled is None:
+        if prompt_embeddings.pooled_prompt_embeds is None:
             return None
-        height, width = (side * self.pixels_per_latent for side in noisy.shape[-2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device, dtype=self.dtype)
-        return {"text_embeds": text.pooled, "time_ids": sizes.expand(len(noisy), -1)}
+        height, width = (side * self.vae_scale_factor for side in noisy_latents.shape[-2:])
+        time_ids = torch.tensor([height, width, 0, 0, height, width], device=noisy_latents.device, dtype=self.dtype)
+        return {"text_embeds": prompt_embeddings.pooled_prompt_embeds, "time_ids": time_ids.expand(len(noisy_latents), -1)}
 
-    def identity(self) -> dict[str, str]:
+    def fingerprint(self) -> dict[str, str]:
         """Which base this is: ``model`` and, of a hub's, ``revision``; ``weights`` is a digest of what is held."""
-        parts = "".join(self.fingerprint(part) for part in ("vae", "text", "unet", "clip"))
+        parts = "".join(self.part_digest(part) for part in ("vae", "text", "unet", "clip"))
         revision = resolved_revision(self.config.model, self.config.revision)
         named = {"model": self.config.model, "revision": revision or ""}
         return {**named, "weights": hashlib.sha256(parts.encode()).hexdigest()}
 
-    def fingerprint(self, part: Literal["vae", "text", "unet", "clip"]) -> str:
+    def part_digest(self, part: Literal["vae", "text", "unet", "clip"]) -> str:
         """Digest of a part's weights as they are held: equal weights have equal ones, wherever they came from."""
         digest = hashlib.sha256()
         for name, tensor in sorted(getattr(self, part).state_dict().items()):
@@ -140,19 +140,19 @@ class Backbone(nn.Module):
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
-    def clip_input(self, pixels: Tensor) -> Tensor:
+    def preprocess_clip(self, pixels: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] as this backbone's CLIP tower expects them."""
-        return clip_input(pixels, self.clip.config.image_size).to(self.device, self.clip.dtype)
+        return preprocess_clip(pixels, self.image_encoder.config.image_size).to(self.device, self.image_encoder.dtype)
 
 
-def clip_input(pixels: Tensor, size: int) -> Tensor:
+def preprocess_clip(pixels: Tensor, size: int) -> Tensor:
     """Resize pictures (B, 3, H, W) in [-1, 1] to ``size`` and normalise them as every CLIP expects them."""
-    return pixel_input(pixels, size, CLIP_MEAN, CLIP_STD)
+    return resize_and_normalize(pixels, size, CLIP_MEAN, CLIP_STD)
 
 
-def pixel_input(pixels: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def resize_and_normalize(pixels: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Resize pictures (B, 3, H, W) in [-1, 1] to ``size``, and normalise each channel of [0, 1]."""
     if pixels.shape[-2:] != (size, size):
         pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-    centre, spread = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std))
-    return ((pixels + 1) / 2 - centre) / spread
+    channel_mean, channel_std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std))
+    return ((pixels + 1) / 2 - channel_mean) / channel_std

@@ -24,7 +24,7 @@ from encoder.errors import ConfigError
 from encoder.hub_client import is_hub_id
 
 TEXT_ENCODERS = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
-CLIP_TOWERS = {
+CLIP_IMAGE_ENCODERS = {
     "clip": CLIPVisionModel,
     "metaclip_2": MetaClip2VisionModel,
     "chinese_clip": ChineseCLIPVisionModel,
@@ -44,10 +44,10 @@ def load_parts(config: BackboneConfig) -> dict[str, Any]:
         index = DiffusionPipeline.load_config(config.model, revision=config.revision)
         return {
             "vae": _vae(config),
-            "text": _text(config, index),
+            "text": _text_encoders(config, index),
             "unet": _unet(config),
             "scheduler": DDIMScheduler.from_pretrained(config.model, subfolder="scheduler", revision=config.revision),
-            "clip": _clip(config),
+            "clip": _image_encoder(config),
         }
     except (OSError, ValueError, SafetensorError) as error:
         if isinstance(error, ConfigError):
@@ -60,26 +60,26 @@ def load_parts(config: BackboneConfig) -> dict[str, Any]:
 
 
 def _vae(config: BackboneConfig) -> AutoencoderKL:
-    vae = _part(AutoencoderKL, config, "vae")
+    vae = _load_component(AutoencoderKL, config, "vae")
     if config.dtype == "float16" and vae.config.force_upcast:
         vae.float()  # its activations exceed what fp16 holds
     return vae
 
 
-def _text(config: BackboneConfig, index: Mapping[str, Any]) -> TextEncoders:
+def _text_encoders(config: BackboneConfig, index: Mapping[str, Any]) -> TextEncoders:
     names = [name for name in ("text_encoder", "text_encoder_2") if index.get(name, [None])[0]]
-    encoders = [_part(TEXT_ENCODERS[index[name][1]], config, name) for name in names]
+    encoders = [_load_component(TEXT_ENCODERS[index[name][1]], config, name) for name in names]
     tokenizers = [
         CLIPTokenizer.from_pretrained(
             config.model, subfolder=name.replace("text_encoder", "tokenizer"), revision=config.revision
         )
         for name in names
     ]
-    return TextEncoders(encoders, tokenizers, null_is_zero=bool(index.get("force_zeros_for_empty_prompt", False)))
+    return TextEncoders(encoders, tokenizers, force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", False)))
 
 
 def _unet(config: BackboneConfig) -> UNet2DConditionModel:
-    unet = _part(UNet2DConditionModel, config, "unet")
+    unet = _load_component(UNet2DConditionModel, config, "unet")
     if unet.config.addition_embed_type not in (None, "text_time"):
         raise ConfigError(
             f"base model {config.model}: its UNet asks for {unet.config.addition_embed_type!r}; "
@@ -88,20 +88,20 @@ def _unet(config: BackboneConfig) -> UNet2DConditionModel:
     return unet
 
 
-def _clip(config: BackboneConfig) -> CLIPVisionModel:
-    where: dict[str, Any] = {"pretrained_model_name_or_path": config.clip or config.model}
-    if config.clip is None:
-        where |= {"subfolder": "clip", "revision": config.revision}
-    family = AutoConfig.from_pretrained(**where, trust_remote_code=False).model_type.removesuffix("_vision_model")
-    if family not in CLIP_TOWERS:
+def _image_encoder(config: BackboneConfig) -> CLIPVisionModel:
+    source: dict[str, Any] = {"pretrained_model_name_or_path": config.image_encoder or config.model}
+    if config.image_encoder is None:
+        source |= {"subfolder": "clip", "revision": config.revision}
+    family = AutoConfig.from_pretrained(**source, trust_remote_code=False).model_type.removesuffix("_vision_model")
+    if family not in CLIP_IMAGE_ENCODERS:
         raise ConfigError(
-            f"picture tower {config.clip or config.model} is a {family}; give one of {', '.join(sorted(CLIP_TOWERS))}"
+            f"picture tower {config.image_encoder or config.model} is a {family}; give one of {', '.join(sorted(CLIP_IMAGE_ENCODERS))}"
         )
-    return CLIP_TOWERS[family].from_pretrained(**where, dtype=getattr(torch, config.dtype), use_safetensors=True)
+    return CLIP_IMAGE_ENCODERS[family].from_pretrained(**source, dtype=getattr(torch, config.dtype), use_safetensors=True)
 
 
-def _part(kind: type, config: BackboneConfig, name: str) -> Any:  # noqa: ANN401 - of the kind that was asked for
+def _load_component(model_class: type, config: BackboneConfig, name: str) -> Any:  # noqa: ANN401 - of the kind that was asked for
     dtype = getattr(torch, config.dtype)
-    return kind.from_pretrained(  # type: ignore[attr-defined]
+    return model_class.from_pretrained(  # type: ignore[attr-defined]
         config.model, subfolder=name, revision=config.revision, dtype=dtype, use_safetensors=True
     )

@@ -24,21 +24,21 @@ from encoder.backbone.text_encoders import TextEncoders
 from encoder.config import BackboneConfig
 from encoder.errors import ConfigError
 
-WORD = "a"
+DUMMY_TOKEN = "a"
 """The one word that an outline's tokenizers know."""
 
 
-def outline(config: BackboneConfig, device: torch.device | str = "meta") -> Backbone:
+def build_meta_backbone(config: BackboneConfig, device: torch.device | str = "meta") -> Backbone:
     """A backbone of a base's shapes; its weights are whatever the device holds, on the meta device nothing.
 
     The shapes come from published configurations, else from the base's own files; ConfigError if neither is there.
     """
-    shapes = {**_base(config), "clip": _clip(config)}
+    shapes = {**_base_shapes(config), "clip": _image_encoder_shape(config)}
     with torch.device(device), default_dtype(getattr(torch, config.dtype)):
         parts = {
             "vae": AutoencoderKL.from_config(shapes["vae"]),
             "unet": UNet2DConditionModel.from_config(shapes["unet"]),
-            "text": _texts(shapes),
+            "text": _text_encoders(shapes),
             "clip": CLIPVisionModel(CLIPVisionConfig(**shapes["clip"])),
         }
     return Backbone(**parts, scheduler=DDIMScheduler.from_config(shapes["scheduler"]), config=config)
@@ -47,41 +47,41 @@ def outline(config: BackboneConfig, device: torch.device | str = "meta") -> Back
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Modules are made in it, not converted to it: fake ones cannot be, and real ones would be held twice."""
-    former = torch.get_default_dtype()
+    previous = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         yield
     finally:
-        torch.set_default_dtype(former)
+        torch.set_default_dtype(previous)
 
 
-def _texts(shapes: Mapping[str, Any]) -> TextEncoders:
+def _text_encoders(shapes: Mapping[str, Any]) -> TextEncoders:
     configs = [CLIPTextConfig(**text) for text in shapes["text_encoders"]]
-    texts = [kind(each) for kind, each in zip((CLIPTextModel, CLIPTextModelWithProjection), configs, strict=False)]
-    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, f"{WORD}</w>": 2}
+    encoders = [kind(each) for kind, each in zip((CLIPTextModel, CLIPTextModelWithProjection), configs, strict=False)]
+    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, f"{DUMMY_TOKEN}</w>": 2}
     tokenizers = [
         CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=each.max_position_embeddings) for each in configs
     ]
-    return TextEncoders(texts, tokenizers, null_is_zero=shapes.get("null_is_zero", False))
+    return TextEncoders(encoders, tokenizers, force_zeros_for_empty_prompt=shapes.get("null_is_zero", False))
 
 
 @cache
-def published() -> dict[str, dict[str, dict[str, Any]]]:
+def published_configs() -> dict[str, dict[str, dict[str, Any]]]:
     """Published configurations: ``bases`` and ``clips``, by hub id."""
-    found: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
-    return found
+    configs: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
+    return configs
 
 
-def _base(config: BackboneConfig) -> dict[str, Any]:
-    if config.model in published()["bases"]:
-        return published()["bases"][config.model]
+def _base_shapes(config: BackboneConfig) -> dict[str, Any]:
+    if config.model in published_configs()["bases"]:
+        return published_configs()["bases"][config.model]
     try:
         index = DiffusionPipeline.load_config(config.model, revision=config.revision)
-        texts = [name for name in ("text_encoder", "text_encoder_2") if index.get(name, [None])[0]]
+        subfolders = [name for name in ("text_encoder", "text_encoder_2") if index.get(name, [None])[0]]
         return {
             "vae": AutoencoderKL.load_config(config.model, subfolder="vae", revision=config.revision),
             "unet": UNet2DConditionModel.load_config(config.model, subfolder="unet", revision=config.revision),
-            "text_encoders": [_transformers(config.model, name, config.revision) for name in texts],
+            "text_encoders": [_transformers_config(config.model, name, config.revision) for name in subfolders],
             "scheduler": DDIMScheduler.load_config(config.model, subfolder="scheduler", revision=config.revision),
             "null_is_zero": bool(index.get("force_zeros_for_empty_prompt", False)),
         }
@@ -90,20 +90,20 @@ def _base(config: BackboneConfig) -> dict[str, Any]:
         raise ConfigError(f"the shapes of base model {config.model} are not to be had: {reason}") from error
 
 
-def _clip(config: BackboneConfig) -> dict[str, Any]:
-    if config.clip in published()["clips"]:
-        return published()["clips"][config.clip]
+def _image_encoder_shape(config: BackboneConfig) -> dict[str, Any]:
+    if config.image_encoder in published_configs()["clips"]:
+        return published_configs()["clips"][config.image_encoder]
     try:
-        found = _transformers(config.clip or config.model, "" if config.clip else "clip", None)
+        clip_config = _transformers_config(config.image_encoder or config.model, "" if config.image_encoder else "clip", None)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"the shape of the picture tower {config.clip} is not to be had: {reason}") from error
-    vision: dict[str, Any] = found.get("vision_config", found)
+        raise ConfigError(f"the shape of the picture tower {config.image_encoder} is not to be had: {reason}") from error
+    vision: dict[str, Any] = clip_config.get("vision_config", clip_config)
     return vision
 
 
-def _transformers(model: str, subfolder: str, revision: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = AutoConfig.from_pretrained(
+def _transformers_config(model: str, subfolder: str, revision: str | None) -> dict[str, Any]:
+    transformers_config: dict[str, Any] = AutoConfig.from_pretrained(
         model, subfolder=subfolder, revision=revision, trust_remote_code=False
     ).to_dict()
-    return found
+    return transformers_config

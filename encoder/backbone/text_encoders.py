@@ -10,45 +10,45 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 
 @dataclass(frozen=True)
-class Prompts:
+class TokenizedPrompts:
     """Tokenised prompts, for each of E text encoders."""
 
-    ids: Tensor
+    input_ids: Tensor
     """(B, E, L); the placeholder already replaced by the domain word."""
-    placeholder: Tensor
+    placeholder_mask: Tensor
     """(B, E, L) bool: where the concept stands."""
 
-    def __getitem__(self, index: slice | Tensor) -> "Prompts":
-        return Prompts(self.ids[index], self.placeholder[index])
+    def __getitem__(self, index: slice | Tensor) -> "TokenizedPrompts":
+        return TokenizedPrompts(self.input_ids[index], self.placeholder_mask[index])
 
 
 @dataclass(frozen=True)
-class TextStates:
+class PromptEmbeddings:
     """What the UNet is told of prompts."""
 
-    states: Tensor
+    prompt_embeds: Tensor
     """(B, L, d); with two text encoders d is the sum of their widths."""
-    pooled: Tensor | None = None
+    pooled_prompt_embeds: Tensor | None = None
     """(B, p), of a base with two text encoders."""
 
-    def expand(self, size: int) -> "TextStates":
+    def expand(self, size: int) -> "PromptEmbeddings":
         """The same prompt ``size`` times, from B = 1."""
-        pooled = None if self.pooled is None else self.pooled.expand(size, -1)
-        return TextStates(self.states.expand(size, -1, -1), pooled)
+        pooled_prompt_embeds = None if self.pooled_prompt_embeds is None else self.pooled_prompt_embeds.expand(size, -1)
+        return PromptEmbeddings(self.prompt_embeds.expand(size, -1, -1), pooled_prompt_embeds)
 
-    def joined(self, other: "TextStates") -> "TextStates":
+    def concat(self, other: "PromptEmbeddings") -> "PromptEmbeddings":
         """One batch of both."""
-        pooled = None if self.pooled is None or other.pooled is None else torch.cat([self.pooled, other.pooled])
-        return TextStates(torch.cat([self.states, other.states]), pooled)
+        pooled_prompt_embeds = None if self.pooled_prompt_embeds is None or other.pooled_prompt_embeds is None else torch.cat([self.pooled_prompt_embeds, other.pooled_prompt_embeds])
+        return PromptEmbeddings(torch.cat([self.prompt_embeds, other.prompt_embeds]), pooled_prompt_embeds)
 
-    def to(self, device: torch.device) -> "TextStates":
+    def to(self, device: torch.device) -> "PromptEmbeddings":
         """The same on another device."""
-        return TextStates(self.states.to(device), None if self.pooled is None else self.pooled.to(device))
+        return PromptEmbeddings(self.prompt_embeds.to(device), None if self.pooled_prompt_embeds is None else self.pooled_prompt_embeds.to(device))
 
-    def zeroed(self) -> "TextStates":
+    def zeros_like(self) -> "PromptEmbeddings":
         """Zeros of the same shape."""
-        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
-        return TextStates(torch.zeros_like(self.states), pooled)
+        pooled_prompt_embeds = None if self.pooled_prompt_embeds is None else torch.zeros_like(self.pooled_prompt_embeds)
+        return PromptEmbeddings(torch.zeros_like(self.prompt_embeds), pooled_prompt_embeds)
 
 
 class TextEncoders(nn.Module):
@@ -59,12 +59,12 @@ class TextEncoders(nn.Module):
         encoders: Sequence[CLIPTextModel | CLIPTextModelWithProjection],
         tokenizers: Sequence[CLIPTokenizer],
         *,
-        null_is_zero: bool = False,
+        force_zeros_for_empty_prompt: bool = False,
     ) -> None:
         """Take one encoder and tokenizer, or two; ``null_is_zero`` if the base takes zeros for the empty prompt."""
         super().__init__()
         self.encoders: Sequence[Any] = nn.ModuleList(encoders)  # type: ignore[assignment]
-        self.tokenizers, self.null_is_zero = list(tokenizers), null_is_zero
+        self.tokenizers, self.force_zeros_for_empty_prompt = list(tokenizers), force_zeros_for_empty_prompt
 
     @property
     def device(self) -> torch.device:
@@ -77,41 +77,41 @@ class TextEncoders(nn.Module):
         """Width of each encoder's word embeddings."""
         return [int(encoder.get_input_embeddings().embedding_dim) for encoder in self.encoders]
 
-    def embedding(self, token_ids: Sequence[int]) -> Tensor:
+    def token_embedding(self, token_ids: Sequence[int]) -> Tensor:
         """Word embedding (d,) of one token of each encoder's own vocabulary, float32."""
         pairs = zip(self.encoders, token_ids, strict=True)
         return torch.cat([encoder.get_input_embeddings().weight[token].float() for encoder, token in pairs])
 
-    def forward(self, prompts: Prompts, words: Tensor | None = None) -> TextStates:
+    def forward(self, prompts: TokenizedPrompts, placeholder_embeddings: Tensor | None = None) -> PromptEmbeddings:
         """States of prompts; ``words`` (B, sum of widths) are embeddings to stand at the placeholder.
 
         SD1.x and SD2.x take the last layer's states; SDXL takes those of each encoder's last but one, and the second
         one's pooled state (Podell et al., arXiv 2307.01952).
         """
         parts: Sequence[Tensor | None] = [None] * len(self.encoders)
-        if words is not None:
-            parts = words.split(self.widths, dim=1)
+        if placeholder_embeddings is not None:
+            parts = placeholder_embeddings.split(self.widths, dim=1)
         outputs = [
-            _run(encoder, prompts.ids[:, place], prompts.placeholder[:, place], part)
-            for place, (encoder, part) in enumerate(zip(self.encoders, parts, strict=True))
+            _encode(encoder, prompts.input_ids[:, index], prompts.placeholder_mask[:, index], part)
+            for index, (encoder, part) in enumerate(zip(self.encoders, parts, strict=True))
         ]
         if len(outputs) == 1:
-            return TextStates(outputs[0].last_hidden_state)
-        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        return TextStates(states, outputs[-1].text_embeds)
+            return PromptEmbeddings(outputs[0].last_hidden_state)
+        prompt_embeds = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        return PromptEmbeddings(prompt_embeds, outputs[-1].text_embeds)
 
 
-def _run(encoder: CLIPTextModel, ids: Tensor, placeholder: Tensor, words: Tensor | None) -> Any:  # noqa: ANN401
+def _encode(encoder: CLIPTextModel, input_ids: Tensor, placeholder_mask: Tensor, placeholder_embeddings: Tensor | None) -> Any:  # noqa: ANN401
     """Transformers' own output, with the states after every layer."""
-    ids, placeholder = ids.to(encoder.device), placeholder.to(encoder.device)
-    if words is None:
-        return encoder(ids, output_hidden_states=True)
+    input_ids, placeholder_mask = input_ids.to(encoder.device), placeholder_mask.to(encoder.device)
+    if placeholder_embeddings is None:
+        return encoder(input_ids, output_hidden_states=True)
 
-    def put_words(_module: nn.Module, _args: tuple[object, ...], embeddings: Tensor) -> Tensor:
-        return torch.where(placeholder[..., None], words.to(embeddings.dtype)[:, None], embeddings)
+    def replace_placeholder_embeddings(_module: nn.Module, _args: tuple[object, ...], embeddings: Tensor) -> Tensor:
+        return torch.where(placeholder_mask[..., None], placeholder_embeddings.to(embeddings.dtype)[:, None], embeddings)
 
-    hook = encoder.get_input_embeddings().register_forward_hook(put_words)
+    hook = encoder.get_input_embeddings().register_forward_hook(replace_placeholder_embeddings)
     try:
-        return encoder(ids, output_hidden_states=True)
+        return encoder(input_ids, output_hidden_states=True)
     finally:
         hook.remove()

@@ -7,69 +7,69 @@ import torch
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.text_encoders import TextStates
+from encoder.backbone.text_encoders import PromptEmbeddings
 
 
 @dataclass(frozen=True)
-class EncoderHalf:
+class UNetEncoderOutput:
     """What the encoder half has made of (z_t, t, text)."""
 
-    deepest: Tensor
+    mid_block_output: Tensor
     """(B, C, h, w), the mid block's output."""
-    skips: tuple[Tensor, ...]
+    down_block_res_samples: tuple[Tensor, ...]
     """For the decoder half, the deepest last."""
-    embedding: Tensor
+    time_embedding: Tensor
     """(B, e) of the timestep, and of what else the base is told."""
-    states: Tensor
+    encoder_hidden_states: Tensor
     """(B, L, d) text states."""
-    maps: list[Tensor]
+    pooled_features: list[Tensor]
     """Spatial means (B, C_j) of every down block's and the mid block's output."""
 
     @property
-    def every_map(self) -> list[Tensor]:
+    def all_pooled_features(self) -> list[Tensor]:
         """Spatial means of everything that the decoder half is handed: of each skip in turn, and of the deepest."""
-        return [_pooled(level) for level in (*self.skips, self.deepest)]
+        return [_spatial_mean(feature) for feature in (*self.down_block_res_samples, self.mid_block_output)]
 
 
-def encode(backbone: Backbone, noisy: Tensor, timesteps: Tensor, text: TextStates) -> EncoderHalf:
+def unet_encoder_forward(backbone: Backbone, noisy_latents: Tensor, timesteps: Tensor, prompt_embeddings: PromptEmbeddings) -> UNetEncoderOutput:
     """Run the encoder half at z_t (B, C, h, w) and t, (B,) or a scalar."""
-    unet, sample = backbone.unet, noisy.to(backbone.dtype)
-    embedding = unet.time_embedding(unet.get_time_embed(sample, timesteps))
-    if added := backbone.added_conditions(sample, text):
-        embedding = embedding + unet.get_aug_embed(embedding, text.states, added)
+    unet, sample = backbone.unet, noisy_latents.to(backbone.dtype)
+    time_embedding = unet.time_embedding(unet.get_time_embed(sample, timesteps))
+    if added_cond_kwargs := backbone.added_cond_kwargs(sample, prompt_embeddings):
+        time_embedding = time_embedding + unet.get_aug_embed(time_embedding, prompt_embeddings.prompt_embeds, added_cond_kwargs)
     sample = unet.conv_in(sample)
-    skips, maps = [sample], []
+    down_block_res_samples, pooled_features = [sample], []
     for block in unet.down_blocks:
-        attends = {"encoder_hidden_states": text.states} if getattr(block, "has_cross_attention", False) else {}
-        sample, outputs = block(sample, embedding, **attends)
-        skips += outputs
-        maps.append(_pooled(sample))
-    sample = unet.mid_block(sample, embedding, encoder_hidden_states=text.states)
-    return EncoderHalf(sample, tuple(skips), embedding, text.states, [*maps, _pooled(sample)])
+        attention_kwargs = {"encoder_hidden_states": prompt_embeddings.prompt_embeds} if getattr(block, "has_cross_attention", False) else {}
+        sample, outputs = block(sample, time_embedding, **attention_kwargs)
+        down_block_res_samples += outputs
+        pooled_features.append(_spatial_mean(sample))
+    sample = unet.mid_block(sample, time_embedding, encoder_hidden_states=prompt_embeddings.prompt_embeds)
+    return UNetEncoderOutput(sample, tuple(down_block_res_samples), time_embedding, prompt_embeddings.prompt_embeds, [*pooled_features, _spatial_mean(sample)])
 
 
-def decode(backbone: Backbone, half: EncoderHalf) -> Tensor:
+def unet_decoder_forward(backbone: Backbone, encoder_output: UNetEncoderOutput) -> Tensor:
     """Run the decoder half; what ``Backbone.predict`` gives, (B, C, h, w), float32."""
-    unet, sample, skips = backbone.unet, half.deepest, half.skips
+    unet, sample, down_block_res_samples = backbone.unet, encoder_output.mid_block_output, encoder_output.down_block_res_samples
     for block in unet.up_blocks:
-        skips, own = skips[: -len(block.resnets)], skips[-len(block.resnets) :]
-        attends = {"encoder_hidden_states": half.states} if getattr(block, "has_cross_attention", False) else {}
-        size = skips[-1].shape[-2:] if skips else None  # of the next block: sides need not be powers of 2
-        sample = block(sample, own, half.embedding, upsample_size=size, **attends)
+        down_block_res_samples, res_samples = down_block_res_samples[: -len(block.resnets)], down_block_res_samples[-len(block.resnets) :]
+        attention_kwargs = {"encoder_hidden_states": encoder_output.encoder_hidden_states} if getattr(block, "has_cross_attention", False) else {}
+        upsample_size = down_block_res_samples[-1].shape[-2:] if down_block_res_samples else None  # of the next block: sides need not be powers of 2
+        sample = block(sample, res_samples, encoder_output.time_embedding, upsample_size=upsample_size, **attention_kwargs)
     prediction: Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(sample)))
     return prediction.float()
 
 
-def join(halves: Sequence[EncoderHalf]) -> EncoderHalf:
+def concat(outputs: Sequence[UNetEncoderOutput]) -> UNetEncoderOutput:
     """One batch of several, for a single pass of the decoder half."""
-    return EncoderHalf(
-        torch.cat([half.deepest for half in halves]),
-        tuple(torch.cat(level) for level in zip(*(half.skips for half in halves), strict=True)),
-        torch.cat([half.embedding for half in halves]),
-        torch.cat([half.states for half in halves]),
-        [torch.cat(level) for level in zip(*(half.maps for half in halves), strict=True)],
+    return UNetEncoderOutput(
+        torch.cat([half.mid_block_output for half in outputs]),
+        tuple(torch.cat(level) for level in zip(*(half.down_block_res_samples for half in outputs), strict=True)),
+        torch.cat([half.time_embedding for half in outputs]),
+        torch.cat([half.encoder_hidden_states for half in outputs]),
+        [torch.cat(level) for level in zip(*(half.pooled_features for half in outputs), strict=True)],
     )
 
 
-def _pooled(sample: Tensor) -> Tensor:
+def _spatial_mean(sample: Tensor) -> Tensor:
     return sample.mean(dim=(2, 3))

@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
-from encoder.concepts.concept_tokens import Identifier, LearnedWord, PictureWord, Word
-from encoder.concepts.weight_deltas import Changes, dense, from_tensors, to_tensors
+from encoder.concepts.concept_tokens import RareToken, LearnedToken, EncodedToken, ConceptToken
+from encoder.concepts.weight_deltas import WeightDeltas, to_dense, from_tensors, to_tensors
 from encoder.errors import ModelError
 
 FORMAT_VERSION = 3
-_WEIGHTS, _CONFIG = "concept.safetensors", "concept.json"
-_BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
+_WEIGHTS_NAME, _CONFIG_NAME = "concept.safetensors", "concept.json"
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 """What reading files of somebody else's can raise."""
 
 
@@ -25,9 +25,9 @@ _BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorE
 class Concept:
     """A tuned concept. Changes are of few bits, and what was tuned is used as it is saved: both generate the same."""
 
-    changes: dict[str, Changes]
+    weight_deltas: dict[str, WeightDeltas]
     """By part: ``unet``, ``encoder`` (the domain encoder), ``text_encoder``, ``text_encoder_2``."""
-    word: Word
+    token: ConceptToken
     """What stands for it in prompts."""
     release: str
     """Identity of what it was tuned on: the release's name and version."""
@@ -39,12 +39,12 @@ class Concept:
         folder = Path(folder)
         if folder.exists():
             raise ModelError(f"{folder} exists; give another output or delete it")
-        aside = folder.with_name(f".{folder.name}.partial")
-        aside.mkdir(parents=True, exist_ok=True)
-        tensors, config = self._plain()
-        save_file(tensors, aside / _WEIGHTS)
-        (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        return aside.rename(folder)
+        tmp_dir = folder.with_name(f".{folder.name}.partial")
+        tmp_dir.mkdir(parents=True, exist_ok=True)
+        tensors, config = self._serialize()
+        save_file(tensors, tmp_dir / _WEIGHTS_NAME)
+        (tmp_dir / _CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        return tmp_dir.rename(folder)
 
     @classmethod
     def load(cls, path: Path | str) -> "Concept":
@@ -53,16 +53,16 @@ class Concept:
         try:
             if path.is_file():
                 return cls.from_bytes(path.read_bytes())
-            config = json.loads((path / _CONFIG).read_text())
-            return cls._of(load_file(path / _WEIGHTS), config)
-        except _BROKEN as error:
+            config = json.loads((path / _CONFIG_NAME).read_text())
+            return cls._deserialize(load_file(path / _WEIGHTS_NAME), config)
+        except _READ_ERRORS as error:
             raise ModelError(f"{path} is not a whole concept ({error}); make one with `e4t tune`") from error
 
     def to_bytes(self) -> bytes:
         """The same as one safetensors file, concept.json in its head: what is sent and downloaded."""
-        tensors, config = self._plain()
-        held: bytes = save(tensors, {_CONFIG: json.dumps(config)})
-        return held
+        tensors, config = self._serialize()
+        data: bytes = save(tensors, {_CONFIG_NAME: json.dumps(config)})
+        return data
 
     @property
     def digest(self) -> str:
@@ -73,83 +73,83 @@ class Concept:
     def from_bytes(cls, data: bytes) -> "Concept":
         """Read what ``to_bytes`` gave. Raises ModelError if it is broken or of a newer format."""
         try:
-            return cls._of(load(data), json.loads(_metadata(data)[_CONFIG]))
-        except _BROKEN as error:
+            return cls._deserialize(load(data), json.loads(_metadata(data)[_CONFIG_NAME]))
+        except _READ_ERRORS as error:
             raise ModelError(f"this is no whole concept ({error}); make one with `e4t tune`") from error
 
-    def _plain(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _serialize(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors by name, and everything else."""
-        changes = {f"{part}/{name}": change for part in self.changes for name, change in self.changes[part].items()}
-        word = self.word._asdict()
-        tensors = {name: value.contiguous() for name, value in word.items() if isinstance(value, Tensor)}
-        held = [to_tensors(key, change) for key, change in changes.items()]
-        said = {name: value for name, value in word.items() if name not in tensors}
-        config = {"format_version": FORMAT_VERSION, "release": self.release, "word": said, "settings": self.settings}
-        return {key: tensor for some in (tensors, *held) for key, tensor in some.items()}, config
+        deltas = {f"{part}/{name}": change for part in self.weight_deltas for name, change in self.weight_deltas[part].items()}
+        token_fields = self.token._asdict()
+        tensors = {name: value.contiguous() for name, value in token_fields.items() if isinstance(value, Tensor)}
+        delta_tensors = [to_tensors(key, change) for key, change in deltas.items()]
+        token_config = {name: value for name, value in token_fields.items() if name not in tensors}
+        config = {"format_version": FORMAT_VERSION, "release": self.release, "word": token_config, "settings": self.settings}
+        return {key: tensor for some in (tensors, *delta_tensors) for key, tensor in some.items()}, config
 
     @classmethod
-    def _of(cls, tensors: dict[str, Tensor], config: dict[str, Any]) -> "Concept":
+    def _deserialize(cls, tensors: dict[str, Tensor], config: dict[str, Any]) -> "Concept":
         """The inverse of ``_plain``."""
         if config["format_version"] > FORMAT_VERSION:
             raise ModelError(
                 f"a concept of format {config['format_version']}; this e4t reads up to {FORMAT_VERSION}: upgrade e4t"
             )
-        word = _word(config.get("word", {}), tensors)
-        changes: dict[str, Changes] = {}
-        for key, change in from_tensors(tensors).items():
+        token = _parse_token(config.get("word", {}), tensors)
+        weight_deltas: dict[str, WeightDeltas] = {}
+        for key, delta in from_tensors(tensors).items():
             part, _, name = key.partition("/")
-            changes.setdefault(part, {})[name] = change
-        return cls(changes=changes, word=word, release=config["release"], settings=config["settings"])
+            weight_deltas.setdefault(part, {})[name] = delta
+        return cls(changes=weight_deltas, word=token, release=config["release"], settings=config["settings"])
 
 
 def _metadata(data: bytes) -> dict[str, str]:
     """Of a safetensors file: its head is the length of a JSON object, in 8 bytes, and the object."""
     length = int.from_bytes(data[:8], "little")
-    found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return found
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata
 
 
-def _word(said: dict[str, Any], tensors: dict[str, Tensor]) -> Word:
+def _parse_token(token_config: dict[str, Any], tensors: dict[str, Tensor]) -> ConceptToken:
     """The word of a concept that was read; its tensor is taken out."""
-    if "text" in said:
-        return Identifier(said["text"])
+    if "text" in token_config:
+        return RareToken(token_config["text"])
     if "embedding" in tensors:
-        return LearnedWord(tensors.pop("embedding"), tuple(said["widths"]))
-    return PictureWord(tensors.pop("class_tokens"))
+        return LearnedToken(tensors.pop("embedding"), tuple(token_config["widths"]))
+    return EncodedToken(tensors.pop("class_tokens"))
 
 
-class LoadedConcept:
+class AppliedConcept:
     """A concept in a model: the former weights are kept, so that unloading leaves the base bit-identical."""
 
-    def __init__(self, concept: Concept, parts: dict[str, nn.Module]) -> None:
+    def __init__(self, concept: Concept, modules: dict[str, nn.Module]) -> None:
         """Load into the modules of the concept's parts."""
-        self.concept, self._parts = concept, parts
-        self._before = {part: add_changes(parts[part], changes) for part, changes in concept.changes.items()}
+        self.concept, self._modules = concept, modules
+        self._original_values = {part: apply_deltas(modules[part], changes) for part, changes in concept.weight_deltas.items()}
 
     def unload(self) -> None:
         """Put the former weights back."""
-        for part, before in self._before.items():
-            restore(self._parts[part], before)
+        for part, original_values in self._original_values.items():
+            restore(self._modules[part], original_values)
 
 
 @torch.no_grad()
-def add_changes(module: nn.Module, changes: Changes) -> dict[str, Tensor]:
+def apply_deltas(module: nn.Module, deltas: WeightDeltas) -> dict[str, Tensor]:
     """Add changes to parameters; returns the former values, for ``restore``."""
     parameters = dict(module.named_parameters())
-    if unknown := changes.keys() - parameters.keys():
+    if unknown := deltas.keys() - parameters.keys():
         raise ModelError(
             f"the concept has a parameter that this model lacks, {sorted(unknown)[0]}; it was tuned on another release"
         )
-    before = {name: parameters[name].detach().clone() for name in changes}
-    for name, change in changes.items():
-        former = before[name]
-        parameters[name].copy_(former.float() + dense(change, former.shape).to(former.device))
-    return before
+    original_values = {name: parameters[name].detach().clone() for name in deltas}
+    for name, delta in deltas.items():
+        original = original_values[name]
+        parameters[name].copy_(original.float() + to_dense(delta, original.shape).to(original.device))
+    return original_values
 
 
 @torch.no_grad()
-def restore(module: nn.Module, before: dict[str, Tensor]) -> None:
+def restore(module: nn.Module, original_values: dict[str, Tensor]) -> None:
     """Put former values back, bit for bit."""
     parameters = dict(module.named_parameters())
-    for name, value in before.items():
+    for name, value in original_values.items():
         parameters[name].copy_(value)

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-UP, DOWN, VALUES, SCALE = "/up", "/down", "/values", "/scale"
+UP_SUFFIX, DOWN_SUFFIX, VALUES_SUFFIX, SCALE_SUFFIX = "/up", "/down", "/values", "/scale"
 """Endings of the names of a change's parts in a file."""
 
 
-class LowRank(NamedTuple):
+class LowRankDelta(NamedTuple):
     """A change of a matrix, as the product of two thin ones."""
 
     up: Tensor
@@ -17,12 +17,12 @@ class LowRank(NamedTuple):
     down: Tensor
     """(r, in)."""
 
-    def half(self) -> "LowRank":
+    def to_fp16_cpu(self) -> "LowRankDelta":
         """To be kept: fp16, in the host's memory, without a graph."""
-        return LowRank(*(factor.detach().half().cpu() for factor in self))
+        return LowRankDelta(*(factor.detach().half().cpu() for factor in self))
 
 
-class Quantised(NamedTuple):
+class QuantizedDelta(NamedTuple):
     """A change in 8 or 4 bits a number, each row with a scale of its own.
 
     The first steps of Adam change all weights by about as much, in no low-rank pattern: rounding loses far less of that
@@ -35,69 +35,69 @@ class Quantised(NamedTuple):
     """(rows, 1) float32."""
 
 
-Change = Tensor | LowRank | Quantised
-Changes = dict[str, Change]
+WeightDelta = Tensor | LowRankDelta | QuantizedDelta
+WeightDeltas = dict[str, WeightDelta]
 """By parameter name."""
 
 
-class Rounding:
+class DeltaQuantizer:
     """Brings changes down to so many bits a number, and knows what that has cost."""
 
     def __init__(self, bits: int) -> None:
         """Take 16 (fp16), 8 or 4; vectors are always fp16."""
-        self.bits, self._wrong, self._all = bits, 0.0, 0.0
+        self.bits, self._error_sq, self._total_sq = bits, 0.0, 0.0
 
-    def __call__(self, change: Tensor) -> Change:
+    def __call__(self, delta: Tensor) -> WeightDelta:
         """Round a change."""
-        kept = change.half() if self.bits == 16 or change.ndim == 1 else quantised(change, self.bits)
-        self._wrong += float((dense(kept, change.shape) - change).square().sum())
-        self._all += float(change.square().sum())
-        return kept
+        quantized = delta.half() if self.bits == 16 or delta.ndim == 1 else quantize(delta, self.bits)
+        self._error_sq += float((to_dense(quantized, delta.shape) - delta).square().sum())
+        self._total_sq += float(delta.square().sum())
+        return quantized
 
     @property
-    def error(self) -> float:
+    def relative_error(self) -> float:
         """Norm of what was lost over the norm of all changes."""
-        return (self._wrong / self._all) ** 0.5 if self._all else 0.0
+        return (self._error_sq / self._total_sq) ** 0.5 if self._total_sq else 0.0
 
 
-def quantised(change: Tensor, bits: int) -> Quantised:
+def quantize(delta: Tensor, bits: int) -> QuantizedDelta:
     """Round a change (out, ...) to 8 or 4 bits a number."""
-    rows, largest = change.flatten(1).float(), 2 ** (bits - 1) - 1
-    scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / largest
-    values = (rows / scale).round().clamp(-largest, largest).to(torch.int8)
-    return Quantised(_packed(values) if bits == 4 else values, scale)
+    rows, max_value = delta.flatten(1).float(), 2 ** (bits - 1) - 1
+    scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / max_value
+    values = (rows / scale).round().clamp(-max_value, max_value).to(torch.int8)
+    return QuantizedDelta(_packed(values) if bits == 4 else values, scale)
 
 
-def dense(change: Change, shape: torch.Size) -> Tensor:
+def to_dense(delta: WeightDelta, shape: torch.Size) -> Tensor:
     """The change of a parameter of this shape itself, float32."""
-    if isinstance(change, LowRank):
-        return change.up.float() @ change.down.float()
-    if isinstance(change, Quantised):
-        values = change.values if change.values.dtype == torch.int8 else _unpacked(change.values)
-        return (values[:, : shape[1:].numel()] * change.scale).view(shape)
-    return change.float()
+    if isinstance(delta, LowRankDelta):
+        return delta.up.float() @ delta.down.float()
+    if isinstance(delta, QuantizedDelta):
+        values = delta.values if delta.values.dtype == torch.int8 else _unpacked(delta.values)
+        return (values[:, : shape[1:].numel()] * delta.scale).view(shape)
+    return delta.float()
 
 
-def to_tensors(key: str, change: Change) -> dict[str, Tensor]:
+def to_tensors(key: str, delta: WeightDelta) -> dict[str, Tensor]:
     """The tensors of a change, by the names they have in a file."""
-    if isinstance(change, LowRank):
-        return {f"{key}{UP}": change.up.contiguous(), f"{key}{DOWN}": change.down.contiguous()}
-    if isinstance(change, Quantised):
-        return {f"{key}{VALUES}": change.values.contiguous(), f"{key}{SCALE}": change.scale.contiguous()}
-    return {key: change.contiguous()}
+    if isinstance(delta, LowRankDelta):
+        return {f"{key}{UP_SUFFIX}": delta.up.contiguous(), f"{key}{DOWN_SUFFIX}": delta.down.contiguous()}
+    if isinstance(delta, QuantizedDelta):
+        return {f"{key}{VALUES_SUFFIX}": delta.values.contiguous(), f"{key}{SCALE_SUFFIX}": delta.scale.contiguous()}
+    return {key: delta.contiguous()}
 
 
-def from_tensors(tensors: dict[str, Tensor]) -> dict[str, Change]:
+def from_tensors(tensors: dict[str, Tensor]) -> dict[str, WeightDelta]:
     """The inverse of ``to_tensors``, for any number of changes. Raises KeyError if a part is missing."""
-    changes: dict[str, Change] = {}
+    deltas: dict[str, WeightDelta] = {}
     for key, tensor in tensors.items():
-        if key.endswith(UP):
-            changes[key.removesuffix(UP)] = LowRank(tensor, tensors[key.removesuffix(UP) + DOWN])
-        elif key.endswith(VALUES):
-            changes[key.removesuffix(VALUES)] = Quantised(tensor, tensors[key.removesuffix(VALUES) + SCALE])
-        elif not key.endswith((DOWN, SCALE)):
-            changes[key] = tensor
-    return changes
+        if key.endswith(UP_SUFFIX):
+            deltas[key.removesuffix(UP_SUFFIX)] = LowRankDelta(tensor, tensors[key.removesuffix(UP_SUFFIX) + DOWN_SUFFIX])
+        elif key.endswith(VALUES_SUFFIX):
+            deltas[key.removesuffix(VALUES_SUFFIX)] = QuantizedDelta(tensor, tensors[key.removesuffix(VALUES_SUFFIX) + SCALE_SUFFIX])
+        elif not key.endswith((DOWN_SUFFIX, SCALE_SUFFIX)):
+            deltas[key] = tensor
+    return deltas
 
 
 def _packed(values: Tensor) -> Tensor:

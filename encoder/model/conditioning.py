@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.text_encoders import Prompts, TextEncoders, TextStates
+from encoder.backbone.text_encoders import TokenizedPrompts, TextEncoders, PromptEmbeddings
 from encoder.config import PLACEHOLDER, ConditioningConfig
 from encoder.errors import ConfigError
 
@@ -16,53 +16,53 @@ from encoder.errors import ConfigError
 class Conditioning:
     """Turns prompts into text states, with or without a concept's residual."""
 
-    def __init__(self, text: TextEncoders, config: ConditioningConfig) -> None:
+    def __init__(self, text_encoders: TextEncoders, config: ConditioningConfig) -> None:
         """Raises ConfigError if the domain word is not one token of every tokenizer of the base."""
-        self.text, self.config = text, config
-        self._words = [_Words(tokenizer, config.domain_word) for tokenizer in text.tokenizers]
-        self._null_states: TextStates | None = None
+        self.text_encoders, self.config = text_encoders, config
+        self._tokenizers = [_PlaceholderTokenizer(tokenizer, config.domain_word) for tokenizer in text_encoders.tokenizers]
+        self._unconditional_embeddings: PromptEmbeddings | None = None
 
     @classmethod
-    def of(cls, backbone: Backbone, config: ConditioningConfig) -> "Conditioning":
+    def from_backbone(cls, backbone: Backbone, config: ConditioningConfig) -> "Conditioning":
         """The conditioning of a backbone."""
-        return cls(backbone.text, config)
+        return cls(backbone.text_encoders, config)
 
-    def tokenize(self, prompts: Sequence[str]) -> Prompts:
+    def tokenize(self, prompts: Sequence[str]) -> TokenizedPrompts:
         """Tokenise; every *s becomes the domain word with its place marked."""
-        pairs = [words.tokenize(prompts) for words in self._words]
-        ids, placeholder = (torch.stack(each, dim=1) for each in zip(*pairs, strict=True))
-        return Prompts(ids, placeholder)
+        pairs = [tokenizer.tokenize(prompts) for tokenizer in self._tokenizers]
+        input_ids, placeholder_mask = (torch.stack(each, dim=1) for each in zip(*pairs, strict=True))
+        return TokenizedPrompts(input_ids, placeholder_mask)
 
-    def states(self, prompts: Prompts, words: Tensor | None = None) -> TextStates:
+    def encode_prompts(self, prompts: TokenizedPrompts, placeholder_embeddings: Tensor | None = None) -> PromptEmbeddings:
         """Text states with ``words`` (B, d) as embeddings at the placeholder, by default the domain word's own."""
-        return self.text(prompts, words)  # type: ignore[no-any-return]
+        return self.text_encoders(prompts, placeholder_embeddings)  # type: ignore[no-any-return]
 
     def domain_embedding(self) -> Tensor:
         """emb(w) (d,), the domain word's embedding; of all text encoders, float32."""
-        return self.text.embedding([words.word_id for words in self._words])
+        return self.text_encoders.token_embedding([tokenizer.domain_token_id for tokenizer in self._tokenizers])
 
-    def words(self, v: Tensor) -> Tensor:
+    def placeholder_embeddings(self, v: Tensor) -> Tensor:
         """emb(w) + s v (B, d) of residuals v (B, d) (E4T, arXiv 2302.12228)."""
-        return self.domain_embedding() + self.config.residual_scale * v.float()
+        return self.domain_embedding() + self.config.embedding_scale * v.float()
 
-    def null_states(self) -> TextStates:
+    def unconditional_embeddings(self) -> PromptEmbeddings:
         """States (1, L, d) of the empty prompt, computed once."""
-        if self._null_states is None:
+        if self._unconditional_embeddings is None:
             with torch.no_grad():
-                states = self.states(self.tokenize([""]))
-            self._null_states = states.zeroed() if self.text.null_is_zero else states
-        return self._null_states.to(self.text.device)
+                embeddings = self.encode_prompts(self.tokenize([""]))
+            self._unconditional_embeddings = embeddings.zeros_like() if self.text_encoders.force_zeros_for_empty_prompt else embeddings
+        return self._unconditional_embeddings.to(self.text_encoders.device)
 
-    def draw_prompts(self, captions: Sequence[str], choice: Tensor) -> Prompts:
+    def sample_prompts(self, captions: Sequence[str], prompt_choice: Tensor) -> TokenizedPrompts:
         """Tokenised prompts of pictures with these captions, by numbers (B,) uniform in [0, 1)."""
-        return self.tokenize([self.prompt_for(*pair) for pair in zip(captions, choice.tolist(), strict=True)])
+        return self.tokenize([self.choose_prompt(*pair) for pair in zip(captions, prompt_choice.tolist(), strict=True)])
 
-    def prompt_for(self, caption: str, choice: float) -> str:
+    def choose_prompt(self, caption: str, prompt_choice: float) -> str:
         """A picture's prompt: its caption or one of the templates, as ``choice``, uniform in [0, 1), decides."""
-        if choice < self.config.caption_share:
+        if prompt_choice < self.config.caption_probability:
             return self.caption_prompt(caption)
-        share = (choice - self.config.caption_share) / (1 - self.config.caption_share)
-        return self.config.templates[int(share * len(self.config.templates))]
+        fraction = (prompt_choice - self.config.caption_probability) / (1 - self.config.caption_probability)
+        return self.config.templates[int(fraction * len(self.config.templates))]
 
     def caption_prompt(self, caption: str) -> str:
         """The caption with the first domain word replaced by *s; the first template if the word is not in it."""
@@ -74,26 +74,26 @@ def caption_prompt(caption: str, config: ConditioningConfig) -> str:
     words = caption.split()
     if config.domain_word not in words:
         return config.templates[0]
-    place = words.index(config.domain_word)
-    return " ".join([*words[:place], PLACEHOLDER, *words[place + 1 :]])
+    index = words.index(config.domain_word)
+    return " ".join([*words[:index], PLACEHOLDER, *words[index + 1 :]])
 
 
-class _Words:
+class _PlaceholderTokenizer:
     """A tokenizer that knows the placeholder."""
 
     def __init__(self, tokenizer: CLIPTokenizer, domain_word: str) -> None:
         self.tokenizer = copy.deepcopy(tokenizer)
         self.tokenizer.add_tokens(PLACEHOLDER)
         self.placeholder_id = self.tokenizer.convert_tokens_to_ids(PLACEHOLDER)
-        word = tokenizer(domain_word, add_special_tokens=False).input_ids
-        if len(word) != 1:
+        token_ids = tokenizer(domain_word, add_special_tokens=False).input_ids
+        if len(token_ids) != 1:
             raise ConfigError(
-                f"conditioning.domain_word {domain_word!r} is {len(word)} tokens of this base; give a word that is one"
+                f"conditioning.domain_word {domain_word!r} is {len(token_ids)} tokens of this base; give a word that is one"
             )
-        self.word_id = word[0]
+        self.domain_token_id = token_ids[0]
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids and places of the placeholder, each (B, L)."""
-        ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        placeholder = ids == self.placeholder_id
-        return ids.masked_fill(placeholder, self.word_id), placeholder
+        input_ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        placeholder_mask = input_ids == self.placeholder_id
+        return input_ids.masked_fill(placeholder_mask, self.domain_token_id), placeholder_mask

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.unet_halves import EncoderHalf
-from encoder.config import EncoderSees
+from encoder.backbone.unet_halves import UNetEncoderOutput
+from encoder.config import EncoderInputs
 from encoder.errors import ConfigError
-from encoder.model.features import class_token_layers, class_tokens, map_channels
+from encoder.model.features import class_token_layers, class_tokens, feature_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class DomainEncoderConfig:
     class_tokens: int
     """K, CLIP layers looked at, the last ones of those that there are."""
     clip_width: int
-    map_channels: tuple[int, ...]
+    feature_channels: tuple[int, ...]
     """Channels C_j of the UNet's pooled maps; none if it does not look at them."""
     embedding_width: int
     """d of the text encoder."""
@@ -29,18 +29,18 @@ class DomainEncoderConfig:
     def __post_init__(self) -> None:
         if self.hidden_width < 1:
             raise ConfigError(f"encoder.hidden_width is {self.hidden_width}; give at least 1 (the CLIP width is usual)")
-        object.__setattr__(self, "map_channels", tuple(self.map_channels))
+        object.__setattr__(self, "map_channels", tuple(self.feature_channels))
 
     @classmethod
     def for_backbone(
-        cls, backbone: Backbone, hidden_width: int | None = None, sees: EncoderSees = "everything"
+        cls, backbone: Backbone, hidden_width: int | None = None, encoder_inputs: EncoderInputs = "everything"
     ) -> "DomainEncoderConfig":
         """The shape that fits a backbone; ``hidden_width`` is CLIP's own width unless given."""
-        clip = backbone.clip.config
+        clip = backbone.image_encoder.config
         return cls(
-            class_tokens=1 if sees == "last layer" else len(class_token_layers(clip.num_hidden_layers)),
+            class_tokens=1 if encoder_inputs == "last layer" else len(class_token_layers(clip.num_hidden_layers)),
             clip_width=clip.hidden_size,
-            map_channels=() if sees == "no maps" else map_channels(backbone.unet),
+            map_channels=() if encoder_inputs == "no maps" else feature_channels(backbone.unet),
             embedding_width=backbone.embedding_width,
             hidden_width=hidden_width or clip.hidden_size,
         )
@@ -55,29 +55,29 @@ class DomainEncoder(nn.Module):
     def __init__(self, config: DomainEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.from_clip = nn.ModuleList(
+        self.clip_proj = nn.ModuleList(
             nn.Linear(config.clip_width, config.hidden_width) for _ in range(config.class_tokens)
         )
-        self.from_unet = nn.ModuleList(nn.Linear(channels, config.hidden_width) for channels in config.map_channels)
+        self.unet_proj = nn.ModuleList(nn.Linear(channels, config.hidden_width) for channels in config.feature_channels)
         self.activation = nn.LeakyReLU()
-        self.to_embedding = nn.Linear(config.hidden_width, config.embedding_width)
-        nn.init.zeros_(self.to_embedding.weight)
-        nn.init.zeros_(self.to_embedding.bias)
+        self.out_proj = nn.Linear(config.hidden_width, config.embedding_width)
+        nn.init.zeros_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
 
-    def look(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+    def image_features(self, backbone: Backbone, pixels: Tensor) -> Tensor:
         """What it sees of pictures (B, 3, H, W) in [-1, 1]: their class tokens (B, K, width)."""
         return class_tokens(backbone, pixels)
 
-    def maps(self, half: EncoderHalf) -> list[Tensor]:
+    def unet_features(self, encoder_output: UNetEncoderOutput) -> list[Tensor]:
         """What it sees of the UNet: the pooled output [(B, C_j)] of each block."""
-        return half.maps
+        return encoder_output.pooled_features
 
-    def forward(self, class_tokens: Tensor, maps: list[Tensor]) -> Tensor:
+    def forward(self, class_tokens: Tensor, unet_features: list[Tensor]) -> Tensor:
         """Residual v (B, d) from class tokens (B, K, width) and the UNet's pooled maps [(B, C_j)]."""
-        dtype = self.to_embedding.weight.dtype
-        tokens = class_tokens[:, -len(self.from_clip) :].to(dtype).unbind(1)
-        members = [project(token) for project, token in zip(self.from_clip, tokens, strict=True)]
-        if self.from_unet:
-            members += [project(pooled.to(dtype)) for project, pooled in zip(self.from_unet, maps, strict=True)]
-        v: Tensor = self.to_embedding(self.activation(torch.stack(members).mean(dim=0)))
+        dtype = self.out_proj.weight.dtype
+        tokens = class_tokens[:, -len(self.clip_proj) :].to(dtype).unbind(1)
+        projections = [project(token) for project, token in zip(self.clip_proj, tokens, strict=True)]
+        if self.unet_proj:
+            projections += [project(pooled.to(dtype)) for project, pooled in zip(self.unet_proj, unet_features, strict=True)]
+        v: Tensor = self.out_proj(self.activation(torch.stack(projections).mean(dim=0)))
         return v

@@ -8,12 +8,12 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone, Posterior
-from encoder.backbone.text_encoders import TextStates
-from encoder.backbone.unet_halves import EncoderHalf, encode
+from encoder.backbone.text_encoders import PromptEmbeddings
+from encoder.backbone.unet_halves import UNetEncoderOutput, unet_encoder_forward
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedImages:
     """Pictures as the method takes them; none of it depends on timestep or noise, so it can be kept."""
 
     posterior: Posterior
@@ -21,20 +21,20 @@ class Encoded:
     class_tokens: Tensor
     """(B, K, width), or what else the encoder at hand looks at."""
 
-    def tensors(self) -> dict[str, Tensor]:
+    def to_tensors(self) -> dict[str, Tensor]:
         """By name, to be stored; the variance as a logarithm, which few bits hold well."""
         mean, std = self.posterior
         return {"mean": mean, "log_variance": 2 * std.log(), "class_tokens": self.class_tokens}
 
     @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> Self:
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
         """From what ``tensors`` gave."""
         return cls(Posterior(tensors["mean"], (tensors["log_variance"] / 2).exp()), tensors["class_tokens"])
 
 
-def encode_pictures(backbone: Backbone, pixels: Tensor) -> Encoded:
+def encode_images(backbone: Backbone, pixels: Tensor) -> EncodedImages:
     """Encode pictures (B, 3, H, W) in [-1, 1]."""
-    return Encoded(backbone.posterior(pixels), class_tokens(backbone, pixels))
+    return EncodedImages(backbone.posterior(pixels), class_tokens(backbone, pixels))
 
 
 def class_token_layers(layers: int) -> range:
@@ -48,20 +48,20 @@ def class_tokens(backbone: Backbone, pixels: Tensor) -> Tensor:
 
     They depend on neither timestep nor noise: once a picture is enough.
     """
-    hidden = backbone.clip(backbone.clip_input(pixels), output_hidden_states=True).hidden_states
+    hidden = backbone.image_encoder(backbone.preprocess_clip(pixels), output_hidden_states=True).hidden_states
     return torch.stack([hidden[layer + 1][:, 0] for layer in class_token_layers(len(hidden) - 1)], dim=1)
 
 
-def map_channels(unet: UNet2DConditionModel) -> tuple[int, ...]:
+def feature_channels(unet: UNet2DConditionModel) -> tuple[int, ...]:
     """Channels C_j of the pooled maps, in their order."""
     channels: tuple[int, ...] = tuple(unet.config.block_out_channels)
     return (*channels, channels[-1])
 
 
 @torch.no_grad()
-def first_pass(backbone: Backbone, noisy: Tensor, timesteps: Tensor, null: TextStates) -> EncoderHalf:
+def unet_encoder_features(backbone: Backbone, noisy_latents: Tensor, timesteps: Tensor, unconditional_embeddings: PromptEmbeddings) -> UNetEncoderOutput:
     """What the UNet makes of (z_t, t, states of the empty prompt): an encoder takes from it the maps that it looks at.
 
     Runs the UNet's encoder half only, without gradient. ``null`` is one prompt, for all of ``noisy`` (B, C, h, w).
     """
-    return encode(backbone, noisy, timesteps, null.expand(len(noisy)))
+    return unet_encoder_forward(backbone, noisy_latents, timesteps, unconditional_embeddings.expand(len(noisy_latents)))

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.text_encoders import Prompts, TextStates
-from encoder.backbone.unet_halves import EncoderHalf, decode, encode, join
-from encoder.concepts.concept_tokens import LearnedWord, PictureWord, Word
+from encoder.backbone.text_encoders import TokenizedPrompts, PromptEmbeddings
+from encoder.backbone.unet_halves import UNetEncoderOutput, unet_decoder_forward, unet_encoder_forward, concat
+from encoder.concepts.concept_tokens import LearnedToken, EncodedToken, ConceptToken
 from encoder.config import SampleConfig
 from encoder.model.conditioning import Conditioning
-from encoder.model.registry import Encoder
+from encoder.model.registry import AnyDomainEncoder
 
 
-class Branches:
+class ClassifierFreeGuidance:
     """The unconditional and the conditional branch of B prompts.
 
     What the domain encoder says is evaluated anew at every timestep. The unconditional branch's encoder half supplies
@@ -22,42 +22,42 @@ class Branches:
     def __init__(
         self,
         backbone: Backbone,
-        encoder: Encoder,
+        encoder: AnyDomainEncoder,
         conditioning: Conditioning,
-        prompts: Prompts,
-        word: Word | None,
+        prompts: TokenizedPrompts,
+        token: ConceptToken | None,
     ) -> None:
         """Take prompts, and the word that stands at their placeholders."""
         self._backbone, self._encoder, self._conditioning, self._prompts = backbone, encoder, conditioning, prompts
-        self._null = conditioning.null_states().expand(len(prompts.ids))
-        self._class_tokens = self._each(word.class_tokens) if isinstance(word, PictureWord) else None
-        embeddings = self._each(word.embedding[None]) if isinstance(word, LearnedWord) else None
-        changes = self._class_tokens is not None and bool(prompts.placeholder.any())
-        self._told = None if changes else conditioning.states(prompts, embeddings)
+        self._unconditional_embeddings = conditioning.unconditional_embeddings().expand(len(prompts.input_ids))
+        self._class_tokens = self._expand_to_batch(token.class_tokens) if isinstance(token, EncodedToken) else None
+        placeholder_embeddings = self._expand_to_batch(token.embedding[None]) if isinstance(token, LearnedToken) else None
+        depends_on_timestep = self._class_tokens is not None and bool(prompts.placeholder_mask.any())
+        self._prompt_embeds = None if depends_on_timestep else conditioning.encode_prompts(prompts, placeholder_embeddings)
 
-    def _each(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._backbone.device).expand(len(self._prompts.ids), *tensor.shape[1:])
+    def _expand_to_batch(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._backbone.device).expand(len(self._prompts.input_ids), *tensor.shape[1:])
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, ...]:
         """Predictions at z_t (B, C, h, w) and t, a scalar: unconditional and conditional, each (B, C, h, w)."""
-        together = self._at_once(latents, timestep, self._told) if self._told else self._in_turn(latents, timestep)
-        return decode(self._backbone, together).chunk(2)
+        encoder_output = self._single_pass(latents, timestep, self._prompt_embeds) if self._prompt_embeds else self._two_pass(latents, timestep)
+        return unet_decoder_forward(self._backbone, encoder_output).chunk(2)
 
-    def _at_once(self, latents: Tensor, timestep: Tensor, told: TextStates) -> EncoderHalf:
-        return encode(self._backbone, torch.cat([latents, latents]), timestep, self._null.joined(told))
+    def _single_pass(self, latents: Tensor, timestep: Tensor, prompt_embeds: PromptEmbeddings) -> UNetEncoderOutput:
+        return unet_encoder_forward(self._backbone, torch.cat([latents, latents]), timestep, self._unconditional_embeddings.concat(prompt_embeds))
 
-    def _in_turn(self, latents: Tensor, timestep: Tensor) -> EncoderHalf:
-        plain = encode(self._backbone, latents, timestep, self._null)
-        words = self._conditioning.words(self._encoder(self._class_tokens, self._encoder.maps(plain)))
-        told = self._conditioning.states(self._prompts, words)
-        return join([plain, encode(self._backbone, latents, timestep, told)])
+    def _two_pass(self, latents: Tensor, timestep: Tensor) -> UNetEncoderOutput:
+        unconditional = unet_encoder_forward(self._backbone, latents, timestep, self._unconditional_embeddings)
+        placeholder_embeddings = self._conditioning.placeholder_embeddings(self._encoder(self._class_tokens, self._encoder.unet_features(unconditional)))
+        prompt_embeds = self._conditioning.encode_prompts(self._prompts, placeholder_embeddings)
+        return concat([unconditional, unet_encoder_forward(self._backbone, latents, timestep, prompt_embeds)])
 
 
-def guided(unconditional: Tensor, conditional: Tensor, config: SampleConfig) -> Tensor:
+def apply_guidance(unconditional: Tensor, conditional: Tensor, config: SampleConfig) -> Tensor:
     """Both branches' predictions as one (Ho & Salimans, arXiv 2207.12598)."""
-    both = unconditional + config.guidance * (conditional - unconditional)
+    guided_prediction = unconditional + config.guidance_scale * (conditional - unconditional)
     if not config.guidance_rescale:
-        return both
-    dims = tuple(range(1, both.ndim))
-    rescaled = both * conditional.std(dims, keepdim=True) / both.std(dims, keepdim=True)
-    return config.guidance_rescale * rescaled + (1 - config.guidance_rescale) * both
+        return guided_prediction
+    dims = tuple(range(1, guided_prediction.ndim))
+    rescaled = guided_prediction * conditional.std(dims, keepdim=True) / guided_prediction.std(dims, keepdim=True)
+    return config.guidance_rescale * rescaled + (1 - config.guidance_rescale) * guided_prediction

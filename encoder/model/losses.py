@@ -8,51 +8,51 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone, Posterior
-from encoder.backbone.text_encoders import Prompts, TextStates
+from encoder.backbone.text_encoders import TokenizedPrompts, PromptEmbeddings
 from encoder.errors import ConfigError
 from encoder.model.conditioning import Conditioning
-from encoder.model.features import first_pass
-from encoder.model.registry import Encoder
+from encoder.model.features import unet_encoder_features
+from encoder.model.registry import AnyDomainEncoder
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoiseSample:
     """The randomness of a batch, each sample's from its own seed: the same whatever rank or batch it falls into."""
 
-    posterior: Tensor
+    posterior_noise: Tensor
     """(B, C, h, w) unit noise for the autoencoder's posterior."""
     noise: Tensor
     """(B, C, h, w)."""
     timesteps: Tensor
     """(B,) int64."""
-    choice: Tensor
+    prompt_choice: Tensor
     """(B,) uniform in [0, 1), for the prompt."""
 
-    def __getitem__(self, rows: slice) -> "Draw":
-        return Draw(self.posterior[rows], self.noise[rows], self.timesteps[rows], self.choice[rows])
+    def __getitem__(self, rows: slice) -> "NoiseSample":
+        return NoiseSample(self.posterior_noise[rows], self.noise[rows], self.timesteps[rows], self.prompt_choice[rows])
 
-    def noised(self, posterior: Posterior) -> dict[str, Tensor]:
+    def loss_inputs(self, posterior: Posterior) -> dict[str, Tensor]:
         """What a loss takes of pictures with this posterior: ``latents``, ``noise``, ``timesteps``, on its device."""
         mean, std = posterior
         return {
-            "latents": mean + std * self.posterior.to(mean),
+            "latents": mean + std * self.posterior_noise.to(mean),
             "noise": self.noise.to(mean),
             "timesteps": self.timesteps.to(mean.device),
         }
 
     @classmethod
-    def for_samples(cls, seeds: Sequence[int], latent_shape: Sequence[int], steps: int) -> "Draw":
+    def from_seeds(cls, seeds: Sequence[int], latent_shape: Sequence[int], num_train_timesteps: int) -> "NoiseSample":
         """Draw for samples with these seeds; ``steps`` is the noise schedule's length."""
-        rows = [_draw_one(seed, latent_shape, steps) for seed in seeds]
-        posterior, noise, timesteps, choice = (torch.stack(column) for column in zip(*rows, strict=True))
-        return cls(posterior, noise, timesteps, choice)
+        rows = [_sample_noise(seed, latent_shape, num_train_timesteps) for seed in seeds]
+        posterior_noise, noise, timesteps, prompt_choice = (torch.stack(column) for column in zip(*rows, strict=True))
+        return cls(posterior_noise, noise, timesteps, prompt_choice)
 
 
-def _draw_one(seed: int, latent_shape: Sequence[int], steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sample_noise(seed: int, latent_shape: Sequence[int], num_train_timesteps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    posterior, noise = (torch.randn(*latent_shape, generator=generator) for _ in range(2))
-    timestep = torch.randint(0, steps, (), generator=generator)
-    return posterior, noise, timestep, torch.rand((), generator=generator)
+    posterior_noise, noise = (torch.randn(*latent_shape, generator=generator) for _ in range(2))
+    timestep = torch.randint(0, num_train_timesteps, (), generator=generator)
+    return posterior_noise, noise, timestep, torch.rand((), generator=generator)
 
 
 @dataclass(frozen=True)
@@ -61,58 +61,58 @@ class Losses:
 
     total: Tensor
     denoising: Tensor
-    regulariser: Tensor
+    regularization: Tensor
     """lambda * mean over the batch of ||v||^2."""
 
-    def __mul__(self, share: float) -> "Losses":
-        return Losses(self.total * share, self.denoising * share, self.regulariser * share)
+    def __mul__(self, factor: float) -> "Losses":
+        return Losses(self.total * factor, self.denoising * factor, self.regularization * factor)
 
     def __add__(self, other: "Losses") -> "Losses":
-        return Losses(self.total + other.total, self.denoising + other.denoising, self.regulariser + other.regulariser)
+        return Losses(self.total + other.total, self.denoising + other.denoising, self.regularization + other.regularization)
 
-    def with_penalty(self, penalty: Tensor) -> "Losses":
+    def add_penalty(self, penalty: Tensor) -> "Losses":
         """The same with ``penalty`` in the total, too."""
-        return Losses(self.total + penalty, self.denoising, self.regulariser)
+        return Losses(self.total + penalty, self.denoising, self.regularization)
 
     def detach(self) -> "Losses":
         """Without their graph."""
-        return Losses(self.total.detach(), self.denoising.detach(), self.regulariser.detach())
+        return Losses(self.total.detach(), self.denoising.detach(), self.regularization.detach())
 
 
-def target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+def diffusion_target(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """What the UNet predicts: the noise (SD1.x) or the velocity (SD2.x; Salimans & Ho, arXiv 2202.00512)."""
-    kind = schedule.config.prediction_type
-    if kind == "epsilon":
+    prediction_type = noise_scheduler.config.prediction_type
+    if prediction_type == "epsilon":
         return noise
-    if kind == "v_prediction":
-        return schedule.get_velocity(latents, noise, timesteps)  # type: ignore[no-any-return]
-    raise ConfigError(f"the base predicts {kind!r}; only epsilon and v_prediction are supported")
+    if prediction_type == "v_prediction":
+        return noise_scheduler.get_velocity(latents, noise, timesteps)  # type: ignore[no-any-return]
+    raise ConfigError(f"the base predicts {prediction_type!r}; only epsilon and v_prediction are supported")
 
 
-def regularise(v: Tensor, weight: float) -> Tensor:
+def embedding_regularization(v: Tensor, weight: float) -> Tensor:
     """Lambda times the batch mean of ||v||^2, v (B, d)."""
     return weight * v.float().pow(2).sum(dim=1).mean()
 
 
-def denoising_loss(prediction: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+def denoising_loss(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared error; under a mask (B, 1, h, w) of weights, the mean over samples of their weighted means."""
-    error = (prediction.float() - wanted.float()).pow(2)
+    error = (prediction.float() - target.float()).pow(2)
     if mask is None:
         return error.mean()
     return ((error * mask).mean(dim=(1, 2, 3)) / mask.mean(dim=(1, 2, 3)).clamp_min(1e-8)).mean()
 
 
-def domain_tuning_loss(
+def e4t_loss(
     backbone: Backbone,
-    encoder: Encoder,
+    encoder: AnyDomainEncoder,
     conditioning: Conditioning,
     *,
     latents: Tensor,
     class_tokens: Tensor,
-    prompts: Prompts,
+    prompts: TokenizedPrompts,
     noise: Tensor,
     timesteps: Tensor,
-    regulariser: float,
+    regularization_weight: float,
     mask: Tensor | None = None,
 ) -> Losses:
     """Two passes (E4T, arXiv 2302.12228): features at (z_t, t, ""), then the prediction under the encoder's word.
@@ -120,18 +120,18 @@ def domain_tuning_loss(
     ``latents`` and ``noise`` are (B, C, h, w), ``class_tokens`` (B, K, width), ``timesteps`` (B,). Offsets, if any, are
     those set on the UNet; both passes use them.
     """
-    noisy = backbone.noise_schedule.add_noise(latents, noise, timesteps)
-    maps = encoder.maps(first_pass(backbone, noisy, timesteps, conditioning.null_states()))
-    v = encoder(class_tokens, maps)
-    states = conditioning.states(prompts, conditioning.words(v))
-    denoising = diffusion_loss(backbone, states, latents=latents, noise=noise, timesteps=timesteps, mask=mask)
-    penalty = regularise(v, regulariser)
-    return Losses(denoising + penalty, denoising, penalty)
+    noisy_latents = backbone.noise_scheduler.add_noise(latents, noise, timesteps)
+    unet_features = encoder.unet_features(unet_encoder_features(backbone, noisy_latents, timesteps, conditioning.unconditional_embeddings()))
+    v = encoder(class_tokens, unet_features)
+    prompt_embeddings = conditioning.encode_prompts(prompts, conditioning.placeholder_embeddings(v))
+    denoising = diffusion_loss(backbone, prompt_embeddings, latents=latents, noise=noise, timesteps=timesteps, mask=mask)
+    regularization = embedding_regularization(v, regularization_weight)
+    return Losses(denoising + regularization, denoising, regularization)
 
 
 def diffusion_loss(
     backbone: Backbone,
-    text: TextStates,
+    prompt_embeddings: PromptEmbeddings,
     *,
     latents: Tensor,
     noise: Tensor,
@@ -139,6 +139,6 @@ def diffusion_loss(
     mask: Tensor | None = None,
 ) -> Tensor:
     """The base's own loss, a scalar, under text states: ``latents`` and ``noise`` (B, C, h, w), ``timesteps`` (B,)."""
-    noisy = backbone.noise_schedule.add_noise(latents, noise, timesteps)
-    wanted = target(backbone.noise_schedule, latents, noise, timesteps)
-    return denoising_loss(backbone.predict(noisy, timesteps, text), wanted, mask)
+    noisy_latents = backbone.noise_scheduler.add_noise(latents, noise, timesteps)
+    target = target(backbone.noise_scheduler, latents, noise, timesteps)
+    return denoising_loss(backbone.unet_forward(noisy_latents, timesteps, prompt_embeddings), target, mask)

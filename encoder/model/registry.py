@@ -6,12 +6,12 @@ from encoder.errors import ModelError
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.patch_encoder import PatchEncoder, PatchEncoderConfig
 
-Encoder = DomainEncoder | PatchEncoder
+AnyDomainEncoder = DomainEncoder | PatchEncoder
 PATCHES = "patches"
 """What the configuration of an encoder calls it that looks at patches; those of the method name no kind."""
 
 
-def encoder_of(*, kind: str | None = None, **shape: Any) -> Encoder:  # noqa: ANN401 - fields of the kind's configuration
+def build_encoder(*, kind: str | None = None, **shape: Any) -> AnyDomainEncoder:  # noqa: ANN401 - fields of the kind's configuration
     """An encoder without its weights, of the shape that a release's configuration gives.
 
     Raises ModelError if it is of a kind that this e4t does not know.

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoder.config import OffsetForm
+from encoder.config import OffsetType
 from encoder.errors import ModelError
 
 Offsets = dict[str, tuple[Tensor, Tensor]]
@@ -26,7 +26,7 @@ def attention_projections(unet: UNet2DConditionModel) -> dict[str, nn.Linear]:
     }
 
 
-class MatrixOffset(nn.Module):
+class OverparametrizedOffset(nn.Module):
     """One matrix's offset in the method's own, over-parametrised form.
 
     A learned constant through two linears gives v_x (in) and v_y (out); their outer product passes a linear over
@@ -60,7 +60,7 @@ class MatrixOffset(nn.Module):
         return self.rows(self.columns(outer).T).T  # type: ignore[no-any-return]
 
 
-class DirectOffset(nn.Module):
+class LowRankOffset(nn.Module):
     """One matrix's offset as its factors themselves: the same functions, in 3 out + 2 in numbers.
 
     U starts at zero, so that step 0 is the base model; V's third column is ones, as in the collapse.
@@ -76,32 +76,32 @@ class DirectOffset(nn.Module):
         return self.u, F.pad(self.v, (0, 1), value=1.0)
 
 
-FORMS: dict[str, type[MatrixOffset] | type[DirectOffset]] = {"overparametrised": MatrixOffset, "direct": DirectOffset}
+OFFSET_TYPES: dict[str, type[OverparametrizedOffset] | type[LowRankOffset]] = {"overparametrised": OverparametrizedOffset, "direct": LowRankOffset}
 
 
 class OffsetPredictor(nn.Module):
     """The offsets of all attention projections of a UNet; a function of its parameters alone."""
 
-    def __init__(self, shapes: dict[str, tuple[int, int]], form: OffsetForm = "overparametrised") -> None:
+    def __init__(self, shapes: dict[str, tuple[int, int]], offset_type: OffsetType = "overparametrised") -> None:
         """Take each projection's (out, in) by name."""
         super().__init__()
-        self.shapes, self.form = shapes, form
-        self.matrices = nn.ModuleList(FORMS[form](*shape) for shape in shapes.values())
+        self.shapes, self.offset_type = shapes, offset_type
+        self.offsets = nn.ModuleList(OFFSET_TYPES[offset_type](*shape) for shape in shapes.values())
 
     @classmethod
-    def for_unet(cls, unet: UNet2DConditionModel, form: OffsetForm = "overparametrised") -> "OffsetPredictor":
+    def for_unet(cls, unet: UNet2DConditionModel, offset_type: OffsetType = "overparametrised") -> "OffsetPredictor":
         """A predictor for the projections of ``unet``."""
-        projections = {} if form == "none" else attention_projections(unet)
-        return cls({name: (each.out_features, each.in_features) for name, each in projections.items()}, form)
+        projections = {} if offset_type == "none" else attention_projections(unet)
+        return cls({name: (each.out_features, each.in_features) for name, each in projections.items()}, offset_type)
 
-    def blank(self) -> "OffsetPredictor":
+    def meta_copy(self) -> "OffsetPredictor":
         """One of the same shapes and form, without values or memory, to load some into by assignment."""
         with torch.device("meta"):
-            return OffsetPredictor(self.shapes, self.form)
+            return OffsetPredictor(self.shapes, self.offset_type)
 
     def forward(self) -> Offsets:
         """Evaluate every offset in collapsed form."""
-        return {name: matrix() for name, matrix in zip(self.shapes, self.matrices, strict=True)}
+        return {name: offset() for name, offset in zip(self.shapes, self.offsets, strict=True)}
 
 
 def set_offsets(unet: UNet2DConditionModel, offsets: Offsets) -> None:
@@ -109,7 +109,7 @@ def set_offsets(unet: UNet2DConditionModel, offsets: Offsets) -> None:
 
     Stays until ``clear_offsets`` or the next call, so that gradient checkpointing recomputes with the same weights.
     """
-    for name, linear in _matching(unet, offsets).items():
+    for name, linear in _matched_linears(unet, offsets).items():
         u, v = (factor.to(linear.weight.dtype) for factor in offsets[name])
         linear.offset_weight = torch.addcmul(linear.weight, linear.weight, u @ v.T)
         linear.forward = MethodType(_with_offsets, linear)  # type: ignore[method-assign]
@@ -128,22 +128,22 @@ def clear_offsets(unet: UNet2DConditionModel) -> None:
 
 
 @torch.no_grad()
-def fold(unet: UNet2DConditionModel, offsets: Offsets) -> dict[str, Tensor]:
+def merge_offsets(unet: UNet2DConditionModel, offsets: Offsets) -> dict[str, Tensor]:
     """Multiply the offsets into the weights: an ordinary UNet remains. Returns the former weights, for ``unfold``."""
-    former = {}
-    for name, linear in _matching(unet, offsets).items():
-        former[name] = linear.weight.detach().clone()
+    original_weights = {}
+    for name, linear in _matched_linears(unet, offsets).items():
+        original_weights[name] = linear.weight.detach().clone()
         u, v = (factor.to(linear.weight.device).float() for factor in offsets[name])
-        weight = former[name].float()
+        weight = original_weights[name].float()
         linear.weight.copy_(torch.addcmul(weight, weight, u @ v.T))  # rounded once, if the weights are of low precision
-    return former
+    return original_weights
 
 
 @torch.no_grad()
-def unfold(unet: UNet2DConditionModel, former: dict[str, Tensor]) -> None:
+def unmerge_offsets(unet: UNet2DConditionModel, original_weights: dict[str, Tensor]) -> None:
     """Put back the weights that ``fold`` returned, bit for bit."""
     projections = attention_projections(unet)
-    for name, weight in former.items():
+    for name, weight in original_weights.items():
         projections[name].weight.copy_(weight)
 
 
@@ -164,12 +164,12 @@ def load_offsets(path: Path) -> Offsets:
         raise ModelError(f"{path} holds no weight offsets ({error}); get the release again") from error
 
 
-def _matching(unet: UNet2DConditionModel, offsets: Offsets) -> dict[str, nn.Linear]:
+def _matched_linears(unet: UNet2DConditionModel, offsets: Offsets) -> dict[str, nn.Linear]:
     projections = attention_projections(unet) if offsets else {}
     if projections.keys() != offsets.keys():
-        odd = sorted(projections.keys() ^ offsets.keys())
+        mismatched = sorted(projections.keys() ^ offsets.keys())
         raise ModelError(
-            f"weight offsets are for another UNet: {len(odd)} projections differ, first {odd[0]}; "
+            f"weight offsets are for another UNet: {len(mismatched)} projections differ, first {mismatched[0]}; "
             "use the base that they were trained on"
         )
     return projections

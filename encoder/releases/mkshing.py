@@ -9,7 +9,7 @@ from transformers import CLIPVisionModel
 
 from encoder.backbone.backbone import Backbone
 from encoder.model.patch_encoder import PatchEncoder, PatchEncoderConfig
-from encoder.model.weight_offsets import MatrixOffset, Offsets, attention_projections
+from encoder.model.weight_offsets import OverparametrizedOffset, Offsets, attention_projections
 from encoder.releases.torch_file import read_tensors
 
 OFFSET_PARTS = {
@@ -26,8 +26,8 @@ ENCODER_PARTS = {
     "to_embedding": "final_linear",
 }
 """Both by our names."""
-TOWER = "clip_vision."
-TOWER_PARTS = {
+VISION_PREFIX = "clip_vision."
+VISION_PARTS = {
     "embeddings.class_embedding": "class_embedding",
     "embeddings.position_embedding.weight": "positional_embedding",
     "embeddings.patch_embedding": "conv1",
@@ -40,16 +40,16 @@ TOWER_PARTS = {
     "fc2": "c_proj",
 }
 """By transformers' names, parts of open_clip's."""
-THIRDS = ("q_proj.", "k_proj.", "v_proj.")
+QKV = ("q_proj.", "k_proj.", "v_proj.")
 """What open_clip holds as one, ``in_proj_weight`` and ``in_proj_bias``, in this order."""
 
 
 def offset_names(unet: UNet2DConditionModel) -> dict[str, dict[str, str]]:
     """For each projection of ours, ``...attn1.to_q``, the names there by our own of a ``MatrixOffset``."""
     with torch.device("meta"):
-        parts = MatrixOffset(1, 1).state_dict()
+        parts = OverparametrizedOffset(1, 1).state_dict()
     return {
-        name: {part: f"{name.replace('.to_', '.wo_')}.{_renamed(part, OFFSET_PARTS)}" for part in parts}
+        name: {part: f"{name.replace('.to_', '.wo_')}.{_map_prefix(part, OFFSET_PARTS)}" for part in parts}
         for name in attention_projections(unet)
     }
 
@@ -60,7 +60,7 @@ def offset_shapes(unet: UNet2DConditionModel) -> dict[str, tuple[int, ...]]:
     return {
         names[name][part]: tuple(tensor.shape)
         for name, linear in projections.items()
-        for part, tensor in _blank(linear.out_features, linear.in_features).state_dict().items()
+        for part, tensor in _meta_offset(linear.out_features, linear.in_features).state_dict().items()
     }
 
 
@@ -73,9 +73,9 @@ def read_offsets(path: Path, unet: UNet2DConditionModel) -> Offsets:
     tensors, offsets = read_tensors(path, offset_shapes(unet)), Offsets()
     for name, parts in offset_names(unet).items():
         linear = unet.get_submodule(name)
-        matrix = _blank(linear.out_features, linear.in_features)
-        matrix.load_state_dict({part: tensors[theirs].double() for part, theirs in parts.items()}, assign=True)
-        u, v = matrix()
+        offset = _meta_offset(linear.out_features, linear.in_features)
+        offset.load_state_dict({part: tensors[source_name].double() for part, source_name in parts.items()}, assign=True)
+        u, v = offset()
         offsets[name] = (u.float(), v.float())
     return offsets
 
@@ -87,48 +87,48 @@ def read_encoder(path: Path, backbone: Backbone) -> tuple[PatchEncoder, CLIPVisi
     """
     with torch.device("meta"):
         encoder = PatchEncoder(PatchEncoderConfig.for_backbone(backbone))
-    names = {part: _renamed(part, ENCODER_PARTS) for part in encoder.state_dict()}
+    names = {part: _map_prefix(part, ENCODER_PARTS) for part in encoder.state_dict()}
     shapes = {names[part]: tuple(tensor.shape) for part, tensor in encoder.state_dict().items()}
-    tensors = read_tensors(path, shapes, tower_shapes(backbone.clip))
-    encoder.load_state_dict({part: tensors[theirs].float() for part, theirs in names.items()}, assign=True)
-    if not any(name.startswith(TOWER) for name in tensors):
+    tensors = read_tensors(path, shapes, vision_shapes(backbone.image_encoder))
+    encoder.load_state_dict({part: tensors[source_name].float() for part, source_name in names.items()}, assign=True)
+    if not any(name.startswith(VISION_PREFIX) for name in tensors):
         return encoder, None
     with torch.device("meta"):
-        tower = CLIPVisionModel(backbone.clip.config)
-    tower.load_state_dict({name: _of_tower(name, tensors) for name in tower.state_dict()}, assign=True)
-    return encoder, tower
+        image_encoder = CLIPVisionModel(backbone.image_encoder.config)
+    image_encoder.load_state_dict({name: _vision_tensor(name, tensors) for name in image_encoder.state_dict()}, assign=True)
+    return encoder, image_encoder
 
 
-def tower_shapes(clip: CLIPVisionModel) -> dict[str, tuple[int, ...]]:
+def vision_shapes(image_encoder: CLIPVisionModel) -> dict[str, tuple[int, ...]]:
     """Shapes of what encoder.pt holds of the picture tower, by the names there."""
     shapes = {}
-    for name, tensor in clip.state_dict().items():
-        theirs, third = _in_open_clip(name)
-        shapes[theirs] = tuple(tensor.shape) if third is None else (3 * tensor.shape[0], *tensor.shape[1:])
+    for name, tensor in image_encoder.state_dict().items():
+        open_clip_name, qkv_index = _open_clip_name(name)
+        shapes[open_clip_name] = tuple(tensor.shape) if qkv_index is None else (3 * tensor.shape[0], *tensor.shape[1:])
     return shapes
 
 
-def _of_tower(name: str, tensors: dict[str, Tensor]) -> Tensor:
-    theirs, third = _in_open_clip(name)
-    tensor = tensors[theirs] if third is None else tensors[theirs].chunk(3)[third]
+def _vision_tensor(name: str, tensors: dict[str, Tensor]) -> Tensor:
+    open_clip_name, qkv_index = _open_clip_name(name)
+    tensor = tensors[open_clip_name] if qkv_index is None else tensors[open_clip_name].chunk(3)[qkv_index]
     return tensor.float().clone()  # thirds of one tensor could not be saved
 
 
-def _in_open_clip(name: str) -> tuple[str, int | None]:
+def _open_clip_name(name: str) -> tuple[str, int | None]:
     """The name there of a tensor of transformers' tower, and which third of it this is."""
-    third = next((index for index, part in enumerate(THIRDS) if part in name), None)
-    if third is not None:
-        name = name.replace(THIRDS[third], "in_proj_")
-    for ours, theirs in TOWER_PARTS.items():
-        name = name.replace(ours, theirs)
-    return TOWER + name, third
+    qkv_index = next((index for index, part in enumerate(QKV) if part in name), None)
+    if qkv_index is not None:
+        name = name.replace(QKV[qkv_index], "in_proj_")
+    for transformers_part, open_clip_part in VISION_PARTS.items():
+        name = name.replace(transformers_part, open_clip_part)
+    return VISION_PREFIX + name, qkv_index
 
 
-def _blank(out_features: int, in_features: int) -> MatrixOffset:
+def _meta_offset(out_features: int, in_features: int) -> OverparametrizedOffset:
     with torch.device("meta"):
-        return MatrixOffset(out_features, in_features)
+        return OverparametrizedOffset(out_features, in_features)
 
 
-def _renamed(part: str, names: dict[str, str]) -> str:
+def _map_prefix(part: str, names: dict[str, str]) -> str:
     first, dot, rest = part.partition(".")
     return names[first] + dot + rest

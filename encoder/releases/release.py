@@ -16,14 +16,14 @@ from torch import nn
 from encoder.config import BackboneConfig, Precision
 from encoder.errors import ConfigError, ModelError
 
-Settings = TypeVar("Settings")
+ConfigT = TypeVar("Settings")
 FORMAT_VERSION = 1
 KIND = "e4t-domain-encoder"
 INDEX, ENCODER, OFFSETS, PROVENANCE = "index.json", "domain_encoder", "weight_offsets", "provenance.json"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-FILES = ("README.md", "*.json", "*.png", "*.safetensors")
+RELEASE_PATTERNS = ("README.md", "*.json", "*.png", "*.safetensors")
 """What a release is made of; * stands for folders, too."""
-WHOLE = {INDEX, f"{ENCODER}/{CONFIG}", f"{ENCODER}/{WEIGHTS}", f"{OFFSETS}/{WEIGHTS}"}
+REQUIRED_FILES = {INDEX, f"{ENCODER}/{CONFIG}", f"{ENCODER}/{WEIGHTS}", f"{OFFSETS}/{WEIGHTS}"}
 """Without these it does not open."""
 
 
@@ -57,18 +57,18 @@ class Release:
             fields = {key: index[key] for key in ("name", "version", "base", "conditioning", "tuning", "sampling")}
         except KeyError as error:
             raise ModelError(f"{folder / INDEX} lacks {error}; get the release again") from error
-        if odd := [key for key, value in fields.items() if isinstance(value, dict) is (key in ("name", "version"))]:
-            raise ModelError(f"{folder / INDEX}: {odd[0]} is no such thing; get the release again")
+        if mistyped := [key for key, value in fields.items() if isinstance(value, dict) is (key in ("name", "version"))]:
+            raise ModelError(f"{folder / INDEX}: {mistyped[0]} is no such thing; get the release again")
         encoder_config = _read_json(folder, f"{ENCODER}/{CONFIG}")
         return cls(folder=folder, encoder_config=encoder_config, resolution=index.get("resolution"), **fields)
 
     @property
-    def identity(self) -> str:
+    def id(self) -> str:
         """Name and version: what a concept says that it was tuned on."""
         return f"{self.name} {self.version}"
 
     @cached_property
-    def digest(self) -> str:
+    def content_digest(self) -> str:
         """Sha256 of what it does: weights and settings. What it says of itself, its version even, may change.
 
         Raises ModelError if weights are missing.
@@ -93,28 +93,28 @@ class Release:
         A picture tower that is not where it was is the given base's own. Raises ConfigError if no base is given and the
         release's lay beside it on the machine that made it, and is not here.
         """
-        clip = self.base.get("clip")
-        gone = [model for model in (self.base["model"], clip) if model and self._is_gone(model)]
-        if gone and not base:
+        image_encoder = self.base.get("clip")
+        missing = [model for model in (self.base["model"], image_encoder) if model and self._missing_local(model)]
+        if missing and not base:
             raise ConfigError(
-                f"{self.identity} was made on {gone[0]}, as seen from its folder, and that is not here; "
+                f"{self.id} was made on {missing[0]}, as seen from its folder, and that is not here; "
                 "say where the base model is with --base, a folder or hub id"
             )
         return BackboneConfig(
             model=base or resolve(self.base["model"], self.folder),
             revision=None if base else self.base.get("revision"),
-            clip=None if clip in gone else clip and resolve(clip, self.folder),
+            image_encoder=None if image_encoder in missing else image_encoder and resolve(image_encoder, self.folder),
             dtype=dtype or self.base.get("dtype", "float32"),
         )
 
-    def _is_gone(self, model: str) -> bool:
+    def _missing_local(self, model: str) -> bool:
         """Whether it is a folder, relative to the release's, that has not come along: a download brings none."""
         return model.startswith(".") and not Path(resolve(model, self.folder)).exists()
 
-    def settings(self, kind: Callable[..., Settings], said: dict[str, Any]) -> Settings:
+    def parse(self, config_type: Callable[..., ConfigT], values: dict[str, Any]) -> ConfigT:
         """What the release says, as a configuration. Raises ModelError if it says what this e4t does not know."""
         try:
-            return kind(**said)
+            return config_type(**values)
         except TypeError as error:
             raise ModelError(f"{self.folder}: {error}; upgrade e4t, or get the release again") from error
 

@@ -6,21 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoder.concepts.weight_deltas import LowRank
+from encoder.concepts.weight_deltas import LowRankDelta
 
 
-class Adapters:
+class LoraInjector:
     """Inside the ``with`` block linears compute with W + up down, and up and down can learn; up starts at zero."""
 
     def __init__(self, linears: dict[str, nn.Linear], rank: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self._linears = linears
-        self.changes = {name: _start(linear, rank, generator) for name, linear in linears.items()}
+        self.deltas = {name: _init_factors(linear, rank, generator) for name, linear in linears.items()}
 
-    def __enter__(self) -> "Adapters":
+    def __enter__(self) -> "LoraInjector":
         for name, linear in self._linears.items():
-            linear.low_rank = self.changes[name]  # type: ignore[assignment]
-            linear.forward = MethodType(_adapted, linear)  # type: ignore[method-assign]
+            linear.low_rank = self.deltas[name]  # type: ignore[assignment]
+            linear.forward = MethodType(_lora_forward, linear)  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -29,12 +29,12 @@ class Adapters:
             linear.__dict__.pop("low_rank", None)
 
 
-def _start(linear: nn.Linear, rank: int, generator: torch.Generator) -> LowRank:
+def _init_factors(linear: nn.Linear, rank: int, generator: torch.Generator) -> LowRankDelta:
     down = torch.randn(rank, linear.in_features, generator=generator) / linear.in_features**0.5
     up = torch.zeros(linear.out_features, rank)
-    return LowRank(*(nn.Parameter(factor.to(linear.weight.device)) for factor in (up, down)))
+    return LowRankDelta(*(nn.Parameter(factor.to(linear.weight.device)) for factor in (up, down)))
 
 
-def _adapted(linear: nn.Linear, features: Tensor) -> Tensor:
+def _lora_forward(linear: nn.Linear, features: Tensor) -> Tensor:
     up, down = (factor.to(features.dtype) for factor in linear.low_rank)  # type: ignore[union-attr]
     return F.linear(features, linear.weight, linear.bias) + F.linear(F.linear(features, down), up)

@@ -14,26 +14,26 @@ MethodName = Literal["e4t", "textual-inversion", "dreambooth", "pivotal"]
 METHODS: dict[MethodName, TuneConfig] = {
     "e4t": TuneConfig(),
     "textual-inversion": TuneConfig(
-        word="embedding",
-        train="nothing",
+        token_type="embedding",
+        trainable="nothing",
         steps=3000,
         batch_size=4,
         micro_batch_size=4,
         embedding_learning_rate=2.0e-3,  # 5e-4, scaled by the batch
     ),
     "dreambooth": TuneConfig(
-        word="identifier",
-        train="unet",
+        token_type="identifier",
+        trainable="unet",
         steps=800,
         batch_size=1,
         learning_rate=5.0e-6,
-        prior_pictures=200,
-        prior_weight=1.0,
+        num_class_images=200,
+        prior_loss_weight=1.0,
     ),
     "pivotal": TuneConfig(
-        word="embedding",
+        token_type="embedding",
         embedding_learning_rate=0,  # the pivot: what Textual Inversion has found, which is to be given
-        train="unet",
+        trainable="unet",
         steps=1000,
         batch_size=4,
         micro_batch_size=4,

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone, Posterior
-from encoder.config import PLACEHOLDER, SEEDS_APART, TuneConfig
+from encoder.config import PLACEHOLDER, SEED_STRIDE, TuneConfig
 from encoder.model.conditioning import Conditioning
-from encoder.model.losses import Draw, diffusion_loss
+from encoder.model.losses import NoiseSample, diffusion_loss
 
-SEEDS_BEYOND = SEEDS_APART // 2
+PRIOR_SEED_OFFSET = SEED_STRIDE // 2
 """From the samples of a tuning seed to those of its prior."""
 
 
@@ -21,18 +21,18 @@ class Prior:
         self._posterior = Posterior(*(torch.cat(moment) for moment in zip(*posteriors, strict=True)))
         self._backbone, self._conditioning = backbone, conditioning
         self._prompt = conditioning.tokenize([domain_prompt(conditioning)])
-        self._seed = config.seed * SEEDS_APART + SEEDS_BEYOND
+        self._seed = config.seed * SEED_STRIDE + PRIOR_SEED_OFFSET
 
     def loss(self, count: int) -> Tensor:
         """Of the next ``count`` samples, a scalar."""
         seeds = range(self._seed, self._seed + count)
         self._seed = seeds.stop
-        pictures, *shape = self._posterior.mean.shape
-        draw = Draw.for_samples(seeds, shape, self._backbone.noise_schedule.config.num_train_timesteps)
-        picture = torch.tensor(seeds) % pictures
-        text = self._conditioning.states(self._prompt).expand(count)  # one prompt: the text encoder runs once
+        num_images, *shape = self._posterior.mean.shape
+        noise_sample = NoiseSample.from_seeds(seeds, shape, self._backbone.noise_scheduler.config.num_train_timesteps)
+        image_index = torch.tensor(seeds) % num_images
+        prompt_embeddings = self._conditioning.encode_prompts(self._prompt).expand(count)  # one prompt: the text encoder runs once
         return diffusion_loss(
-            self._backbone, text, **draw.noised(Posterior(*(each[picture] for each in self._posterior)))
+            self._backbone, prompt_embeddings, **noise_sample.loss_inputs(Posterior(*(each[image_index] for each in self._posterior)))
         )
 
 

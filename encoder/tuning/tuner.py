@@ -10,21 +10,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encoder.backbone.backbone import Backbone, Posterior
-from encoder.backbone.text_encoders import Prompts
+from encoder.backbone.text_encoders import TokenizedPrompts
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import Identifier, LearnedWord, PictureWord, Word, spoken
-from encoder.config import SEEDS_APART, TuneConfig
+from encoder.concepts.concept_tokens import RareToken, LearnedToken, EncodedToken, ConceptToken, expand_placeholder
+from encoder.config import SEED_STRIDE, TuneConfig
 from encoder.errors import ConfigError, ModelError
 from encoder.model.conditioning import Conditioning
-from encoder.model.features import Encoded
-from encoder.model.losses import Draw, Losses, diffusion_loss, domain_tuning_loss
-from encoder.model.registry import Encoder
+from encoder.model.features import EncodedImages
+from encoder.model.losses import NoiseSample, Losses, diffusion_loss, e4t_loss
+from encoder.model.registry import AnyDomainEncoder
 from encoder.tuning.prior import Prior
-from encoder.tuning.trainable import Trained
+from encoder.tuning.trainable import TrainableParameters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class TuningImages:
     """What is tuned on."""
 
     pixels: Tensor
@@ -45,9 +45,9 @@ class Pictures:
 
 def tune(
     backbone: Backbone,
-    encoder: Encoder,
+    encoder: AnyDomainEncoder,
     conditioning: Conditioning,
-    pictures: Pictures,
+    pictures: TuningImages,
     config: TuneConfig,
     *,
     release: str,
@@ -62,42 +62,42 @@ def tune(
     domain word, to be kept.
     The models are left as they were, after an interrupt, too. Raises ConfigError for a base held in float16.
     """
-    with Tuning(backbone, encoder, conditioning, pictures, config, start=start, prior=prior) as tuning:
+    with Tuner(backbone, encoder, conditioning, pictures, config, init_concept=start, class_pixels=prior) as tuning:
         return tuning.run(release, [config.steps] if stops is None else stops, on_step)
 
 
-class Tuning:
+class Tuner:
     """Tuning under way: models are being changed inside the ``with`` block, and are as they were after it."""
 
     def __init__(
         self,
         backbone: Backbone,
-        encoder: Encoder,
+        encoder: AnyDomainEncoder,
         conditioning: Conditioning,
-        pictures: Pictures,
+        images: TuningImages,
         config: TuneConfig,
         *,
-        start: Concept | None = None,
-        prior: Tensor | None = None,
+        init_concept: Concept | None = None,
+        class_pixels: Tensor | None = None,
     ) -> None:
         """Look at the pictures once. Raises ConfigError for a base held in float16."""
         if backbone.dtype == torch.float16:
             raise ConfigError("float16 loses small gradients; tune a base held in bfloat16 or float32")
         self.backbone, self.encoder, self.conditioning, self.config = backbone, encoder, conditioning, config
-        conditioning.null_states()  # those of the release: what is tuned does not touch them
-        self.encoded = Encoded(backbone.posterior(pictures.pixels), encoder.look(backbone, pictures.pixels))
+        conditioning.unconditional_embeddings()  # those of the release: what is tuned does not touch them
+        self.encoded = EncodedImages(backbone.posterior(images.pixels), encoder.image_features(backbone, images.pixels))
         mean = self.encoded.posterior.mean
-        self._masks = pictures.latent_masks(mean)
+        self._masks = images.latent_masks(mean)
         templates = [[template] * len(mean) for template in conditioning.config.templates]
-        self._prompts = [pictures.captions] if pictures.captions else templates
-        self._prior = Prior(backbone, conditioning, prior, config) if prior is not None else None
-        self._seed = config.seed * SEEDS_APART
-        self.trained = Trained(backbone, encoder, config, _first_embedding(conditioning, start))
+        self._prompts = [images.captions] if images.captions else templates
+        self._prior = Prior(backbone, conditioning, class_pixels, config) if class_pixels is not None else None
+        self._seed = config.seed * SEED_STRIDE
+        self.trainable = TrainableParameters(backbone, encoder, config, _initial_token_embedding(conditioning, init_concept))
 
-    def __enter__(self) -> "Tuning":
+    def __enter__(self) -> "Tuner":
         with ExitStack() as stack:
-            stack.enter_context(self.trained)
-            stack.enter_context(_without_towers(self.backbone))
+            stack.enter_context(self.trainable)
+            stack.enter_context(_encoders_offloaded(self.backbone))
             if self.config.gradient_checkpointing:
                 stack.enter_context(_checkpointing(self.backbone.unet))
             self._stack = stack.pop_all()
@@ -107,14 +107,14 @@ class Tuning:
         self._stack.close()
 
     def run(
-        self, release: str, stops: Sequence[int], on_step: Callable[[int, Losses], None] | None = None
+        self, release: str, checkpoint_steps: Sequence[int], on_step: Callable[[int, Losses], None] | None = None
     ) -> list[Concept]:
         """Step until the last of ``stops``; return the concept at each."""
         concepts = []
-        for step in range(max(stops) + 1):
-            if step in stops:
+        for step in range(max(checkpoint_steps) + 1):
+            if step in checkpoint_steps:
                 concepts.append(self.concept(release, step))
-            if step < max(stops):
+            if step < max(checkpoint_steps):
                 losses = self.step()
                 if on_step:
                     on_step(step + 1, losses)
@@ -123,13 +123,13 @@ class Tuning:
     def step(self) -> Losses:
         """An optimizer step, each copy of a picture with noise, timestep and prompt of its own."""
         shape = self.encoded.posterior.mean.shape[1:]
-        draw = Draw.for_samples(self._seeds, shape, self.backbone.noise_schedule.config.num_train_timesteps)
-        choice = (draw.choice * len(self._prompts)).long().tolist()
-        pairs = zip(choice, self._picture.tolist(), strict=True)
-        prompts = [self._prompts[c][picture] for c, picture in pairs]
-        word = Identifier(self.config.identifier) if self.config.word == "identifier" else None
-        words = spoken(prompts, word, self.conditioning.config.domain_word)
-        losses = self.learn(draw, self.conditioning.tokenize(words))
+        noise_sample = NoiseSample.from_seeds(self._seeds, shape, self.backbone.noise_scheduler.config.num_train_timesteps)
+        prompt_indices = (noise_sample.prompt_choice * len(self._prompts)).long().tolist()
+        pairs = zip(prompt_indices, self._image_index.tolist(), strict=True)
+        prompts = [self._prompts[c][image_index] for c, image_index in pairs]
+        token = RareToken(self.config.rare_token) if self.config.token_type == "identifier" else None
+        expanded_prompts = expand_placeholder(prompts, token, self.conditioning.config.domain_word)
+        losses = self.micro_batched_step(noise_sample, self.conditioning.tokenize(expanded_prompts))
         self._seed = self._seeds.stop
         return losses
 
@@ -139,64 +139,64 @@ class Tuning:
         return range(self._seed, self._seed + self.config.batch_size)
 
     @property
-    def _picture(self) -> Tensor:
+    def _image_index(self) -> Tensor:
         """(B,) which picture each sample is of: in turn, from step to step."""
         return torch.tensor(self._seeds) % len(self.encoded.class_tokens)
 
-    def learn(self, draw: Draw, prompts: Prompts) -> Losses:
+    def micro_batched_step(self, noise_sample: NoiseSample, prompts: TokenizedPrompts) -> Losses:
         """Step with what was drawn, in micro-batches; gives the losses of the batch."""
         sums: list[Losses] = []
         for start in range(0, self.config.batch_size, self.config.micro_batch_size):
             rows = slice(start, start + self.config.micro_batch_size)
-            losses = self.losses(rows, draw, prompts)
+            losses = self.compute_losses(rows, noise_sample, prompts)
             if self._prior:
-                losses = losses.with_penalty(self.config.prior_weight * self._prior.loss(len(self._picture[rows])))
-            share = losses * (len(self._picture[rows]) / self.config.batch_size)
-            self.trained.learn(share.total, step=rows.stop >= self.config.batch_size)
-            sums.append(sums[-1] + share.detach() if sums else share.detach())
+                losses = losses.add_penalty(self.config.prior_loss_weight * self._prior.loss(len(self._image_index[rows])))
+            scaled = losses * (len(self._image_index[rows]) / self.config.batch_size)
+            self.trainable.accumulate(scaled.total, step=rows.stop >= self.config.batch_size)
+            sums.append(sums[-1] + scaled.detach() if sums else scaled.detach())
         return sums[-1]
 
-    def losses(self, rows: slice, draw: Draw, prompts: Prompts) -> Losses:
+    def compute_losses(self, rows: slice, noise_sample: NoiseSample, prompts: TokenizedPrompts) -> Losses:
         """Of some rows of the batch."""
-        picture, draw, prompts = self._picture[rows], draw[rows], prompts[rows]
-        noised = draw.noised(Posterior(*(moment[picture] for moment in self.encoded.posterior)))
-        mask = None if self._masks is None else self._masks[picture]
-        if self.config.word == "encoder":
-            return domain_tuning_loss(
+        image_index, noise_sample, prompts = self._image_index[rows], noise_sample[rows], prompts[rows]
+        loss_inputs = noise_sample.loss_inputs(Posterior(*(moment[image_index] for moment in self.encoded.posterior)))
+        mask = None if self._masks is None else self._masks[image_index]
+        if self.config.token_type == "encoder":
+            return e4t_loss(
                 self.backbone,
                 self.encoder,
                 self.conditioning,
-                class_tokens=self.encoded.class_tokens[picture],
+                class_tokens=self.encoded.class_tokens[image_index],
                 prompts=prompts,
-                regulariser=self.config.regulariser,
+                regularization_weight=self.config.regularization_weight,
                 mask=mask,
-                **noised,
+                **loss_inputs,
             )
-        words = self.trained.embedding.expand(len(picture), -1) if self.config.word == "embedding" else None
-        loss = diffusion_loss(self.backbone, self.conditioning.states(prompts, words), mask=mask, **noised)
+        placeholder_embeddings = self.trainable.token_embedding.expand(len(image_index), -1) if self.config.token_type == "embedding" else None
+        loss = diffusion_loss(self.backbone, self.conditioning.encode_prompts(prompts, placeholder_embeddings), mask=mask, **loss_inputs)
         return Losses(loss, loss, torch.zeros_like(loss))
 
     def concept(self, release: str, step: int) -> Concept:
         """What has been learned so far."""
         settings = asdict(self.config) | {"steps": step, "pictures": len(self.encoded.class_tokens)}
-        return self.trained.concept(self.word(), release, settings)
+        return self.trainable.concept(self.token(), release, settings)
 
-    def word(self) -> Word:
+    def token(self) -> ConceptToken:
         """What stands for it in prompts by now."""
-        if self.config.word == "identifier":
-            return Identifier(self.config.identifier)
-        if self.config.word == "embedding":
-            return LearnedWord(self.trained.embedding.detach().cpu().clone(), tuple(self.backbone.text.widths))
-        return PictureWord(self.encoded.class_tokens.mean(0, keepdim=True).float().cpu())
+        if self.config.token_type == "identifier":
+            return RareToken(self.config.rare_token)
+        if self.config.token_type == "embedding":
+            return LearnedToken(self.trainable.token_embedding.detach().cpu().clone(), tuple(self.backbone.text_encoders.widths))
+        return EncodedToken(self.encoded.class_tokens.mean(0, keepdim=True).float().cpu())
 
 
-def _first_embedding(conditioning: Conditioning, start: Concept | None) -> Tensor:
+def _initial_token_embedding(conditioning: Conditioning, init_concept: Concept | None) -> Tensor:
     """Where a learned word starts: the domain word's embedding, or another concept's learned word."""
-    if start is None:
+    if init_concept is None:
         return conditioning.domain_embedding()
-    if not isinstance(start.word, LearnedWord) or start.changes:
+    if not isinstance(init_concept.token, LearnedToken) or init_concept.weight_deltas:
         raise ModelError("tuning can start from a learned word only, as Textual Inversion leaves it")
-    return start.word.embedding.to(conditioning.text.device)
+    return init_concept.token.embedding.to(conditioning.text_encoders.device)
 
 
 @contextmanager
@@ -209,10 +209,10 @@ def _checkpointing(unet: UNet2DConditionModel) -> Iterator[None]:
 
 
 @contextmanager
-def _without_towers(backbone: Backbone) -> Iterator[None]:
+def _encoders_offloaded(backbone: Backbone) -> Iterator[None]:
     """Autoencoder and CLIP have looked: they leave the device's memory to others."""
-    backbone.place_towers("cpu")
+    backbone.move_encoders("cpu")
     try:
         yield
     finally:
-        backbone.place_towers(backbone.device)
+        backbone.move_encoders(backbone.device)

@@ -43,9 +43,9 @@ class Studio:
         """Open the first release. Raises ModelError or ConfigError if it is no use, or another's index is broken."""
         self.releases: dict[str, Release] = {}
         for release in map(Release.open, folders):
-            if release.identity in self.releases:
-                raise ConfigError(f"two of the releases are called {release.identity}; give one of them")
-            self.releases[release.identity] = release
+            if release.id in self.releases:
+                raise ConfigError(f"two of the releases are called {release.id}; give one of them")
+            self.releases[release.id] = release
         self._base, self._device, self._dtype = base, device, dtype
         self._pipe = self._open(next(iter(self.releases)))
 
@@ -66,7 +66,7 @@ class Studio:
         """Tune step by step, until the last or until ``enough``; the last glance has the concept."""
         pipe = self.pipe(release)
         prompt, every = pipe.conditioning.config.templates[0], -(-steps // PREVIEWS)
-        with pipe.tuning(picture, steps=steps) as tuning:
+        with pipe.tuning_session(picture, steps=steps) as tuning:
             yield Glance(step=0, preview=pipe(prompt, steps=PREVIEW_STEPS)[0])
             step = 0
             while step < steps and not enough():

@@ -7,7 +7,7 @@ from html import escape
 
 from PIL import Image
 
-from encoder.images import square
+from encoder.images import center_crop
 
 SHOWN_SIDE = 512
 """Pixels, at most, of a picture on the page; downloads have them all."""
@@ -39,7 +39,7 @@ def film(picture: Image.Image | None, previews: Sequence[tuple[int, Image.Image]
     """The picture, and what was painted after how many steps."""
     if picture is None:
         return _empty(NO_FILM)
-    frames = [_frame(square(picture), "Your picture", "your picture, as the model sees it", "given")]
+    frames = [_frame(center_crop(picture), "Your picture", "your picture, as the model sees it", "given")]
     for step, preview in previews:
         label = f"After {counted(step, 'step')}" if step else "Before tuning"
         frames.append(_frame(preview, label, f"preview, {label.lower()}"))

@@ -69,7 +69,7 @@ class Page:
             with gr.Row(elem_classes="act"):
                 self._teach(first.tuning.get("steps", TuneConfig.steps))
             with gr.Row(elem_classes="act"):
-                self._paint(first.sampling.get("steps", SampleConfig.steps))
+                self._paint(first.sampling.get("steps", SampleConfig.num_inference_steps))
             self._wire()
 
     def _teach(self, steps: int) -> None:

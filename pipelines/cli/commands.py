@@ -217,7 +217,7 @@ def release(arguments: Namespace, _: list[str]) -> None:
     checkpoint = chosen(recipe, arguments.checkpoint, arguments.by)
     output = Path(arguments.output or recipe.folder / "release")
     made = make_release(recipe, output, arguments.version, checkpoint, allow_dirty=arguments.allow_dirty)
-    console.print(f"release: {made.folder}  {made.identity}  {checkpoint.name}", soft_wrap=True)
+    console.print(f"release: {made.folder}  {made.id}  {checkpoint.name}", soft_wrap=True)
     if arguments.register:
         try:
             console.print(f"registered: models:/{made.name}/{register(recipe, made)}  alias candidate")
@@ -360,7 +360,7 @@ def export(arguments: Namespace, _: list[str]) -> None:
     from encoder.concepts.concept import Concept
     from encoder.concepts.diffusers_io import to_diffusers
 
-    for path in to_diffusers(Concept.load(arguments.concept), arguments.output, called=arguments.called):
+    for path in to_diffusers(Concept.load(arguments.concept), arguments.output, token=arguments.called):
         console.print(f"written: {path}")
 
 
@@ -371,12 +371,12 @@ def import_(arguments: Namespace, _: list[str]) -> None:
 
 def _import_diffusers(arguments: Namespace) -> None:
     from encoder.concepts.diffusers_io import from_diffusers
-    from encoder.pipeline import bare_name
+    from encoder.pipeline import base_only_id
     from encoder.releases.release import Release
     from pipelines.registry.resolve import release_at
 
     base = Release.open(release_at(arguments.release)).backbone_config(arguments.base)
-    concept = from_diffusers(arguments.folder, release=bare_name(base), identifier=arguments.identifier)
+    concept = from_diffusers(arguments.folder, release=base_only_id(base), rare_token=arguments.identifier)
     console.print(f"concept: {concept.save(arguments.output)}")
 
 
@@ -392,10 +392,10 @@ def _import_mkshing(arguments: Namespace) -> None:
 def generate(arguments: Namespace, _: list[str]) -> None:
     """Make pictures of a concept, or of the release's domain."""
     from encoder.concepts.concept import Concept
-    from encoder.pipeline import BARE
+    from encoder.pipeline import BASE_ONLY
 
     concept = Concept.load(arguments.concept) if arguments.concept else None
-    pipe = _opened(arguments, bare=concept is not None and concept.release.startswith(BARE))
+    pipe = _opened(arguments, bare=concept is not None and concept.release.startswith(BASE_ONLY))
     if concept:
         pipe.load_concept(concept)
     folder = Path(arguments.output)
@@ -445,7 +445,7 @@ def _opened(arguments: Namespace, *, bare: bool) -> "E4TPipeline":
         base=arguments.base,
         device=arguments.device,
         dtype=arguments.dtype,
-        bare=bare,
+        base_only=bare,
     )
     console.print(f"opened: {arguments.release}  {time.monotonic() - began:.1f} s", soft_wrap=True)
     return pipe

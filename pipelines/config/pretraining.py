@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from encoder.config import EncoderSees, OffsetForm
+from encoder.config import EncoderInputs, OffsetType
 from encoder.errors import ConfigError
 
 BUCKET = 50_000_000
@@ -37,7 +37,7 @@ class PretrainConfig:
     micro_batch_size: int = 8
     """The most pictures that a device holds at once; the rest of its share of the batch is accumulated."""
     learning_rate: float = 1.6e-5
-    offsets: OffsetForm = "overparametrised"
+    offsets: OffsetType = "overparametrised"
     """The method's own form of the weight offsets (143 M parameters on SD1.x), their factors themselves (0.37 M), or
     none at all."""
     offsets_learning_rate: float | None = None
@@ -49,7 +49,7 @@ class PretrainConfig:
     """lambda on ||v||^2, mean over the batch."""
     hidden_width: int | None = None
     """Width of the domain encoder's pooled hierarchy; CLIP's own unless given."""
-    encoder_sees: EncoderSees = "everything"
+    encoder_sees: EncoderInputs = "everything"
     """What the domain encoder looks at; anything less is for ablations."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage: 1 shards the optimizer's state, 2 gradients, too, 3 the trained weights, too."""

@@ -29,7 +29,7 @@ def present(comparison: Comparison, release: Path, on_done: Callable[[int, int],
     if left := comparison.left():
         raise RunError(f"{comparison.output} lacks {left} results; run `e4t compare` again, or its ranks that failed")
     opened = Release.open(release)
-    with tracked(comparison.recipe, "compare", look_label("compare", opened.digest)) as tracker:
+    with tracked(comparison.recipe, "compare", look_label("compare", opened.content_digest)) as tracker:
         report = make_report(comparison, scores(comparison, on_done))
         draw_figure(comparison)
         draw_plots(report)

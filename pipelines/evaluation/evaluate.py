@@ -24,7 +24,7 @@ def evaluate(recipe: Recipe, release: Path, output: Path, on_done: Callable[[int
     processes nor interruptions.
     """
     opened = Release.open(release)
-    with tracked(recipe, "evaluate", look_label("evaluate", opened.digest)) as tracker:
+    with tracked(recipe, "evaluate", look_label("evaluate", opened.content_digest)) as tracker:
         comparison = Comparison(recipe, recipe.evaluate.systems, release, output)
         work_here(comparison, on_done)
         report = make_report(comparison, scores(comparison))

@@ -9,8 +9,8 @@ from torch import Tensor
 from data_prep.errors import DataError
 from data_prep.synthetic.faces import Identity
 from encoder.config import PLACEHOLDER
-from encoder.images import stacked
-from encoder.metrics import ClipScorer, Recogniser, similarity
+from encoder.images import preprocess_batch
+from encoder.metrics import ClipScorer, ImageFeatureExtractor, cosine_similarity
 from pipelines.config.recipe import Recipe
 from pipelines.evaluation.cases import Case
 from pipelines.tiny_base.attribute_classifier import FILE, IDENTITY, SCENE, AttributeReader, agreement, scene_of, truth
@@ -44,44 +44,44 @@ class ClipInstrument:
 
     def __init__(self, recipe: Recipe, device: str) -> None:
         local = f"{recipe.base.model}/clip"
-        self._clip = ClipScorer(recipe.evaluate.clip or recipe.base.clip or local, device)
+        self._clip = ClipScorer(recipe.evaluate.clip or recipe.base.image_encoder or local, device)
         self._word = recipe.conditioning.domain_word
 
     def measure(self, case: Case, made: Tensor) -> dict[str, float]:
         """Closeness of the picture's own prompt and of the edits to the picture, to their prompts, to the truth."""
-        features = self._clip.pictures(made)
+        features = self._clip.image_features(made)
         picture, asked, truths = self._known(case, made.shape[-1])
         numbers = {
-            "likeness": float(similarity(features[:1], picture).mean()),
-            CONCEPT: float(similarity(features[1:], picture).mean()),
-            PROMPT: float(similarity(features[1:], asked).mean()),
+            "likeness": float(cosine_similarity(features[:1], picture).mean()),
+            CONCEPT: float(cosine_similarity(features[1:], picture).mean()),
+            PROMPT: float(cosine_similarity(features[1:], asked).mean()),
         }
         if truths is not None:
-            numbers["truth"] = float(similarity(features[1:], truths).mean())
+            numbers["truth"] = float(cosine_similarity(features[1:], truths).mean())
         return numbers
 
     @cache  # noqa: B019 - an instrument lives as long as the command
     def _known(self, case: Case, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Features of the case's first picture, of its edits' words and of their truths."""
         words = [edit.replace(PLACEHOLDER, self._word) for edit in case.edits]
-        truths = self._clip.pictures(stacked(case.truths, size)) if case.truths else None
-        return self._clip.pictures(stacked(case.pictures[:1], size)), self._clip.prompts(words), truths
+        truths = self._clip.image_features(preprocess_batch(case.truths, size)) if case.truths else None
+        return self._clip.image_features(preprocess_batch(case.pictures[:1], size)), self._clip.text_features(words), truths
 
 
 class RecogniserInstrument:
     """Cosine of features that tell concepts of the domain apart: DINO, or a face recogniser's."""
 
     def __init__(self, recipe: Recipe, device: str) -> None:
-        self._recogniser = Recogniser(str(recipe.evaluate.recogniser), device)
+        self._recogniser = ImageFeatureExtractor(str(recipe.evaluate.recogniser), device)
 
     def measure(self, case: Case, made: Tensor) -> dict[str, float]:
         """Closeness of the edits to the concept's picture."""
         picture = self._known(case, made.shape[-1])
-        return {RECOGNISED: float(similarity(self._recogniser.pictures(made[1:]), picture).mean())}
+        return {RECOGNISED: float(cosine_similarity(self._recogniser.image_features(made[1:]), picture).mean())}
 
     @cache  # noqa: B019 - an instrument lives as long as the command
     def _known(self, case: Case, size: int) -> Tensor:
-        return self._recogniser.pictures(stacked(case.pictures[:1], size))
+        return self._recogniser.image_features(preprocess_batch(case.pictures[:1], size))
 
 
 class PixelInstrument:
@@ -91,7 +91,7 @@ class PixelInstrument:
         """Root mean square difference, of a range from 0 to 1."""
         if not case.truths:
             return {}
-        return {"pixels off": float(((made[1:] - stacked(case.truths, made.shape[-1])) / 2).pow(2).mean().sqrt())}
+        return {"pixels off": float(((made[1:] - preprocess_batch(case.truths, made.shape[-1])) / 2).pow(2).mean().sqrt())}
 
 
 class AttributeInstrument:

@@ -67,7 +67,7 @@ class Report:
 
 
 def _named(release: Release) -> dict[str, str]:
-    return {"identity": release.identity, "weights": release.digest}
+    return {"identity": release.id, "weights": release.content_digest}
 
 
 def shown(estimate: Estimate) -> str:

@@ -93,7 +93,7 @@ class Results:
 
 @cache
 def _release_digest(folder: Path) -> str:
-    return Release.open(folder).digest
+    return Release.open(folder).content_digest
 
 
 def _open(path: Path) -> Image.Image:

@@ -53,7 +53,7 @@ class Comparison:
 
     def _make(self, system: System, cases: Sequence[Case], rank: int) -> None:
         pipe = open_pipeline(self.recipe, system, rank)
-        prior = pipe.prior_pictures(pipe.tune_config.prior_pictures, seed=self.recipe.seed)
+        prior = pipe.generate_class_images(pipe.tune_config.num_class_images, seed=self.recipe.seed)
         for case in cases:
             before = self.results.before(system, case)
             self.results.save(system, case, personalise(pipe, system, case, before, prior))
@@ -70,7 +70,7 @@ def open_pipeline(recipe: Recipe, system: System, rank: int) -> E4TPipeline:
     """What a system tunes, on the rank's device."""
     device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     if system.start == BARE:
-        pipe = E4TPipeline.untrained(
+        pipe = E4TPipeline.from_base(
             recipe.base,
             recipe.conditioning,
             hidden_width=recipe.pretrain.hidden_width,
@@ -96,12 +96,12 @@ def personalise(
         return Result(pictures={0: painted}, seconds={0: 0.0}, peak_gib=0.0)
     timer = _Timer(max(before.seconds.values()) if before else 0.0)
     forget_peak()
-    concepts = pipe.tune_at(
+    concepts = pipe.tune_checkpoints(
         list(case.pictures[: system.pictures]),
         system.steps,
         caption=list(case.captions[: system.pictures]),
-        start=before.concept if before else None,
-        prior=prior,
+        init_concept=before.concept if before else None,
+        class_images=prior,
         on_step=timer,
         seed=case.seed,
     )
@@ -110,7 +110,7 @@ def personalise(
         pipe.load_concept(concept)
         pictures[steps] = pipe(case.prompts, seed=case.seed)
     pipe.unload_concept()
-    word_alone = None if concepts[-1].changes else concepts[-1]
+    word_alone = None if concepts[-1].weight_deltas else concepts[-1]
     seconds = {steps: round(timer.at[steps], 3) for steps in system.steps}
     return Result(pictures=pictures, seconds=seconds, peak_gib=round(peak, 3), concept=word_alone)
 

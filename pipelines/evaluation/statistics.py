@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from encoder.images import stacked
+from encoder.images import preprocess_batch
 from pipelines.config.evaluation import System
 from pipelines.evaluation.cases import Case
 from pipelines.evaluation.metrics import Instrument, instruments
@@ -91,7 +91,7 @@ def _truths(cases: Sequence[Case], tools: Sequence[Instrument], size: int) -> It
 
 
 def _measured(tools: Sequence[Instrument], case: Case, images: Sequence[Image.Image], size: int) -> dict[str, float]:
-    made = stacked(images, size)
+    made = preprocess_batch(images, size)
     return {name: number for tool in tools for name, number in tool.measure(case, made).items()}
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.shapes import WORD, default_dtype, outline
+from encoder.backbone.shapes import DUMMY_TOKEN, default_dtype, build_meta_backbone
 from encoder.config import PLACEHOLDER
 from encoder.model.conditioning import Conditioning
-from encoder.model.features import encode_pictures
+from encoder.model.features import encode_images
 from pipelines.config.pretraining import BUCKET, PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.planning.fake_execution import bytes_of, cost_of, count, without_values
@@ -26,7 +26,7 @@ def plan_pretraining(recipe: Recipe, device: Device, devices: int) -> Plan:
     at_once, passes = config.passes(devices)
     dtype = PRECISIONS[config.precision]
     with without_values():
-        backbone = outline(recipe.base, "cpu")
+        backbone = build_meta_backbone(recipe.base, "cpu")
         conditioning = plain_conditioning(recipe, backbone)
         with default_dtype(dtype):
             model = DomainModel.start(config, backbone, conditioning)
@@ -35,7 +35,7 @@ def plan_pretraining(recipe: Recipe, device: Device, devices: int) -> Plan:
         cost = cost_of(_micro_batch(recipe, model, backbone, conditioning, at_once))
         trained, gradients = count(model), count(model) * dtype.itemsize
         memory, host = _memory(config, devices, trained, dtype.itemsize)
-        towers = bytes_of(backbone.vae) + bytes_of(backbone.clip) if config.cached and device.is_gpu else 0
+        towers = bytes_of(backbone.vae) + bytes_of(backbone.image_encoder) if config.cached and device.is_gpu else 0
         frozen = {"frozen weights": bytes_of(backbone) - towers}
         work = {"activations": max(cost.peak_bytes - gradients, 0), "runtime": device.runtime}
     return Plan(
@@ -55,8 +55,8 @@ def plan_pretraining(recipe: Recipe, device: Device, devices: int) -> Plan:
 
 def plain_conditioning(recipe: Recipe, backbone: Backbone) -> Conditioning:
     """Of the one word that an outline knows."""
-    return Conditioning.of(
-        backbone, replace(recipe.conditioning, domain_word=WORD, templates=(f"{WORD} {PLACEHOLDER}",))
+    return Conditioning.from_backbone(
+        backbone, replace(recipe.conditioning, domain_word=DUMMY_TOKEN, templates=(f"{DUMMY_TOKEN} {PLACEHOLDER}",))
     )
 
 
@@ -64,13 +64,13 @@ def _micro_batch(
     recipe: Recipe, model: DomainModel, backbone: Backbone, conditioning: Conditioning, size: int
 ) -> Callable[[], None]:
     side = recipe.data.resolution
-    prompts = conditioning.tokenize([f"{WORD} {PLACEHOLDER}"] * size)
-    conditioning.null_states()
+    prompts = conditioning.tokenize([f"{DUMMY_TOKEN} {PLACEHOLDER}"] * size)
+    conditioning.unconditional_embeddings()
     draw = draws(recipe, backbone, list(range(size)))
-    kept = encode_pictures(backbone, torch.zeros(size, 3, side, side)) if recipe.pretrain.cached else None
+    kept = encode_images(backbone, torch.zeros(size, 3, side, side)) if recipe.pretrain.cached else None
 
     def work() -> None:
-        pictures = kept or encode_pictures(backbone, torch.zeros(size, 3, side, side))
+        pictures = kept or encode_images(backbone, torch.zeros(size, 3, side, side))
         model(pictures, prompts, draw, recipe.pretrain.regulariser).total.backward()
 
     return work

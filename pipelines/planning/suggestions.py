@@ -49,14 +49,14 @@ def _tuning(recipe: Recipe, _: int) -> Iterator[Change]:
         yield "--base.dtype=bfloat16", replace(recipe, base=replace(recipe.base, dtype="bfloat16"))
     if not config.gradient_checkpointing:
         yield "--tune.gradient_checkpointing=true", _tuned(recipe, gradient_checkpointing=True)
-    if config.optimizer == "adamw" and config.train != "lora":
+    if config.optimizer == "adamw" and config.trainable != "lora":
         yield "--tune.optimizer=adamw8bit", _tuned(recipe, optimizer="adamw8bit")
     at_once = min(config.micro_batch_size, config.batch_size)
     if at_once > 1:
         yield f"--tune.micro_batch_size={at_once // 2}", _tuned(recipe, micro_batch_size=at_once // 2)
-    if config.train == "unet":
+    if config.trainable == "unet":
         yield "--tune.train=attention", _tuned(recipe, train="attention")
-    if config.train == "attention":
+    if config.trainable == "attention":
         yield "--tune.train=lora", _tuned(recipe, train="lora")
 
 

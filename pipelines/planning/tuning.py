@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from encoder.backbone.shapes import WORD, outline
+from encoder.backbone.shapes import DUMMY_TOKEN, build_meta_backbone
 from encoder.config import PLACEHOLDER
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.tuning.tuner import Pictures, Tuning
+from encoder.tuning.tuner import TuningImages, Tuner
 from pipelines.config.recipe import Recipe
 from pipelines.planning.fake_execution import bytes_of, cost_of, count, without_values
 from pipelines.planning.plan import Plan
@@ -25,22 +25,22 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
     """Simulate a micro-batch of the very code; the rest is arithmetic."""
     config, side = recipe.tune, recipe.data.resolution
     with without_values():
-        backbone = outline(recipe.base, "cpu")
+        backbone = build_meta_backbone(recipe.base, "cpu")
         conditioning = plain_conditioning(recipe, backbone)
         width, sees = recipe.pretrain.hidden_width, recipe.pretrain.encoder_sees
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, width, sees))
         plain = replace(config, optimizer="adamw")  # no step is taken, and others need a library
-        tuning = Tuning(backbone, encoder, conditioning, Pictures(pixels=torch.zeros(1, 3, side, side)), plain)
+        tuning = Tuner(backbone, encoder, conditioning, TuningImages(pixels=torch.zeros(1, 3, side, side)), plain)
         draw = draws(recipe, backbone, list(range(config.batch_size)))
-        prompts = conditioning.tokenize([f"{WORD} {PLACEHOLDER}"] * config.batch_size)
+        prompts = conditioning.tokenize([f"{DUMMY_TOKEN} {PLACEHOLDER}"] * config.batch_size)
         rows = slice(0, min(config.micro_batch_size, config.batch_size))
         with tuning:
-            cost = cost_of(lambda: _micro_batch(tuning, lambda: tuning.losses(rows, draw, prompts).total))
-            weights, factors = tuning.trained.weights, tuning.trained.factors
-        looked_at = bytes_of(backbone.vae) + bytes_of(backbone.clip)
+            cost = cost_of(lambda: _micro_batch(tuning, lambda: tuning.compute_losses(rows, draw, prompts).total))
+            weights, factors = tuning.trainable.weights, tuning.trainable.lora_factors
+        looked_at = bytes_of(backbone.vae) + bytes_of(backbone.image_encoder)
         frozen = bytes_of(backbone) + bytes_of(encoder) - looked_at - _bytes(weights)
     rounded = [weight for weight in weights if weight.dtype != torch.float32]  # stepped as float32, one by one
-    concept = (_numbers(weights) * config.stored_bits + _numbers(factors) * 16) // 8
+    concept = (_numbers(weights) * config.delta_bits + _numbers(factors) * 16) // 8
     originals = {"original weights": _bytes(weights), "autoencoder and picture tower": looked_at}
     memory = {
         "frozen weights": frozen,
@@ -66,9 +66,9 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
     )
 
 
-def _micro_batch(tuning: Tuning, loss: Callable[[], Tensor]) -> None:
+def _micro_batch(tuning: Tuner, loss: Callable[[], Tensor]) -> None:
     """Gradients go as they come if no further micro-batch adds to them, as in the steps themselves."""
-    learning = [*tuning.trained.weights, *tuning.trained.factors]
+    learning = [*tuning.trainable.weights, *tuning.trainable.lora_factors]
     alone = tuning.config.batch_size <= tuning.config.micro_batch_size
     hooks = [each.register_post_accumulate_grad_hook(_free) for each in learning] if alone else []
     loss().backward()

@@ -9,7 +9,7 @@ from torch import Tensor
 from data_prep.shards.features import FeatureReader, write_features
 from data_prep.shards.manifest import Manifest
 from encoder.backbone.backbone import Backbone
-from encoder.model.features import Encoded, encode_pictures
+from encoder.model.features import EncodedImages, encode_images
 from pipelines.config.recipe import Recipe
 from pipelines.tracking.stage_runs import tracked
 
@@ -30,7 +30,7 @@ def _compute(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], 
     dtype = getattr(torch, recipe.cache.dtype)
 
     def compute(pixels: Tensor) -> dict[str, Tensor]:
-        return {name: tensor.to(dtype) for name, tensor in encode_pictures(backbone, pixels).tensors().items()}
+        return {name: tensor.to(dtype) for name, tensor in encode_images(backbone, pixels).to_tensors().items()}
 
     for root in (recipe.data.output, *recipe.stream.mix):
         write_features(
@@ -53,15 +53,15 @@ def open_cache(recipe: Recipe, backbone: Backbone, split: str) -> FeatureReader:
 def purpose(recipe: Recipe, backbone: Backbone) -> dict[str, str]:
     """What features hold for: the very weights that made them, and the precision."""
     return {
-        "autoencoder": backbone.fingerprint("vae"),
-        "picture tower": backbone.fingerprint("clip"),
+        "autoencoder": backbone.part_digest("vae"),
+        "picture tower": backbone.part_digest("clip"),
         "dtype": recipe.cache.dtype,
     }
 
 
-def encoded(features: dict[str, Tensor], device: torch.device) -> Encoded:
+def encoded(features: dict[str, Tensor], device: torch.device) -> EncodedImages:
     """Cached tensors as the method takes them."""
-    return Encoded.of({name: tensor.to(device).float() for name, tensor in features.items()})
+    return EncodedImages.from_tensors({name: tensor.to(device).float() for name, tensor in features.items()})
 
 
 def _device() -> torch.device:

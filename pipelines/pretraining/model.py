@@ -3,11 +3,11 @@
 from torch import nn
 
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.text_encoders import Prompts
+from encoder.backbone.text_encoders import TokenizedPrompts
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.model.features import Encoded
-from encoder.model.losses import Draw, Losses, domain_tuning_loss
+from encoder.model.features import EncodedImages
+from encoder.model.losses import NoiseSample, Losses, e4t_loss
 from encoder.model.weight_offsets import OffsetPredictor, set_offsets
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
@@ -29,22 +29,22 @@ class DomainModel(nn.Module):
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, config.hidden_width, config.encoder_sees))
         return cls(encoder, OffsetPredictor.for_unet(backbone.unet, config.offsets), backbone, conditioning)
 
-    def forward(self, pictures: Encoded, prompts: Prompts, draw: Draw, regulariser: float) -> Losses:
+    def forward(self, pictures: EncodedImages, prompts: TokenizedPrompts, draw: NoiseSample, regulariser: float) -> Losses:
         """Losses of a micro-batch; the offsets are evaluated once, for both passes."""
         backbone, conditioning = self._frozen
         set_offsets(backbone.unet, self.offsets())
-        return domain_tuning_loss(
+        return e4t_loss(
             backbone,
             self.encoder,
             conditioning,
             class_tokens=pictures.class_tokens,
             prompts=prompts,
-            regulariser=regulariser,
-            **draw.noised(pictures.posterior),
+            regularization_weight=regulariser,
+            **draw.loss_inputs(pictures.posterior),
         )
 
 
-def draws(recipe: Recipe, backbone: Backbone, seeds: list[int]) -> Draw:
+def draws(recipe: Recipe, backbone: Backbone, seeds: list[int]) -> NoiseSample:
     """Noise, timesteps and prompts for samples with these seeds."""
     shape = backbone.latent_shape(recipe.data.resolution)
-    return Draw.for_samples(seeds, shape, backbone.noise_schedule.config.num_train_timesteps)
+    return NoiseSample.from_seeds(seeds, shape, backbone.noise_scheduler.config.num_train_timesteps)

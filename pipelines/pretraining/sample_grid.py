@@ -8,7 +8,7 @@ from PIL import Image
 from data_prep.stream.stream import Sample
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import PictureWord
+from encoder.concepts.concept_tokens import EncodedToken
 from encoder.images import to_images
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import class_tokens
@@ -30,7 +30,7 @@ def training_grid(
     for index, sample in enumerate(samples):
         pixels = sample.image[None]
         tokens = class_tokens(backbone, pixels)
-        pipeline.load_concept(Concept(changes={}, word=PictureWord(tokens), release="in training"))
+        pipeline.load_concept(Concept(weight_deltas={}, token=EncodedToken(tokens), release="in training"))
         prompts = [conditioning.config.templates[0], conditioning.caption_prompt(sample.caption)]
         latents = pipeline.sample(prompts, recipe.sample, seed=1000 * index)
         rows.append([to_images(pixels)[0], *to_images(backbone.decode(latents))])

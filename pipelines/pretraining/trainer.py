@@ -22,7 +22,7 @@ from data_prep.stream.stream import Batch, ShardStream, as_images
 from encoder.backbone.backbone import Backbone
 from encoder.errors import ConfigError
 from encoder.model.conditioning import Conditioning
-from encoder.model.features import Encoded, encode_pictures
+from encoder.model.features import EncodedImages, encode_images
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.errors import DONE, REQUEUE, RunError
@@ -102,7 +102,7 @@ class Trainer:
         self.recipe, self.config, self.run, self.manifest = recipe, recipe.pretrain, run, manifest
         self.stopper, self.watchdog, self.sitting = stopper, watchdog, sitting
         self.backbone = Backbone.load(recipe.base)
-        self.conditioning = Conditioning.of(self.backbone, recipe.conditioning)
+        self.conditioning = Conditioning.from_backbone(self.backbone, recipe.conditioning)
         self.cluster = join_cluster(recipe)
         run.log_to_file()
         self.backbone.to(self.cluster.accelerator.device)
@@ -113,7 +113,7 @@ class Trainer:
             self.backbone.unet.compile_repeated_blocks()
         model = DomainModel.start(self.config, self.backbone, self.conditioning)
         self.start = TrainingState.start(model)
-        self.blank_offsets = model.offsets.blank()
+        self.blank_offsets = model.offsets.meta_copy()
         self.engine, self.optimizer = build_engine(model, self.config, self.cluster)
         self.validation = Validation(recipe, self.backbone, self.conditioning)
         self.checkpoints = Checkpoints(run.folder / "checkpoints", self.config.keep, self.config.keep_every)
@@ -122,7 +122,7 @@ class Trainer:
         self.name = self.cluster.rank_0_says(f"{int(time.time())}-{os.getpid()}")
         self.progress, self.saved_step, self.beat = Progress(), -1, 0.0
         self.data: dict[str, Any] = {}
-        self.base = self.backbone.identity() if self.cluster.rank == 0 else {}
+        self.base = self.backbone.fingerprint() if self.cluster.rank == 0 else {}
         self.node = NodeMeter() if self.cluster.accelerator.is_local_main_process else None
         self.tracker = self._track() if self.cluster.rank == 0 else None
 
@@ -270,7 +270,7 @@ class Trainer:
         for group, rate in zip(self.engine.optimizer.param_groups, self.config.learning_rates, strict=False):
             group["lr"] = rate * factor  # without offsets there is one group
         draw = draws(self.recipe, self.backbone, [self.recipe.seed * 1_000_003 + index for index in batch.indices])
-        prompts = self.conditioning.draw_prompts(batch.captions, draw.choice)
+        prompts = self.conditioning.sample_prompts(batch.captions, draw.prompt_choice)
         self.optimizer.skipped = torch.ones(())  # unless it is asked to step
         at_once, passes = self.config.passes(self.cluster.world)
         totals = []
@@ -282,10 +282,10 @@ class Trainer:
             totals.append(torch.stack([losses.total, losses.denoising, losses.regulariser]).detach().float())
         return torch.stack(totals).mean(dim=0)
 
-    def _encoded(self, batch: Batch, rows: slice) -> Encoded:
+    def _encoded(self, batch: Batch, rows: slice) -> EncodedImages:
         if self.config.cached:
             return encoded({name: tensor[rows] for name, tensor in batch.tensors.items()}, self.engine.device)
-        return encode_pictures(self.backbone, as_images(batch.tensors["pixels"][rows].to(self.engine.device)))
+        return encode_images(self.backbone, as_images(batch.tensors["pixels"][rows].to(self.engine.device)))
 
     def _judged(self, judged: Judged) -> None:
         """Write this rank's record of a step, and say what was odd about it."""
@@ -351,7 +351,7 @@ class Trainer:
         """Validation loss and a grid of held-out pictures. Every rank must call."""
         self.watchdog.allow(self.config.start_timeout_seconds)
         if self.tracker and state:
-            self.backbone.place_towers(self.backbone.device)
+            self.backbone.move_encoders(self.backbone.device)
             loss, grid = self.validation.look(state.best)
             self._rest_towers()
             path = self.run.folder / "samples" / f"step_{self.progress.step:08d}.png"
@@ -365,7 +365,7 @@ class Trainer:
     def _rest_towers(self) -> None:
         """What a cache has looked with does not stay on the device."""
         if self.config.cached:
-            self.backbone.place_towers("cpu")
+            self.backbone.move_encoders("cpu")
 
     def _finish(self, reason: str) -> None:
         """Save what is not saved, and wait until it is whole."""

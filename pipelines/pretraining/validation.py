@@ -9,7 +9,7 @@ from PIL import Image
 from data_prep.stream.stream import Sample, ShardReader
 from encoder.backbone.backbone import Backbone
 from encoder.model.conditioning import Conditioning
-from encoder.model.features import encode_pictures
+from encoder.model.features import encode_images
 from encoder.model.weight_offsets import set_offsets
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.checkpoints.state import Tensors
@@ -36,13 +36,13 @@ class Validation:
         samples = self._samples()
         pixels = torch.stack([sample.image for sample in samples])
         draw = draws(self.recipe, self.backbone, list(range(len(samples))))
-        prompts = self.conditioning.draw_prompts([sample.caption for sample in samples], draw.choice)
+        prompts = self.conditioning.sample_prompts([sample.caption for sample in samples], draw.prompt_choice)
         size = self.recipe.pretrain.micro_batch_size
         total = 0.0
         with torch.no_grad():
             for start in range(0, len(samples), size):
                 rows = slice(start, start + size)
-                pictures = encode_pictures(self.backbone, pixels[rows])
+                pictures = encode_images(self.backbone, pixels[rows])
                 total += float(model(pictures, prompts[rows], draw[rows], 0.0).denoising) * len(pixels[rows])
         return total / len(samples)
 

@@ -69,5 +69,5 @@ def _fetch(version: "ModelVersion", runs: Path | str, folder: Path) -> None:
 
     where = connect(runs).get_model_version_download_uri(version.name, version.version)
     download_artifacts(f"{where}/artifacts/{RELEASE_FOLDER}", dst_path=str(folder), tracking_uri=tracking_uri(runs))
-    if Release.open(folder / RELEASE_FOLDER).digest != version.tags.get(WEIGHTS):
+    if Release.open(folder / RELEASE_FOLDER).content_digest != version.tags.get(WEIGHTS):
         raise ModelError("what is stored is not what was registered; register the release under another version")

@@ -32,7 +32,7 @@ def make_release(
     check_free(output)
 
     def finish(folder: Path) -> None:
-        evaluated = Evaluated.of(recipe, Release.open(folder).digest)
+        evaluated = Evaluated.of(recipe, Release.open(folder).content_digest)
         check_gate(recipe, evaluated)
         pictured = _picture(recipe, evaluated, folder / FIGURE)
         (folder / CARD).write_text(card(recipe, version, provenance, evaluated, pictured=pictured))

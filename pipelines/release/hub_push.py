@@ -10,9 +10,9 @@ from huggingface_hub.utils.sha import git_hash
 
 from data_prep.storage.atomic import sha256_of
 from encoder.errors import ConfigError
-from encoder.hub_client import is_hub_id, reason
-from encoder.releases.download import of_release
-from encoder.releases.release import WHOLE, Release
+from encoder.hub_client import is_hub_id, explain_hub_error
+from encoder.releases.download import filter_release_files
+from encoder.releases.release import REQUIRED_FILES, Release
 from pipelines.errors import RunError
 
 log = logging.getLogger("e4t")
@@ -36,7 +36,7 @@ def push(release: Release, repo: str, *, private: bool = False) -> str:
     except RunError:
         raise
     except Exception as error:
-        raise RunError(f"{release.folder} is whole, but not on the hub as {repo}: {reason(error)}") from error
+        raise RunError(f"{release.folder} is whole, but not on the hub as {repo}: {explain_hub_error(error)}") from error
 
 
 def _push(api: HfApi, release: Release, files: Mapping[str, Path], repo: str, *, private: bool) -> str:
@@ -55,7 +55,7 @@ def _push(api: HfApi, release: Release, files: Mapping[str, Path], repo: str, *,
         operations = [CommitOperationAdd(name, path) for name, path in files.items()]
         gone = [CommitOperationDelete(name) for name in _remote(api, repo, before.sha) if name not in files]
         commit = api.create_commit(
-            repo, [*operations, *gone], commit_message=release.identity, parent_commit=before.sha
+            repo, [*operations, *gone], commit_message=release.id, parent_commit=before.sha
         )
         if others := _differing(_remote(api, repo, commit.oid), files):  # a .gitignore there leaves files out silently
             raise RunError(f"{repo} did not take {others[0]} as it is; see its .gitignore on the hub; {tag} is not set")
@@ -67,11 +67,11 @@ def _files(release: Release) -> dict[str, Path]:
     """The release's files, by their names with / between folders."""
     root = release.folder.resolve()
     paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
-    files = {name: paths[name] for name in paths if name in of_release(paths)}
+    files = {name: paths[name] for name in paths if name in filter_release_files(paths)}
     for name, path in files.items():
         if not path.resolve().is_relative_to(root):
             raise RunError(f"{release.folder}: {name} is a link that leads out of the release; put the file there")
-    if missing := sorted(WHOLE - files.keys()):
+    if missing := sorted(REQUIRED_FILES - files.keys()):
         raise RunError(f"{release.folder} is not pushed: it lacks {missing[0]}; get the release again")
     return files
 
@@ -79,7 +79,7 @@ def _files(release: Release) -> dict[str, Path]:
 def _remote(api: HfApi, repo: str, revision: str | None) -> dict[str, RepoFile]:
     """Files of releases on the hub at a revision; others there are not ours."""
     tree = [each for each in api.list_repo_tree(repo, recursive=True, revision=revision) if isinstance(each, RepoFile)]
-    ours = of_release(each.path for each in tree)
+    ours = filter_release_files(each.path for each in tree)
     return {each.path: each for each in tree if each.path in ours}
 
 

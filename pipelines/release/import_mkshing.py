@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import save_file
 
 from data_prep.storage.atomic import sha256_of, whole_folder
-from encoder.backbone.shapes import outline
+from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from encoder.errors import ConfigError, ModelError
 from encoder.model.registry import PATCHES
@@ -83,7 +83,7 @@ class TheirConfig:
         template = self.prompt_template if PLACE in self.prompt_template else type(self).prompt_template
         return ConditioningConfig(
             domain_word=self.domain_class_token,
-            residual_scale=self.domain_embed_scale,
+            embedding_scale=self.domain_embed_scale,
             templates=(template.replace(PLACE, PLACEHOLDER),),
         )
 
@@ -96,7 +96,7 @@ class TheirConfig:
         """
         copies = 16
         weight = 0.1 * copies * self.domain_embed_scale**2
-        return TuneConfig(steps=30, batch_size=copies, learning_rate=1e-6 * copies, regulariser=weight)
+        return TuneConfig(steps=30, batch_size=copies, learning_rate=1e-6 * copies, regularization_weight=weight)
 
 
 def import_release(
@@ -113,8 +113,8 @@ def import_release(
     clip = clip or CLIPS.get(config.clip_model_name_or_path)
     if clip is None:
         raise ConfigError(f"picture tower {config.clip_model_name_or_path} is not known here; give --clip")
-    source = BackboneConfig(model=base or config.pretrained_model_name_or_path, clip=clip)
-    shapes = outline(source)
+    source = BackboneConfig(model=base or config.pretrained_model_name_or_path, image_encoder=clip)
+    shapes = build_meta_backbone(source)
     offsets = read_offsets(path / OFFSETS_FILE, shapes.unet)
     encoder, tower = read_encoder(path / ENCODER_FILE, shapes)
     if tower is None and config.unfreeze_clip_vision:

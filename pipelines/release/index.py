@@ -53,7 +53,7 @@ def index_of(
         "base": {
             "model": relative_to(base.model, output),
             "revision": base.revision,
-            "clip": base.clip and relative_to(base.clip, output),
+            "clip": base.image_encoder and relative_to(base.image_encoder, output),
             "dtype": base.dtype,
         },
         "resolution": resolution,

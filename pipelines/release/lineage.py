@@ -70,7 +70,7 @@ def lineage_of(place: str, runs: Path, base: str | None = None) -> Iterator[Link
 def _version(version: "ModelVersion", release: Release) -> Link:
     said = f"{version.name} {version.version}, aliases {', '.join(version.aliases) or 'none'}, run {version.run_id}"
     written = version.tags.get(WEIGHTS)
-    return Link("version", said, RECORDED if not written else VERIFIED if written == release.digest else DIFFERS)
+    return Link("version", said, RECORDED if not written else VERIFIED if written == release.content_digest else DIFFERS)
 
 
 def _origin(imported: dict[str, Any]) -> Link:
@@ -80,7 +80,7 @@ def _origin(imported: dict[str, Any]) -> Link:
 
 
 def _release(release: Release, provenance: dict[str, Any]) -> Link:
-    said = f"{release.identity}, weights {release.digest[:12]}, {release.folder}"
+    said = f"{release.id}, weights {release.content_digest[:12]}, {release.folder}"
     if changed := list(altered(release.folder, provenance)):
         return Link("release", f"{said}: {', '.join(changed)} are not as released", DIFFERS)
     return Link("release", said, VERIFIED if "files" in provenance else RECORDED)
@@ -110,7 +110,7 @@ def _base(release: Release, provenance: dict[str, Any], base: str | None) -> Lin
     if not written:
         return Link("base", said)
     try:
-        found = Backbone.load(release.backbone_config(base)).identity()["weights"]
+        found = Backbone.load(release.backbone_config(base)).fingerprint()["weights"]
     except ConfigError as error:
         return Link("base", f"{said} ({first_line(error)})", NOT_REACHED)
     return Link("base", f"{said}, weights {written[:12]}", VERIFIED if found == written else DIFFERS)
@@ -162,7 +162,7 @@ class _History:
     def evaluations(self, release: Release) -> Iterator[Link]:
         """Runs that looked at these very weights."""
         for kind in ("evaluate", "compare"):
-            for run in self._runs(kind, WEIGHTS, release.digest):
+            for run in self._runs(kind, WEIGHTS, release.content_digest):
                 yield Link(kind, f"run {run.info.run_id}", VERIFIED)
 
     def preparation(self, provenance: dict[str, Any]) -> Link:

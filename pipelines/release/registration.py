@@ -47,9 +47,9 @@ def register(recipe: Recipe, release: Release) -> int:
     try:
         client = connect(recipe.runs)
         version = _version(client, release.name, release.version)
-        if version and version.tags.get(WEIGHTS) != release.digest:
+        if version and version.tags.get(WEIGHTS) != release.content_digest:
             raise ConfigError(
-                f"{release.identity} is in the registry at {uri}, as version {version.version}, with other weights "
+                f"{release.id} is in the registry at {uri}, as version {version.version}, with other weights "
                 "or settings; give another --version"
             )
         version = version or _register(client, recipe, release)
@@ -64,8 +64,8 @@ def register(recipe: Recipe, release: Release) -> int:
 
 def _register(client: "MlflowClient", recipe: Recipe, release: Release) -> "ModelVersion":
     label, provenance = release_label(release.version), read_provenance(release.folder)
-    looked = known_run(recipe, look_label("evaluate", release.digest))
-    tags = {RELEASE: release.identity, WEIGHTS: release.digest, MANIFEST: provenance["data_manifest"]}
+    looked = known_run(recipe, look_label("evaluate", release.content_digest))
+    tags = {RELEASE: release.id, WEIGHTS: release.content_digest, MANIFEST: provenance["data_manifest"]}
     from_runs = {"e4t.pretrain_run": provenance["mlflow_run_id"], "evaluate_run_id": looked}
     tags |= {name: run for name, run in from_runs.items() if run}
     with tracked(recipe, "release", label) as tracker:

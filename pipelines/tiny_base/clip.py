@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from encoder.backbone.backbone import CLIP_MEAN, CLIP_STD, clip_input
+from encoder.backbone.backbone import CLIP_MEAN, CLIP_STD, preprocess_clip
 from pipelines.tiny_base.config import BaseConfig
 from pipelines.tiny_base.dataset import Pictures, random_batches
 from pipelines.tiny_base.loop import begin_as, halved, train
@@ -80,7 +80,7 @@ def _clip_config(config: BaseConfig, tokenizer: CLIPTokenizer) -> CLIPConfig:
 def _pairs(pictures: Pictures, tokens: Tensor, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     for indices, rng in random_batches(pictures, batch_size, seed):
         chosen = torch.tensor(rng.choices(range(len(CAPTION_WEIGHTS)), CAPTION_WEIGHTS, k=batch_size))
-        yield clip_input(pictures.images(indices), pictures.pixels.shape[-1]), tokens[indices, chosen]
+        yield preprocess_clip(pictures.images(indices), pictures.pixels.shape[-1]), tokens[indices, chosen]
 
 
 def _losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from data_prep.storage.atomic import write_whole
 from data_prep.synthetic.faces import Identity, Scene
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig
-from encoder.metrics import ClipScorer, Recogniser
+from encoder.metrics import ClipScorer, ImageFeatureExtractor
 from encoder.pipeline import E4TPipeline
 from pipelines.runtime.image_grid import labelled_grid
 from pipelines.tiny_base.attribute_classifier import FILE, IDENTITY, SCENE, AttributeReader, truth
@@ -33,7 +33,7 @@ def measure(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
     output = Path(config.output)
     pictures = load_split(Path(config.pictures), "test")
     scorer = ClipScorer(str(output / "clip"))
-    features = torch.cat([scorer.pictures(pictures.images(rows)) for rows in torch.arange(len(pictures)).split(256)])
+    features = torch.cat([scorer.image_features(pictures.images(rows)) for rows in torch.arange(len(pictures)).split(256)])
     report = {
         "test_identities": len(set(pictures.identities)),
         "vae_psnr_db": psnr(AutoencoderKL.from_pretrained(output / "vae", use_safetensors=True).eval(), pictures),
@@ -41,7 +41,7 @@ def measure(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
         "clip_identity_auc": identity_auc(features, pictures.identities),
     }
     if (output / FOLDER).exists():
-        report["recogniser"] = recall(Recogniser(str(output / FOLDER)), pictures)
+        report["recogniser"] = recall(ImageFeatureExtractor(str(output / FOLDER)), pictures)
     if (output / FILE).exists():
         report["attribute_reader_accuracy"] = reader_accuracy(AttributeReader.load(output), pictures)
         report["base_obeys_prompts"] = obedience(config, sample, output / GRID)
@@ -65,7 +65,7 @@ def psnr(vae: AutoencoderKL, pictures: Pictures, count: int = 512) -> float:
 def retrieval(scorer: ClipScorer, pictures: Pictures, features: Tensor) -> dict[str, float]:
     """How often a picture's complete caption is first, or among the first five, of ``GALLERY``."""
     rows = torch.linspace(0, len(pictures) - 1, GALLERY).long()
-    texts = scorer.prompts([pictures.captions[row][1] for row in rows.tolist()])
+    texts = scorer.text_features([pictures.captions[row][1] for row in rows.tolist()])
     order = (features[rows] @ texts.T).argsort(dim=1, descending=True)
     rank = (order == torch.arange(GALLERY)[:, None]).float().argmax(dim=1)
     return {"gallery": GALLERY, "top1": float((rank < 1).float().mean()), "top5": float((rank < 5).float().mean())}
@@ -112,7 +112,7 @@ def obedience(config: BaseConfig, sample: SampleConfig, grid: Path, count: int =
         latents = pipe.sample(prompts[start : start + 32], sample, seed=start)
         images += pipe.to_images(latents)
     _grid(images, prompts).save(grid)
-    read = AttributeReader.load(config.output).read(torch.cat([pipe.pixels(image) for image in images]))
+    read = AttributeReader.load(config.output).read(torch.cat([pipe.preprocess(image) for image in images]))
     known = [truth(who, scene) for who, scene in zip(people, scenes, strict=True)]
     scene_shares = {name: sum(r[name] == k[name] for r, k in zip(read, known, strict=True)) / count for name in SCENE}
     return scene_shares | {
@@ -130,7 +130,7 @@ def paint_captions(config: BaseConfig, sample: SampleConfig, pictures: Pictures,
 
 
 def _painter(config: BaseConfig) -> E4TPipeline:
-    return E4TPipeline.untrained(
+    return E4TPipeline.from_base(
         BackboneConfig(model=config.output), ConditioningConfig(domain_word=config.domain_word)
     )
 

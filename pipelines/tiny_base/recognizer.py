@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import ConvNextConfig, ConvNextImageProcessorPil, ConvNextModel
 
 from encoder.errors import ConfigError
-from encoder.metrics import Recogniser
+from encoder.metrics import ImageFeatureExtractor
 from pipelines.tiny_base.config import BaseConfig
 from pipelines.tiny_base.dataset import Pictures, load_split, random_batches
 from pipelines.tiny_base.loop import halved, train
@@ -108,10 +108,10 @@ def _losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]
     return {"loss": loss, "top1": (cosines.argmax(1) == people).float().mean()}
 
 
-def recall(recogniser: Recogniser, pictures: Pictures) -> dict[str, float]:
+def recall(recogniser: ImageFeatureExtractor, pictures: Pictures) -> dict[str, float]:
     """How often, of ``GALLERY`` people with a picture each, the nearest to another picture is the same person."""
     parts = torch.arange(len(pictures)).split(256)
-    features = torch.cat([recogniser.pictures(pictures.images(rows)) for rows in parts])
+    features = torch.cat([recogniser.image_features(pictures.images(rows)) for rows in parts])
     first, second = _two_of_each(pictures)
     nearest = (features[second] @ features[first].T).argsort(dim=1, descending=True)
     right = (nearest == torch.arange(len(first))[:, None]).float()

@@ -19,7 +19,7 @@ from pipelines.tiny_base.recognizer import train_recogniser
 from pipelines.tiny_base.tokenizer import train_tokenizer
 from pipelines.tiny_base.train_attributes import train_attributes
 
-SAMPLE = SampleConfig(steps=30, guidance=4.0, guidance_rescale=0.5)
+SAMPLE = SampleConfig(num_inference_steps=30, guidance_scale=4.0, guidance_rescale=0.5)
 PROCESSES = 2
 """On one machine: two single-threaded processes are faster than one with two threads."""
 

@@ -5,23 +5,23 @@ import torch
 from torch import Tensor
 
 from encoder.errors import ConfigError
-from encoder.metrics import ClipScorer, similarity
+from encoder.metrics import ClipScorer, cosine_similarity
 
 CLIP = Path(__file__).parents[2] / "models" / "base" / "clip"
 
 
 def test_a_picture_is_most_like_itself(pixels: Tensor) -> None:
-    features = ClipScorer(str(CLIP)).pictures(pixels)
-    torch.testing.assert_close(similarity(features, features), torch.ones(2))
-    assert similarity(features[:1], features[1:]) < 0.999
+    features = ClipScorer(str(CLIP)).image_features(pixels)
+    torch.testing.assert_close(cosine_similarity(features, features), torch.ones(2))
+    assert cosine_similarity(features[:1], features[1:]) < 0.999
 
 
 def test_a_prompt_is_closer_to_the_picture_that_it_describes() -> None:
     scorer = ClipScorer(str(CLIP))
     navy, lime = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
     navy[:], lime[:] = colour("#1f2f5c"), colour("#b5dc4f")
-    text = scorer.prompts(["a portrait of a person on a navy background"])
-    assert similarity(scorer.pictures(navy), text) > similarity(scorer.pictures(lime), text)
+    text = scorer.text_features(["a portrait of a person on a navy background"])
+    assert cosine_similarity(scorer.image_features(navy), text) > cosine_similarity(scorer.image_features(lime), text)
 
 
 def colour(code: str) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import PictureWord
+from encoder.concepts.concept_tokens import EncodedToken
 from encoder.config import BackboneConfig, SampleConfig, TuneConfig
 from encoder.errors import ConfigError, ModelError
 from encoder.images import open_image, to_images
@@ -25,7 +25,7 @@ def pipe(backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning)
     return E4TPipeline(
         backbone, encoder, conditioning, release="test 1.0.0",
         tune_config=TuneConfig(steps=1, batch_size=2, learning_rate=1e-4),
-        sample_config=SampleConfig(steps=3, guidance=3.0),
+        sample_config=SampleConfig(num_inference_steps=3, guidance_scale=3.0),
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_a_placeholder_without_a_concept_is_refused(pipe: E4TPipeline) -> None:
 
 
 def test_a_concept_of_another_release_is_refused(pipe: E4TPipeline) -> None:
-    foreign = Concept(changes={}, word=PictureWord(torch.zeros(1, 4, 128)), release="other 2.0.0")
+    foreign = Concept(weight_deltas={}, token=EncodedToken(torch.zeros(1, 4, 128)), release="other 2.0.0")
     with pytest.raises(ModelError, match=r"other 2\.0\.0"):
         pipe.load_concept(foreign)
 
@@ -118,7 +118,7 @@ def test_a_concept_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
 
 def test_a_concept_never_overwrites_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="exists"):
-        Concept(changes={}, word=PictureWord(torch.zeros(1, 4, 8)), release="x").save(tmp_path)
+        Concept(weight_deltas={}, token=EncodedToken(torch.zeros(1, 4, 8)), release="x").save(tmp_path)
 
 
 def test_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_a_mask_may_be_a_function_of_the_picture(pipe: E4TPipeline, image: Image
     half = Image.new("L", image.size, 0)
     half.paste(255, (0, 0, image.width // 2, image.height))
     by_picture, by_function = (pipe.tune(image, mask=mask) for mask in (half, lambda _: half))
-    for name, change in by_picture.changes["encoder"].items():
-        assert torch.equal(change, by_function.changes["encoder"][name])
+    for name, change in by_picture.weight_deltas["encoder"].items():
+        assert torch.equal(change, by_function.weight_deltas["encoder"][name])
 
 
 def test_a_mask_of_another_size_is_refused(pipe: E4TPipeline, image: Image.Image) -> None:
@@ -169,6 +169,6 @@ def test_settings_of_tuning_can_be_given_instead_of_the_releases(pipe: E4TPipeli
 def test_a_release_paints_and_tunes_at_the_size_that_it_was_trained_at(
     backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, image: Image.Image
 ) -> None:
-    smaller = E4TPipeline(backbone, encoder, conditioning, resolution=32, sample_config=SampleConfig(steps=1))
-    assert smaller.pixels(image).shape == (1, 3, 32, 32)
+    smaller = E4TPipeline(backbone, encoder, conditioning, resolution=32, sample_config=SampleConfig(num_inference_steps=1))
+    assert smaller.preprocess(image).shape == (1, 3, 32, 32)
     assert smaller("a portrait of a person")[0].size == (32, 32)

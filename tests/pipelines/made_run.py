@@ -46,8 +46,8 @@ class Trained:
         base = Backbone.load(BackboneConfig(model=str(SHIPPED)))
         torch.manual_seed(0)
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(base, hidden_width=32))
-        nn.init.normal_(encoder.to_embedding.weight)
-        return cls(encoder, OffsetPredictor.for_unet(base.unet), base.identity())
+        nn.init.normal_(encoder.out_proj.weight)
+        return cls(encoder, OffsetPredictor.for_unet(base.unet), base.fingerprint())
 
     @property
     def state(self) -> TrainingState:
@@ -66,7 +66,7 @@ def recipe_in(folder: Path, name: str = "faces", **publish: Any) -> Recipe:
         conditioning=ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)),
         pretrain=PretrainConfig(hidden_width=32),
         tune=TuneConfig(steps=1, batch_size=2),
-        sample=SampleConfig(steps=2),
+        sample=SampleConfig(num_inference_steps=2),
         publish=PublishConfig(**publish),
     )
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import LearnedWord
+from encoder.concepts.concept_tokens import LearnedToken
 from encoder.errors import ModelError
 from encoder.releases.release import Release
 from pipelines.tuning import Order, each_of
@@ -72,8 +72,8 @@ def test_whatever_makes_a_concept_another_makes_its_key_another(
     order: Order, pictures: list[Path], tmp_path: Path
 ) -> None:
     release, how = Release.open(RELEASE), ["e4t", None, None]
-    start = Concept(changes={}, word=LearnedWord(torch.zeros(4), (4,)), release="any").save(tmp_path / "start")
-    other = Concept(changes={}, word=LearnedWord(torch.ones(4), (4,)), release="any").save(tmp_path / "other")
+    start = Concept(weight_deltas={}, token=LearnedToken(torch.zeros(4), (4,)), release="any").save(tmp_path / "start")
+    other = Concept(weight_deltas={}, token=LearnedToken(torch.ones(4), (4,)), release="any").save(tmp_path / "other")
     orders = [
         order,
         replace(order, images=[str(pictures[1])]),

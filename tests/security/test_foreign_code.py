@@ -14,7 +14,7 @@ from encoder.backbone.backbone import Backbone
 from encoder.config import BackboneConfig
 from encoder.errors import ConfigError, ModelError
 from encoder.images import open_image
-from encoder.metrics import Recogniser
+from encoder.metrics import ImageFeatureExtractor
 from tests.bases import SHIPPED
 
 
@@ -35,8 +35,8 @@ def tower(tmp_path: Path, marker: Path) -> Path:
 @pytest.mark.parametrize(
     "load",
     [
-        lambda tower: Backbone.load(BackboneConfig(model=str(SHIPPED), clip=str(tower))),
-        lambda tower: Recogniser(str(tower)),
+        lambda tower: Backbone.load(BackboneConfig(model=str(SHIPPED), image_encoder=str(tower))),
+        lambda tower: ImageFeatureExtractor(str(tower)),
     ],
     ids=["picture tower", "recogniser"],
 )

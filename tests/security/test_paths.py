@@ -154,6 +154,6 @@ class TestARelease:
 
     @pytest.mark.parametrize("place", ["http://127.0.0.1:9/base", "file:///etc", "https://evil.invalid/a/b"])
     def test_no_url_is_asked_for_a_base_or_a_picture_tower(self, place: str) -> None:
-        for config in (BackboneConfig(model=place), BackboneConfig(model=str(SHIPPED), clip=place)):
+        for config in (BackboneConfig(model=place), BackboneConfig(model=str(SHIPPED), image_encoder=place)):
             with pytest.raises(ConfigError, match="cannot be loaded|no such folder"):
                 load_parts(config)

@@ -24,11 +24,11 @@ from data_prep.prepare.pipeline import prepare
 from data_prep.shards.features import FeatureReader, write_features
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import LearnedWord
-from encoder.concepts.diffusers_io import EMBEDDINGS, LORA, from_diffusers
+from encoder.concepts.concept_tokens import LearnedToken
+from encoder.concepts.diffusers_io import TI_WEIGHTS_NAME, LORA_WEIGHTS_NAME, from_diffusers
 from encoder.config import BackboneConfig
 from encoder.errors import ConfigError, ModelError
-from encoder.metrics import ClipScorer, Recogniser
+from encoder.metrics import ClipScorer, ImageFeatureExtractor
 from encoder.pipeline import E4TPipeline
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints import format as saved_state
@@ -79,7 +79,7 @@ class TestModels:
 
     @pytest.mark.parametrize("file", ["concept.json", "concept.safetensors"])
     def test_a_folder_of_a_concept(self, hostile: bytes, file: str, refused, tmp_path: Path) -> None:
-        folder = Concept(changes={}, word=LearnedWord(torch.zeros(4), (4,)), release="any").save(tmp_path / "me")
+        folder = Concept(weight_deltas={}, token=LearnedToken(torch.zeros(4), (4,)), release="any").save(tmp_path / "me")
         (folder / file).write_bytes(hostile)
         assert "not a whole concept" in refused(lambda: Concept.load(folder))
 
@@ -88,7 +88,7 @@ class TestModels:
         refused(lambda: Concept.load(tmp_path / "me.safetensors"))
         refused(lambda: Concept.from_bytes(hostile))
 
-    @pytest.mark.parametrize("file", [EMBEDDINGS, LORA])
+    @pytest.mark.parametrize("file", [TI_WEIGHTS_NAME, LORA_WEIGHTS_NAME])
     def test_files_of_diffusers(self, hostile: bytes, file: str, refused, tmp_path: Path) -> None:
         (tmp_path / file).write_bytes(hostile)
         assert "cannot be read" in refused(lambda: from_diffusers(tmp_path, release="any"))
@@ -113,7 +113,7 @@ class TestModels:
         said = refused(lambda: Backbone.load(BackboneConfig(model=str(base))))
         assert "pickles (.bin, .ckpt) are never opened" in said
 
-    @pytest.mark.parametrize("kind", [ClipScorer, Recogniser])
+    @pytest.mark.parametrize("kind", [ClipScorer, ImageFeatureExtractor])
     def test_what_measures(self, hostile: bytes, kind: type, refused, tmp_path: Path) -> None:
         folder = tmp_path / "clip"
         shutil.copytree(SHIPPED / "clip", folder, ignore=shutil.ignore_patterns("*.safetensors"))

@@ -97,7 +97,7 @@ def _write_parts(folder: Path, weights: Tensors, predictor: OffsetPredictor) -> 
         part = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         save_file(part, folder / file)
         if file == PREDICTOR:
-            filled = predictor.blank()
+            filled = predictor.meta_copy()
             filled.load_state_dict(part, assign=True)
             save_offsets(filled(), folder / OFFSETS)
 

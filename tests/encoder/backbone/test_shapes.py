@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from encoder.backbone.shapes import outline
+from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import BackboneConfig
 from encoder.errors import ConfigError
 from encoder.model.domain_encoder import DomainEncoderConfig
@@ -29,24 +29,24 @@ def parameters(module: torch.nn.Module) -> int:
 def test_a_published_base_has_the_parameters_that_it_is_known_for(
     model: str, unet: int, texts: list[int], width: int, resolution: int
 ) -> None:
-    backbone = outline(BackboneConfig(model=model, clip=VIT_H))
+    backbone = build_meta_backbone(BackboneConfig(model=model, image_encoder=VIT_H))
     assert parameters(backbone.unet) == unet
-    assert [parameters(text) for text in backbone.text.encoders] == texts
+    assert [parameters(text) for text in backbone.text_encoders.encoders] == texts
     assert parameters(backbone.vae) == 83_653_863
     assert (backbone.embedding_width, backbone.resolution) == (width, resolution)
 
 
 def test_vit_h_gives_16_class_tokens_of_width_1280() -> None:
     """Conformance check 5."""
-    backbone = outline(BackboneConfig(model=SD1, clip=VIT_H))
+    backbone = build_meta_backbone(BackboneConfig(model=SD1, image_encoder=VIT_H))
     shape = DomainEncoderConfig.for_backbone(backbone)
     assert (shape.class_tokens, shape.clip_width) == (16, 1280)
-    assert parameters(backbone.clip) == 632_076_800 - 1280 * 1024  # the card's count, with the projection
+    assert parameters(backbone.image_encoder) == 632_076_800 - 1280 * 1024  # the card's count, with the projection
 
 
 def test_the_offsets_of_sd1_have_the_known_sizes() -> None:
     """Conformance check 9."""
-    unet = outline(BackboneConfig(model=SD1, clip=VIT_H)).unet
+    unet = build_meta_backbone(BackboneConfig(model=SD1, image_encoder=VIT_H)).unet
     assert len(attention_projections(unet)) == 96
     with torch.device("meta"):
         assert parameters(OffsetPredictor.for_unet(unet)) == 143_226_592
@@ -55,15 +55,15 @@ def test_the_offsets_of_sd1_have_the_known_sizes() -> None:
 
 @pytest.mark.parametrize(("model", "matrices"), [(SD2, 96), (SDXL, 420)])
 def test_every_attention_of_the_larger_bases_has_offsets(model: str, matrices: int) -> None:
-    assert len(attention_projections(outline(BackboneConfig(model=model, clip=VIT_H)).unet)) == matrices
+    assert len(attention_projections(build_meta_backbone(BackboneConfig(model=model, image_encoder=VIT_H)).unet)) == matrices
 
 
 def test_a_folders_outline_has_its_shapes() -> None:
-    backbone = outline(BackboneConfig(model=str(SHIPPED)))
+    backbone = build_meta_backbone(BackboneConfig(model=str(SHIPPED)))
     assert (backbone.resolution, backbone.embedding_width) == (64, 128)
     assert all(parameter.is_meta for parameter in backbone.parameters())
 
 
 def test_shapes_that_are_nowhere_are_one_line(tmp_path) -> None:  # noqa: ANN001
     with pytest.raises(ConfigError, match="not to be had"):
-        outline(BackboneConfig(model=str(tmp_path)))
+        build_meta_backbone(BackboneConfig(model=str(tmp_path)))

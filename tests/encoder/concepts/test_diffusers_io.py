@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encoder.concepts.concept import Concept
-from encoder.concepts.diffusers_io import EMBEDDINGS, LORA, from_diffusers, to_diffusers
+from encoder.concepts.diffusers_io import TI_WEIGHTS_NAME, LORA_WEIGHTS_NAME, from_diffusers, to_diffusers
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from encoder.errors import ModelError
 from encoder.images import to_images
@@ -30,10 +30,10 @@ def base(request: pytest.FixtureRequest, family_folders: Path) -> Path:
 
 @pytest.fixture
 def pipe(base: Path) -> E4TPipeline:
-    return E4TPipeline.untrained(
+    return E4TPipeline.from_base(
         BackboneConfig(model=str(base)),
         ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)),
-        sample_config=SampleConfig(steps=3, guidance=3.0),
+        sample_config=SampleConfig(num_inference_steps=3, guidance_scale=3.0),
         tune_config=TuneConfig(steps=2, batch_size=2),
     )
 
@@ -66,7 +66,7 @@ def load_word(theirs: StableDiffusionPipeline, folder: Path) -> None:
     if not isinstance(theirs, StableDiffusionXLPipeline):
         theirs.load_textual_inversion(folder)
         return
-    tensors = load_file(folder / EMBEDDINGS)
+    tensors = load_file(folder / TI_WEIGHTS_NAME)
     for name, suffix in (("clip_l", ""), ("clip_g", "_2")):
         parts = {key: getattr(theirs, f"{key}{suffix}") for key in ("text_encoder", "tokenizer")}
         theirs.load_textual_inversion(tensors[name], token=TOKEN, **parts)
@@ -76,7 +76,7 @@ def test_diffusers_paints_a_learned_word_as_we_do(
     pipe: E4TPipeline, theirs: StableDiffusionPipeline, image: Image.Image, tmp_path: Path
 ) -> None:
     concept = pipe.tune(image, **WORD)
-    to_diffusers(concept, tmp_path, called=TOKEN)
+    to_diffusers(concept, tmp_path, token=TOKEN)
     load_word(theirs, tmp_path)
     ours = pipe.sample([PROMPT], pipe.sample_config, seed=1)
     torch.testing.assert_close(painted_by(theirs, PROMPT.replace("*s", TOKEN)), ours, rtol=1e-3, atol=1e-4)
@@ -87,7 +87,7 @@ def test_diffusers_paints_a_low_rank_change_as_we_do(
 ) -> None:
     pytest.importorskip("peft", reason="load_lora_weights needs peft")
     concept = pipe.tune(image, **LOW_RANK)
-    to_diffusers(concept, tmp_path, called=TOKEN)
+    to_diffusers(concept, tmp_path, token=TOKEN)
     theirs.load_lora_weights(tmp_path)
     ours = pipe.sample([PROMPT], pipe.sample_config, seed=1)
     torch.testing.assert_close(painted_by(theirs, PROMPT.replace("*s", "sks person")), ours, rtol=1e-3, atol=1e-4)
@@ -98,7 +98,7 @@ def test_what_was_written_comes_back_as_it_was(
     pipe: E4TPipeline, image: Image.Image, tmp_path: Path, settings: dict[str, object]
 ) -> None:
     concept = pipe.tune(image, **settings)
-    to_diffusers(concept, tmp_path, called=TOKEN)
+    to_diffusers(concept, tmp_path, token=TOKEN)
     painted = pipe.sample([PROMPT], pipe.sample_config, seed=1)
     pipe.load_concept(from_diffusers(tmp_path, release=pipe.release))
     assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seed=1), painted)
@@ -110,24 +110,24 @@ class TestWhatCannotBeHeld:
 
     def test_the_domain_encoders_word(self, pipe: E4TPipeline, image: Image.Image, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="domain encoder speaks"):
-            to_diffusers(pipe.tune(image), tmp_path / "out", called=TOKEN)
+            to_diffusers(pipe.tune(image), tmp_path / "out", token=TOKEN)
         assert not (tmp_path / "out").exists()
 
     def test_whole_weights(self, pipe: E4TPipeline, image: Image.Image, tmp_path: Path) -> None:
         concept = pipe.tune(image, word="identifier")
         with pytest.raises(ModelError, match="whole weights"):
-            to_diffusers(concept, tmp_path / "out", called=TOKEN)
+            to_diffusers(concept, tmp_path / "out", token=TOKEN)
 
     def test_a_folder_without_either_file(self, tmp_path: Path, base: Path) -> None:
         with pytest.raises(ModelError, match="holds neither"):
             from_diffusers(tmp_path, release="base")
 
     def test_several_words(self, tmp_path: Path, base: Path) -> None:
-        save_file({"<a>": torch.zeros(24), "<b>": torch.zeros(24)}, tmp_path / EMBEDDINGS)
+        save_file({"<a>": torch.zeros(24), "<b>": torch.zeros(24)}, tmp_path / TI_WEIGHTS_NAME)
         with pytest.raises(ModelError, match="several words"):
             from_diffusers(tmp_path, release="base")
 
-    @pytest.mark.parametrize("file", [EMBEDDINGS, LORA])
+    @pytest.mark.parametrize("file", [TI_WEIGHTS_NAME, LORA_WEIGHTS_NAME])
     def test_a_file_that_is_no_safetensors(self, tmp_path: Path, base: Path, file: str) -> None:
         (tmp_path / file).write_bytes(b"\x80\x04pickled")
         with pytest.raises(ModelError, match="cannot be read"):
@@ -138,8 +138,8 @@ class TestWhatCannotBeHeld:
 def test_a_scaled_change_counts_by_its_alpha(pipe: E4TPipeline, image: Image.Image, tmp_path: Path) -> None:
     """As kohya's trainer writes them: alpha / rank is a factor of the change."""
     concept: Concept = pipe.tune(image, **LOW_RANK)
-    to_diffusers(concept, tmp_path, called=TOKEN)
-    layers = load_file(tmp_path / LORA)
+    to_diffusers(concept, tmp_path, token=TOKEN)
+    layers = load_file(tmp_path / LORA_WEIGHTS_NAME)
     places = {name.removesuffix(".lora_A.weight") for name in layers if name.endswith(".lora_A.weight")}
     kohya = {}
     for place in places:
@@ -147,9 +147,9 @@ def test_a_scaled_change_counts_by_its_alpha(pipe: E4TPipeline, image: Image.Ima
         kohya[f"{name}.lora_down.weight"] = layers[f"{place}.lora_A.weight"]
         kohya[f"{name}.lora_up.weight"] = layers[f"{place}.lora_B.weight"] * 2
         kohya[f"{name}.alpha"] = torch.tensor(1.0)  # of rank 2
-    save_file(kohya, tmp_path / LORA)
+    save_file(kohya, tmp_path / LORA_WEIGHTS_NAME)
     back = from_diffusers(tmp_path, release=pipe.release)
-    assert back.changes["unet"].keys() == concept.changes["unet"].keys()
+    assert back.weight_deltas["unet"].keys() == concept.weight_deltas["unet"].keys()
     wanted = replace(concept, settings={})
     pipe.load_concept(wanted)
     painted = pipe.sample([PROMPT], pipe.sample_config, seed=1)

@@ -9,23 +9,23 @@ from encoder.model.conditioning import Conditioning
 
 def test_with_v_0_the_states_are_those_of_the_domain_word(conditioning: Conditioning) -> None:
     prompts = conditioning.tokenize(["a portrait of a *s in a red shirt"])
-    concept = conditioning.states(prompts, conditioning.words(torch.zeros(1, 128)))
-    word = conditioning.states(conditioning.tokenize(["a portrait of a person in a red shirt"]))
-    assert torch.equal(concept.states, word.states)
+    concept = conditioning.encode_prompts(prompts, conditioning.placeholder_embeddings(torch.zeros(1, 128)))
+    word = conditioning.encode_prompts(conditioning.tokenize(["a portrait of a person in a red shirt"]))
+    assert torch.equal(concept.prompt_embeds, word.prompt_embeds)
 
 
 def test_another_word_changes_the_states_from_the_placeholder_on(conditioning: Conditioning) -> None:
     prompts = conditioning.tokenize(["a portrait of a *s in a red shirt"])
-    place = int(prompts.placeholder[0, 0].int().argmax())
-    other, own = (conditioning.states(prompts, words).states for words in (torch.randn(1, 128), None))
+    place = int(prompts.placeholder_mask[0, 0].int().argmax())
+    other, own = (conditioning.encode_prompts(prompts, words).prompt_embeds for words in (torch.randn(1, 128), None))
     assert torch.equal(other[:, :place], own[:, :place])
     assert not torch.allclose(other[:, place:], own[:, place:], atol=1e-3)
 
 
 def test_the_null_states_follow_the_encoders_to_another_device(conditioning: Conditioning) -> None:
-    assert conditioning.null_states().states.device.type == "cpu"
-    conditioning.text.to("meta")
-    assert conditioning.null_states().states.device.type == "meta"
+    assert conditioning.unconditional_embeddings().prompt_embeds.device.type == "cpu"
+    conditioning.text_encoders.to("meta")
+    assert conditioning.unconditional_embeddings().prompt_embeds.device.type == "meta"
 
 
 def test_a_caption_becomes_a_prompt_of_the_concept(conditioning: Conditioning) -> None:
@@ -41,7 +41,7 @@ def test_a_caption_without_the_domain_word_gives_the_template(conditioning: Cond
 
 def test_a_domain_word_of_several_tokens_is_refused(backbone: Backbone) -> None:
     with pytest.raises(ConfigError, match="tokens of this base"):
-        Conditioning.of(backbone, ConditioningConfig(domain_word="xylophonist"))
+        Conditioning.from_backbone(backbone, ConditioningConfig(domain_word="xylophonist"))
 
 
 def test_a_template_without_the_placeholder_is_refused() -> None:

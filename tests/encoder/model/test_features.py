@@ -4,7 +4,7 @@ from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
 from encoder.model.conditioning import Conditioning
-from encoder.model.features import class_token_layers, class_tokens, first_pass
+from encoder.model.features import class_token_layers, class_tokens, unet_encoder_features
 
 
 def test_every_second_layer_of_vit_h_gives_16_class_tokens() -> None:
@@ -12,7 +12,7 @@ def test_every_second_layer_of_vit_h_gives_16_class_tokens() -> None:
 
 
 def test_class_tokens_are_those_of_every_second_layer(backbone: Backbone, pixels: Tensor) -> None:
-    hidden = backbone.clip(backbone.clip_input(pixels), output_hidden_states=True).hidden_states
+    hidden = backbone.image_encoder(backbone.preprocess_clip(pixels), output_hidden_states=True).hidden_states
     tokens = class_tokens(backbone, pixels)
     assert torch.equal(tokens[:, 0], hidden[2][:, 0])
     assert torch.equal(tokens[:, -1], hidden[8][:, 0])
@@ -22,5 +22,5 @@ def test_the_feature_pass_runs_no_decoder_and_no_gradient(backbone: Backbone, co
     backbone.unet.requires_grad_(True)
     for block in backbone.unet.up_blocks:
         block.register_forward_hook(lambda *_: pytest.fail("the decoder half ran"))
-    maps = first_pass(backbone, torch.randn(1, 8, 16, 16), torch.tensor([5]), conditioning.null_states()).maps
+    maps = unet_encoder_features(backbone, torch.randn(1, 8, 16, 16), torch.tensor([5]), conditioning.unconditional_embeddings()).pooled_features
     assert not any(pooled.requires_grad for pooled in maps)

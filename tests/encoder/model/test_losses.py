@@ -5,8 +5,8 @@ from torch import Tensor
 from encoder.backbone.backbone import Backbone
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder
-from encoder.model.features import class_tokens, first_pass
-from encoder.model.losses import Draw, Losses, denoising_loss, domain_tuning_loss, regularise
+from encoder.model.features import class_tokens, unet_encoder_features
+from encoder.model.losses import NoiseSample, Losses, denoising_loss, e4t_loss, embedding_regularization
 from encoder.model.weight_offsets import OffsetPredictor, set_offsets
 
 
@@ -16,11 +16,11 @@ def losses(
 ) -> Losses:
     set_offsets(backbone.unet, offsets())
     latents = backbone.posterior(pixels).mean
-    draw = Draw.for_samples([1, 2], latents.shape[1:], 1000)
-    return domain_tuning_loss(
+    draw = NoiseSample.from_seeds([1, 2], latents.shape[1:], 1000)
+    return e4t_loss(
         backbone, encoder, conditioning, latents=latents, class_tokens=class_tokens(backbone, pixels),
         prompts=conditioning.tokenize(["a portrait of a *s"] * 2), noise=draw.noise, timesteps=draw.timesteps,
-        regulariser=0.01,
+        regularization_weight=0.01,
     )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_the_word_changes_with_the_timestep_the_noise_and_the_picture(
 ) -> None:
     def word(picture: int, noise: int, timestep: int) -> Tensor:
         noisy = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(noise))
-        maps = first_pass(backbone, noisy, torch.tensor([timestep]), conditioning.null_states()).maps
+        maps = unet_encoder_features(backbone, noisy, torch.tensor([timestep]), conditioning.unconditional_embeddings()).pooled_features
         return encoder(class_tokens(backbone, pixels[picture : picture + 1]), maps)
 
     reference = word(0, 0, 500)
@@ -49,11 +49,11 @@ def test_the_word_changes_with_the_timestep_the_noise_and_the_picture(
 @pytest.mark.parametrize("copies", [1, 2, 7])
 def test_the_regulariser_does_not_depend_on_the_batch_size(copies: int) -> None:
     v = torch.randn(1, 16)
-    torch.testing.assert_close(regularise(v.expand(copies, -1), 0.01), 0.01 * v.pow(2).sum())
+    torch.testing.assert_close(embedding_regularization(v.expand(copies, -1), 0.01), 0.01 * v.pow(2).sum())
 
 
 def test_the_regulariser_is_0_at_v_0() -> None:
-    assert regularise(torch.zeros(3, 16), 0.1) == 0
+    assert embedding_regularization(torch.zeros(3, 16), 0.1) == 0
 
 
 def test_a_mask_leaves_out_what_it_covers() -> None:
@@ -64,7 +64,7 @@ def test_a_mask_leaves_out_what_it_covers() -> None:
 
 
 def test_a_samples_randomness_depends_on_its_seed_alone() -> None:
-    together, alone = Draw.for_samples([7, 8, 9], (8, 16, 16), 1000), Draw.for_samples([8], (8, 16, 16), 1000)
+    together, alone = NoiseSample.from_seeds([7, 8, 9], (8, 16, 16), 1000), NoiseSample.from_seeds([8], (8, 16, 16), 1000)
     assert torch.equal(together.noise[1], alone.noise[0])
     assert together.timesteps[1] == alone.timesteps[0]
     assert not torch.equal(together.noise[0], together.noise[1])

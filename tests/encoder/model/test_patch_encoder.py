@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoder.backbone.backbone import CLIP_MEAN, CLIP_STD, Backbone
-from encoder.backbone.shapes import outline
+from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import BackboneConfig
 from encoder.model.conditioning import Conditioning
-from encoder.model.features import first_pass
+from encoder.model.features import unet_encoder_features
 from encoder.model.patch_encoder import PatchEncoder, PatchEncoderConfig
 
 H14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -30,8 +30,8 @@ def patch_encoder(backbone: Backbone) -> PatchEncoder:
 def tokens_written_out(backbone: Backbone, pixels: Tensor) -> Tensor:
     resized = F.interpolate(pixels, (32, 32), mode="bicubic", align_corners=True)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    last = backbone.clip((((resized + 1) / 2) - mean) / std, output_hidden_states=True).hidden_states[-1]
-    normalised_class_token, patches = backbone.clip.post_layernorm(last[:, 0]), last[:, 1:]
+    last = backbone.image_encoder((((resized + 1) / 2) - mean) / std, output_hidden_states=True).hidden_states[-1]
+    normalised_class_token, patches = backbone.image_encoder.post_layernorm(last[:, 0]), last[:, 1:]
     return torch.cat([normalised_class_token[:, None], patches[:, 1::2]], dim=1)
 
 
@@ -70,7 +70,7 @@ def test_it_sees_the_class_token_and_every_second_patch_of_the_last_layer(
     backbone: Backbone, patch_encoder: PatchEncoder
 ) -> None:
     pixels = torch.rand(2, 3, 40, 40) * 2 - 1
-    seen = patch_encoder.look(backbone, pixels)
+    seen = patch_encoder.image_features(backbone, pixels)
     assert seen.shape == (2, 3, 16)
     torch.testing.assert_close(seen, tokens_written_out(backbone, pixels))
 
@@ -79,10 +79,10 @@ def test_its_word_is_the_computation_written_out(
     backbone: Backbone, patch_encoder: PatchEncoder, conditioning: Conditioning
 ) -> None:
     pixels, noisy, timesteps = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 4, 4, 4), torch.tensor([3, 700])
-    null = conditioning.null_states()
-    half = first_pass(backbone, noisy, timesteps, null)
-    made = patch_encoder(patch_encoder.look(backbone, pixels), patch_encoder.maps(half))
-    maps = maps_written_out(backbone, noisy, timesteps, null.states.expand(2, -1, -1))
+    null = conditioning.unconditional_embeddings()
+    half = unet_encoder_features(backbone, noisy, timesteps, null)
+    made = patch_encoder(patch_encoder.image_features(backbone, pixels), patch_encoder.unet_features(half))
+    maps = maps_written_out(backbone, noisy, timesteps, null.prompt_embeds.expand(2, -1, -1))
     wanted = word_written_out(patch_encoder, tokens_written_out(backbone, pixels), maps)
     torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-5)
 
@@ -91,5 +91,5 @@ def test_its_word_is_the_computation_written_out(
     ("model", "width"), [("CompVis/stable-diffusion-v1-4", 768), ("stabilityai/stable-diffusion-2-1", 1024)]
 )
 def test_with_vit_h_it_has_129_tokens_and_10880_channels(model: str, width: int) -> None:
-    shape = PatchEncoderConfig.for_backbone(outline(BackboneConfig(model=model, clip=H14)))
-    assert shape == PatchEncoderConfig(tokens=129, clip_width=1280, map_channels=10_880, embedding_width=width)
+    shape = PatchEncoderConfig.for_backbone(build_meta_backbone(BackboneConfig(model=model, image_encoder=H14)))
+    assert shape == PatchEncoderConfig(tokens=129, clip_width=1280, feature_channels=10_880, embedding_width=width)

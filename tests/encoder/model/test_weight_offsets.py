@@ -5,20 +5,20 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from encoder.backbone.backbone import Backbone
-from encoder.config import OffsetForm
+from encoder.config import OffsetType
 from encoder.errors import ModelError
 from encoder.model.weight_offsets import (
-    FORMS,
-    DirectOffset,
-    MatrixOffset,
+    OFFSET_TYPES,
+    LowRankOffset,
+    OverparametrizedOffset,
     OffsetPredictor,
     attention_projections,
     clear_offsets,
-    fold,
+    merge_offsets,
     load_offsets,
     save_offsets,
     set_offsets,
-    unfold,
+    unmerge_offsets,
 )
 
 
@@ -30,8 +30,8 @@ def predict(unet: UNet2DConditionModel) -> torch.Tensor:
     return unet(noisy, torch.tensor([10, 900]), states).sample
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_at_step_0_the_unet_with_offsets_equals_the_base_bit_for_bit(backbone: Backbone, form: OffsetForm) -> None:
+@pytest.mark.parametrize("form", OFFSET_TYPES)
+def test_at_step_0_the_unet_with_offsets_equals_the_base_bit_for_bit(backbone: Backbone, form: OffsetType) -> None:
     base = predict(backbone.unet)
     set_offsets(backbone.unet, OffsetPredictor.for_unet(backbone.unet, form)())
     assert torch.equal(predict(backbone.unet), base)
@@ -39,7 +39,7 @@ def test_at_step_0_the_unet_with_offsets_equals_the_base_bit_for_bit(backbone: B
 
 @pytest.mark.parametrize("shape", [(6, 6), (12, 5), (5, 12), (1, 4), (48, 128)])
 def test_the_collapsed_offset_equals_the_dense_one_in_value_and_in_every_gradient(shape: tuple[int, int]) -> None:
-    matrix = MatrixOffset(*shape).double()
+    matrix = OverparametrizedOffset(*shape).double()
     for parameter in matrix.parameters():
         torch.nn.init.normal_(parameter)
     weight = torch.randn(*shape, dtype=torch.double)
@@ -51,14 +51,14 @@ def test_the_collapsed_offset_equals_the_dense_one_in_value_and_in_every_gradien
 
 
 def test_the_offset_has_at_most_rank_3() -> None:
-    matrix = MatrixOffset(20, 30)
+    matrix = OverparametrizedOffset(20, 30)
     torch.nn.init.normal_(matrix.rows.weight)
     torch.nn.init.normal_(matrix.rows.bias)
     assert torch.linalg.matrix_rank(matrix.dense()) <= 3
 
 
 def test_the_direct_form_can_be_whatever_the_methods_own_form_is() -> None:
-    own, direct = MatrixOffset(12, 7), DirectOffset(12, 7)
+    own, direct = OverparametrizedOffset(12, 7), LowRankOffset(12, 7)
     torch.nn.init.normal_(own.rows.weight)
     torch.nn.init.normal_(own.rows.bias)
     u, v = own()
@@ -67,7 +67,7 @@ def test_the_direct_form_can_be_whatever_the_methods_own_form_is() -> None:
 
 
 def test_the_direct_form_has_3_out_and_2_in_numbers_and_learns_from_the_first_step() -> None:
-    offset = DirectOffset(12, 7)
+    offset = LowRankOffset(12, 7)
     assert sum(parameter.numel() for parameter in offset.parameters()) == 3 * 12 + 2 * 7
     u, v = offset()
     (u @ v.T * torch.randn(12, 7)).sum().backward()
@@ -76,7 +76,7 @@ def test_the_direct_form_has_3_out_and_2_in_numbers_and_learns_from_the_first_st
 
 
 def test_a_blank_takes_on_the_values_of_another(offsets: OffsetPredictor) -> None:
-    blank = offsets.blank()
+    blank = offsets.meta_copy()
     assert all(parameter.is_meta for parameter in blank.parameters())
     blank.load_state_dict(offsets.state_dict(), assign=True)
     for (u, v), (other_u, other_v) in zip(blank().values(), offsets().values(), strict=True):
@@ -89,14 +89,14 @@ def test_folded_and_unfolded_unets_agree(backbone: Backbone, offsets: OffsetPred
     set_offsets(backbone.unet, offsets())
     applied = predict(backbone.unet)
     clear_offsets(backbone.unet)
-    fold(backbone.unet, offsets())
+    merge_offsets(backbone.unet, offsets())
     torch.testing.assert_close(predict(backbone.unet), applied, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(applied, base, atol=1e-3)
 
 
 def test_unfolding_leaves_the_base_bit_identical(backbone: Backbone, offsets: OffsetPredictor) -> None:
     before = {name: parameter.clone() for name, parameter in backbone.unet.named_parameters()}
-    unfold(backbone.unet, fold(backbone.unet, offsets()))
+    unmerge_offsets(backbone.unet, merge_offsets(backbone.unet, offsets()))
     assert all(torch.equal(parameter, before[name]) for name, parameter in backbone.unet.named_parameters())
 
 
@@ -124,7 +124,7 @@ def test_offsets_of_another_unet_are_refused(backbone: Backbone, offsets: Offset
     wrong = dict(offsets())
     wrong.popitem()
     with pytest.raises(ModelError, match="another UNet"):
-        fold(backbone.unet, wrong)
+        merge_offsets(backbone.unet, wrong)
 
 
 def test_every_query_key_and_value_of_every_attention_is_met(backbone: Backbone) -> None:
@@ -138,5 +138,5 @@ def test_without_offsets_the_unet_is_the_bases_and_folding_changes_nothing(backb
     before = {name: tensor.clone() for name, tensor in backbone.unet.state_dict().items()}
     set_offsets(backbone.unet, nothing())
     save_offsets(nothing(), tmp_path / "offsets.safetensors")
-    fold(backbone.unet, load_offsets(tmp_path / "offsets.safetensors"))
+    merge_offsets(backbone.unet, load_offsets(tmp_path / "offsets.safetensors"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.unet.state_dict().items())

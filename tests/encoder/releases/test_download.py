@@ -16,7 +16,7 @@ from encoder.hub_client import is_hub_id, resolved_revision
 from encoder.pipeline import E4TPipeline
 from encoder.releases import download as encoder_hub
 from encoder.releases.download import release_folder
-from encoder.releases.release import INDEX, WHOLE, Release
+from encoder.releases.release import INDEX, REQUIRED_FILES, Release
 from tests.bases import SHIPPED
 from tests.hub_server import TOKEN, Files, Hub, files_in
 
@@ -162,7 +162,7 @@ def test_a_private_release_wants_a_token(hub: Hub, faces: Files, monkeypatch: py
     assert files_in(release_folder("me/faces")) == faces
 
 
-@pytest.mark.parametrize("missing", sorted(WHOLE))
+@pytest.mark.parametrize("missing", sorted(REQUIRED_FILES))
 def test_a_model_that_is_no_release_is_not_downloaded(hub: Hub, faces: Files, missing: str) -> None:
     del faces[missing]
     hub.put("me/faces", faces)

@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.shapes import outline
+from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import BackboneConfig
 from encoder.errors import ModelError
-from encoder.model.weight_offsets import attention_projections, fold, load_offsets, save_offsets
-from encoder.releases.mkshing import offset_shapes, read_encoder, read_offsets, tower_shapes
+from encoder.model.weight_offsets import attention_projections, merge_offsets, load_offsets, save_offsets
+from encoder.releases.mkshing import offset_shapes, read_encoder, read_offsets, vision_shapes
 from tests.mkshing import tower, weight_offsets, write_checkpoint
 
-SD1 = BackboneConfig(model="CompVis/stable-diffusion-v1-4", clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+SD1 = BackboneConfig(model="CompVis/stable-diffusion-v1-4", image_encoder="laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def test_folded_they_are_the_weights_that_project_computes_with(backbone: Backbo
     tensors, name = weight_offsets(backbone.unet), "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     torch.save(tensors, tmp_path / "weight_offsets.pt")
     weight = backbone.unet.get_submodule(name).weight.detach().clone()
-    fold(backbone.unet, read_offsets(tmp_path / "weight_offsets.pt", backbone.unet))
+    merge_offsets(backbone.unet, read_offsets(tmp_path / "weight_offsets.pt", backbone.unet))
     wanted = weight * (1 + dense(tensors, name.replace("to_", "wo_")).float())
     torch.testing.assert_close(backbone.unet.get_submodule(name).weight.detach(), wanted, rtol=0, atol=1e-5)
 
 
 def test_of_stable_diffusion_1_the_573_mb_become_one_and_a_half() -> None:
-    unet = outline(SD1).unet
+    unet = build_meta_backbone(SD1).unet
     matrices = [(linear.out_features, linear.in_features) for linear in attention_projections(unet).values()]
     assert len(matrices) == 96
     assert 4 * sum(map(prod, offset_shapes(unet).values())) == 4 * 143_226_592 == 572_906_368
@@ -70,15 +70,15 @@ def test_of_stable_diffusion_1_the_573_mb_become_one_and_a_half() -> None:
 
 
 def test_the_tower_of_vit_h_has_the_391_tensors_of_open_clips() -> None:
-    shapes = tower_shapes(outline(SD1).clip)
+    shapes = vision_shapes(build_meta_backbone(SD1).image_encoder)
     assert (len(shapes), shapes["clip_vision.positional_embedding"]) == (391, (257, 1280))
     assert shapes["clip_vision.transformer.resblocks.31.attn.in_proj_weight"] == (3840, 1280)
 
 
 def test_a_trained_tower_comes_along_and_sees_the_same(base: Path, backbone: Backbone, tmp_path: Path) -> None:
-    trained = CLIPVisionModel(CLIPVisionConfig(**backbone.clip.config.to_dict()))
+    trained = CLIPVisionModel(CLIPVisionConfig(**backbone.image_encoder.config.to_dict()))
     checkpoint = write_checkpoint(tmp_path / "checkpoint", base, trained_tower=trained)
-    assert tower_shapes(trained) == {name: tuple(tensor.shape) for name, tensor in tower(trained).items()}
+    assert vision_shapes(trained) == {name: tuple(tensor.shape) for name, tensor in tower(trained).items()}
     _, read = read_encoder(checkpoint / "encoder.pt", backbone)
     assert read is not None
     read.save_pretrained(tmp_path / "clip")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from encoder.errors import ModelError
-from encoder.releases.torch_file import PICKLE, read_tensors
+from encoder.releases.torch_file import MAX_PICKLE_BYTES, read_tensors
 
 SHAPES = {"a.weight": (3, 5), "a.bias": (3,)}
 
@@ -107,16 +107,16 @@ def test_what_is_not_wanted_is_said(refused: Callable[[Any], str], content: Any,
 
 
 def test_a_file_larger_than_its_tensors_is_not_opened(refused: Callable[[Any], str]) -> None:
-    assert "more than the" in refused(tensors(padding=torch.zeros(PICKLE)))
+    assert "more than the" in refused(tensors(padding=torch.zeros(MAX_PICKLE_BYTES)))
 
 
 def test_a_file_that_unpacks_to_more_is_not_unpacked(tmp_path: Path, refused: Callable[[Any], str]) -> None:
-    torch.save(tensors(zeros=torch.zeros(50 * PICKLE)), tmp_path / "large.pt")
+    torch.save(tensors(zeros=torch.zeros(50 * MAX_PICKLE_BYTES)), tmp_path / "large.pt")
     packed = tmp_path / "packed.pt"
     with zipfile.ZipFile(tmp_path / "large.pt") as large, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as small:
         for entry in large.infolist():
             small.writestr(entry.filename, large.read(entry))
-    assert packed.stat().st_size < PICKLE
+    assert packed.stat().st_size < MAX_PICKLE_BYTES
     assert "unpacks to more" in refused(packed.read_bytes())
 
 

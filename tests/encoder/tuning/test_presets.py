@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import Identifier, LearnedWord
+from encoder.concepts.concept_tokens import RareToken, LearnedToken
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from encoder.errors import ConfigError, ModelError
 from encoder.images import to_images
@@ -26,10 +26,10 @@ QUICK = {"steps": 2, "batch_size": 2}
 @pytest.fixture(params=list(UNETS))
 def pipe(request: pytest.FixtureRequest, family_folders: Path) -> E4TPipeline:
     """A base that nothing was pre-trained on."""
-    return E4TPipeline.untrained(
+    return E4TPipeline.from_base(
         BackboneConfig(model=str(family_folders / request.param)),
         ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)),
-        sample_config=SampleConfig(steps=2),
+        sample_config=SampleConfig(num_inference_steps=2),
     )
 
 
@@ -41,7 +41,7 @@ def image(pixels: Tensor) -> Image.Image:
 def tuned_by(pipe: E4TPipeline, method: str, image: Image.Image | list[Image.Image], **settings: object) -> Concept:
     """A concept by a method of two steps, with few pictures of the prior."""
     config = replace(METHODS[method], **QUICK)
-    pipe.tune_config = replace(config, prior_pictures=min(config.prior_pictures, 3))
+    pipe.tune_config = replace(config, prior_pictures=min(config.num_class_images, 3))
     return pipe.tune(image, **settings)
 
 
@@ -52,15 +52,15 @@ def state(pipe: E4TPipeline) -> dict[str, Tensor]:
 def test_textual_inversion_learns_an_embedding_and_nothing_else(pipe: E4TPipeline, image: Image.Image) -> None:
     before, start = state(pipe), pipe.conditioning.domain_embedding()
     concept = tuned_by(pipe, "textual-inversion", image)
-    assert isinstance(concept.word, LearnedWord)
-    assert not concept.changes
-    assert not torch.equal(concept.word.embedding, start)
+    assert isinstance(concept.token, LearnedToken)
+    assert not concept.weight_deltas
+    assert not torch.equal(concept.token.embedding, start)
     assert all(torch.equal(tensor, before[name]) for name, tensor in pipe.backbone.state_dict().items())
 
 
 def test_a_learned_word_starts_as_the_domain_word(pipe: E4TPipeline, image: Image.Image) -> None:
     concept = tuned_by(pipe, "textual-inversion", image, steps=0)
-    assert torch.equal(concept.word.embedding, pipe.conditioning.domain_embedding())
+    assert torch.equal(concept.token.embedding, pipe.conditioning.domain_embedding())
     painted = pipe.sample([PROMPT], pipe.sample_config, seed=1)
     pipe.unload_concept()
     assert torch.equal(pipe.sample([PROMPT.replace("*s", "person")], pipe.sample_config, seed=1), painted)
@@ -68,21 +68,21 @@ def test_a_learned_word_starts_as_the_domain_word(pipe: E4TPipeline, image: Imag
 
 def test_dreambooth_changes_the_unet_alone_and_speaks_of_the_identifier(pipe: E4TPipeline, image: Image.Image) -> None:
     concept = tuned_by(pipe, "dreambooth", image)
-    assert (concept.word, concept.changes.keys()) == (Identifier("sks"), {"unet"})
+    assert (concept.token, concept.weight_deltas.keys()) == (RareToken("sks"), {"unet"})
     spoken = pipe.sample([PROMPT.replace("*s", "sks person")], pipe.sample_config, seed=1)
     assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seed=1), spoken)
 
 
 def test_dreambooth_may_tune_the_text_encoders_too(pipe: E4TPipeline, image: Image.Image) -> None:
-    texts = {"text_encoder", "text_encoder_2"} if len(pipe.backbone.text.encoders) == 2 else {"text_encoder"}
-    assert tuned_by(pipe, "dreambooth", image, text_encoder=True).changes.keys() == {"unet"} | texts
+    texts = {"text_encoder", "text_encoder_2"} if len(pipe.backbone.text_encoders.encoders) == 2 else {"text_encoder"}
+    assert tuned_by(pipe, "dreambooth", image, text_encoder=True).weight_deltas.keys() == {"unet"} | texts
 
 
 def test_pivotal_tuning_keeps_the_word_that_it_starts_from(pipe: E4TPipeline, image: Image.Image) -> None:
     pivot = tuned_by(pipe, "textual-inversion", image)
     concept = tuned_by(pipe, "pivotal", image, start=pivot)
-    assert torch.equal(concept.word.embedding, pivot.word.embedding)
-    assert concept.changes.keys() == {"unet"}
+    assert torch.equal(concept.token.embedding, pivot.token.embedding)
+    assert concept.weight_deltas.keys() == {"unet"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -119,13 +119,13 @@ class TestThePrior:
         torch.testing.assert_close(one.total, two.total)
 
     def test_takes_pictures_that_are_given(self, pipe: E4TPipeline, image: Image.Image) -> None:
-        made = pipe.prior_pictures(3)
+        made = pipe.generate_class_images(3)
         assert self.losses(pipe, image, prior=made)[0].total == self.losses(pipe, image)[0].total
 
     def test_keeps_what_the_base_makes(self, pipe: E4TPipeline, image: Image.Image) -> None:
         """After steps that are far too large the domain word means what it did, more than without the prior."""
-        made = pipe.prior_pictures(3)
-        pixels = torch.cat([pipe.pixels(picture) for picture in made])
+        made = pipe.generate_class_images(3)
+        pixels = torch.cat([pipe.preprocess(picture) for picture in made])
 
         def loss_after(weight: float) -> float:
             tuned_by(pipe, "dreambooth", image, prior=made, prior_weight=weight, learning_rate=1e-3, steps=20)
@@ -143,4 +143,4 @@ def test_tuning_starts_from_a_learned_word_only(pipe: E4TPipeline, image: Image.
 
 def test_there_must_be_something_to_tune() -> None:
     with pytest.raises(ConfigError, match="nothing to tune"):
-        TuneConfig(word="identifier", train="nothing")
+        TuneConfig(token_type="identifier", trainable="nothing")

@@ -5,16 +5,16 @@ import torch
 from torch import Tensor, nn
 
 from encoder.backbone.backbone import Backbone
-from encoder.concepts.concept import Concept, LoadedConcept
-from encoder.concepts.weight_deltas import Change, Changes, LowRank, dense
+from encoder.concepts.concept import Concept, AppliedConcept
+from encoder.concepts.weight_deltas import WeightDelta, WeightDeltas, LowRankDelta, to_dense
 from encoder.config import BackboneConfig, ConditioningConfig, Precision, TuneConfig
 from encoder.errors import ConfigError, ModelError
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder
 from encoder.model.features import class_tokens
-from encoder.model.losses import Draw, domain_tuning_loss
-from encoder.tuning.trainable import parts_of
-from encoder.tuning.tuner import Pictures, tune
+from encoder.model.losses import NoiseSample, e4t_loss
+from encoder.tuning.trainable import concept_modules
+from encoder.tuning.tuner import TuningImages, tune
 from tests.bases import SHIPPED
 
 QUICK = {"steps": 2, "batch_size": 2, "learning_rate": 1e-4}
@@ -25,8 +25,8 @@ Tune = Callable[..., list[Concept]]
 def tuned(backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor) -> Tune:
     """Tune on the first person, quickly unless told; gives the concepts."""
 
-    def run(pictures: Pictures | None = None, *, stops: tuple[int, ...] | None = None, **settings: object) -> list:
-        config, pictures = TuneConfig(**QUICK | settings), pictures or Pictures(pixels=pixels[:1])
+    def run(pictures: TuningImages | None = None, *, stops: tuple[int, ...] | None = None, **settings: object) -> list:
+        config, pictures = TuneConfig(**QUICK | settings), pictures or TuningImages(pixels=pixels[:1])
         return tune(backbone, encoder, conditioning, pictures, config, release="test", stops=stops)
 
     return run
@@ -43,17 +43,17 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 def distance(one: Concept, other: Concept) -> float:
     """Of what they do to the UNet, relative to it."""
     a, b = (
-        torch.cat([rows(change).flatten() for change in concept.changes["unet"].values()]) for concept in (one, other)
+        torch.cat([rows(change).flatten() for change in concept.weight_deltas["unet"].values()]) for concept in (one, other)
     )
     return float((a - b).norm() / a.norm())
 
 
-def rows(change: Change) -> Tensor:
+def rows(change: WeightDelta) -> Tensor:
     if isinstance(change, Tensor):
         return change.float()
-    if isinstance(change, LowRank):
+    if isinstance(change, LowRankDelta):
         return change.up.float() @ change.down.float()
-    return dense(change, torch.Size(change.values.shape))  # of 8 bits
+    return to_dense(change, torch.Size(change.values.shape))  # of 8 bits
 
 
 def test_15_steps_lower_the_loss_of_the_picture(
@@ -62,19 +62,19 @@ def test_15_steps_lower_the_loss_of_the_picture(
     latents = backbone.posterior(pixels[:1]).mean.expand(8, -1, -1, -1)
     tokens = class_tokens(backbone, pixels[:1]).expand(8, -1, -1)
     prompts = conditioning.tokenize(["a portrait of a *s"] * 8)
-    draw = Draw.for_samples(range(8), latents.shape[1:], 1000)
+    draw = NoiseSample.from_seeds(range(8), latents.shape[1:], 1000)
 
     @torch.no_grad()
     def loss() -> float:
-        losses = domain_tuning_loss(
+        losses = e4t_loss(
             backbone, encoder, conditioning, latents=latents, class_tokens=tokens, prompts=prompts,
-            noise=draw.noise, timesteps=draw.timesteps, regulariser=0.0,
+            noise=draw.noise, timesteps=draw.timesteps, regularization_weight=0.0,
         )  # fmt: skip
         return float(losses.denoising)
 
     before = loss()
     [concept] = tuned(steps=15, batch_size=8)
-    LoadedConcept(concept, parts_of(backbone, encoder))
+    AppliedConcept(concept, concept_modules(backbone, encoder))
     assert loss() < before
 
 
@@ -94,9 +94,9 @@ def test_an_interrupt_leaves_the_models_as_they_were(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before, config = weights(backbone, encoder), TuneConfig(**QUICK, train=train)
+    before, config = weights(backbone, encoder), TuneConfig(**QUICK, trainable=train)
     with pytest.raises(KeyboardInterrupt):
-        tune(backbone, encoder, conditioning, Pictures(pixels=pixels[:1]), config, release="test", on_step=interrupt)
+        tune(backbone, encoder, conditioning, TuningImages(pixels=pixels[:1]), config, release="test", on_step=interrupt)
     assert same(weights(backbone, encoder), before)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
@@ -107,7 +107,7 @@ def test_loading_and_unloading_a_concept_leaves_the_models_bit_identical(
 ) -> None:
     [concept] = tuned(train=train, lora_learning_rate=0.01)
     before = weights(backbone, encoder)
-    loaded = LoadedConcept(concept, parts_of(backbone, encoder))
+    loaded = AppliedConcept(concept, concept_modules(backbone, encoder))
     assert not same(weights(backbone.unet), before)
     loaded.unload()
     assert same(weights(backbone, encoder), before)
@@ -115,7 +115,7 @@ def test_loading_and_unloading_a_concept_leaves_the_models_bit_identical(
 
 def test_small_batches_come_to_every_picture(tuned: Tune, pixels: Tensor) -> None:
     first = torch.cat([pixels[:1], pixels[:1]])
-    both, same = (tuned(Pictures(pixels=shown), batch_size=1, steps=2)[0] for shown in (pixels, first))
+    both, same = (tuned(TuningImages(pixels=shown), batch_size=1, steps=2)[0] for shown in (pixels, first))
     assert distance(both, same) > 0
 
 
@@ -130,7 +130,7 @@ def test_another_seed_gives_another_concept(tuned: Tune) -> None:
 
 def test_0_steps_change_no_weight(tuned: Tune) -> None:
     [concept] = tuned(steps=0)
-    assert not any(change.any() for change in concept.changes["unet"].values())
+    assert not any(change.any() for change in concept.weight_deltas["unet"].values())
 
 
 def test_a_stop_on_the_way_is_what_tuning_that_far_gives(tuned: Tune) -> None:
@@ -140,13 +140,13 @@ def test_a_stop_on_the_way_is_what_tuning_that_far_gives(tuned: Tune) -> None:
 
 
 def test_attention_tuning_changes_attention_only(tuned: Tune) -> None:
-    changes: Changes = tuned(train="attention")[0].changes["unet"]
+    changes: WeightDeltas = tuned(train="attention")[0].weight_deltas["unet"]
     assert changes
     assert all(".attn" in name for name in changes)
 
 
 def test_low_rank_tuning_leaves_two_thin_factors_for_every_projection(backbone: Backbone, tuned: Tune) -> None:
-    changes = tuned(train="lora", lora_rank=3)[0].changes["unet"]
+    changes = tuned(train="lora", lora_rank=3)[0].weight_deltas["unet"]
     shapes = {name: tuple(parameter.shape) for name, parameter in backbone.unet.named_parameters()}
     assert all((*change.up.shape, *change.down.shape) == (shapes[name][0], 3, 3, shapes[name][1])
                for name, change in changes.items())  # fmt: skip
@@ -155,8 +155,8 @@ def test_low_rank_tuning_leaves_two_thin_factors_for_every_projection(backbone: 
 
 
 def test_the_text_encoder_learns_if_asked(tuned: Tune) -> None:
-    assert not tuned()[0].changes.get("text_encoder")
-    assert any(change.any() for change in tuned(text_encoder=True)[0].changes["text_encoder"].values())
+    assert not tuned()[0].weight_deltas.get("text_encoder")
+    assert any(change.any() for change in tuned(text_encoder=True)[0].weight_deltas["text_encoder"].values())
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_8_bit_moments_learn_nearly_the_same(tuned: Tune) -> None:
 def in_precision(dtype: Precision, encoder: DomainEncoder, pixels: Tensor, **settings: object) -> Concept:
     """What a base held so learns."""
     backbone = Backbone.load(BackboneConfig(model=str(SHIPPED), dtype=dtype))
-    conditioning = Conditioning.of(backbone, ConditioningConfig(domain_word="person"))
+    conditioning = Conditioning.from_backbone(backbone, ConditioningConfig(domain_word="person"))
     config = TuneConfig(**QUICK | settings)
-    [concept] = tune(backbone, encoder, conditioning, Pictures(pixels=pixels[:1]), config, release="test")
+    [concept] = tune(backbone, encoder, conditioning, TuningImages(pixels=pixels[:1]), config, release="test")
     return concept
 
 
@@ -204,18 +204,18 @@ def test_a_mask_weighs_the_loss(tuned: Tune, pixels: Tensor) -> None:
     everything = torch.ones(1, 1, *pixels.shape[-2:])
     half = everything.clone()
     half[..., 32:] = 0
-    plain, all_of_it, left = (tuned(Pictures(pixels=pixels[:1], masks=mask))[0] for mask in (None, everything, half))
+    plain, all_of_it, left = (tuned(TuningImages(pixels=pixels[:1], masks=mask))[0] for mask in (None, everything, half))
     assert distance(plain, all_of_it) < 0.02
     assert distance(plain, left) > 0.1
 
 
 def test_an_empty_mask_is_refused(pixels: Tensor) -> None:
     with pytest.raises(ModelError, match="covers nothing"):
-        Pictures(pixels=pixels[:1], masks=torch.zeros(1, 1, 64, 64))
+        TuningImages(pixels=pixels[:1], masks=torch.zeros(1, 1, 64, 64))
 
 
 def test_several_pictures_are_learned_together(tuned: Tune, pixels: Tensor) -> None:
-    [concept] = tuned(Pictures(pixels=pixels))
+    [concept] = tuned(TuningImages(pixels=pixels))
     assert concept.settings["pictures"] == 2
     assert distance(concept, tuned()[0]) > 0.1
 

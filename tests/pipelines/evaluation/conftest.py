@@ -47,7 +47,7 @@ def recipe(album: PrepareConfig, tmp_path: Path) -> Recipe:
         conditioning=ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)),
         pretrain=PretrainConfig(hidden_width=512),
         tune=TuneConfig(batch_size=2),
-        sample=SampleConfig(steps=2),
+        sample=SampleConfig(num_inference_steps=2),
         evaluate=EvaluateConfig(concepts=2, shown=2, edits=2, steps=(0, 1)),
         compare=CompareConfig(systems=SYSTEMS),
     )

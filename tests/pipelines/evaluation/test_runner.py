@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import ImageChops
 
-from encoder.concepts.concept_tokens import LearnedWord
+from encoder.concepts.concept_tokens import LearnedToken
 from encoder.releases.release import Release
 from pipelines.config.evaluation import BARE, RELEASE, System
 from pipelines.config.recipe import Recipe
@@ -58,7 +58,7 @@ def test_pivotal_tuning_takes_up_the_inversions_word_and_its_seconds(comparison:
     inversion, pivotal = comparison.systems[1:3]
     case = comparison.cases[0]
     before, after = (comparison.results.load(system, case) for system in (inversion, pivotal))
-    assert isinstance(before.concept.word, LearnedWord)
+    assert isinstance(before.concept.token, LearnedToken)
     assert after.seconds[1] > before.seconds[2] > before.seconds[1] > 0
 
 
@@ -86,5 +86,5 @@ def test_a_system_may_start_from_a_release_on_the_hub(recipe: Recipe, release: P
     hub.put("me/faces", files_in(release))
     systems = [System(name="theirs", method="e4t", start=start) for start in ("me/faces", RELEASE, BARE)]
     starts = [system.start for system in Comparison(recipe, systems, release, tmp_path / "out").systems]
-    assert Release.open(starts[0]).identity == "faces 1.0.1"
+    assert Release.open(starts[0]).id == "faces 1.0.1"
     assert starts[1:] == [str(release), BARE]

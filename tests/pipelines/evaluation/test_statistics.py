@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from encoder.errors import ConfigError
-from encoder.metrics import Recogniser
+from encoder.metrics import ImageFeatureExtractor
 from pipelines.config.evaluation import System
 from pipelines.evaluation.statistics import Estimate, Score, rows, write_csv
 
@@ -60,11 +60,11 @@ def recogniser(tmp_path: Path) -> Path:
 
 
 def test_a_recogniser_is_any_picture_model_of_transformers(recogniser: Path, pixels: Tensor) -> None:
-    features = Recogniser(str(recogniser)).pictures(pixels)
+    features = ImageFeatureExtractor(str(recogniser)).image_features(pixels)
     assert features.shape == (2, 16)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
 
 
 def test_a_recogniser_that_is_none_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="recogniser .* cannot be loaded"):
-        Recogniser(str(tmp_path))
+        ImageFeatureExtractor(str(tmp_path))

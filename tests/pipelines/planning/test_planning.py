@@ -41,7 +41,7 @@ def tuned(**changes: Any) -> Plan:  # noqa: ANN401
 
 def test_sd15_with_vit_h_trains_what_the_method_says() -> None:
     """Conformance check 9, seen from the plan: 143,226,592 parameters of the offsets, or 373,632."""
-    recipe = replace(SMALL, base=BackboneConfig(model=SD1, clip=VIT_H), data=replace(SMALL.data, resolution=64))
+    recipe = replace(SMALL, base=BackboneConfig(model=SD1, image_encoder=VIT_H), data=replace(SMALL.data, resolution=64))
     faithful = plan_pretraining(recipe, GPU, 1)
     direct = plan_pretraining(replace(recipe, pretrain=replace(recipe.pretrain, offsets="direct")), GPU, 1)
     assert faithful.trained - direct.trained == 143_226_592 - 373_632

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
-from encoder.model.features import Encoded, encode_pictures
+from encoder.model.features import EncodedImages, encode_images
 from pipelines.pretraining.feature_cache import encoded
 
 E4T = Callable[..., tuple[int, str, str]]
 
 
 def test_what_is_kept_is_what_was_encoded_to_rounding(backbone: Backbone, pixels: Tensor) -> None:
-    fresh = encode_pictures(backbone, pixels)
-    kept = encoded({name: tensor.bfloat16() for name, tensor in fresh.tensors().items()}, torch.device("cpu"))
-    assert isinstance(kept, Encoded)
+    fresh = encode_images(backbone, pixels)
+    kept = encoded({name: tensor.bfloat16() for name, tensor in fresh.to_tensors().items()}, torch.device("cpu"))
+    assert isinstance(kept, EncodedImages)
     for again, first in (
         (kept.posterior.mean, fresh.posterior.mean),
         (kept.posterior.std, fresh.posterior.std),
@@ -26,10 +26,10 @@ def test_what_is_kept_is_what_was_encoded_to_rounding(backbone: Backbone, pixels
 
 
 def test_another_weight_is_another_fingerprint(backbone: Backbone) -> None:
-    before = backbone.fingerprint("vae"), backbone.fingerprint("clip")
+    before = backbone.part_digest("vae"), backbone.part_digest("clip")
     next(backbone.vae.parameters()).data[0] += 1e-3
-    assert backbone.fingerprint("vae") != before[0]
-    assert backbone.fingerprint("clip") == before[1]
+    assert backbone.part_digest("vae") != before[0]
+    assert backbone.part_digest("clip") == before[1]
 
 
 @pytest.mark.slow

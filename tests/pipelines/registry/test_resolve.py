@@ -32,7 +32,7 @@ def test_a_folder_is_where_it_is(tmp_path: Path) -> None:
 def test_a_version_is_had_by_alias_and_by_number(release: Release, recipe: Recipe, place: str) -> None:
     found = release_at(place.format(release.name), recipe.runs)
     assert found.is_relative_to(cache_folder() / "releases")
-    assert (Release.open(found).identity, Release.open(found).digest) == (release.identity, release.digest)
+    assert (Release.open(found).id, Release.open(found).content_digest) == (release.id, release.content_digest)
 
 
 def test_the_second_time_nothing_is_fetched(release: Release, recipe: Recipe) -> None:
@@ -42,7 +42,7 @@ def test_the_second_time_nothing_is_fetched(release: Release, recipe: Recipe) ->
     for path in stored:
         path.write_bytes(b"other bytes")
     assert release_at(f"models:/{release.name}/1", recipe.runs) == first
-    assert Release.open(first).digest == release.digest
+    assert Release.open(first).content_digest == release.content_digest
 
 
 def test_the_cache_is_where_the_environment_says(
@@ -57,14 +57,14 @@ def test_the_cache_is_where_the_environment_says(
 def test_several_that_fetch_the_same_at_once_all_get_it(release: Release, recipe: Recipe) -> None:
     found: list[str] = []
     threads = [
-        Thread(target=lambda: found.append(Release.open(release_at(f"models:/{release.name}/1", recipe.runs)).digest))
+        Thread(target=lambda: found.append(Release.open(release_at(f"models:/{release.name}/1", recipe.runs)).content_digest))
         for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [release.digest] * 4
+    assert found == [release.content_digest] * 4
     [kept] = (cache_folder() / "releases").iterdir()
     assert not kept.name.startswith("."), "nothing half is left"
 
@@ -78,7 +78,7 @@ def test_what_the_server_has_lost_is_one_line_and_nothing_half_is_kept(release: 
     finally:
         away.rename(stored)
     assert "\n" not in str(caught.value)
-    assert Release.open(release_at(f"models:/{release.name}/1", recipe.runs)).digest == release.digest
+    assert Release.open(release_at(f"models:/{release.name}/1", recipe.runs)).content_digest == release.content_digest
 
 
 def test_what_is_stored_and_is_not_what_was_registered_is_refused(release: Release, recipe: Recipe) -> None:

@@ -199,20 +199,20 @@ def test_a_release_below_the_gate_is_not_there_at_all(recipe: Recipe, trained: T
     made_run(recipe, trained, 300)
     with pytest.raises(RunError, match="no evaluation of this checkpoint"):
         released(recipe, tmp_path / "release")
-    looked_at = Release.open(candidate(recipe)).digest
+    looked_at = Release.open(candidate(recipe)).content_digest
     evaluate(recipe, looked_at, likeness=0.4)
     with pytest.raises(RunError, match="likeness is 0.400 of 0.5"):
         released(recipe, tmp_path / "release")
     assert not (tmp_path / "release").exists()
     evaluate(recipe, looked_at, likeness=0.5)
-    assert released(recipe, tmp_path / "release").digest == looked_at
+    assert released(recipe, tmp_path / "release").content_digest == looked_at
 
 
 def test_what_is_evaluated_before_there_is_a_release_is_the_newest_checkpoint(
     recipe: Recipe, run: Run, trained: Trained
 ) -> None:
     first = Release.open(candidate(recipe))
-    assert (first.folder, first.identity) == (run.folder / "candidate", "faces 0.0.0-step.00000300")
+    assert (first.folder, first.id) == (run.folder / "candidate", "faces 0.0.0-step.00000300")
     written = (first.folder / INDEX).stat().st_mtime_ns
     candidate(recipe)
     assert (first.folder / INDEX).stat().st_mtime_ns == written, "it is not made anew"

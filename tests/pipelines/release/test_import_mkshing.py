@@ -15,7 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from encoder.concepts.concept import Concept
 from encoder.errors import ModelError
 from encoder.model.patch_encoder import PatchEncoder
-from encoder.model.registry import encoder_of
+from encoder.model.registry import build_encoder
 from encoder.pipeline import E4TPipeline
 from tests.mkshing import write_checkpoint
 
@@ -85,7 +85,7 @@ def test_tuning_changes_its_encoder_and_lowers_the_loss(imported: Import, checkp
     assert isinstance(pipe.domain_encoder, PatchEncoder)
     settings = {"steps": 12, "batch_size": 16, "learning_rate": 1e-3, "regulariser": 0.0}
     concept = pipe.tune(ORANGE, on_step=lambda _, loss: losses.append(float(loss.denoising)), **settings)
-    assert {"from_unet.0.weight", "joined.weight", "from_clip.2.weight"} <= concept.changes["encoder"].keys()
+    assert {"from_unet.0.weight", "joined.weight", "from_clip.2.weight"} <= concept.weight_deltas["encoder"].keys()
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
@@ -126,7 +126,7 @@ def test_a_tower_that_was_trained_but_is_missing_is_asked_for(imported: Import, 
 
 def test_its_release_serves_the_other_methods_bare(imported: Import, checkpoint: Path, tmp_path: Path) -> None:
     assert imported(checkpoint)[0] == 0
-    pipe = E4TPipeline.from_pretrained(tmp_path / "release", device="cpu", bare=True)
+    pipe = E4TPipeline.from_pretrained(tmp_path / "release", device="cpu", base_only=True)
     assert pipe("a photo of a person", steps=2)[0].size == (32, 32)
 
 
@@ -190,4 +190,4 @@ def test_a_wrong_option_is_a_wrong_recipe(imported: Import, checkpoint: Path, wo
 
 def test_an_encoder_of_an_unknown_kind_asks_for_a_newer_e4t() -> None:
     with pytest.raises(ModelError, match="upgrade e4t"):
-        encoder_of(kind="of tomorrow")
+        build_encoder(kind="of tomorrow")

@@ -184,7 +184,7 @@ def test_a_release_file_that_was_altered_is_named(chain: Chain, e4t: E4T, file: 
 
 
 def test_a_version_that_says_other_weights_differs(chain: Chain, e4t: E4T) -> None:
-    written = Release.open(chain.release).digest
+    written = Release.open(chain.release).content_digest
     look(e4t, chain)  # fetched before it is tampered with
     chain.client.set_model_version_tag("small", "1", "e4t.weights", "0" * 64)
     try:

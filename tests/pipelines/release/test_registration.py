@@ -48,7 +48,7 @@ def test_a_registered_release_is_the_candidate_and_comes_back_as_it_was(
     candidate = client.get_model_version_by_alias(recipe.name, "candidate")
     assert int(candidate.version) == 2
     assert candidate.tags["semantic_version"] == "1.1.0"
-    assert candidate.tags["e4t.weights"] == releases[1].digest
+    assert candidate.tags["e4t.weights"] == releases[1].content_digest
     assert candidate.run_id == known_run(recipe, "release-1.1.0")
     back = release_at(f"models:/{recipe.name}@candidate", recipe.runs)
     files = [path.relative_to(back) for path in sorted(back.rglob("*")) if path.is_file()]

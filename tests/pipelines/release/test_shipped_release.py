@@ -11,7 +11,7 @@ from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
 from data_prep.synthetic.faces import Identity, Scene, draw
 from encoder.model.features import class_tokens
-from encoder.model.losses import Draw, domain_tuning_loss
+from encoder.model.losses import NoiseSample, e4t_loss
 from encoder.pipeline import E4TPipeline
 
 RELEASE = Path(__file__).parents[3] / "models" / "faces"
@@ -31,9 +31,9 @@ def held_out_people(count: int) -> list[tuple[Image.Image, str]]:
 @torch.no_grad()
 def loss(pipe: E4TPipeline, picture: Image.Image, caption: str) -> float:
     """The picture's denoising loss at fixed noise and timesteps."""
-    pixels = pipe.pixels(picture)
-    noise = Draw.for_samples(range(DRAWS), pipe.backbone.latent_shape(64), 1000)
-    losses = domain_tuning_loss(
+    pixels = pipe.preprocess(picture)
+    noise = NoiseSample.from_seeds(range(DRAWS), pipe.backbone.latent_shape(64), 1000)
+    losses = e4t_loss(
         pipe.backbone,
         pipe.domain_encoder,
         pipe.conditioning,
@@ -42,7 +42,7 @@ def loss(pipe: E4TPipeline, picture: Image.Image, caption: str) -> float:
         prompts=pipe.conditioning.tokenize([caption] * DRAWS),
         noise=noise.noise,
         timesteps=noise.timesteps,
-        regulariser=0.0,
+        regularization_weight=0.0,
     )
     return float(losses.denoising)
 
@@ -50,7 +50,7 @@ def loss(pipe: E4TPipeline, picture: Image.Image, caption: str) -> float:
 def losses_on_the_way(pipe: E4TPipeline, picture: Image.Image, caption: str) -> tuple[float, float]:
     """Before tuning and after 15 steps."""
     found = []
-    for concept in pipe.tune_at(picture, (0, 15), caption=caption):
+    for concept in pipe.tune_checkpoints(picture, (0, 15), caption=caption):
         pipe.load_concept(concept)
         found.append(loss(pipe, picture, caption))
     pipe.unload_concept()
@@ -65,7 +65,7 @@ def release() -> E4TPipeline:
 @pytest.fixture(scope="module")
 def untrained(release: E4TPipeline) -> E4TPipeline:
     """The same base with a fresh encoder and no offsets."""
-    return E4TPipeline.untrained(
+    return E4TPipeline.from_base(
         release.backbone.config, release.conditioning.config, hidden_width=512, tune_config=release.tune_config
     )
 

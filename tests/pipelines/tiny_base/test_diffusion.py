@@ -21,9 +21,9 @@ def test_timesteps_are_of_the_schedule_and_most_are_in_its_middle() -> None:
 
 def test_the_text_states_of_the_shipped_base_tell_their_words(backbone: Backbone) -> None:
     assert isinstance(backbone.unet, UNet2DConditionModel)
-    assert isinstance(backbone.text.encoders[0], CLIPTextModel)
-    model = TextToNoise(backbone.unet, backbone.text.encoders[0])
-    tokens = backbone.text.tokenizers[0](
+    assert isinstance(backbone.text_encoders.encoders[0], CLIPTextModel)
+    model = TextToNoise(backbone.unet, backbone.text_encoders.encoders[0])
+    tokens = backbone.text_encoders.tokenizers[0](
         ["a portrait of an adoring person in a red shirt"], return_tensors="pt"
     ).input_ids
     noisy = torch.randn(1, *backbone.latent_shape(64))

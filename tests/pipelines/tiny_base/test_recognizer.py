@@ -11,7 +11,7 @@ from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
 from data_prep.synthetic.faces import FacesConfig, draw_faces
 from encoder.errors import ConfigError
-from encoder.metrics import Recogniser
+from encoder.metrics import ImageFeatureExtractor
 from pipelines.tiny_base.config import BaseConfig, Budget
 from pipelines.tiny_base.dataset import Pictures, load_split
 from pipelines.tiny_base.recognizer import recall, strangers, train_recogniser
@@ -44,7 +44,7 @@ def test_the_bases_own_people_are_refused(config: BaseConfig) -> None:
 def test_what_is_trained_opens_as_a_recogniser(config: BaseConfig, pixels: Tensor) -> None:
     Path(config.output).mkdir()
     train_recogniser(config, Accelerator(cpu=True))
-    assert Recogniser(f"{config.output}/recogniser").pictures(pixels).shape == (2, 192)
+    assert ImageFeatureExtractor(f"{config.output}/recogniser").image_features(pixels).shape == (2, 192)
 
 
 class ByColour:
@@ -64,6 +64,6 @@ def test_recall_is_how_often_the_nearest_is_the_same_person() -> None:
 def test_the_one_that_ships_finds_unseen_people_again(tmp_path: Path) -> None:
     draw_faces(FacesConfig(output=str(tmp_path / "faces"), identities=800, pictures=2, seed=5))
     people = load_split(tmp_path / "faces", "test")
-    found = recall(Recogniser(str(SHIPPED / "recogniser")), people)
+    found = recall(ImageFeatureExtractor(str(SHIPPED / "recogniser")), people)
     assert found["people"] > 30
     assert found["top1"] > 0.8
