@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.report import deliver
-from data_prep.synthetic.faces import Identity, Scene, draw
+from data_prep.synthetic.faces import Identity, Scene, render
 from encoder.concepts.weight_deltas import to_dense, quantize
 from encoder.pipeline import E4TPipeline
 
@@ -71,7 +71,7 @@ def learned(release: str, steps: int) -> list[Tensor]:
     """What the matrices and convolutions of the UNet have learned of a drawn person."""
     rng = random.Random(1)
     pipe = E4TPipeline.from_pretrained(release)
-    [concept] = pipe.tune_checkpoints(draw(Identity.random(rng), Scene.random(rng), pipe.resolution), [steps])
+    [concept] = pipe.tune_checkpoints(render(Identity.random(rng), Scene.random(rng), pipe.resolution), [steps])
     changes = (to_dense(change, change.shape) for change in concept.weight_deltas["unet"].values() if isinstance(change, Tensor))
     return [change.flatten(1) for change in changes if change.ndim > 1]
 

@@ -66,7 +66,7 @@ def recipe(arguments: argparse.Namespace, batch: int, pretraining: dict[str, Any
     return Recipe(
         name="device",
         base=BackboneConfig(model=arguments.base, image_encoder=tower_of(arguments.base), dtype="bfloat16"),
-        data=PrepareConfig(source="none", output="none", concept=DUMMY_TOKEN, resolution=arguments.side),
+        data=PrepareConfig(source="none", output="none", domain=DUMMY_TOKEN, resolution=arguments.side),
         conditioning=CONDITIONING,
         pretrain=replace(plain, **pretraining),
         tune=replace(TuneConfig(batch_size=batch, micro_batch_size=batch), **tuning),

@@ -42,9 +42,9 @@ def made(folder: Path, pictures: int, codecs: list[str]) -> dict[str, Path]:
             PrepareConfig(
                 source=str(source),
                 output=str(folder / codec),
-                concept="person",
+                domain="person",
                 resolution=SIDE,
-                codec=codec,
+                format=codec,
                 shard_samples=SHARD_SAMPLES,
                 splits=everything,
             ),

@@ -33,11 +33,11 @@ Batches = Generator[tuple[torch.Tensor, list[str]], None, None]
 
 def ours(root: Path, workers: int) -> Batches:
     """The stream: shuffled over 16 shards, resumable, ordered."""
-    from data_prep.config import StreamConfig
+    from data_prep.config import DataLoaderConfig
     from data_prep.stream.stream import ShardStream
 
-    config = StreamConfig(workers=workers)
-    with ShardStream(root, "train", global_batch=BATCH, config=config) as stream:
+    config = DataLoaderConfig(num_workers=workers)
+    with ShardStream(root, "train", global_batch_size=BATCH, config=config) as stream:
         for batch in stream:
             yield batch.tensors["pixels"], batch.captions
 

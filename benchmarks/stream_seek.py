@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from data_prep.config import StreamConfig
+from data_prep.config import DataLoaderConfig
 from data_prep.shards.manifest import Manifest, Shard
 from data_prep.storage.store import Store
 from data_prep.stream.stream import ShardStream
@@ -29,13 +29,13 @@ def synthetic_manifest(root: Path) -> None:
         for number in range(SHARDS)
     ]
     Manifest(
-        concept="face",
+        domain="face",
         resolution=512,
-        codec="webp",
+        format="webp",
         config_digest="0" * 64,
         identities={"train": SHARDS * SHARD_SAMPLES},
         kept=SHARDS * SHARD_SAMPLES,
-        dropped={},
+        reject_counts={},
         splits={"train": shards},
     ).save(Store(str(root)))
 
@@ -45,9 +45,9 @@ def seek(root: Path, *, place: bool) -> dict[str, float]:
     process = psutil.Process()
     memory, started = process.memory_info().rss, time.perf_counter()
     samples = sum(shard.samples for shard in Manifest.load(root).shards("train")) if not place else 10_000_000
-    with ShardStream(root, "train", global_batch=32, samples_seen=samples * 7 // 4, config=StreamConfig()) as stream:
+    with ShardStream(root, "train", global_batch_size=32, samples_seen=samples * 7 // 4, config=DataLoaderConfig()) as stream:
         if place:
-            stream.line.spot(stream.samples_seen)
+            stream.sequence.locate(stream.samples_seen)
         else:
             next(stream)
         seconds = time.perf_counter() - started

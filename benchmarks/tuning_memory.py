@@ -58,7 +58,7 @@ def recipe(setting: str, arguments: argparse.Namespace) -> Recipe:
     return Recipe(
         name="memory",
         base=BackboneConfig(model=arguments.base, image_encoder=tower_of(arguments.base), dtype=dtype),  # type: ignore[arg-type]
-        data=PrepareConfig(source="none", output="none", concept=DUMMY_TOKEN, resolution=arguments.side),
+        data=PrepareConfig(source="none", output="none", domain=DUMMY_TOKEN, resolution=arguments.side),
         conditioning=CONDITIONING,
         pretrain=PretrainConfig(hidden_width=arguments.hidden_width),
         tune=TuneConfig(steps=2, batch_size=4, micro_batch_size=4) if setting == "plain" else replace(

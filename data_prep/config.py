@@ -7,14 +7,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from data_prep.credentials import refuse_credentials
+from data_prep.credentials import check_no_credentials
 from data_prep.errors import ConfigError
 
 PILLOW_MAX_PIXELS = 178_956_970
 """Pillow refuses to open anything larger, whatever our own limit says."""
 WEBP_MAX_SIDE = 16_383
-MAX_HASH_DISTANCE = 8
-KNOWN_SCORES = ("blur",)
+HASH_DISTANCE_LIMIT = 8
+BUILTIN_SCORES = ("blur",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,16 @@ class SplitFractions:
     """Looked at once, at the end."""
 
     def __post_init__(self) -> None:
-        shares = (self.train, self.val, self.test)
-        if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-9):
-            raise ConfigError(f"data.splits (train, val, test) is {shares}; each must be at least 0 and the sum 1")
+        fractions = (self.train, self.val, self.test)
+        if not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-9):
+            raise ConfigError(f"data.splits (train, val, test) is {fractions}; each must be at least 0 and the sum 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """How a source is read, beyond where it is."""
 
-    kind: Literal["auto", "folder", "archive", "shards", "table", "datasets"] = "auto"
+    type: Literal["auto", "folder", "archive", "shards", "table", "datasets"] = "auto"
     """What ``data.source`` names. ``auto`` tells a folder of pictures, archives (.zip, .tar, .tar.gz, .tgz, or a folder
     of nothing else), webdataset shards (a brace pattern such as ``set-{000..041}.tar``, or a folder with a manifest of
     ours), a table (.csv, .parquet with a column of paths) and Hugging Face datasets (``hf://name``, a folder that
@@ -78,7 +78,7 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectConfig:
+class FilterConfig:
     """Which pictures are kept out; each is counted and listed with its reason."""
 
     min_side: int = 16
@@ -87,13 +87,13 @@ class SelectConfig:
     """A picture of more pixels is taken for a decompression bomb and kept out, unopened."""
     max_aspect: float | None = None
     """A picture whose longer side is more times its shorter one is kept out."""
-    near_duplicates: int | None = None
+    max_hash_distance: int | None = None
     """Of pictures whose perceptual hashes (64 bits) differ in at most so many bits, the first is kept. 4 finds copies
     that were resized or compressed again. None looks for exact copies of files only."""
     scores: tuple[str, ...] = ()
     """Numbers to record with every picture: ``blur`` (variance of the Laplacian), or ``package.module:function`` of
     an RGB picture."""
-    predicate: str | None = None
+    filter_fn: str | None = None
     """``package.module:function`` of a dict with ``columns``, ``scores``, ``width``, ``height``, ``identity`` and
     ``caption`` that says whether the picture is taken."""
 
@@ -105,13 +105,13 @@ class SelectConfig:
             raise ConfigError(f"data.select.max_pixels is {self.max_pixels}; Pillow opens at most {PILLOW_MAX_PIXELS}")
         if self.max_aspect is not None and self.max_aspect < 1:
             raise ConfigError(f"data.select.max_aspect is {self.max_aspect}; give at least 1, or nothing")
-        if self.near_duplicates is not None and not 0 <= self.near_duplicates <= MAX_HASH_DISTANCE:
+        if self.max_hash_distance is not None and not 0 <= self.max_hash_distance <= HASH_DISTANCE_LIMIT:
             raise ConfigError(
-                f"data.select.near_duplicates is {self.near_duplicates}; give 0 to {MAX_HASH_DISTANCE} bits, or nothing"
+                f"data.select.near_duplicates is {self.max_hash_distance}; give 0 to {HASH_DISTANCE_LIMIT} bits, or nothing"
             )
-        for name in (*self.scores, *([self.predicate] if self.predicate else [])):
-            if name not in KNOWN_SCORES and not re.fullmatch(r"[\w.]+:\w+", name):
-                raise ConfigError(f"data.select: {name!r} is no package.module:function; give one, or {KNOWN_SCORES}")
+        for name in (*self.scores, *([self.filter_fn] if self.filter_fn else [])):
+            if name not in BUILTIN_SCORES and not re.fullmatch(r"[\w.]+:\w+", name):
+                raise ConfigError(f"data.select: {name!r} is no package.module:function; give one, or {BUILTIN_SCORES}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +122,11 @@ class PrepareConfig:
     """Folder, archive, table, dataset or pattern, here or at any URL that fsspec opens."""
     output: str
     """Folder or URL that gets the manifest and the shards."""
-    concept: str
+    domain: str
     """The domain's word: face, cat, art."""
-    read: SourceConfig = field(default_factory=SourceConfig)
+    source_options: SourceConfig = field(default_factory=SourceConfig)
     """How the source is read."""
-    select: SelectConfig = field(default_factory=SelectConfig)
+    filters: FilterConfig = field(default_factory=FilterConfig)
     """What is kept out."""
     resolution: int = 512
     """Side of the square pictures, in pixels."""
@@ -137,7 +137,7 @@ class PrepareConfig:
     the middle."""
     caption_template: str = "a photo of a {concept}"
     """Caption of a picture that has none of its own."""
-    codec: Literal["png", "webp", "jpg"] = "webp"
+    format: Literal["png", "webp", "jpg"] = "webp"
     """How pictures are stored."""
     quality: int = 95
     """Of webp and jpg, 1 to 100."""
@@ -151,14 +151,14 @@ class PrepareConfig:
     """Shares of the identities."""
 
     def __post_init__(self) -> None:
-        refuse_credentials(asdict(self), "data.")
+        check_no_credentials(asdict(self), "data.")
         for name in ("source", "output", "concept"):
             if not getattr(self, name):
                 raise ConfigError(f"data.{name} is empty; give one")
         for name in ("resolution", "shard_samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; give at least 1")
-        self._check_codec()
+        self._check_format()
         try:
             self.default_caption()
         except (LookupError, ValueError, AttributeError) as error:
@@ -167,50 +167,50 @@ class PrepareConfig:
                 "only {concept} is known"
             ) from error
 
-    def _check_codec(self) -> None:
-        if self.codec not in ("png", "webp", "jpg"):
-            raise ConfigError(f"data.codec is {self.codec!r}; give png, webp or jpg")
+    def _check_format(self) -> None:
+        if self.format not in ("png", "webp", "jpg"):
+            raise ConfigError(f"data.codec is {self.format!r}; give png, webp or jpg")
         if not 1 <= self.quality <= 100:
             raise ConfigError(f"data.quality is {self.quality}; give 1 to 100")
-        if self.lossless and self.codec != "webp":
-            raise ConfigError(f"data.lossless is for webp, and data.codec is {self.codec}; png has no loss, jpg always")
-        if self.codec == "webp" and self.resolution > WEBP_MAX_SIDE:
+        if self.lossless and self.format != "webp":
+            raise ConfigError(f"data.lossless is for webp, and data.codec is {self.format}; png has no loss, jpg always")
+        if self.format == "webp" and self.resolution > WEBP_MAX_SIDE:
             raise ConfigError(
                 f"data.resolution is {self.resolution}; webp holds up to {WEBP_MAX_SIDE}: give png or jpg"
             )
 
     def default_caption(self) -> str:
         """Caption of a picture without one of its own."""
-        return self.caption_template.format(concept=self.concept)
+        return self.caption_template.format(concept=self.domain)
 
-    def what_is_made(self) -> dict[str, Any]:
+    def content_settings(self) -> dict[str, Any]:
         """The settings that decide the shards' bytes: the same pictures elsewhere make the same set."""
         return {name: value for name, value in asdict(self).items() if name not in {"output", "source"}}
 
     @property
     def digest(self) -> str:
         """Sha256 of ``what_is_made``."""
-        return digest_of(self.what_is_made())
+        return sha256_json(self.content_settings())
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
+class DataLoaderConfig:
     """How shards are read in training."""
 
-    window_shards: int = 16
+    shuffle_window_shards: int = 16
     """Samples are shuffled within so many shards, which keeps reads near each other. Part of the order: do not change
     it in the middle of a run."""
-    mix: dict[str, float] = field(default_factory=dict)
+    mixture: dict[str, float] = field(default_factory=dict)
     """Other sets, folder or URL, each with its weight; the recipe's own set weighs 1. Part of the order, too."""
-    workers: int = 2
+    num_workers: int = 2
     """Processes of each rank that decode. 0 decodes in the training process, which suits tiny pictures."""
     prefetch: int = 4
     """Batches decoded ahead."""
-    flip: bool = False
+    horizontal_flip: bool = False
     """Mirror half of the pictures. Leave it off where captions or identities tell left from right."""
-    cache_folder: str = "~/.cache/e4t/shards"
+    cache_dir: str = "~/.cache/e4t/shards"
     """Where shards of sets that are not on this machine's disk are kept. All processes of a machine may share it."""
-    cache_bytes: int = 32 * 2**30
+    cache_max_bytes: int = 32 * 2**30
     """Most that is kept there; shards not read for longest go first. Two windows of shards hide all downloads."""
     retries: int = 5
     """How often a read that failed is tried again."""
@@ -218,7 +218,7 @@ class StreamConfig:
     """Wait before the first retry; it doubles with each."""
     timeout_seconds: float = 60.0
     """A read from a store (8 MiB at most) that takes longer has failed."""
-    damaged: Literal["stop", "skip"] = "stop"
+    on_error: Literal["stop", "skip"] = "stop"
     """What to do about samples that cannot be read: end the run, or put the next readable ones in their place."""
 
     def __post_init__(self) -> None:
@@ -230,13 +230,13 @@ class StreamConfig:
                 raise ConfigError(f"stream.{name} is {getattr(self, name)}; give at least 0")
         if not self.timeout_seconds > 0:
             raise ConfigError(f"stream.timeout_seconds is {self.timeout_seconds}; give more than 0")
-        if self.damaged not in ("stop", "skip"):
-            raise ConfigError(f"stream.damaged is {self.damaged!r}; give stop or skip")
-        for url, weight in self.mix.items():
+        if self.on_error not in ("stop", "skip"):
+            raise ConfigError(f"stream.damaged is {self.on_error!r}; give stop or skip")
+        for url, weight in self.mixture.items():
             if not 0 < weight < float("inf"):
                 raise ConfigError(f"stream.mix: {url} weighs {weight}; give more than 0, or leave it out")
 
 
-def digest_of(data: Any) -> str:  # noqa: ANN401 - any plain data
+def sha256_json(data: Any) -> str:  # noqa: ANN401 - any plain data
     """Sha256 of plain data in canonical JSON."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -12,7 +12,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Name, value then and value now of each that changed, by name; one that is missing counts as None."""
-    names = sorted(before.keys() | now.keys())
-    return [(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)]
+    names = sorted(old.keys() | new.keys())
+    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]

@@ -7,12 +7,12 @@ from typing import Any
 from data_prep.config_diff import flatten
 from data_prep.errors import ConfigError
 
-_USER = re.compile(r"(?<=://)[^/\s@:?#\[]*:(?!\d+(?:[/?#\s]|$)|:[\w.+-]+://)\S*@")
+_USER_PASSWORD = re.compile(r"(?<=://)[^/\s@:?#\[]*:(?!\d+(?:[/?#\s]|$)|:[\w.+-]+://)\S*@")
 """``key:secret@`` up to the last @ of the word, as secrets hold slashes; neither a port nor the next URL of a chain
 (``zip://a::https://b``) is a secret."""
-_TOKEN = re.compile(r"(?<=\bhttp://)[^/\s@?#]+@|(?<=\bhttps://)[^/\s@?#]+@")
+_USER_TOKEN = re.compile(r"(?<=\bhttp://)[^/\s@?#]+@|(?<=\bhttps://)[^/\s@?#]+@")
 """On the web a user alone is a token; elsewhere (``abfs://container@account``) it is none."""
-_QUERY = re.compile(
+_SIGNED_QUERY = re.compile(
     r"(?<=[?&])((?:x-amz-|x-goog-)?(?:signature|security-token|credential)|sig|token|access_token|api_key|password)"
     r"=[^&#\s'\"]+",
     re.IGNORECASE,
@@ -20,18 +20,18 @@ _QUERY = re.compile(
 """What signs a link, by the names that the large stores give it."""
 
 
-def masked(text: str) -> str:
+def redact(text: str) -> str:
     """The text with ``***`` for every password, token and signature that is part of a URL."""
-    return _QUERY.sub(r"\1=***", _TOKEN.sub("***@", _USER.sub("***@", text)))
+    return _SIGNED_QUERY.sub(r"\1=***", _USER_TOKEN.sub("***@", _USER_PASSWORD.sub("***@", text)))
 
 
-def refuse_credentials(settings: Mapping[str, Any], prefix: str = "") -> None:
+def check_no_credentials(settings: Mapping[str, Any], prefix: str = "") -> None:
     """Raise ConfigError, which names the setting and not the secret, if a URL in settings holds a secret."""
     for name, value in flatten(settings, prefix).items():
         texts = value if isinstance(value, (list, tuple)) else (name, value)
         for text in texts:
-            if isinstance(text, str) and masked(text) != text:
+            if isinstance(text, str) and redact(text) != text:
                 raise ConfigError(
-                    f"{masked(name)} holds a password or token ({masked(text)}); recipes are written down and handed "
+                    f"{redact(name)} holds a password or token ({redact(text)}); recipes are written down and handed "
                     "on: leave it out of the URL and put it where the store's client looks, in the environment"
                 )

@@ -9,12 +9,12 @@ class DataError(RuntimeError):
     """The input or the shards are bad."""
 
 
-class Unreadable(DataError):
+class SampleReadError(DataError):
     """A stored sample cannot be read, however often it is tried."""
 
-    def __init__(self, message: str, *, sample: str = "", whole_shard: bool = False) -> None:
+    def __init__(self, message: str, *, sample: str = "", shard_lost: bool = False) -> None:
         super().__init__(message)
         self.sample = sample
         """Its key, or shard and row where the key is not known."""
-        self.whole_shard = whole_shard
+        self.shard_lost = shard_lost
         """Whether its neighbours in the shard cannot be read, either."""

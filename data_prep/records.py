@@ -18,9 +18,9 @@ class Record:
     """Who or what it shows; splits are by identity."""
     source: str
     """Where it came from, to be read by people: a path relative to the source, ``archive.zip!member``, a URL, a row."""
-    place: tuple[str | int, ...]
+    location: tuple[str | int, ...]
     """Where it lies, to be read by the source that listed it."""
-    stamp: str = ""
+    version: str = ""
     """Changes when the picture (or its caption's file) does, as far as the source can tell without reading it."""
     caption: str | None = None
     """From a column, if the source has one for it."""
@@ -40,7 +40,7 @@ class Reject:
     """One of few, so that they can be counted."""
 
 
-class Rejected(Exception):  # noqa: N818 - an outcome, not an error
+class SampleRejected(Exception):  # noqa: N818 - an outcome, not an error
     """The picture is kept out; the message is the reason, from a small fixed set, so that reasons can be counted."""
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.config import digest_of
-from data_prep.storage.atomic import sha256_of
+from data_prep.config import sha256_json
+from data_prep.storage.atomic import sha256_file
 from encoder.concepts.concept import FORMAT_VERSION, Concept
 from encoder.errors import ModelError
 from encoder.images import open_image
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 import os
 import shutil
 
-from data_prep.storage.atomic import shared_folder
+from data_prep.storage.atomic import atomic_dir_shared
 
 
 class ConceptCache:
@@ -77,10 +77,10 @@ class Order:
 
     def key(self, release: Release, how: Sequence[Any]) -> str:
         """Digest of everything that decides the concept; ``how`` is the method and what the base is held as."""
-        shown = [[sha256_of(Path(path)) for path in paths or ()] for paths in (self.images, self.masks)]
+        shown = [[sha256_file(Path(path)) for path in paths or ()] for paths in (self.images, self.masks)]
         start = self.start and Concept.load(self.start).digest
         said = [self.captions, start, self.settings, *how]
-        return digest_of([FORMAT_VERSION, release.id, release.content_digest, release.base, shown, said])
+        return sha256_json([FORMAT_VERSION, release.id, release.content_digest, release.base, shown, said])
 
 
 def each_of(order: Order) -> Iterator[Order]:
@@ -143,7 +143,7 @@ def _tuned(pipe: "E4TPipeline", order: Order, watch: Watch) -> Concept:
 
 
 def _link(source: Path, place: Path) -> None:
-    with shared_folder(place) as folder:
+    with atomic_dir_shared(place) as folder:
         for file in source.iterdir():
             try:
                 os.link(file, folder / file.name)

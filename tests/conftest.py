@@ -12,7 +12,7 @@ from huggingface_hub.utils import _http
 from torch import Tensor
 from transformers.utils import hub as transformers_hub
 
-from data_prep.synthetic.faces import Identity, Scene, draw
+from data_prep.synthetic.faces import Identity, Scene, render
 from encoder.backbone.backbone import Backbone
 from encoder.config import BackboneConfig, ConditioningConfig
 from encoder.model.conditioning import Conditioning
@@ -71,7 +71,7 @@ def offsets(backbone: Backbone) -> OffsetPredictor:
 def pixels(backbone: Backbone) -> Tensor:
     """Two drawn people as large as the base paints, (2, 3, S, S) in [-1, 1]."""
     rng, size = random.Random(5), backbone.resolution
-    images = [draw(Identity.random(rng), Scene.random(rng), size) for _ in range(2)]
+    images = [render(Identity.random(rng), Scene.random(rng), size) for _ in range(2)]
     arrays = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size, size, 3) for image in images]
     return torch.stack(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 

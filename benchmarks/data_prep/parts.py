@@ -25,7 +25,7 @@ from benchmarks.data_prep.rivals import QUALITY, RESOLUTION, pictures_in
 from data_prep.config import PrepareConfig
 from data_prep.images import transform as pictures
 from data_prep.prepare.shard_writer import write_tar
-from data_prep.prepare.worker import settle_in
+from data_prep.prepare.worker import configure_worker_process
 from data_prep.records import Record
 
 Arguments = ParamSpec("Arguments")
@@ -69,11 +69,11 @@ class Timers:
 def parts(source: Path) -> dict[str, float]:
     """CPU milliseconds a picture: read, decode, resize, color, digest, encode, the rest of making it, and write."""
     config = PrepareConfig(
-        source=str(source), output="none", concept="face", resolution=RESOLUTION, codec="jpg", quality=QUALITY
+        source=str(source), output="none", domain="face", resolution=RESOLUTION, format="jpg", quality=QUALITY
     )
     timers, paths = Timers(), pictures_in(source)
     read = timers.around("read", Path.read_bytes)
-    make = timers.around("rest", pictures.make_picture)
+    make = timers.around("rest", pictures.process_image)
     write = timers.around("write", write_tar)
     members: list[tuple[str, bytes]] = []
     with ExitStack() as patches:
@@ -82,7 +82,7 @@ def parts(source: Path) -> dict[str, float]:
         for path in paths[:1] + paths:
             if len(members) == 1:
                 timers.seconds.clear()
-            record = Record(key=path.stem, identity=path.parent.name, source=str(path), place=(str(path),))
+            record = Record(key=path.stem, identity=path.parent.name, source=str(path), location=(str(path),))
             members.append((f"{len(members)}.jpg", make(read(path), record, "a face", config).data))
     with tempfile.TemporaryFile() as file:
         write(file, members[1:])
@@ -90,7 +90,7 @@ def parts(source: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    settle_in()
+    configure_worker_process()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     print(json.dumps(parts(parser.parse_args().source)))

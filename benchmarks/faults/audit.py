@@ -23,8 +23,8 @@ class Samples:
 
 def audit(logs: Path, order: GlobalOrder, *, steps: int, batch: int) -> Samples:
     """Compare what the ranks wrote into ``rank_<r>.jsonl`` with the order of ``steps`` batches."""
-    used = Counter(order.place(index) for index in used_positions(logs))
-    due = Counter(order.place(index) for index in range(steps * batch))
+    used = Counter(order.locate(index) for index in used_positions(logs))
+    due = Counter(order.locate(index) for index in range(steps * batch))
     return Samples(lost=(due - used).total(), repeated=(used - due).total())
 
 

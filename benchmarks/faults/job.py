@@ -14,7 +14,7 @@ from data_prep.config import PrepareConfig
 from data_prep.prepare.pipeline import prepare
 from data_prep.shards.manifest import Manifest
 from data_prep.stream.shuffle import GlobalOrder
-from data_prep.synthetic.faces import FacesConfig, draw_faces
+from data_prep.synthetic.faces import FacesConfig, generate_faces
 
 ROOT = Path(__file__).parents[2]
 PORT = 29400
@@ -38,7 +38,7 @@ class Job:
     def make(cls, folder: Path, steps: int) -> "Job":
         """Draw, prepare, and write the recipe. Training crosses from the first epoch into the second."""
         faces, shards = folder / "faces", folder / "shards"
-        draw_faces(FacesConfig(output=str(faces), identities=40, pictures=2))
+        generate_faces(FacesConfig(output=str(faces), num_identities=40, images_per_identity=2))
         data = {"source": str(faces), "output": str(shards), "concept": "person", "resolution": 64, "shard_samples": 10}
         prepare(PrepareConfig(**data))  # type: ignore[arg-type]
         recipe = {

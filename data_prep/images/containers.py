@@ -2,59 +2,59 @@
 
 import re
 
-_PNG_HARMLESS = frozenset({b"IHDR", b"IDAT", b"IEND", b"sRGB", b"gAMA", b"cHRM", b"pHYs"})
-_JPEG_HARMLESS = frozenset({0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xEE})
+_PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND", b"sRGB", b"gAMA", b"cHRM", b"pHYs"})
+_JPEG_PIXEL_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xEE})
 """Frames, tables, scans, restart interval and Adobe's colour transform. Not here: APP1 (EXIF, XMP), APP13, comments."""
 _JPEG_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
-def holds_only_pixels(data: bytes, format_name: str, *, with_profile: bool) -> bool:
+def holds_only_pixels(data: bytes, format_name: str, *, allow_icc_profile: bool) -> bool:
     """Whether a whole JPEG, PNG or WEBP has 8-bit colours, no metadata, and nothing behind its end.
 
     A colour profile passes ``with_profile``; the caller has seen which.
     """
     if format_name == "PNG":
-        return _plain_png(data, with_profile)
+        return _png_holds_only_pixels(data, allow_icc_profile)
     if format_name == "JPEG":
-        return _plain_jpeg(data, with_profile)
-    return format_name == "WEBP" and _plain_webp(data, with_profile)
+        return _jpeg_holds_only_pixels(data, allow_icc_profile)
+    return format_name == "WEBP" and _webp_holds_only_pixels(data, allow_icc_profile)
 
 
-def _plain_png(data: bytes, with_profile: bool) -> bool:
+def _png_holds_only_pixels(data: bytes, allow_icc_profile: bool) -> bool:
     eight_bits_rgb = data[24:26] == b"\x08\x02"
-    at, kind = 8, b""
-    while kind != b"IEND" and at + 12 <= len(data):
-        kind = data[at + 4 : at + 8]
-        if kind not in _PNG_HARMLESS and not (with_profile and kind == b"iCCP"):
+    offset, chunk_type = 8, b""
+    while chunk_type != b"IEND" and offset + 12 <= len(data):
+        chunk_type = data[offset + 4 : offset + 8]
+        if chunk_type not in _PNG_PIXEL_CHUNKS and not (allow_icc_profile and chunk_type == b"iCCP"):
             return False
-        at += 12 + int.from_bytes(data[at : at + 4])
-    return eight_bits_rgb and kind == b"IEND" and at == len(data)
+        offset += 12 + int.from_bytes(data[offset : offset + 4])
+    return eight_bits_rgb and chunk_type == b"IEND" and offset == len(data)
 
 
-def _plain_jpeg(data: bytes, with_profile: bool) -> bool:
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        start = data[at + 4 : at + 16]
+def _jpeg_holds_only_pixels(data: bytes, allow_icc_profile: bool) -> bool:
+    offset = 2
+    while offset + 4 <= len(data) and data[offset] == 0xFF:
+        marker, length = data[offset + 1], int.from_bytes(data[offset + 2 : offset + 4])
+        start = data[offset + 4 : offset + 16]
         # JFIF's segment is 16 bytes, unless it holds a thumbnail.
         jfif = marker == 0xE0 and start.startswith(b"JFIF\0") and length == 16
-        profile = with_profile and marker == 0xE2 and start == b"ICC_PROFILE\0"
-        if not (jfif or profile or marker in _JPEG_HARMLESS):
+        profile = allow_icc_profile and marker == 0xE2 and start == b"ICC_PROFILE\0"
+        if not (jfif or profile or marker in _JPEG_PIXEL_MARKERS):
             return False
-        at += 2 + length
+        offset += 2 + length
         if marker == 0xDA:
-            following = _JPEG_NEXT_MARKER.search(data, at)
-            at = following.start() if following else len(data)
-        if data.startswith(b"\xff\xd9", at):
-            return at + 2 == len(data)
+            following = _JPEG_NEXT_MARKER.search(data, offset)
+            offset = following.start() if following else len(data)
+        if data.startswith(b"\xff\xd9", offset):
+            return offset + 2 == len(data)
     return False
 
 
-def _plain_webp(data: bytes, with_profile: bool) -> bool:
-    at = 12
-    while at + 8 <= len(data):
-        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        if kind not in (b"VP8 ", b"VP8L", b"VP8X") and not (with_profile and kind == b"ICCP"):
+def _webp_holds_only_pixels(data: bytes, allow_icc_profile: bool) -> bool:
+    offset = 12
+    while offset + 8 <= len(data):
+        chunk_type, length = data[offset : offset + 4], int.from_bytes(data[offset + 4 : offset + 8], "little")
+        if chunk_type not in (b"VP8 ", b"VP8L", b"VP8X") and not (allow_icc_profile and chunk_type == b"ICCP"):
             return False
-        at += 8 + length + length % 2
-    return at == len(data) == 8 + int.from_bytes(data[4:8], "little")
+        offset += 8 + length + length % 2
+    return offset == len(data) == 8 + int.from_bytes(data[4:8], "little")

@@ -21,10 +21,10 @@ Box = tuple[int, int, int, int]
 FACE_MARGIN = 1.6
 """Haar's square ends at the brows and the chin, and the eyes are 0.4 of it apart. FFHQ keeps four eye distances, which
 is hair, neck and some background: 4 x 0.4."""
-FACE_SEARCH_SIDE = 640
+FACE_DETECTION_SIDE = 640
 """Faces are looked for in a picture shrunk to this; the smallest that counts is a twelfth of its shorter side."""
 
-_TURNS = {
+_EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -33,17 +33,17 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MIRRORS_X, _MIRRORS_Y, _SWAPS_SIDES = (2, 3, 6, 7), (3, 4, 7, 8), (5, 6, 7, 8)
+_FLIPS_X, _FLIPS_Y, _SWAPS_AXES = (2, 3, 6, 7), (3, 4, 7, 8), (5, 6, 7, 8)
 
 
-def middle_square(size: Size) -> Box:
+def center_crop_box(size: Size) -> Box:
     """The largest square in the middle of a picture of ``size``."""
     side = min(size)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     return left, top, left + side, top + side
 
 
-def random_square(size: Size, key: str) -> Box:
+def random_crop_box(size: Size, key: str) -> Box:
     """A largest square whose place the key decides: the same in every run, whatever else is in the set."""
     side = min(size)
     offset = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % (max(size) - side + 1)
@@ -51,7 +51,7 @@ def random_square(size: Size, key: str) -> Box:
     return left, top, left + side, top + side
 
 
-def square_around(size: Size, box: tuple[float, float, float, float], margin: float = 1.0) -> Box | None:
+def expand_to_square(size: Size, box: tuple[float, float, float, float], margin: float = 1.0) -> Box | None:
     """The square about a box: as wide as its longer side times ``margin``, moved into the picture, at most as large.
 
     It contains the box if the picture has the room. None for a box that is not one, or lies outside.
@@ -68,65 +68,65 @@ def square_around(size: Size, box: tuple[float, float, float, float], margin: fl
     return x, y, x + side, y + side
 
 
-def box_square(size: Size, columns: Mapping[str, Scalar]) -> Box:
+def bbox_crop_box(size: Size, columns: Mapping[str, Scalar]) -> Box:
     """The square about the box in the columns ``left, top, right, bottom``; the middle if they hold none."""
     try:
         # By way of text, in which None, True and False are no numbers.
         left, top, right, bottom = (float(str(columns[name])) for name in ("left", "top", "right", "bottom"))
     except (KeyError, ValueError):
-        return middle_square(size)
-    return square_around(size, (left, top, right, bottom)) or middle_square(size)
+        return center_crop_box(size)
+    return expand_to_square(size, (left, top, right, bottom)) or center_crop_box(size)
 
 
-def face_square(image: Image.Image) -> Box:
+def face_crop_box(image: Image.Image) -> Box:
     """The square about the largest face that looks at the camera in an upright picture; the middle if there is none.
 
     Raises ConfigError without OpenCV.
     """
-    shrink = max(1.0, max(image.size) / FACE_SEARCH_SIDE)
-    grey = image.convert("L")
-    grey.thumbnail((FACE_SEARCH_SIDE, FACE_SEARCH_SIDE))
-    smallest = max(24, min(grey.size) // 12)
+    scale = max(1.0, max(image.size) / FACE_DETECTION_SIDE)
+    gray = image.convert("L")
+    gray.thumbnail((FACE_DETECTION_SIDE, FACE_DETECTION_SIDE))
+    min_size = max(24, min(gray.size) // 12)
     faces = _face_detector(threading.get_ident()).detectMultiScale(
-        np.asarray(grey), scaleFactor=1.1, minNeighbors=5, minSize=(smallest, smallest)
+        np.asarray(gray), scaleFactor=1.1, minNeighbors=5, minSize=(min_size, min_size)
     )
     if not len(faces):
-        return middle_square(image.size)
+        return center_crop_box(image.size)
     # Ties by place, so that the order in which OpenCV's threads report does not matter.
     x, y, width, height = max(faces.tolist(), key=lambda face: (face[2] * face[3], face))
-    box = (x * shrink, y * shrink, (x + width) * shrink, (y + height) * shrink)
-    return square_around(image.size, box, FACE_MARGIN) or middle_square(image.size)
+    box = (x * scale, y * scale, (x + width) * scale, (y + height) * scale)
+    return expand_to_square(image.size, box, FACE_MARGIN) or center_crop_box(image.size)
 
 
-def fixed_square(mode: str, size: Size, record: Record) -> Box:
+def crop_box(mode: str, size: Size, record: Record) -> Box:
     """The square of the crop modes that need no pixels: box, random, else the middle."""
     if mode == "box":
-        return box_square(size, record.columns)
-    return random_square(size, record.key) if mode == "random" else middle_square(size)
+        return bbox_crop_box(size, record.columns)
+    return random_crop_box(size, record.key) if mode == "random" else center_crop_box(size)
 
 
-def turned(image: Image.Image, orientation: int) -> Image.Image:
+def apply_exif_orientation(image: Image.Image, orientation: int) -> Image.Image:
     """Upright, from how the file stores it; ``orientation`` is EXIF's 1 to 8."""
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    return image.transpose(_EXIF_TRANSPOSE[orientation]) if orientation in _EXIF_TRANSPOSE else image
 
 
 def upright_size(size: Size, orientation: int) -> Size:
     """Width and height of ``turned``."""
-    return (size[1], size[0]) if orientation in _SWAPS_SIDES else size
+    return (size[1], size[0]) if orientation in _SWAPS_AXES else size
 
 
-def as_stored(box: Box, upright: Size, orientation: int) -> Box:
+def to_stored_coords(box: Box, size: Size, orientation: int) -> Box:
     """Where a box of the upright picture, whose size is ``upright``, lies in the stored one."""
     left, top, right, bottom = box
-    if orientation in _MIRRORS_X:
-        left, right = upright[0] - right, upright[0] - left
-    if orientation in _MIRRORS_Y:
-        top, bottom = upright[1] - bottom, upright[1] - top
-    return (top, left, bottom, right) if orientation in _SWAPS_SIDES else (left, top, right, bottom)
+    if orientation in _FLIPS_X:
+        left, right = size[0] - right, size[0] - left
+    if orientation in _FLIPS_Y:
+        top, bottom = size[1] - bottom, size[1] - top
+    return (top, left, bottom, right) if orientation in _SWAPS_AXES else (left, top, right, bottom)
 
 
 @cache
-def _face_detector(thread: int) -> Any:  # noqa: ANN401 - OpenCV is there or not
+def _face_detector(thread_id: int) -> Any:  # noqa: ANN401 - OpenCV is there or not
     """One for each thread: a detector works in buffers of its own."""
     try:
         cv2 = importlib.import_module("cv2")

@@ -5,16 +5,16 @@ import math
 import numpy as np
 from PIL import Image
 
-_SIDE, _LOW = 32, 8
+_DCT_SIZE, _HASH_SIZE = 32, 8
 
 
-_NOISE = 3.0
+_NOISE_THRESHOLD = 3.0
 """What a pattern of a tenth of a grey level comes to in the DCT of 32 x 32. A flat picture has less left after JPEG at
 quality 50, or with grain of 10 grey levels at 512 x 512. Much more would take from smooth pictures what tells them
 apart: of a million random ones 4 were taken for near copies at distance 4, and 31,774 with 8.0."""
 
 
-_DCT = np.cos(np.pi / _SIDE * np.outer(np.arange(_LOW), np.arange(_SIDE) + 0.5)) * math.sqrt(2 / _SIDE)
+_DCT_MATRIX = np.cos(np.pi / _DCT_SIZE * np.outer(np.arange(_HASH_SIZE), np.arange(_DCT_SIZE) + 0.5)) * math.sqrt(2 / _DCT_SIZE)
 
 
 def perceptual_hash(image: Image.Image) -> int:
@@ -27,8 +27,8 @@ def perceptual_hash(image: Image.Image) -> int:
     bit takes more than the median plus a little: what has no structure is 0 in all bits, whatever its colour and
     however it was compressed, instead of the sign of its noise.
     """
-    luma = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), dtype=np.float64)
-    waves = (_DCT @ luma @ _DCT.T).ravel()
-    waves[0] = -math.inf
-    median = np.sort(waves)[_LOW * _LOW // 2]
-    return int.from_bytes(np.packbits(waves > median + _NOISE).tobytes(), "big")
+    luma = np.asarray(image.convert("L").resize((_DCT_SIZE, _DCT_SIZE), Image.Resampling.BILINEAR), dtype=np.float64)
+    coefficients = (_DCT_MATRIX @ luma @ _DCT_MATRIX.T).ravel()
+    coefficients[0] = -math.inf
+    median = np.sort(coefficients)[_HASH_SIZE * _HASH_SIZE // 2]
+    return int.from_bytes(np.packbits(coefficients > median + _NOISE_THRESHOLD).tobytes(), "big")

@@ -12,7 +12,7 @@ drawn photographs, 8 instead of 33 ms for 3024 x 3024 to 256. It comes into play
 never on top of what libjpeg has shrunk."""
 
 
-def resized(picture: Image.Image | Pixels, box: tuple[float, float, float, float], side: int) -> Image.Image:
+def crop_and_resize(source: Image.Image | Pixels, box: tuple[float, float, float, float], size: int) -> Image.Image:
     """The part of ``picture`` inside ``box`` (left, top, right, bottom) at ``side`` x ``side``.
 
     Where it is a whole number of times too large, by the mean of the pixels that become one: 1024 to 512 takes 0.8
@@ -22,18 +22,18 @@ def resized(picture: Image.Image | Pixels, box: tuple[float, float, float, float
     photographs of 178 to 2000 pixels, and the same bytes on x86 with AVX-512, with AVX2 and without, and on ARM. Pillow
     does what that does not: other modes, edges between pixels, and from where its box filter is faster.
     """
-    excess = (box[2] - box[0]) / side
-    whole = all(float(edge).is_integer() for edge in box)
+    scale = (box[2] - box[0]) / size
+    is_integral = all(float(edge).is_integer() for edge in box)
     left, top, right, bottom = (int(edge) for edge in box)
-    if whole and excess > 1 and excess.is_integer():
-        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-        return image.reduce(int(excess), (left, top, right, bottom))
-    in_rgb = isinstance(picture, np.ndarray) or picture.mode == "RGB"
-    if in_rgb and whole and excess != 1 and excess < 2 * REDUCING_GAP:
-        if isinstance(picture, np.ndarray):
-            part = picture[top:bottom, left:right]
+    if is_integral and scale > 1 and scale.is_integer():
+        image = Image.fromarray(source) if isinstance(source, np.ndarray) else source
+        return image.reduce(int(scale), (left, top, right, bottom))
+    is_rgb = isinstance(source, np.ndarray) or source.mode == "RGB"
+    if is_rgb and is_integral and scale != 1 and scale < 2 * REDUCING_GAP:
+        if isinstance(source, np.ndarray):
+            part = source[top:bottom, left:right]
         else:
-            part = np.asarray(picture if box == (0, 0, *picture.size) else picture.crop(box))
-        return Image.fromarray(FastImage.fromarray(part).resize(side, side, "lanczos").numpy())
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    return image.resize((side, side), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
+            part = np.asarray(source if box == (0, 0, *source.size) else source.crop(box))
+        return Image.fromarray(FastImage.fromarray(part).resize(size, size, "lanczos").numpy())
+    image = Image.fromarray(source) if isinstance(source, np.ndarray) else source
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from data_prep.config import PrepareConfig, SelectConfig
+from data_prep.config import PrepareConfig, FilterConfig
 from data_prep.errors import ConfigError
-from data_prep.images.color import ColorError, flatten, is_srgb, to_srgb
+from data_prep.images.color import ColorError, to_8bit_opaque, is_srgb, to_srgb
 from data_prep.images.containers import holds_only_pixels
-from data_prep.images.crops import Box, Size, as_stored, face_square, fixed_square, turned, upright_size
-from data_prep.images.fast_png import plain_png
+from data_prep.images.crops import Box, Size, to_stored_coords, face_crop_box, crop_box, apply_exif_orientation, upright_size
+from data_prep.images.fast_png import try_decode_png
 from data_prep.images.perceptual_hash import perceptual_hash
-from data_prep.images.resize import resized
-from data_prep.images.scores import accepts, score
-from data_prep.records import Record, Rejected
+from data_prep.images.resize import crop_and_resize
+from data_prep.images.scores import passes_filter, compute_scores
+from data_prep.records import Record, SampleRejected
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+INPUT_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What is opened. By name, because Pillow would start Ghostscript for a file that begins like PostScript."""
-CODEC_FORMATS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
-SPARE_RESOLUTION = 1.4
+PIL_FORMATS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
+DRAFT_OVERSAMPLING = 1.4
 """libjpeg shrinks a JPEG by 2, 4 or 8 while it decodes, as long as so many times the resolution is left. Against a full
 decode and LANCZOS, on drawn photographs of 2 to 12 Mpx: 41-45 dB with 1.0, 45.1 with 1.33, at least 45.6 with 1.4 (4032
 x 3024 to 512: 50.4 dB, 43 instead of 140 ms; to 256: 49.6 dB, 31 instead of 125 ms)."""
@@ -38,7 +38,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class ProcessedImage:
     """A picture ready to be stored."""
 
     data: bytes
@@ -56,51 +56,51 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class _Square:
+class _DecodedCrop:
     """What decoding gives."""
 
     image: Image.Image
     original_size: Size
     crop_box: Box
-    untouched: bool
+    is_passthrough: bool
     """Whether every pixel is the file's own, and the file nothing else."""
 
 
-def make_picture(data: bytes, record: Record, caption: str, config: PrepareConfig) -> Picture:
+def process_image(data: bytes, record: Record, caption: str, config: PrepareConfig) -> ProcessedImage:
     """Check, decode, turn upright, crop, resize, convert to sRGB, score, encode.
 
     Raises Rejected for a picture that is kept out, ConfigError or DataError for a score, a predicate or a face detector
     that is missing or fails. The same bytes, record and configuration give the same picture.
     """
-    square = _decode(data, record, config)
-    scores = score(config.select.scores, square.image, record.source)
-    if config.select.predicate:
-        facts = {
+    crop = _decode(data, record, config)
+    scores = compute_scores(config.filters.scores, crop.image, record.source)
+    if config.filters.filter_fn:
+        metadata = {
             "columns": dict(record.columns),
             "scores": dict(scores),
-            "width": square.original_size[0],
-            "height": square.original_size[1],
+            "width": crop.original_size[0],
+            "height": crop.original_size[1],
             "identity": record.identity,
             "caption": caption,
         }
-        if not accepts(config.select.predicate, facts, record.source):
-            raise Rejected("predicate")
-    return Picture(
-        data=data if config.keep_original and square.untouched else encode(square.image, config),
-        original_size=square.original_size,
-        crop_box=square.crop_box,
+        if not passes_filter(config.filters.filter_fn, metadata, record.source):
+            raise SampleRejected("predicate")
+    return ProcessedImage(
+        data=data if config.keep_original and crop.is_passthrough else encode_image(crop.image, config),
+        original_size=crop.original_size,
+        crop_box=crop.crop_box,
         sha256=hashlib.sha256(data).hexdigest(),
-        hash=None if config.select.near_duplicates is None else perceptual_hash(square.image),
+        hash=None if config.filters.max_hash_distance is None else perceptual_hash(crop.image),
         scores=scores,
     )
 
 
-def encode(image: Image.Image, config: PrepareConfig) -> bytes:
+def encode_image(image: Image.Image, config: PrepareConfig) -> bytes:
     """An RGB picture's bytes in the configured codec; the same picture gives the same bytes."""
     buffer = io.BytesIO()
-    if config.codec == "png":
+    if config.format == "png":
         image.save(buffer, "PNG")
-    elif config.codec == "jpg":
+    elif config.format == "jpg":
         # Colours at full resolution where quality is asked for: 40.4 instead of 32.5 dB on drawn photographs at 95.
         image.save(buffer, "JPEG", quality=config.quality, subsampling=0 if config.quality >= 90 else 2)
     else:
@@ -109,69 +109,69 @@ def encode(image: Image.Image, config: PrepareConfig) -> bytes:
     return buffer.getvalue()
 
 
-def _decode(data: bytes, record: Record, config: PrepareConfig) -> _Square:
+def _decode(data: bytes, record: Record, config: PrepareConfig) -> _DecodedCrop:
     if not data:
-        raise Rejected("empty file")
+        raise SampleRejected("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_header(image, config.select)
-            return _square(image, data, record, config)
-    except (Rejected, ConfigError):
+        with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
+            _check_header(image, config.filters)
+            return _decode_crop(image, data, record, config)
+    except (SampleRejected, ConfigError):
         raise
     except ColorError as error:
-        raise Rejected(str(error)) from None
+        raise SampleRejected(str(error)) from None
     except Image.DecompressionBombError:
-        raise Rejected("too many pixels") from None
+        raise SampleRejected("too many pixels") from None
     except UnidentifiedImageError:
-        raise Rejected("truncated or damaged" if _SIGNATURES.match(data) else "not a picture") from None
+        raise SampleRejected("truncated or damaged" if _SIGNATURES.match(data) else "not a picture") from None
     except Exception:
         # Decoders answer damaged bytes with OSError, SyntaxError, struct.error, IndexError and more; none ends the run.
-        raise Rejected("truncated or damaged") from None
+        raise SampleRejected("truncated or damaged") from None
 
 
-def _check_header(image: Image.Image, select: SelectConfig) -> None:
+def _check_header(image: Image.Image, filters: FilterConfig) -> None:
     """What can be told before a pixel is decoded."""
-    if image.width * image.height > select.max_pixels:
-        raise Rejected("too many pixels")
+    if image.width * image.height > filters.max_pixels:
+        raise SampleRejected("too many pixels")
     # Phones write a JPEG with a preview or a depth map behind it ("MPO"); the first frame is the photograph.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise Rejected("several frames")
-    if min(image.size) < select.min_side:
-        raise Rejected("too small")
-    if select.max_aspect is not None and max(image.size) > select.max_aspect * min(image.size):
-        raise Rejected("aspect ratio")
+        raise SampleRejected("several frames")
+    if min(image.size) < filters.min_side:
+        raise SampleRejected("too small")
+    if filters.max_aspect is not None and max(image.size) > filters.max_aspect * min(image.size):
+        raise SampleRejected("aspect ratio")
 
 
-def _square(image: Image.Image, data: bytes, record: Record, config: PrepareConfig) -> _Square:
+def _decode_crop(image: Image.Image, data: bytes, record: Record, config: PrepareConfig) -> _DecodedCrop:
     # A JPEG's header has all that the crop needs, and decoding waits until it is known how much has to be seen. Others
     # may keep the orientation behind the pixels (PNG) or turn them while they load (TIFF).
-    pixels = plain_png(image, data) if config.crop != "face" else None
+    pixels = try_decode_png(image, data) if config.crop != "face" else None
     if pixels is None and (image.format not in ("JPEG", "MPO") or config.crop == "face"):
         image.load()
     stored_mode, orientation = image.mode, _orientation(image)
     size = upright_size(image.size, orientation)
     if config.crop == "face":
-        box = face_square(turned(flatten(image), orientation))
+        box = face_crop_box(apply_exif_orientation(to_8bit_opaque(image), orientation))
     else:
-        box = fixed_square(config.crop, size, record)
-    if box[2] - box[0] < config.select.min_side:
-        raise Rejected("too small")
-    scale = _shrink_while_decoding(image, (box[2] - box[0]) / config.resolution)
+        box = crop_box(config.crop, size, record)
+    if box[2] - box[0] < config.filters.min_side:
+        raise SampleRejected("too small")
+    scale = _apply_jpeg_draft(image, (box[2] - box[0]) / config.resolution)
     if pixels is None:
         image.load()
-    left, top, right, bottom = (edge / scale for edge in as_stored(box, size, orientation))
-    square = resized(flatten(image) if pixels is None else pixels, (left, top, right, bottom), config.resolution)
+    left, top, right, bottom = (edge / scale for edge in to_stored_coords(box, size, orientation))
+    cropped = crop_and_resize(to_8bit_opaque(image) if pixels is None else pixels, (left, top, right, bottom), config.resolution)
     profile = image.info.get("icc_profile") or b""
-    square.info = {"icc_profile": profile}
-    untouched = (
-        image.format == CODEC_FORMATS[config.codec]
+    cropped.info = {"icc_profile": profile}
+    is_passthrough = (
+        image.format == PIL_FORMATS[config.format]
         and stored_mode == "RGB"
         and box == (0, 0, *size) == (0, 0, config.resolution, config.resolution)
         and is_srgb(profile)
-        and holds_only_pixels(data, image.format, with_profile=bool(profile))
+        and holds_only_pixels(data, image.format, allow_icc_profile=bool(profile))
     )
-    upright = turned(to_srgb(square), orientation)
-    return _Square(image=upright, original_size=size, crop_box=box, untouched=untouched)
+    upright = apply_exif_orientation(to_srgb(cropped), orientation)
+    return _DecodedCrop(image=upright, original_size=size, crop_box=box, is_passthrough=is_passthrough)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -184,9 +184,9 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _shrink_while_decoding(image: Image.Image, excess: float) -> float:
+def _apply_jpeg_draft(image: Image.Image, downscale: float) -> float:
     """Have libjpeg shrink a picture whose crop is ``excess`` times the resolution; the factor, 1 if it does not."""
-    factor = next((factor for factor in (8, 4, 2) if excess >= factor * SPARE_RESOLUTION), 1)
+    factor = next((factor for factor in (8, 4, 2) if downscale >= factor * DRAFT_OVERSAMPLING), 1)
     width = image.width
     drafted = image.draft(None, (width // factor, image.height // factor)) if factor > 1 else None
     return width / drafted[1][2] if drafted else 1

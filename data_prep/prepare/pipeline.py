@@ -8,16 +8,16 @@ from data_prep.errors import DataError
 from data_prep.prepare.executors import Executor, LocalExecutor
 from data_prep.prepare.merge import merge
 from data_prep.prepare.plan import Plan, load_plan
-from data_prep.prepare.status import progress
-from data_prep.prepare.worker import clear_errors, new_plan
+from data_prep.prepare.status import shards_done
+from data_prep.prepare.worker import output_errors, make_new_plan
 from data_prep.shards.manifest import Manifest
 from data_prep.storage.store import Store
 
-Watch = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with the shards made and the shards planned."""
 
 
-def prepare(config: PrepareConfig, executor: Executor | None = None, watch: Watch | None = None) -> Manifest:
+def prepare(config: PrepareConfig, executor: Executor | None = None, on_progress: ProgressCallback | None = None) -> Manifest:
     """Make the set, or what is missing of it, and return its manifest.
 
     The source is listed anew, so that changed pictures are noticed; the same pictures and configuration give the same
@@ -25,40 +25,40 @@ def prepare(config: PrepareConfig, executor: Executor | None = None, watch: Watc
     or target, ConfigError for an output that was made with another configuration.
     """
     store = Store(config.output)
-    with clear_errors(config):
-        plan = new_plan(config, store)
-        beat = _Beat(plan, store, watch)
-        (executor or LocalExecutor()).run(config, beat)
-        beat()
+    with output_errors(config):
+        plan = make_new_plan(config, store)
+        progress = _Progress(plan, store, on_progress)
+        (executor or LocalExecutor()).run(config, progress)
+        progress()
         return merge(config, plan, store)
 
 
-def plan_set(config: PrepareConfig) -> Plan:
+def plan_dataset(config: PrepareConfig) -> Plan:
     """List the source anew and plan the shards, for ranks that will be started elsewhere."""
-    with clear_errors(config):
-        return new_plan(config, Store(config.output))
+    with output_errors(config):
+        return make_new_plan(config, Store(config.output))
 
 
-def merge_set(config: PrepareConfig, watch: Watch | None = None) -> Manifest:
+def merge_dataset(config: PrepareConfig, on_progress: ProgressCallback | None = None) -> Manifest:
     """Join what ranks made elsewhere. Raises DataError if there is no plan or some shard is missing."""
     store = Store(config.output)
-    with clear_errors(config):
+    with output_errors(config):
         plan = load_plan(config, store)
         if plan is None:
             raise DataError(
                 f"output {config.output} has no plan of this configuration; run the work of every rank first"
             )
-        return merge(config, plan, store, watch)
+        return merge(config, plan, store, on_progress)
 
 
 @dataclass(frozen=True)
-class _Beat:
+class _Progress:
     """Tells how many shards there are by now."""
 
     plan: Plan
     store: Store
-    watch: Watch | None
+    on_progress: ProgressCallback | None
 
     def __call__(self) -> None:
-        if self.watch:
-            self.watch(progress(self.plan, self.store), len(self.plan.shards))
+        if self.on_progress:
+            self.on_progress(shards_done(self.plan, self.store), len(self.plan.shards))

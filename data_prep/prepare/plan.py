@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
-from data_prep.config import PrepareConfig, digest_of
+from data_prep.config import PrepareConfig, sha256_json
 from data_prep.config_diff import differences, flatten
 from data_prep.errors import ConfigError, DataError
 from data_prep.prepare.splits import SPLITS, split_of
@@ -15,9 +15,9 @@ from data_prep.records import Record, Reject
 from data_prep.sources import open_source
 from data_prep.storage.store import Store
 
-FOLDER = "work/plan"
-INDEX = f"{FOLDER}/plan.json"
-REJECTS = f"{FOLDER}/rejects.jsonl"
+PLAN_DIR = "work/plan"
+PLAN_INDEX = f"{PLAN_DIR}/plan.json"
+REJECTS = f"{PLAN_DIR}/rejects.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class PlannedShard:
     @cached_property
     def digest(self) -> str:
         """Sha256 over what goes into it."""
-        return digest_of([asdict(record) for record in self.records])
+        return sha256_json([asdict(record) for record in self.records])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class Plan:
     """Of the configuration that it was made with."""
     shards: dict[str, str]
     """Digest by name, in the set's order: train, val, test."""
-    pictures: int
+    num_images: int
     """In all shards."""
-    rejected: int
+    num_rejected: int
     """Pictures that the listing kept out; they are in ``REJECTS``."""
 
 
@@ -62,45 +62,45 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
     """
     listing = iter(open_source(config))
     first = list(islice(listing, 1))  # a source that is missing says so before anything is written
-    store.delete(INDEX)
+    store.delete(PLAN_INDEX)
     by_split: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
-    waiting: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    pictures, rejected, reason = 0, 0, ""
+    buffers: dict[str, list[Record]] = {split: [] for split in SPLITS}
+    num_images, num_rejected, reason = 0, 0, ""
 
-    def cut(split: str) -> None:
-        shard = PlannedShard(name=f"{split}-{len(by_split[split]):06d}", records=tuple(waiting[split]))
-        _save(shard, store)
+    def flush_shard(split: str) -> None:
+        shard = PlannedShard(name=f"{split}-{len(by_split[split]):06d}", records=tuple(buffers[split]))
+        _save_shard(shard, store)
         by_split[split].append((shard.name, shard.digest))
-        waiting[split].clear()
+        buffers[split].clear()
 
-    with store.whole(REJECTS) as kept_out:
+    with store.atomic_open(REJECTS) as rejects_file:
         for item in chain(first, listing):
             if isinstance(item, Reject):
-                kept_out.write(json_line(asdict(item)))
-                rejected, reason = rejected + 1, item.reason
+                rejects_file.write(json_line(asdict(item)))
+                num_rejected, reason = num_rejected + 1, item.reason
                 continue
-            pictures += 1
+            num_images += 1
             split = split_of(item.identity, config.splits)
-            waiting[split].append(item)
-            if len(waiting[split]) == config.shard_samples:
-                cut(split)
+            buffers[split].append(item)
+            if len(buffers[split]) == config.shard_samples:
+                flush_shard(split)
     for split in SPLITS:
-        if waiting[split]:
-            cut(split)
-    if not pictures:
+        if buffers[split]:
+            flush_shard(split)
+    if not num_images:
         store.delete_folder("work")
-        what = f"{rejected} pictures, none of which can be taken ({reason})" if rejected else "no picture"
-        raise DataError(f"source {config.source} holds {what}; check data.source and data.read")
+        contents = f"{num_rejected} pictures, none of which can be taken ({reason})" if num_rejected else "no picture"
+        raise DataError(f"source {config.source} holds {contents}; check data.source and data.read")
     shards = {name: digest for split in SPLITS for name, digest in by_split[split]}
-    plan = Plan(config_digest=config.digest, shards=shards, pictures=pictures, rejected=rejected)
-    store.write(INDEX, json.dumps(asdict(plan)) + "\n")
+    plan = Plan(config_digest=config.digest, shards=shards, num_images=num_images, num_rejected=num_rejected)
+    store.write(PLAN_INDEX, json.dumps(asdict(plan)) + "\n")
     return plan
 
 
 def load_plan(config: PrepareConfig, store: Store) -> Plan | None:
     """The plan of an unfinished set, if it was made whole and with this configuration."""
     try:
-        plan = Plan(**json.loads(store.read(INDEX)))
+        plan = Plan(**json.loads(store.read(PLAN_INDEX)))
     except (FileNotFoundError, ValueError, TypeError):
         return None
     return plan if plan.config_digest == config.digest else None
@@ -109,7 +109,7 @@ def load_plan(config: PrepareConfig, store: Store) -> Plan | None:
 def load_shard(plan: Plan, name: str, store: Store) -> PlannedShard:
     """One shard's part of the plan. Raises DataError if it is not the one that was planned."""
     try:
-        shard = PlannedShard(name=name, records=tuple(_records(store.read(f"{FOLDER}/{name}.jsonl"))))
+        shard = PlannedShard(name=name, records=tuple(_parse_records(store.read(f"{PLAN_DIR}/{name}.jsonl"))))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"plan of shard {name} in {store.url} cannot be read ({error}); rerun `e4t prepare`") from error
     if shard.digest != plan.shards[name]:
@@ -122,40 +122,40 @@ def json_line(data: Mapping[str, object]) -> bytes:
     return json.dumps(data, ensure_ascii=False).encode() + b"\n"
 
 
-def _save(shard: PlannedShard, store: Store) -> None:
-    store.write(f"{FOLDER}/{shard.name}.jsonl", b"".join(json_line(asdict(record)) for record in shard.records))
+def _save_shard(shard: PlannedShard, store: Store) -> None:
+    store.write(f"{PLAN_DIR}/{shard.name}.jsonl", b"".join(json_line(asdict(record)) for record in shard.records))
 
 
-def _records(lines: bytes) -> Iterator[Record]:
+def _parse_records(lines: bytes) -> Iterator[Record]:
     for line in lines.splitlines():
         data = json.loads(line)
         yield Record(**data | {"place": tuple(data["place"])})
 
 
-FILE = "prepare.json"
+DATASET_CONFIG_NAME = "prepare.json"
 
 
-def check_claim(config: PrepareConfig, store: Store) -> None:
+def check_same_config(config: PrepareConfig, store: Store) -> None:
     """Raise ConfigError, with the difference, if the folder's set is made with another configuration."""
     try:
-        before = flatten(json.loads(store.read(FILE)))
+        recorded = flatten(json.loads(store.read(DATASET_CONFIG_NAME)))
     except FileNotFoundError:
         return
-    changed = differences(before, flatten(_plain(config)))
+    changed = differences(recorded, flatten(_json_settings(config)))
     if changed:
-        shown = "; ".join(f"{name}: {then!r} there, {now!r} now" for name, then, now in changed)
+        details = "; ".join(f"{name}: {old!r} there, {new!r} now" for name, old, new in changed)
         raise ConfigError(
-            f"output {config.output} was made with another configuration ({shown}); give another data.output or "
+            f"output {config.output} was made with another configuration ({details}); give another data.output or "
             "delete it"
         )
 
 
-def claim(config: PrepareConfig, store: Store) -> None:
+def write_config(config: PrepareConfig, store: Store) -> None:
     """Write the note."""
-    store.write(FILE, json.dumps(_plain(config), indent=1) + "\n")
+    store.write(DATASET_CONFIG_NAME, json.dumps(_json_settings(config), indent=1) + "\n")
 
 
-def _plain(config: PrepareConfig) -> dict[str, Any]:
+def _json_settings(config: PrepareConfig) -> dict[str, Any]:
     """As it comes back from JSON: tuples are lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(config.what_is_made()))
-    return plain
+    settings: dict[str, Any] = json.loads(json.dumps(config.content_settings()))
+    return settings

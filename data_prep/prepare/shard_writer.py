@@ -13,67 +13,67 @@ from io import BufferedRandom
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
-from data_prep.images.transform import Picture, make_picture
+from data_prep.images.transform import ProcessedImage, process_image
 from data_prep.prepare.plan import PlannedShard
-from data_prep.records import Record, Reject, Rejected, Source
-from data_prep.shards.shard_index import Facts, Members, Sidecar, path_of
+from data_prep.records import Record, Reject, SampleRejected, Source
+from data_prep.shards.shard_index import SampleStats, MemberOffsets, ShardIndex, index_path
 from data_prep.storage.store import Store
 
-DRAFTS = "work/drafts"
+DRAFTS_DIR = "work/drafts"
 READ_AHEAD = 8
 """Pictures fetched while others are made: hides a store's latency, and bounds what is in memory."""
 
 
-def draft_of(name: str) -> str:
+def draft_path(name: str) -> str:
     """Where a shard lies until copies are found: it still has every picture that is fit."""
-    return f"{DRAFTS}/{name}.tar"
+    return f"{DRAFTS_DIR}/{name}.tar"
 
 
-def final_of(name: str) -> str:
+def final_path(name: str) -> str:
     """Where a shard lies in the finished set."""
     return f"{name.rpartition('-')[0]}/{name}.tar"
 
 
-def finished(store: Store, tar: str, config_digest: str, plan_digest: str) -> Sidecar | None:
+def load_if_current(store: Store, tar: str, config_digest: str, plan_digest: str) -> ShardIndex | None:
     """The sidecar of a shard that was finished from the same pictures and configuration."""
     size = store.size(tar)
     if size is None:
         return None
     try:
-        sidecar = Sidecar.load(store, tar)
+        index = ShardIndex.load(store, tar)
     except DataError:
         return None
-    same = (sidecar.config_digest, sidecar.plan_digest) == (config_digest, plan_digest)
-    return sidecar if same and size == sidecar.bytes else None
+    same = (index.config_digest, index.plan_digest) == (config_digest, plan_digest)
+    return index if same and size == index.bytes else None
 
 
-def write_draft(shard: PlannedShard, source: Source, config: PrepareConfig, store: Store) -> Sidecar:
+def write_draft(shard: PlannedShard, source: Source, config: PrepareConfig, store: Store) -> ShardIndex:
     """Make every picture of a shard. Tar and sidecar appear by rename, the sidecar last."""
     started = time.time()
-    tar, facts, rejects = draft_of(shard.name), dict[str, Facts](), list[Reject]()
-    store.delete(path_of(tar))  # a shard and a sidecar that do not belong together must never lie side by side
-    with store.whole(tar) as file:
-        write_tar(file, _members(shard, source, config, facts, rejects))
-        sidecar = read_back(
+    tar, stats, rejects = draft_path(shard.name), dict[str, SampleStats](), list[Reject]()
+    store.delete(index_path(tar))  # a shard and a sidecar that do not belong together must never lie side by side
+    with store.atomic_open(tar) as file:
+        write_tar(file, _process_records(shard, source, config, stats, rejects))
+        index = index_tar(
             file,
-            Sidecar(
+            ShardIndex(
                 shard=f"{shard.name}.tar",
                 config_digest=config.digest,
                 plan_digest=shard.digest,
-                samples=len(facts),
-                dropped=count(asdict(reject) for reject in rejects),
+                samples=len(stats),
+                reject_counts=count_reasons(asdict(reject) for reject in rejects),
                 rejects=[asdict(reject) for reject in rejects],
                 bytes=0,
                 sha256="",
                 members={},
-                facts=facts,
+                sample_stats=stats,
                 started=started,
                 seconds=0.0,
             ),
-            store.where(tar),
+            store.url_of(tar),
         )
-    sidecar.save(store, tar)
-    return sidecar
+    index.save(store, tar)
+    return index
 
 
 def write_tar(file: BufferedRandom, members: Iterable[tuple[str, bytes]]) -> None:
@@ -85,84 +85,84 @@ def write_tar(file: BufferedRandom, members: Iterable[tuple[str, bytes]]) -> Non
             tar.addfile(info, io.BytesIO(data))
 
 
-def read_back(file: BufferedRandom, sidecar: Sidecar, where: str) -> Sidecar:
+def index_tar(file: BufferedRandom, index: ShardIndex, url: str) -> ShardIndex:
     """Complete the sidecar from the written tar: where each member lies, the sha256, the size and the time it took.
 
     Raises DataError if not every sample is there.
     """
     file.flush()
     file.seek(0)
-    members: Members = {}
+    members: MemberOffsets = {}
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for info in tar:
             key, _, extension = info.name.rpartition(".")
             members.setdefault(key, {})[extension] = (info.offset_data, info.size)
-    if len(members) != sidecar.samples or any(len(parts) != 2 for parts in members.values()):
+    if len(members) != index.samples or any(len(parts) != 2 for parts in members.values()):
         raise DataError(
-            f"shard {where}: {len(members)} samples read back, {sidecar.samples} written; check the disk and rerun"
+            f"shard {url}: {len(members)} samples read back, {index.samples} written; check the disk and rerun"
         )
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()
-    seconds = round(time.time() - sidecar.started, 3)
-    return replace(sidecar, members=members, sha256=digest, bytes=file.tell(), seconds=seconds)
+    seconds = round(time.time() - index.started, 3)
+    return replace(index, members=members, sha256=digest, bytes=file.tell(), seconds=seconds)
 
 
-def count(rejects: Iterable[dict[str, str]]) -> dict[str, int]:
+def count_reasons(rejects: Iterable[dict[str, str]]) -> dict[str, int]:
     """How many, by reason."""
     return dict(sorted(Counter(reject["reason"] for reject in rejects).items()))
 
 
-def _members(
-    shard: PlannedShard, source: Source, config: PrepareConfig, facts: dict[str, Facts], rejects: list[Reject]
+def _process_records(
+    shard: PlannedShard, source: Source, config: PrepareConfig, stats: dict[str, SampleStats], rejects: list[Reject]
 ) -> Iterator[tuple[str, bytes]]:
-    for record, fetched in _fetched(shard.records, source):
+    for record, fetched in _prefetched(shard.records, source):
         try:
             data, caption = fetched.result()
             caption = caption or config.default_caption()
-            picture = make_picture(data, record, caption, config)
+            image = process_image(data, record, caption, config)
         except OSError:
             rejects.append(Reject(key=record.key, source=record.source, reason="unreadable"))
-        except Rejected as reason:
+        except SampleRejected as reason:
             rejects.append(Reject(key=record.key, source=record.source, reason=str(reason)))
         else:
-            facts[record.key] = _facts(record, picture)
-            about = _about(record, caption, picture, config)
-            yield f"{record.key}.{config.codec}", picture.data
-            yield f"{record.key}.json", json.dumps(about, ensure_ascii=False).encode()
+            stats[record.key] = _sample_stats(record, image)
+            metadata = _sample_metadata(record, caption, image, config)
+            yield f"{record.key}.{config.format}", image.data
+            yield f"{record.key}.json", json.dumps(metadata, ensure_ascii=False).encode()
 
 
-def _fetched(records: Iterable[Record], source: Source) -> Iterator[tuple[Record, Future[tuple[bytes, str | None]]]]:
+def _prefetched(records: Iterable[Record], source: Source) -> Iterator[tuple[Record, Future[tuple[bytes, str | None]]]]:
     """Records with their bytes and captions, a few read ahead."""
-    waiting: deque[tuple[Record, Future[tuple[bytes, str | None]]]] = deque()
+    pending: deque[tuple[Record, Future[tuple[bytes, str | None]]]] = deque()
     with ThreadPoolExecutor(READ_AHEAD) as pool:
         for record in records:
-            waiting.append((record, pool.submit(_fetch, record, source)))
-            if len(waiting) > READ_AHEAD:
-                yield waiting.popleft()
-        yield from waiting
+            pending.append((record, pool.submit(_fetch, record, source)))
+            if len(pending) > READ_AHEAD:
+                yield pending.popleft()
+        yield from pending
 
 
 def _fetch(record: Record, source: Source) -> tuple[bytes, str | None]:
     return source.read(record), source.caption(record)
 
 
-def _about(record: Record, caption: str, picture: Picture, config: PrepareConfig) -> dict[str, object]:
+def _sample_metadata(record: Record, caption: str, image: ProcessedImage, config: PrepareConfig) -> dict[str, object]:
     return {
-        "concept": config.concept,
+        "concept": config.domain,
         "identity": record.identity,
         "caption": caption,
         "source": record.source,
-        "original_size": picture.original_size,
-        "sha256": picture.sha256,
-        "crop_box": picture.crop_box,
-        "scores": picture.scores,
+        "original_size": image.original_size,
+        "sha256": image.sha256,
+        "crop_box": image.crop_box,
+        "scores": image.scores,
         "columns": record.columns,
     }
 
 
-def _facts(record: Record, picture: Picture) -> Facts:
-    width, height = picture.original_size
-    numbers = {"width": width, "height": height, "stored_bytes": len(picture.data)} | picture.scores
-    return Facts(
-        identity=record.identity, source=record.source, sha256=picture.sha256, hash=picture.hash, numbers=numbers
+def _sample_stats(record: Record, image: ProcessedImage) -> SampleStats:
+    width, height = image.original_size
+    metrics = {"width": width, "height": height, "stored_bytes": len(image.data)} | image.scores
+    return SampleStats(
+        identity=record.identity, source=record.source, sha256=image.sha256, hash=image.hash, metrics=metrics
     )

@@ -12,7 +12,7 @@ def split_of(identity: str, fractions: SplitFractions) -> str:
 
     A set that grows or shrinks moves no identity from one split to another.
     """
-    share = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
-    if share < fractions.test:
+    position = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
+    if position < fractions.test:
         return "test"
-    return "val" if share < fractions.test + fractions.val else "train"
+    return "val" if position < fractions.test + fractions.val else "train"

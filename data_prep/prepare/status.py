@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
 from data_prep.prepare.plan import Plan, load_plan
-from data_prep.prepare.shard_writer import DRAFTS, draft_of, final_of, finished
+from data_prep.prepare.shard_writer import DRAFTS_DIR, draft_path, final_path, load_if_current
 from data_prep.prepare.splits import SPLITS
 from data_prep.shards.manifest import Manifest
-from data_prep.shards.shard_index import path_of
+from data_prep.shards.shard_index import index_path
 from data_prep.storage.store import Store
 
 
@@ -17,17 +17,17 @@ from data_prep.storage.store import Store
 class Status:
     """Where a set stands."""
 
-    shards: int
+    num_shards: int
     """Planned; 0 before there is a plan."""
-    done: int
+    shards_done: int
     """Of these, made."""
-    pictures: int
+    num_images: int
     """Planned."""
-    looked_at: int
+    processed: int
     """Of these, in the shards made: kept or kept out."""
     rate: float | None
     """Pictures a second over the time in which the shards were made; None before two are."""
-    dropped: dict[str, int]
+    reject_counts: dict[str, int]
     """Kept out so far, by reason; copies of others are found at the end."""
     finished: bool
     """Whether the manifest is there."""
@@ -38,52 +38,52 @@ def status(config: PrepareConfig) -> Status:
     store = Store(config.output)
     plan = load_plan(config, store)
     if plan is None:
-        return _finished(config, store)
-    sidecars = [
+        return _finished_status(config, store)
+    indexes = [
         found
         for name, digest in plan.shards.items()
-        for tar in (draft_of(name), final_of(name))
-        if (found := finished(store, tar, config.digest, digest))
+        for tar in (draft_path(name), final_path(name))
+        if (found := load_if_current(store, tar, config.digest, digest))
     ]
-    looked_at = sum(sidecar.samples + sum(sidecar.dropped.values()) for sidecar in sidecars)
-    dropped: Counter[str] = Counter()
-    for sidecar in sidecars:
-        dropped.update(sidecar.dropped)
+    processed = sum(sidecar.samples + sum(sidecar.reject_counts.values()) for sidecar in indexes)
+    reject_counts: Counter[str] = Counter()
+    for index in indexes:
+        reject_counts.update(index.reject_counts)
     rate = None
-    if len(sidecars) > 1:
-        seconds = max(s.started + s.seconds for s in sidecars) - min(s.started for s in sidecars)
-        rate = looked_at / max(seconds, 1e-9)
+    if len(indexes) > 1:
+        seconds = max(s.started + s.seconds for s in indexes) - min(s.started for s in indexes)
+        rate = processed / max(seconds, 1e-9)
     return Status(
-        shards=len(plan.shards),
-        done=len(sidecars),
-        pictures=plan.pictures,
-        looked_at=looked_at,
+        num_shards=len(plan.shards),
+        shards_done=len(indexes),
+        num_images=plan.num_images,
+        processed=processed,
         rate=rate,
-        dropped=dict(sorted(dropped.items())),
+        reject_counts=dict(sorted(reject_counts.items())),
         finished=False,
     )
 
 
-def progress(plan: Plan, store: Store) -> int:
+def shards_done(plan: Plan, store: Store) -> int:
     """Shards that lie there, by their names alone: cheap enough to be asked all the time."""
-    there = {*store.names(DRAFTS), *(name for split in SPLITS for name in store.names(split))}
-    return sum(bool({path_of(draft_of(name)), path_of(final_of(name))} & there) for name in plan.shards)
+    existing = {*store.listdir(DRAFTS_DIR), *(name for split in SPLITS for name in store.listdir(split))}
+    return sum(bool({index_path(draft_path(name)), index_path(final_path(name))} & existing) for name in plan.shards)
 
 
-def _finished(config: PrepareConfig, store: Store) -> Status:
+def _finished_status(config: PrepareConfig, store: Store) -> Status:
     if not store.exists("prepare.json"):
         raise DataError(f"output {config.output}: nothing was begun there; run `e4t prepare`")
     if not store.exists("manifest.json"):
-        return Status(shards=0, done=0, pictures=0, looked_at=0, rate=None, dropped={}, finished=False)
+        return Status(num_shards=0, shards_done=0, num_images=0, processed=0, rate=None, reject_counts={}, finished=False)
     manifest = Manifest.load(config.output)
-    shards = sum(len(found) for found in manifest.splits.values())
-    pictures = manifest.kept + sum(manifest.dropped.values())
+    num_shards = sum(len(split_shards) for split_shards in manifest.splits.values())
+    num_images = manifest.kept + sum(manifest.reject_counts.values())
     return Status(
-        shards=shards,
-        done=shards,
-        pictures=pictures,
-        looked_at=pictures,
+        num_shards=num_shards,
+        shards_done=num_shards,
+        num_images=num_images,
+        processed=num_images,
         rate=None,
-        dropped=manifest.dropped,
+        reject_counts=manifest.reject_counts,
         finished=True,
     )

@@ -8,40 +8,40 @@ from contextlib import contextmanager
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import ConfigError, DataError
-from data_prep.prepare.plan import Plan, check_claim, claim, load_plan, load_shard, make_plan
-from data_prep.prepare.shard_writer import draft_of, final_of, finished, write_draft
+from data_prep.prepare.plan import Plan, check_same_config, write_config, load_plan, load_shard, make_plan
+from data_prep.prepare.shard_writer import draft_path, final_path, load_if_current, write_draft
 from data_prep.sources import open_source
 from data_prep.storage.store import Store
 
 
-def work(config: PrepareConfig, rank: int, world: int) -> None:
+def run_worker(config: PrepareConfig, rank: int, world_size: int) -> None:
     """Make every ``world``-th shard from ``rank`` on that is not made yet.
 
     Where there is no plan it is made first; ranks that do so at the same time make the same one. Raises DataError if
     the source or the output fails, ConfigError if the output is of another configuration.
     """
-    if not 0 <= rank < world:
-        raise ConfigError(f"rank {rank} of {world}; ranks count from 0 to {world - 1}")
-    settle_in()
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank {rank} of {world_size}; ranks count from 0 to {world_size - 1}")
+    configure_worker_process()
     store = Store(config.output)
-    with clear_errors(config):
-        plan = load_plan(config, store) or new_plan(config, store)
+    with output_errors(config):
+        plan = load_plan(config, store) or make_new_plan(config, store)
         source = open_source(config)
-        for name, digest in list(plan.shards.items())[rank::world]:
-            if not any(finished(store, tar, config.digest, digest) for tar in (draft_of(name), final_of(name))):
+        for name, digest in list(plan.shards.items())[rank::world_size]:
+            if not any(load_if_current(store, tar, config.digest, digest) for tar in (draft_path(name), final_path(name))):
                 write_draft(load_shard(plan, name, store), source, config, store)
 
 
-def new_plan(config: PrepareConfig, store: Store) -> Plan:
+def make_new_plan(config: PrepareConfig, store: Store) -> Plan:
     """List the source anew, and note in the output what it is made with. A bad source leaves no file there."""
-    check_claim(config, store)
+    check_same_config(config, store)
     plan = make_plan(config, store)
-    claim(config, store)
+    write_config(config, store)
     return plan
 
 
 @contextmanager
-def clear_errors(config: PrepareConfig) -> Iterator[None]:
+def output_errors(config: PrepareConfig) -> Iterator[None]:
     """Say in one line what is wrong with an output that cannot be written."""
     try:
         yield
@@ -52,15 +52,15 @@ def clear_errors(config: PrepareConfig) -> Iterator[None]:
         ) from error
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """glibc's numbers for mallopt."""
 
 
-_KEPT, _OF_THE_HEAP = 2**28, 2**25
+_TRIM_BYTES, _MMAP_BYTES = 2**28, 2**25
 """Up to 256 MiB stay with the process; buffers of up to 32 MiB, the most that glibc allows, come from them."""
 
 
-def settle_in() -> None:
+def configure_worker_process() -> None:
     """One core, and memory that is used again for the next picture.
 
     Without the first, kornia-rs starts as many threads as there are cores, in each of as many processes. Without the
@@ -71,5 +71,5 @@ def settle_in() -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
-            mallopt(_TRIM_THRESHOLD, _KEPT)
-            mallopt(_MMAP_THRESHOLD, _OF_THE_HEAP)
+            mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+            mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_prep.config import StreamConfig
+from data_prep.config import DataLoaderConfig
 from data_prep.shards.manifest import Manifest
-from data_prep.shards.samples import About, StoredSamples
+from data_prep.shards.samples import SampleMetadata, ShardSamples
 
 
 @dataclass(frozen=True)
-class Sample(About):
+class Sample(SampleMetadata):
     """A stored picture and what is known of it."""
 
     pixels: Tensor
@@ -24,29 +24,29 @@ class Sample(About):
     @property
     def image(self) -> Tensor:
         """The pixels as models take them, (3, H, W) float32 in [-1, 1]."""
-        return as_images(self.pixels)
+        return to_float(self.pixels)
 
 
-class ShardReader(StoredSamples):
+class ShardReader(ShardSamples):
     """A split as a sequence of samples, in the shards' own order. Any number of threads may read."""
 
     def __init__(
-        self, root: Path | str, split: str, config: StreamConfig | None = None, *, manifest: Manifest | None = None
+        self, root: Path | str, split: str, config: DataLoaderConfig | None = None, *, manifest: Manifest | None = None
     ) -> None:
         """Open a split. Raises DataError if the manifest is unfit or the split empty."""
         super().__init__(root, split, config, manifest=manifest)
-        self._ends = list(accumulate(self.counts))
+        self._cumulative_counts = list(accumulate(self.counts))
 
     def __len__(self) -> int:
         """Samples in the split."""
-        return self._ends[-1]
+        return self._cumulative_counts[-1]
 
     def __getitem__(self, index: int) -> Sample:
         """The sample at ``index``, from 0. Raises IndexError past the end, DataError as ``read`` does."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        shard = bisect_right(self._ends, index)
-        return self.read(shard, index - self._ends[shard] + self.counts[shard])
+        shard = bisect_right(self._cumulative_counts, index)
+        return self.read(shard, index - self._cumulative_counts[shard] + self.counts[shard])
 
     def __iter__(self) -> Iterator[Sample]:
         """Every sample once."""
@@ -56,10 +56,10 @@ class ShardReader(StoredSamples):
 
     def read(self, shard: int, row: int) -> Sample:
         """The sample at ``row`` of a shard. Raises Unreadable that names the shard if it is missing or damaged."""
-        about, pixels = self.picture(shard, row)
-        return Sample(**vars(about), pixels=torch.tensor(pixels).permute(2, 0, 1).contiguous())
+        metadata, pixels = self.read_image(shard, row)
+        return Sample(**vars(metadata), pixels=torch.tensor(pixels).permute(2, 0, 1).contiguous())
 
 
-def as_images(pixels: Tensor) -> Tensor:
+def to_float(pixels: Tensor) -> Tensor:
     """Stored pixels, uint8, as models take them: float32 in [-1, 1], contiguous, of the same shape and device."""
     return pixels.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1

@@ -11,41 +11,41 @@ class Moments:
 
     count: int = 0
     total: float = 0.0
-    squares: float = 0.0
-    low: float = math.inf
-    high: float = -math.inf
+    sum_of_squares: float = 0.0
+    minimum: float = math.inf
+    maximum: float = -math.inf
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(
             self.count + other.count,
             self.total + other.total,
-            self.squares + other.squares,
-            min(self.low, other.low),
-            max(self.high, other.high),
+            self.sum_of_squares + other.sum_of_squares,
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
         )
 
     @classmethod
-    def of(cls, value: float) -> "Moments":
+    def from_value(cls, value: float) -> "Moments":
         """Of a single number."""
         return cls(1, value, value * value, value, value)
 
     def summary(self) -> dict[str, float]:
         """Mean, standard deviation and range."""
         mean = self.total / self.count
-        spread = math.sqrt(max(0.0, self.squares / self.count - mean * mean))
-        return {"mean": mean, "std": spread, "min": self.low, "max": self.high}
+        std = math.sqrt(max(0.0, self.sum_of_squares / self.count - mean * mean))
+        return {"mean": mean, "std": std, "min": self.minimum, "max": self.maximum}
 
 
 Statistics = dict[str, Moments]
 """By the quantity's name."""
 
 
-def statistics_of(rows: Iterable[Mapping[str, float]]) -> Statistics:
+def compute_statistics(rows: Iterable[Mapping[str, float]]) -> Statistics:
     """Of pictures, each with its numbers."""
-    return add({name: Moments.of(value) for name, value in row.items()} for row in rows)
+    return merge_statistics({name: Moments.from_value(value) for name, value in row.items()} for row in rows)
 
 
-def add(many: Iterable[Mapping[str, Moments]]) -> Statistics:
+def merge_statistics(many: Iterable[Mapping[str, Moments]]) -> Statistics:
     """The sum over shards, in the order given, so that it is the same to the last bit."""
     total: Statistics = {}
     for one in many:

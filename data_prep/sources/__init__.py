@@ -13,7 +13,7 @@ def open_source(config: PrepareConfig) -> Source:
 
     Raises DataError if it is missing, ConfigError if it lacks columns that are configured; some only once it is listed.
     """
-    kind = config.read.kind if config.read.kind != "auto" else kind_of(config)
+    kind = config.source_options.type if config.source_options.type != "auto" else kind_of(config)
     if kind == "folder":
         return FolderSource.of(config)
     if kind == "archive":

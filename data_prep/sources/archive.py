@@ -28,7 +28,7 @@ class ArchiveSource:
     def of(cls, config: PrepareConfig) -> "ArchiveSource":
         """The configured source. Raises DataError if there is no archive."""
         tree, archives = find_archives(config.source)
-        return cls(archives, config.read, ArchiveReader(tree))
+        return cls(archives, config.source_options, ArchiveReader(tree))
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """Pictures archive by archive, in each one's own order. An archive's names are in memory while it is listed.

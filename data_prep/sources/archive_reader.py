@@ -79,7 +79,7 @@ def _is_zip(name: str) -> bool:
 
 def _places(record: Record) -> tuple[str, Place, Place]:
     """Archive, place of the picture, and place of its caption, which is empty if there is none."""
-    name, *numbers = record.place
+    name, *numbers = record.location
     places, width = tuple(int(number) for number in numbers), 4 if _is_zip(str(name)) else 2
     return str(name), places[:width], places[width:]
 

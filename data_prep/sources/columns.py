@@ -60,8 +60,8 @@ def row_item(
         key=key,
         identity=identity,
         source=source,
-        place=place,
-        stamp=stamp,
+        location=place,
+        version=stamp,
         caption=filled(plain(cells.get(read.caption_column))) if read.caption_column else None,
         columns=scalars(cells, without=(read.image_column, read.identity_column, read.caption_column)),
     )

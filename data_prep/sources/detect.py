@@ -53,4 +53,4 @@ def _kind_of_parquet(config: PrepareConfig) -> Kind:
         return "datasets"
     from data_prep.sources.table import parquet_texts
 
-    return "table" if config.read.image_column in parquet_texts(config) else "datasets"
+    return "table" if config.source_options.image_column in parquet_texts(config) else "datasets"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from data_prep.records import Rejected
+from data_prep.records import SampleRejected
 from data_prep.sources.filesystem import MAX_FILE_BYTES, LocalTree, Tree, as_oserror, is_local
 
 
@@ -25,7 +25,7 @@ def fetch(tree: Tree, path: str) -> bytes:
 def checked(data: bytes) -> bytes:
     """The bytes; raises Rejected for more than are taken."""
     if len(data) > MAX_FILE_BYTES:
-        raise Rejected("file too large")
+        raise SampleRejected("file too large")
     return data
 
 

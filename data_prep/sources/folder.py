@@ -21,7 +21,7 @@ class FolderSource:
     @classmethod
     def of(cls, config: PrepareConfig) -> "FolderSource":
         """The configured source."""
-        return cls(open_tree(config.source), config.read)
+        return cls(open_tree(config.source), config.source_options)
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """Pictures in the order of their paths, with one folder in memory on each level.
@@ -45,11 +45,11 @@ class FolderSource:
 
     def read(self, record: Record) -> bytes:
         """The file. Raises OSError."""
-        return self.tree.read(str(record.place[0]))
+        return self.tree.read(str(record.location[0]))
 
     def caption(self, record: Record) -> str | None:
         """The first line of the file beside the picture, else what the attributes say. Raises OSError."""
-        texts = [self.tree.read(str(name), CAPTION_BYTES) for name in record.place[1:]]
+        texts = [self.tree.read(str(name), CAPTION_BYTES) for name in record.location[1:]]
         return (first_line(texts[0]) if texts else None) or record.caption
 
     def _walk(self, folder: str, above: tuple[object, ...]) -> Iterator[tuple[str, str, Entry, Entry | None]]:

@@ -10,7 +10,7 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 import huggingface_hub
 
-from data_prep.config import PrepareConfig, SourceConfig, digest_of
+from data_prep.config import PrepareConfig, SourceConfig, sha256_json
 from data_prep.errors import ConfigError, DataError
 from data_prep.records import Record, Reject, Scalar
 from data_prep.sources.columns import need_columns, row_item
@@ -129,7 +129,7 @@ def _stamp(source: str) -> str:
     if source.startswith(HUB):
         return str(huggingface_hub.HfApi().dataset_info(_hub_name(source).removeprefix("hf://datasets/")).sha)
     if source.endswith(FILES) and is_local(source):
-        return digest_of([LocalTree("").entry(path).stamp for path in _files(source)])
+        return sha256_json([LocalTree("").entry(path).stamp for path in _files(source)])
     return ""
 
 
@@ -168,7 +168,7 @@ class DatasetSource:
     @classmethod
     def of(cls, config: PrepareConfig) -> "DatasetSource":
         """The configured source."""
-        return cls(config.source, config.read)
+        return cls(config.source, config.source_options)
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """Rows in their order. Raises DataError if they cannot be had, ConfigError for a column that is not there."""
@@ -185,7 +185,7 @@ class DatasetSource:
 
     def read(self, record: Record) -> bytes:
         """The picture's file. Raises OSError if it cannot be had, Rejected if it is too large."""
-        part, row = (int(number) for number in record.place)
+        part, row = (int(number) for number in record.location)
         with as_oserror(record.source):
             dataset = self.kept.dataset.get("", partial(load, self.source, self.settings))
             picture = dataset.picture(part, row, self.kept.streams)

@@ -50,7 +50,7 @@ class Labels:
         columns = dict(self._found(path, self.attributes) or {})
         caption = filled(columns.pop(self.caption_column, None)) if self.caption_column else None
         return Record(
-            key=key, identity=identity, source=source, place=place, stamp=stamp, caption=caption, columns=columns
+            key=key, identity=identity, source=source, location=place, version=stamp, caption=caption, columns=columns
         )
 
     def identity(self, path: str) -> str | None:

@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from data_prep.config import PrepareConfig, SourceConfig
-from data_prep.credentials import masked
+from data_prep.credentials import redact
 from data_prep.errors import ConfigError, DataError
 from data_prep.records import Record, Reject
 from data_prep.sources.columns import need_columns, number_or_text, row_item
@@ -39,7 +39,7 @@ class TableSource:
     def of(cls, config: PrepareConfig) -> "TableSource":
         """The configured source."""
         tree, name = open_parent(config.source)
-        return cls(tree, name, config.read)
+        return cls(tree, name, config.source_options)
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """Rows in their order. A key is made of path and row, because a path may stand in several rows.
@@ -51,7 +51,7 @@ class TableSource:
 
     def read(self, record: Record) -> bytes:
         """The file at the path or URL. Raises OSError if it cannot be had, Rejected if it is too large."""
-        return fetch(self.tree, str(record.place[0]))
+        return fetch(self.tree, str(record.location[0]))
 
     def caption(self, record: Record) -> str | None:
         """What the caption's column says."""
@@ -61,7 +61,7 @@ class TableSource:
         path = str(cells.get(self.settings.image_column) or "").strip()
         if not path:
             return Reject(key=row_key(row), source=f"{self.name} row {row}", reason="no path in row")
-        source = masked(path)  # what a link is opened with goes into no key, shard or list
+        source = redact(path)  # what a link is opened with goes into no key, shard or list
         key = hashed_key(_key_name(source), f"row {row}")
         if not is_text(path):
             return Reject(key=key, source=printable(source), reason="name is not UTF-8")

@@ -85,7 +85,7 @@ class ShardSource:
     def of(cls, config: PrepareConfig) -> "ShardSource":
         """The configured source. Raises DataError if there is no shard."""
         tree, shards = find_shards(config.source)
-        return cls(shards, config.read, ArchiveReader(tree), ours=has_manifest(tree))
+        return cls(shards, config.source_options, ArchiveReader(tree), ours=has_manifest(tree))
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """Samples shard by shard, in each one's order; a shard's names are in memory while it is listed.
@@ -129,8 +129,8 @@ class ShardSource:
             key=key,
             identity=identity or key,
             source=source,
-            place=(shard.name, *picture.place, *(text.place if text and not text.fault else ())),
-            stamp=picture.stamp,
+            location=(shard.name, *picture.place, *(text.place if text and not text.fault else ())),
+            version=picture.stamp,
             caption=filled(plain(sample.about.get(caption_column))),
             columns=sample.columns(without=(identity_column or "identity", caption_column)),
         )

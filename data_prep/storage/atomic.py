@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 
-PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial$")
+PARTIAL_PATTERN = re.compile(r"\.[0-9a-f]{8}\.partial$")
 """How names of files end that are being written, or were when their writer was killed."""
 
 
@@ -20,58 +20,58 @@ def partial_name(name: str) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BufferedRandom]:
+def atomic_open(path: Path) -> Iterator[BufferedRandom]:
     """A file to write that appears under its name when the block has ended well; an earlier one is replaced then."""
-    aside = path.with_name(f".{partial_name(path.name)}")
+    tmp_path = path.with_name(f".{partial_name(path.name)}")
     try:
-        with aside.open("w+b") as file:
+        with tmp_path.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        aside.unlink(missing_ok=True)
+        tmp_path.unlink(missing_ok=True)
         raise
-    aside.replace(path)
-    _flush_folder(path.parent)
+    tmp_path.replace(path)
+    _fsync_dir(path.parent)
 
 
-def write_whole(path: Path, data: bytes | str) -> None:
+def atomic_write(path: Path, data: bytes | str) -> None:
     """Write a file that appears under its name only when it is whole."""
-    with whole_file(path) as file:
+    with atomic_open(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextmanager
-def whole_folder(place: Path) -> Iterator[Path]:
+def atomic_dir(path: Path) -> Iterator[Path]:
     """A folder to fill that appears as ``place`` when the block has ended well; an earlier one is replaced then."""
-    aside = place.with_name(f".{place.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
-    shutil.rmtree(place, ignore_errors=True)
-    aside.rename(place)
+    tmp_dir = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(tmp_dir, ignore_errors=True)
+    tmp_dir.mkdir(parents=True)
+    yield tmp_dir
+    shutil.rmtree(path, ignore_errors=True)
+    tmp_dir.rename(path)
 
 
 @contextmanager
-def shared_folder(place: Path) -> Iterator[Path]:
+def atomic_dir_shared(path: Path) -> Iterator[Path]:
     """As ``whole_folder`` where several processes may make the same folder at once: the first one's stays."""
-    aside = place.with_name(f".{partial_name(place.name)}")
-    aside.mkdir(parents=True)
+    tmp_dir = path.with_name(f".{partial_name(path.name)}")
+    tmp_dir.mkdir(parents=True)
     try:
-        yield aside
+        yield tmp_dir
         with suppress(OSError):  # somebody else was first
-            aside.rename(place)
+            tmp_dir.rename(path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(tmp_dir, ignore_errors=True)
 
 
-def sha256_of(path: Path) -> str:
+def sha256_file(path: Path) -> str:
     """Sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush_folder(folder: Path) -> None:
+def _fsync_dir(folder: Path) -> None:
     """Make the rename itself survive a power cut, where folders can be opened for that."""
     if not hasattr(os, "O_DIRECTORY"):
         return

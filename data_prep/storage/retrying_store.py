@@ -7,32 +7,32 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from data_prep.config import StreamConfig
+from data_prep.config import DataLoaderConfig
 from data_prep.storage.store import Store
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-LONGEST_PAUSE = 60.0
-HOPELESS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+MAX_BACKOFF_SECONDS = 60.0
+NON_RETRYABLE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 """What a disk says once it says for good; a store may mean that it is not ready yet."""
 
 
-class PatientStore(Store):
+class RetryingStore(Store):
     """A store whose reads are tried again; one that is not on a disk here must also answer in time."""
 
-    def __init__(self, url: str, config: StreamConfig) -> None:
+    def __init__(self, url: str, config: DataLoaderConfig) -> None:
         super().__init__(url)
         self._config = config
 
     def read(self, name: str) -> bytes:
         """The whole file. Raises FileNotFoundError or another OSError when every attempt has failed."""
-        return self.patiently(name, lambda: super(PatientStore, self).read(name))
+        return self.with_retries(name, lambda: super(RetryingStore, self).read(name))
 
-    def names(self, folder: str) -> list[str]:
+    def listdir(self, folder: str) -> list[str]:
         """Names of what is in a folder, sorted; none if it is not there. Raises OSError."""
-        return self.patiently(folder, lambda: super(PatientStore, self).names(folder))
+        return self.with_retries(folder, lambda: super(RetryingStore, self).listdir(folder))
 
-    def read_span(self, name: str, offset: int, size: int) -> bytes:
+    def read_range(self, name: str, offset: int, size: int) -> bytes:
         """So many bytes of a file from an offset on. Raises as ``read`` does, and OSError if there are fewer."""
 
         def attempt() -> bytes:
@@ -43,27 +43,27 @@ class PatientStore(Store):
                 raise OSError(f"short read: {len(data)} of {size} bytes")
             return data
 
-        return self.patiently(name, attempt)
+        return self.with_retries(name, attempt)
 
-    def patiently(self, name: str, attempt: Callable[[], Result]) -> Result:
+    def with_retries(self, name: str, attempt: Callable[[], Result]) -> Result:
         """What the attempt returns once it succeeds. Raises FileNotFoundError or another OSError if it never does."""
-        for number in range(self._config.retries + 1):
+        for retry in range(self._config.retries + 1):
             try:
-                return attempt() if self.local else _within(self._config.timeout_seconds, attempt)
+                return attempt() if self.is_local else _with_timeout(self._config.timeout_seconds, attempt)
             except Exception as error:  # every kind of store has errors of its own
-                if self.local and (not isinstance(error, OSError) or isinstance(error, HOPELESS)):
+                if self.is_local and (not isinstance(error, OSError) or isinstance(error, NON_RETRYABLE)):
                     raise
                 last = error
-            if number < self._config.retries:
+            if retry < self._config.retries:
                 # Not all ranks at the same moment.
-                pause = min(LONGEST_PAUSE, self._config.backoff_seconds * 2**number) * random.uniform(0.75, 1.25)
-                log.warning("%s: %s; trying again in %.1f s", self.where(name), _shown(last), pause)
+                pause = min(MAX_BACKOFF_SECONDS, self._config.backoff_seconds * 2**retry) * random.uniform(0.75, 1.25)
+                log.warning("%s: %s; trying again in %.1f s", self.url_of(name), _one_line(last), pause)
                 time.sleep(pause)
-        kind = FileNotFoundError if isinstance(last, FileNotFoundError) else OSError
-        raise kind(f"{_shown(last)}; tried {self._config.retries + 1} times") from last
+        error_type = FileNotFoundError if isinstance(last, FileNotFoundError) else OSError
+        raise error_type(f"{_one_line(last)}; tried {self._config.retries + 1} times") from last
 
 
-def _within(seconds: float, attempt: Callable[[], Result]) -> Result:
+def _with_timeout(seconds: float, attempt: Callable[[], Result]) -> Result:
     """What the attempt returns. Raises TimeoutError, and leaves it alone, if it takes longer."""
     results: list[Result] = []
     errors: list[Exception] = []
@@ -83,5 +83,5 @@ def _within(seconds: float, attempt: Callable[[], Result]) -> Result:
     raise errors[0] if errors else TimeoutError(f"no answer in {seconds:g} s")
 
 
-def _shown(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

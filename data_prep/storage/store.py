@@ -12,7 +12,7 @@ import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
 
 from data_prep.errors import DataError
-from data_prep.storage.atomic import partial_name, whole_file
+from data_prep.storage.atomic import partial_name, atomic_open
 
 
 class Store:
@@ -26,7 +26,7 @@ class Store:
         self.url = url.rstrip("/") or url
         self.fs, root = fsspec.core.url_to_fs(self.url)
         self.root = str(root).rstrip("/")
-        self.local = isinstance(self.fs, LocalFileSystem)
+        self.is_local = isinstance(self.fs, LocalFileSystem)
 
     def __getstate__(self) -> dict[str, str]:
         return {"url": self.url}
@@ -34,7 +34,7 @@ class Store:
     def __setstate__(self, state: dict[str, str]) -> None:
         self.__init__(state["url"])  # type: ignore[misc]
 
-    def where(self, name: str) -> str:
+    def url_of(self, name: str) -> str:
         """The file's full name, for messages."""
         return f"{self.url}/{name}"
 
@@ -59,11 +59,11 @@ class Store:
 
     def local_path(self, name: str) -> str:
         """The file on this machine's disk. Raises DataError if the folder is elsewhere."""
-        if not self.local:
-            raise DataError(f"{self.where(name)} must be on a disk here, to be mapped into memory; copy the folder")
+        if not self.is_local:
+            raise DataError(f"{self.url_of(name)} must be on a disk here, to be mapped into memory; copy the folder")
         return self._path(name)
 
-    def names(self, folder: str) -> list[str]:
+    def listdir(self, folder: str) -> list[str]:
         """Names of what is in a folder (the store's own, if empty), sorted; none if it is not there."""
         try:
             listed = self.fs.ls(self._path(folder), detail=False, refresh=True)
@@ -72,30 +72,30 @@ class Store:
         return sorted(f"{folder}/{str(path).rstrip('/').rpartition('/')[2]}".lstrip("/") for path in listed)
 
     @contextmanager
-    def whole(self, name: str) -> Iterator[BufferedRandom]:
+    def atomic_open(self, name: str) -> Iterator[BufferedRandom]:
         """A file to write and read back, which appears under its name when the block has ended well."""
-        if self.local:
+        if self.is_local:
             path = Path(self._path(name))
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as file:
+            with atomic_open(path) as file:
                 yield file
             return
-        with tempfile.NamedTemporaryFile() as aside:
-            yield cast("BufferedRandom", aside)
-            aside.flush()
-            sent = partial_name(self._path(name))
-            self.fs.makedirs(self.fs._parent(sent), exist_ok=True)
-            self.fs.put_file(aside.name, sent)
-            self.fs.mv(sent, self._path(name))
+        with tempfile.NamedTemporaryFile() as tmp_file:
+            yield cast("BufferedRandom", tmp_file)
+            tmp_file.flush()
+            tmp_name = partial_name(self._path(name))
+            self.fs.makedirs(self.fs._parent(tmp_name), exist_ok=True)
+            self.fs.put_file(tmp_file.name, tmp_name)
+            self.fs.mv(tmp_name, self._path(name))
 
     def write(self, name: str, data: bytes | str) -> None:
         """Write a file that appears only when it is whole."""
-        with self.whole(name) as file:
+        with self.atomic_open(name) as file:
             file.write(data.encode() if isinstance(data, str) else data)
 
     def move(self, old: str, new: str) -> None:
         """Give a file another name; one that has the name already is replaced."""
-        if self.local:
+        if self.is_local:
             target = Path(self._path(new))
             target.parent.mkdir(parents=True, exist_ok=True)
             Path(self._path(old)).replace(target)
@@ -109,7 +109,7 @@ class Store:
 
     def delete_folder(self, folder: str) -> None:
         """Remove a folder and all in it, if it is there."""
-        if self.local:
+        if self.is_local:
             shutil.rmtree(self._path(folder), ignore_errors=True)
         elif self.exists(folder):
             self.fs.rm(self._path(folder), recursive=True)

@@ -7,52 +7,52 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from data_prep.errors import Unreadable
+from data_prep.errors import SampleReadError
 from data_prep.shards.features import FeatureReader
-from data_prep.stream.decoder import Answer, DecodingProcess, Job, LocalDecoder, Task, shared_pixels
-from data_prep.stream.sample_sequence import Line
+from data_prep.stream.decoder import DecodeResult, ProcessDecoder, DecoderConfig, InProcessDecoder, Task, allocate_shared_pixels
+from data_prep.stream.sample_sequence import SampleSequence
 from data_prep.stream.shuffle import is_flipped
 
 
 class Decoder(Protocol):
     """Reads samples into rows of its own. One caller at a time."""
 
-    def decode(self, tasks: Sequence[Task]) -> list[Answer]:
+    def decode(self, tasks: Sequence[Task]) -> list[DecodeResult]:
         """What is known of each, or why it cannot be read."""
 
     def close(self) -> None:
         """Stop."""
 
 
-class Rows(Protocol):
+class BatchBuffer(Protocol):
     """Where samples are put."""
 
     decoders: list[Decoder]
 
-    def collect(self, start: int, count: int) -> dict[str, Tensor]:
+    def gather(self, start: int, count: int) -> dict[str, Tensor]:
         """Samples of these rows, stacked; they stay what they are when the rows are written again."""
 
     def close(self) -> None:
         """Let go of it."""
 
 
-class PixelRows:
+class PixelBuffer:
     """Pictures, decoded by processes into memory that they share with this one."""
 
-    def __init__(self, line: Line, count: int) -> None:
-        job = Job(
-            sets=list(zip(line.roots, line.manifests, strict=True)),
-            split=line.split,
-            config=line.config,
-            seed=line.seed,
-            rows=count,
-            side=line.manifests[0].resolution,
+    def __init__(self, sequence: SampleSequence, num_slots: int) -> None:
+        config = DecoderConfig(
+            datasets=list(zip(sequence.roots, sequence.manifests, strict=True)),
+            split=sequence.split,
+            loader_config=sequence.config,
+            seed=sequence.seed,
+            num_slots=num_slots,
+            size=sequence.manifests[0].resolution,
         )
-        self._memory, self._pixels = shared_pixels(job)
-        self.decoders: list[Decoder] = [DecodingProcess(job, self._memory) for _ in range(line.config.workers)]
-        self.decoders = self.decoders or [LocalDecoder(job, self._pixels)]
+        self._memory_fd, self._pixels = allocate_shared_pixels(config)
+        self.decoders: list[Decoder] = [ProcessDecoder(config, self._memory_fd) for _ in range(sequence.config.num_workers)]
+        self.decoders = self.decoders or [InProcessDecoder(config, self._pixels)]
 
-    def collect(self, start: int, count: int) -> dict[str, Tensor]:
+    def gather(self, start: int, count: int) -> dict[str, Tensor]:
         """``pixels``."""
         return {"pixels": torch.from_numpy(self._pixels[start : start + count].copy()).permute(0, 3, 1, 2)}
 
@@ -60,22 +60,22 @@ class PixelRows:
         """End the processes that were started meanwhile, and give back the memory."""
         for decoder in self.decoders:
             decoder.close()
-        os.close(self._memory)
+        os.close(self._memory_fd)
 
 
-class FeatureRows:
+class FeatureBuffer:
     """Features, which only need to be copied: threads do."""
 
-    def __init__(self, line: Line, count: int, features: Sequence[FeatureReader]) -> None:
-        self._line, self._features = line, features
-        self._tensors: list[dict[str, Tensor]] = [{} for _ in range(count)]
-        self.decoders: list[Decoder] = [self] * max(1, line.config.workers)
+    def __init__(self, sequence: SampleSequence, num_slots: int, features: Sequence[FeatureReader]) -> None:
+        self._sequence, self._features = sequence, features
+        self._tensors: list[dict[str, Tensor]] = [{} for _ in range(num_slots)]
+        self.decoders: list[Decoder] = [self] * max(1, sequence.config.num_workers)
 
-    def decode(self, tasks: Sequence[Task]) -> list[Answer]:
+    def decode(self, tasks: Sequence[Task]) -> list[DecodeResult]:
         """Read features, and of the shards what else is known."""
         return [self._read(task) for task in tasks]
 
-    def collect(self, start: int, count: int) -> dict[str, Tensor]:
+    def gather(self, start: int, count: int) -> dict[str, Tensor]:
         """Features by name."""
         rows = self._tensors[start : start + count]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -83,11 +83,11 @@ class FeatureRows:
     def close(self) -> None:
         """Nothing to do."""
 
-    def _read(self, task: Task) -> Answer:
+    def _read(self, task: Task) -> DecodeResult:
         try:
-            about = self._line.readers[task.source].about(task.shard, task.row)
-            flipped = self._line.config.flip and is_flipped(self._line.seed, task.epoch, about.key)
-            self._tensors[task.into] = self._features[task.source].read(task.shard, task.row, flipped=flipped)
-        except Unreadable as error:
+            metadata = self._sequence.readers[task.dataset].metadata(task.shard, task.row)
+            flipped = self._sequence.config.horizontal_flip and is_flipped(self._sequence.seed, task.epoch, metadata.key)
+            self._tensors[task.slot] = self._features[task.dataset].read(task.shard, task.row, flipped=flipped)
+        except SampleReadError as error:
             return error
-        return about
+        return metadata

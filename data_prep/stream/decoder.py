@@ -20,16 +20,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.config import StreamConfig
-from data_prep.errors import DataError, Unreadable
+from data_prep.config import DataLoaderConfig
+from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.manifest import Manifest
-from data_prep.shards.samples import About, Pixels, StoredSamples
+from data_prep.shards.samples import SampleMetadata, Pixels, ShardSamples
 from data_prep.stream.shuffle import is_flipped
 
-ROOM = str(Path(__file__).parents[2])
+PACKAGE_ROOT = str(Path(__file__).parents[2])
 """Where this package lies: the process finds it even if its parent's folder has changed."""
 
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
+MALLOC_ENV = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
 """Keep what a picture took for the next one. By default glibc gives a megabyte back to the system every time and takes
 it again page by page, which costs a third of all the decoder's time."""
 
@@ -37,9 +37,9 @@ it again page by page, which costs a third of all the decoder's time."""
 class Task(NamedTuple):
     """A picture to decode, and where to."""
 
-    into: int
+    slot: int
     """Row of the shared pixels."""
-    source: int
+    dataset: int
     """Which set."""
     epoch: int
     """Of that set; decides with the key whether the picture is mirrored."""
@@ -49,85 +49,85 @@ class Task(NamedTuple):
     """Of the shard."""
 
 
-Answer = About | Unreadable
+DecodeResult = SampleMetadata | SampleReadError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class DecoderConfig:
     """What a decoder must know before its first task."""
 
-    sets: list[tuple[str, Manifest]]
+    datasets: list[tuple[str, Manifest]]
     """Folder or URL of each, and what it holds."""
     split: str
     """Of all."""
-    config: StreamConfig
+    loader_config: DataLoaderConfig
     """How they are read."""
     seed: int
     """Of the mirroring."""
-    rows: int
+    num_slots: int
     """Pictures that the shared pixels hold."""
-    side: int
+    size: int
     """Of a picture, in pixels."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Of the shared pixels."""
-        return (self.rows, self.side, self.side, 3)
+        return (self.num_slots, self.size, self.size, 3)
 
 
-class LocalDecoder:
+class InProcessDecoder:
     """Decodes in this very process."""
 
-    def __init__(self, job: Job, pixels: Pixels) -> None:
-        self._job, self._pixels = job, pixels
-        self._sets = [StoredSamples(root, job.split, job.config, manifest=manifest) for root, manifest in job.sets]
+    def __init__(self, config: DecoderConfig, pixels: Pixels) -> None:
+        self._config, self._pixels = config, pixels
+        self._datasets = [ShardSamples(root, config.split, config.loader_config, manifest=manifest) for root, manifest in config.datasets]
 
-    def decode(self, tasks: Sequence[Task]) -> list[Answer]:
+    def decode(self, tasks: Sequence[Task]) -> list[DecodeResult]:
         """Write pictures to their rows; what is known of each, or why there is none."""
         return [self._decode(task) for task in tasks]
 
     def close(self) -> None:
         """Nothing to do."""
 
-    def _decode(self, task: Task) -> Answer:
+    def _decode(self, task: Task) -> DecodeResult:
         try:
-            about, pixels = self._sets[task.source].picture(task.shard, task.row)
-        except Unreadable as error:
+            metadata, pixels = self._datasets[task.dataset].read_image(task.shard, task.row)
+        except SampleReadError as error:
             return error
-        flipped = self._job.config.flip and is_flipped(self._job.seed, task.epoch, about.key)
-        self._pixels[task.into] = pixels[:, ::-1] if flipped else pixels
-        return about
+        flipped = self._config.loader_config.horizontal_flip and is_flipped(self._config.seed, task.epoch, metadata.key)
+        self._pixels[task.slot] = pixels[:, ::-1] if flipped else pixels
+        return metadata
 
 
-class DecodingProcess:
+class ProcessDecoder:
     """Decodes in a process of its own. One caller at a time."""
 
-    def __init__(self, job: Job, memory: int) -> None:
+    def __init__(self, config: DecoderConfig, memory_fd: int) -> None:
         """``memory``: descriptor of the shared pixels."""
-        self._job, self._memory, self._closed = job, memory, False
+        self._config, self._memory_fd, self._closed = config, memory_fd, False
         self._start()
 
-    def decode(self, tasks: Sequence[Task]) -> list[Answer]:
+    def decode(self, tasks: Sequence[Task]) -> list[DecodeResult]:
         """Write pictures to their rows; what is known of each, or why there is none.
 
         Raises DataError if the process dies at it, twice.
         """
-        for last in (False, True):
+        for is_retry in (False, True):
             try:
-                self._pipe.send(tasks)
-                answers: list[Answer] = self._pipe.recv()
+                self._conn.send(tasks)
+                results: list[DecodeResult] = self._conn.recv()
             except (EOFError, OSError) as error:
                 code = self._process.wait()
                 if self._closed:
                     raise DataError("the stream was closed") from error
-                if last:
+                if is_retry:
                     raise DataError(
                         f"a decoding process has ended twice at the same pictures (exit code {code}); is memory short? "
                         "lower stream.workers, or run `e4t prepare --verify`"
                     ) from error
                 self._start()
             else:
-                return answers
+                return results
         raise AssertionError("unreachable")
 
     def close(self) -> None:
@@ -137,45 +137,45 @@ class DecodingProcess:
         self._process.wait()
 
     def _start(self) -> None:
-        self._pipe, theirs = Pipe()
-        descriptors = (theirs.fileno(), self._memory)
+        self._conn, child_conn = Pipe()
+        descriptors = (child_conn.fileno(), self._memory_fd)
         self._process = subprocess.Popen(  # noqa: S603 - our own words
             [sys.executable, "-m", __name__, *map(str, descriptors)],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env=os.environ | MALLOC | {"PYTHONPATH": os.pathsep.join(filter(None, [ROOM, *sys.path]))},
+            env=os.environ | MALLOC_ENV | {"PYTHONPATH": os.pathsep.join(filter(None, [PACKAGE_ROOT, *sys.path]))},
         )
-        theirs.close()
-        self._pipe.send(self._job)
+        child_conn.close()
+        self._conn.send(self._config)
 
 
-def shared_pixels(job: Job) -> tuple[int, Pixels]:
+def allocate_shared_pixels(config: DecoderConfig) -> tuple[int, Pixels]:
     """Memory for the job's pictures that ends with its last user, and its descriptor."""
-    size = int(np.prod(job.shape))
+    size = int(np.prod(config.shape))
     if hasattr(os, "memfd_create"):  # no file of /dev/shm, of which containers have little
         descriptor = os.memfd_create("e4t-pixels")
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, size)
-    return descriptor, _mapped(descriptor, job)
+    return descriptor, _map_pixels(descriptor, config)
 
 
-def _mapped(descriptor: int, job: Job) -> Pixels:
-    memory = mmap.mmap(descriptor, int(np.prod(job.shape)))
-    return np.frombuffer(memory, dtype=np.uint8).reshape(job.shape)
+def _map_pixels(descriptor: int, config: DecoderConfig) -> Pixels:
+    memory = mmap.mmap(descriptor, int(np.prod(config.shape)))
+    return np.frombuffer(memory, dtype=np.uint8).reshape(config.shape)
 
 
-def serve(pipe: Connection, memory: int) -> None:
+def worker_main(conn: Connection, memory_fd: int) -> None:
     """Be a decoder until the pipe ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the trainer finishes its step first, and needs pictures for it
     try:
-        job: Job = pipe.recv()
-        decoder = LocalDecoder(job, _mapped(memory, job))
+        config: DecoderConfig = conn.recv()
+        decoder = InProcessDecoder(config, _map_pixels(memory_fd, config))
         while True:
-            pipe.send(decoder.decode(pipe.recv()))
+            conn.send(decoder.decode(conn.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -184,4 +184,4 @@ if __name__ == "__main__":
     # Under its own name, as which the parent knows what is sent.
     from data_prep.stream import decoder
 
-    decoder.serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+    decoder.worker_main(Connection(int(sys.argv[1])), int(sys.argv[2]))

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 log = logging.getLogger(__name__)
-AT_ONCE = 4
+NUM_THREADS = 4
 """Shards that come at the same time: one connection to a store seldom fills the line."""
 
 
@@ -14,21 +14,21 @@ class Prefetcher:
     """Runs fetches in the background, in order. What fails is left to the reader that needs it: it knows what to do."""
 
     def __init__(self) -> None:
-        self._waiting = deque[Callable[[], None]]()
+        self._queue = deque[Callable[[], None]]()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._open = True
 
-    def want(self, fetches: Iterable[Callable[[], None]]) -> None:
+    def submit(self, fetches: Iterable[Callable[[], None]]) -> None:
         """Fetch these next; those of an earlier call that have not begun are forgotten."""
         with self._changed:
-            self._waiting = deque(fetches)
+            self._queue = deque(fetches)
             self._changed.notify_all()
         if not self._threads:
             # Daemons: a store that hangs must not keep a process from ending.
             self._threads = [
                 threading.Thread(target=self._run, daemon=True, name=f"shard-fetch-{number}")
-                for number in range(AT_ONCE)
+                for number in range(NUM_THREADS)
             ]
             for thread in self._threads:
                 thread.start()
@@ -42,10 +42,10 @@ class Prefetcher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or not self._open)
+                self._changed.wait_for(lambda: self._queue or not self._open)
                 if not self._open:
                     return
-                fetch = self._waiting.popleft()
+                fetch = self._queue.popleft()
             try:
                 fetch()
             except Exception as error:

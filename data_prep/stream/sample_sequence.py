@@ -2,17 +2,17 @@
 
 from typing import Any, NamedTuple
 
-from data_prep.config import StreamConfig
+from data_prep.config import DataLoaderConfig
 from data_prep.errors import ConfigError
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardReader
-from data_prep.stream.shuffle import GlobalOrder, Mix
+from data_prep.stream.shuffle import GlobalOrder, WeightedInterleave
 
 
-class Spot(NamedTuple):
+class SampleLocation(NamedTuple):
     """Where a row of the line lies."""
 
-    source: int
+    dataset: int
     """Which set; 0 is the recipe's own."""
     epoch: int
     """Of that set."""
@@ -22,22 +22,22 @@ class Spot(NamedTuple):
     """Of the shard."""
 
 
-class Line:
+class SampleSequence:
     """Samples by global position, and what is needed to read them."""
 
-    def __init__(self, root: str, split: str, config: StreamConfig, *, seed: int) -> None:
+    def __init__(self, root: str, split: str, config: DataLoaderConfig, *, seed: int) -> None:
         """Open the sets. Raises ConfigError if they do not fit together, DataError if one is unfit."""
         self.split, self.config, self.seed = split, config, seed
-        others = [(ShardReader(url, split, config), weight) for url, weight in config.mix.items()]
+        others = [(ShardReader(url, split, config), weight) for url, weight in config.mixture.items()]
         # By digest, so that the order is the same wherever the sets lie and however the recipe lists them.
         others.sort(key=lambda other: other[0].manifest.digest)
         self.roots = [root, *(other.files.store.url for other, _ in others)]
         self.readers = [ShardReader(root, split, config), *(other for other, _ in others)]
-        _check_fit(self.manifests)
-        _check_cache(self.readers, config)
-        self.mix = Mix([1.0, *(weight for _, weight in others)], seed=seed)
+        _check_compatible(self.manifests)
+        _check_cache_size(self.readers, config)
+        self.interleave = WeightedInterleave([1.0, *(weight for _, weight in others)], seed=seed)
         self.orders = [
-            GlobalOrder(reader.counts, seed=seed, window_shards=config.window_shards) for reader in self.readers
+            GlobalOrder(reader.counts, seed=seed, window_shards=config.shuffle_window_shards) for reader in self.readers
         ]
 
     @property
@@ -45,42 +45,42 @@ class Line:
         """Of every set."""
         return [reader.manifest for reader in self.readers]
 
-    def spot(self, index: int) -> Spot:
+    def locate(self, index: int) -> SampleLocation:
         """What stands at a global position."""
-        source, own = self.mix.place(index)
-        return Spot(source, *self.orders[source].place(own))
+        dataset, position = self.interleave.locate(index)
+        return SampleLocation(dataset, *self.orders[dataset].locate(position))
 
-    def windows(self, index: int) -> list[tuple[int, int]]:
+    def window_of(self, index: int) -> list[tuple[int, int]]:
         """Epoch and window, of every set, from which on a position reads."""
-        return [order.window_at(self.mix.before(index, source)) for source, order in enumerate(self.orders)]
+        return [order.window_of(self.interleave.count_before(index, dataset)) for dataset, order in enumerate(self.orders)]
 
-    def epoch_before(self, index: int) -> int:
+    def epoch_of(self, index: int) -> int:
         """Epoch of the own set's last sample before a position, from 0."""
-        return max(0, self.mix.before(index, 0) - 1) // self.orders[0].epoch_samples
+        return max(0, self.interleave.count_before(index, 0) - 1) // self.orders[0].epoch_samples
 
-    def identity(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """All that decides the order beside the seed."""
-        own, *others = self.manifests
-        identity = {"split": self.split, "window_shards": self.config.window_shards, "set": own.digest}
-        shares = [f"{count} of {self.mix.block}" for count in self.mix.counts]
+        primary, *others = self.manifests
+        identity = {"split": self.split, "window_shards": self.config.shuffle_window_shards, "set": primary.digest}
+        shares = [f"{count} of {self.interleave.block_size}" for count in self.interleave.block_counts]
         mixed = {f"mix.{other.digest}": share for other, share in zip(others, shares[1:], strict=True)}
         return identity | {"share": shares[0]} | mixed
 
 
-def _check_fit(manifests: list[Manifest]) -> None:
-    sides = [manifest.resolution for manifest in manifests]
-    if len(set(sides)) > 1:
-        raise ConfigError(f"stream.mix: the sets' pictures have sides of {sides} pixels; prepare all with the same one")
+def _check_compatible(manifests: list[Manifest]) -> None:
+    resolutions = [manifest.resolution for manifest in manifests]
+    if len(set(resolutions)) > 1:
+        raise ConfigError(f"stream.mix: the sets' pictures have sides of {resolutions} pixels; prepare all with the same one")
     if len({manifest.digest for manifest in manifests}) < len(manifests):
         raise ConfigError("stream.mix: a set is named twice, under two addresses; name it once, with its whole weight")
 
 
-def _check_cache(readers: list[ShardReader], config: StreamConfig) -> None:
+def _check_cache_size(readers: list[ShardReader], config: DataLoaderConfig) -> None:
     """Every window must fit, or its shards would push each other out for each sample."""
-    remote = [reader for reader in readers if not reader.files.store.local]
-    need = sum(sum(sorted((s.bytes for s in reader.shards), reverse=True)[: config.window_shards]) for reader in remote)
-    if need > config.cache_bytes:
+    remote = [reader for reader in readers if not reader.files.store.is_local]
+    need = sum(sum(sorted((s.bytes for s in reader.shards), reverse=True)[: config.shuffle_window_shards]) for reader in remote)
+    if need > config.cache_max_bytes:
         raise ConfigError(
-            f"stream.cache_bytes is {config.cache_bytes}, and {config.window_shards} shards (stream.window_shards) of "
+            f"stream.cache_bytes is {config.cache_max_bytes}, and {config.shuffle_window_shards} shards (stream.window_shards) of "
             f"each set take up to {need}; give at least that, twice as much to hide downloads, or a smaller window"
         )

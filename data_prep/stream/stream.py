@@ -10,14 +10,14 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from data_prep.config import StreamConfig, digest_of
+from data_prep.config import DataLoaderConfig, sha256_json
 from data_prep.errors import ConfigError
 from data_prep.shards.features import FeatureReader
-from data_prep.shards.reader import Sample, ShardReader, as_images
-from data_prep.stream.loader import Loader, Loading
-from data_prep.stream.sample_sequence import Line
+from data_prep.shards.reader import Sample, ShardReader, to_float
+from data_prep.stream.loader import Loader, PendingBatch
+from data_prep.stream.sample_sequence import SampleSequence
 
-__all__ = ["Batch", "Sample", "ShardReader", "ShardStream", "as_images"]
+__all__ = ["Batch", "Sample", "ShardReader", "ShardStream", "to_float"]
 log = logging.getLogger(__name__)
 
 
@@ -61,12 +61,12 @@ class ShardStream(Iterator[Batch]):
         root: Path | str,
         split: str,
         *,
-        global_batch: int,
+        global_batch_size: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         seed: int = 0,
         samples_seen: int = 0,
-        config: StreamConfig | None = None,
+        config: DataLoaderConfig | None = None,
         features: FeatureReader | None = None,
     ) -> None:
         """Open a split at a position; ``features`` stand for the pictures, which are not decoded then.
@@ -74,59 +74,59 @@ class ShardStream(Iterator[Batch]):
         Raises ConfigError if the ranks cannot share the batch, the mixed sets do not fit together or the cache is too
         small for them, DataError if a set is unfit or its split empty.
         """
-        if global_batch < 1 or global_batch % world:
+        if global_batch_size < 1 or global_batch_size % world_size:
             raise ConfigError(
-                f"a global batch of {global_batch} cannot be shared by {world} ranks; give a multiple of {world}"
+                f"a global batch of {global_batch_size} cannot be shared by {world_size} ranks; give a multiple of {world_size}"
             )
-        if not 0 <= rank < world:
-            raise ConfigError(f"rank {rank} is not one of {world} ranks; give 0 to {world - 1}")
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank} is not one of {world_size} ranks; give 0 to {world_size - 1}")
         if min(seed, samples_seen) < 0:
             raise ConfigError(f"seed {seed} and samples_seen {samples_seen} must be at least 0")
-        self.config = config or StreamConfig()
-        self.line = Line(str(root), split, self.config, seed=seed)
-        self.global_batch, self.rank, self.world = global_batch, rank, world
+        self.config = config or DataLoaderConfig()
+        self.sequence = SampleSequence(str(root), split, self.config, seed=seed)
+        self.global_batch_size, self.rank, self.world_size = global_batch_size, rank, world_size
         self.samples_seen, self.skipped = samples_seen, 0
-        self._loader = Loader(self.line, global_batch // world, features)
-        self._ahead: deque[Loading] = deque()
+        self._loader = Loader(self.sequence, global_batch_size // world_size, features)
+        self._pending: deque[PendingBatch] = deque()
 
-    def identity(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """All that decides the order beside the seed, as flat plain data: two runs with the same see the same."""
-        return self.line.identity()
+        return self.sequence.fingerprint()
 
     @property
     def digest(self) -> str:
         """Sha256 of ``identity``."""
-        return digest_of(self.identity())
+        return sha256_json(self.fingerprint())
 
     def __next__(self) -> Batch:
         """The next batch. Raises DataError, and closes, if samples cannot be read and ``config`` does not skip them."""
-        while len(self._ahead) <= self.config.prefetch:
-            start = self.samples_seen + len(self._ahead) * self.global_batch
-            self._ahead.append(self._loader.start(start + self.rank * (self.global_batch // self.world)))
+        while len(self._pending) <= self.config.prefetch:
+            start = self.samples_seen + len(self._pending) * self.global_batch_size
+            self._pending.append(self._loader.start(start + self.rank * (self.global_batch_size // self.world_size)))
         try:
-            loaded = self._ahead[0].result()
+            loaded = self._pending[0].result()
         except BaseException:
             self.close()
             raise
-        self._ahead.popleft()
-        self.samples_seen += self.global_batch
+        self._pending.popleft()
+        self.samples_seen += self.global_batch_size
         self.skipped += len(loaded.skipped)
         if loaded.skipped:
             log.warning("skipped %d (%d so far): %s", len(loaded.skipped), self.skipped, ", ".join(loaded.skipped[:8]))
         return Batch(
-            keys=[about.key for about in loaded.abouts],
-            identities=[about.identity for about in loaded.abouts],
-            captions=[about.caption for about in loaded.abouts],
+            keys=[metadata.key for metadata in loaded.metadata],
+            identities=[about.identity for about in loaded.metadata],
+            captions=[about.caption for about in loaded.metadata],
             tensors=loaded.tensors,
             indices=loaded.indices,
             samples_seen=self.samples_seen,
-            epoch=self.line.epoch_before(self.samples_seen),
+            epoch=self.sequence.epoch_of(self.samples_seen),
             skipped=loaded.skipped,
         )
 
     def close(self) -> None:
         """End the workers and forget what was decoded ahead."""
-        self._ahead.clear()
+        self._pending.clear()
         self._loader.close()
 
     def __enter__(self) -> Self:

@@ -18,15 +18,15 @@ from typing import Any
 from PIL import Image
 
 from data_prep.errors import ConfigError, DataError
-from data_prep.storage.atomic import whole_folder
+from data_prep.storage.atomic import atomic_dir
 
 DOMAIN_WORD = "emoji"
-HOUSES = {"google": "noto", "twitter": "twemoji"}
+VENDORS = {"google": "noto", "twitter": "twemoji"}
 """What captions call the drawings of each vendor."""
 TONES = {"1F3FB": "pale", "1F3FC": "light", "1F3FD": "tan", "1F3FE": "brown", "1F3FF": "dark"}
 """Fitzpatrick modifiers, one for each person that is shown."""
-SIDE = 64
-DONE = "emoji.json"
+IMAGE_SIZE = 64
+CONFIG_NAME = "emoji.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,91 +40,91 @@ class EmojiConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "packages", tuple(self.packages))
-        if len(self.packages) != len(HOUSES):
-            raise ConfigError(f"emoji.packages: give both, emoji-datasource-{' and emoji-datasource-'.join(HOUSES)}")
+        if len(self.packages) != len(VENDORS):
+            raise ConfigError(f"emoji.packages: give both, emoji-datasource-{' and emoji-datasource-'.join(VENDORS)}")
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Glyph:
     """An emoji by one house, in one skin tone if it has one."""
 
     emoji: str
     """Short name, which is the concept and the folder."""
     name: str
-    house: str
+    vendor: str
     tone: str | None
     png: bytes
 
     def captions(self, rng: random.Random) -> list[str]:
         """Style and tone; complete; the concept alone; something left out."""
-        toned = f" with {self.tone} skin" if self.tone else ""
-        by = f" drawn by {self.house}"
-        named = f"an {DOMAIN_WORD} of {self.name}"
-        partly = rng.choice((f"an {DOMAIN_WORD}{toned}", f"{named}{toned}", f"an {DOMAIN_WORD}{by}", f"{named}{by}"))
-        return [f"an {DOMAIN_WORD}{toned}{by}", f"{named}{toned}{by}", named, partly]
+        with_tone = f" with {self.tone} skin" if self.tone else ""
+        by_vendor = f" drawn by {self.vendor}"
+        with_name = f"an {DOMAIN_WORD} of {self.name}"
+        partial_caption = rng.choice((f"an {DOMAIN_WORD}{with_tone}", f"{with_name}{with_tone}", f"an {DOMAIN_WORD}{by_vendor}", f"{with_name}{by_vendor}"))
+        return [f"an {DOMAIN_WORD}{with_tone}{by_vendor}", f"{with_name}{with_tone}{by_vendor}", with_name, partial_caption]
 
-    def picture(self) -> Image.Image:
+    def image(self) -> Image.Image:
         """On white, RGB."""
         with Image.open(io.BytesIO(self.png)) as image:
-            drawn = image.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-        return Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
+            resized = image.convert("RGBA").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
+        return Image.alpha_composite(Image.new("RGBA", resized.size, "white"), resized).convert("RGB")
 
 
-def lay_out_emoji(config: EmojiConfig, *, on_emoji: Callable[[int, int], None] | None = None) -> Path:
+def build_emoji_dataset(config: EmojiConfig, *, on_progress: Callable[[int, int], None] | None = None) -> Path:
     """Write the whole set; a finished one is left as it is. The folder appears by rename, when whole.
 
     Raises ConfigError if the folder holds anything else, DataError if a package is not one of the two.
     """
     output = Path(config.output)
-    if (output / DONE).exists():
+    if (output / CONFIG_NAME).exists():
         return output
     if output.exists():
         raise ConfigError(f"{output} exists and was not made by `e4t emoji`; give another --output or delete it")
-    emoji: dict[str, list[Drawing]] = {}
+    emoji: dict[str, list[Glyph]] = {}
     for package in config.packages:
-        for drawing in drawings(Path(package)):
-            emoji.setdefault(drawing.emoji, []).append(drawing)
-    with whole_folder(output) as folder:
-        for done, (name, drawn) in enumerate(sorted(emoji.items()), 1):
-            _write(folder / name, drawn)
-            if on_emoji:
-                on_emoji(done, len(emoji))
-        (folder / DONE).write_text(json.dumps(asdict(config), indent=2) + "\n")
+        for glyph in iter_glyphs(Path(package)):
+            emoji.setdefault(glyph.emoji, []).append(glyph)
+    with atomic_dir(output) as folder:
+        for done, (name, glyphs) in enumerate(sorted(emoji.items()), 1):
+            _write_images(folder / name, glyphs)
+            if on_progress:
+                on_progress(done, len(emoji))
+        (folder / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n")
     return output
 
 
-def _write(folder: Path, drawn: list[Drawing]) -> None:
+def _write_images(folder: Path, glyphs: list[Glyph]) -> None:
     """Plain drawings first, so that a concept's first pictures differ in style alone."""
     folder.mkdir(parents=True)
     rng = random.Random(folder.name)
-    for index, drawing in enumerate(sorted(drawn, key=lambda each: each.tone is not None)):
-        scene, *others = drawing.captions(rng)
-        drawing.picture().save(folder / f"{index:03d}.png")
+    for index, glyph in enumerate(sorted(glyphs, key=lambda each: each.tone is not None)):
+        scene, *others = glyph.captions(rng)
+        glyph.image().save(folder / f"{index:03d}.png")
         (folder / f"{index:03d}.txt").write_text(scene + "\n")
         (folder / f"{index:03d}.captions.txt").write_text("\n".join(others) + "\n")
 
 
-def drawings(package: Path) -> Iterator[Drawing]:
+def iter_glyphs(package: Path) -> Iterator[Glyph]:
     """Every drawing of a package. Nothing is extracted; members are looked up by the names that its index gives."""
     try:
         with tarfile.open(package) as tar:
-            vendor = json.loads(_read(tar, tar.getmember("package/package.json")))["name"].removeprefix(
+            vendor = json.loads(_read_member(tar, tar.getmember("package/package.json")))["name"].removeprefix(
                 "emoji-datasource-"
             )
-            if vendor not in HOUSES:
-                raise DataError(f"{package} holds emoji of {vendor}; give emoji-datasource-{', '.join(HOUSES)}")
-            index = json.loads(_read(tar, tar.getmember("package/emoji.json")))
+            if vendor not in VENDORS:
+                raise DataError(f"{package} holds emoji of {vendor}; give emoji-datasource-{', '.join(VENDORS)}")
+            index = json.loads(_read_member(tar, tar.getmember("package/emoji.json")))
             files = {member.name: member for member in tar.getmembers()}
-            for entry, tone in _entries(index):
+            for entry, tone in _entries_with_tone(index):
                 member = files.get(f"package/img/{vendor}/64/{entry['image']}")
                 if member and entry.get(f"has_img_{vendor}"):
-                    png = _read(tar, member)
-                    yield Drawing(_folder(entry["short_name"]), _words(entry["name"]), HOUSES[vendor], tone, png)
+                    png = _read_member(tar, member)
+                    yield Glyph(_folder_name(entry["short_name"]), _normalize_name(entry["name"]), VENDORS[vendor], tone, png)
     except (OSError, tarfile.TarError, ValueError, KeyError) as error:
         raise DataError(f"{package} is not a package of emoji ({error}); fetch it again with npm pack") from error
 
 
-def _entries(index: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str | None]]:
+def _entries_with_tone(index: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str | None]]:
     """Every emoji, and its variations of one skin tone."""
     for entry in index:
         yield entry, None
@@ -133,16 +133,16 @@ def _entries(index: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str 
                 yield {**entry, **variation}, tone
 
 
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
     if file is None:
         raise KeyError(f"{member.name} is no file")
     return file.read()
 
 
-def _folder(short_name: str) -> str:
+def _folder_name(short_name: str) -> str:
     return re.sub(r"[^a-z0-9_-]", "-", short_name.lower())
 
 
-def _words(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", name.lower()))

@@ -23,14 +23,14 @@ from dicebear import Avatar, Style
 from PIL import Image
 
 from data_prep.errors import ConfigError, DataError
-from data_prep.storage.atomic import whole_folder
+from data_prep.storage.atomic import atomic_dir
 from data_prep.synthetic.vocabulary import ACCESSORIES, BACKGROUNDS, BEARDS, CLOTHES, EXPRESSIONS, HAIR, HEADS, SKINS
 
 DOMAIN_WORD = "person"
-BEARD_SHARE, ACCESSORY_SHARE = 0.4, 0.45
-SCALES = (0.92, 1.08)
-SHIFT_PERCENT = 5.0
-DRAWN = "faces.json"
+BEARD_PROBABILITY, ACCESSORY_PROBABILITY = 0.4, 0.45
+SCALE_RANGE = (0.92, 1.08)
+MAX_SHIFT_PERCENT = 5.0
+CONFIG_NAME = "faces.json"
 """The file that says how a set was drawn."""
 
 
@@ -65,8 +65,8 @@ class Identity:
             head=rng.choice(list(HEADS)),
             hair=rng.choice(list(HAIR)),
             skin=rng.choice(list(SKINS)),
-            beard=rng.choice(list(BEARDS)[1:]) if rng.random() < BEARD_SHARE else "none",
-            accessory=rng.choice(list(ACCESSORIES)[1:]) if rng.random() < ACCESSORY_SHARE else "none",
+            beard=rng.choice(list(BEARDS)[1:]) if rng.random() < BEARD_PROBABILITY else "none",
+            accessory=rng.choice(list(ACCESSORIES)[1:]) if rng.random() < ACCESSORY_PROBABILITY else "none",
         )
 
     def describe(self) -> str:
@@ -103,15 +103,15 @@ class Scene:
             clothes=rng.choice(list(CLOTHES)),
             background=rng.choice(list(BACKGROUNDS)),
             flip=rng.random() < 0.5,
-            scale=round(rng.uniform(*SCALES), 3),
-            shift_x=round(rng.uniform(-SHIFT_PERCENT, SHIFT_PERCENT), 2),
-            shift_y=round(rng.uniform(-SHIFT_PERCENT, SHIFT_PERCENT), 2),
+            scale=round(rng.uniform(*SCALE_RANGE), 3),
+            shift_x=round(rng.uniform(-MAX_SHIFT_PERCENT, MAX_SHIFT_PERCENT), 2),
+            shift_y=round(rng.uniform(-MAX_SHIFT_PERCENT, MAX_SHIFT_PERCENT), 2),
         )
 
     def caption(self, subject: str = f"a {{expression}} {DOMAIN_WORD}") -> str:
         """The scene without the identity: ``a portrait of a smiling person in a red shirt on a navy background``."""
         subject = subject.format(expression=self.expression)
-        return _articles(f"a portrait of {subject} in a {self.clothes} shirt on a {self.background} background")
+        return _fix_articles(f"a portrait of {subject} in a {self.clothes} shirt on a {self.background} background")
 
 
 def extra_captions(identity: Identity, scene: Scene, rng: random.Random) -> list[str]:
@@ -126,19 +126,19 @@ def extra_captions(identity: Identity, scene: Scene, rng: random.Random) -> list
     clothes = rng.choice((f" in a {scene.clothes} shirt", ""))
     background = rng.choice((f" on a {scene.background} background", ""))
     partial_caption = f"a portrait of {expression}{clothes}{background}"
-    return [complete, _articles(f"a portrait of a {described}"), _articles(partial_caption)]
+    return [complete, _fix_articles(f"a portrait of a {described}"), _fix_articles(partial_caption)]
 
 
-def _articles(text: str) -> str:
+def _fix_articles(text: str) -> str:
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
 @cache
-def _style() -> Style:
+def _open_peeps_style() -> Style:
     return Style(json.loads(files("dicebear_styles").joinpath("open-peeps.json").read_text("utf-8")))
 
 
-def draw(identity: Identity, scene: Scene, size: int = 64) -> Image.Image:
+def render(identity: Identity, scene: Scene, size: int = 64) -> Image.Image:
     """Draw the identity in the scene as an RGB picture of ``size`` x ``size`` pixels."""
     ink, fill = HAIR[identity.hair]
     options = {
@@ -160,7 +160,7 @@ def draw(identity: Identity, scene: Scene, size: int = 64) -> Image.Image:
         "translateX": scene.shift_x,
         "translateY": scene.shift_y,
     }
-    svg = Avatar(_style(), options).to_string()
+    svg = Avatar(_open_peeps_style(), options).to_string()
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     return Image.open(io.BytesIO(bytes(png))).convert("RGB")
 
@@ -171,66 +171,66 @@ class FacesConfig:
 
     output: str = "data/faces"
     """Folder that gets <identity>/<picture>.png with .txt (the scene) and .captions.txt (more captions, one a line)."""
-    identities: int = 4000
+    num_identities: int = 4000
     """Different people, no two alike."""
-    pictures: int = 6
+    images_per_identity: int = 6
     """Pictures of each, every one in another scene."""
     size: int = 64
     """Side in pixels."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.identities < 1 or self.pictures < 1 or self.size < 8:
+        if self.num_identities < 1 or self.images_per_identity < 1 or self.size < 8:
             raise ConfigError(
-                f"faces: {self.identities} identities, {self.pictures} pictures, size {self.size}; "
+                f"faces: {self.num_identities} identities, {self.images_per_identity} pictures, size {self.size}; "
                 "give at least 1, 1 and 8"
             )
-        if self.identities > 200_000:
+        if self.num_identities > 200_000:
             raise ConfigError(
-                f"faces.identities is {self.identities}; about 290,000 different people exist, give at most 200,000"
+                f"faces.identities is {self.num_identities}; about 290,000 different people exist, give at most 200,000"
             )
 
 
-def identities(config: FacesConfig) -> list[Identity]:
+def sample_identities(config: FacesConfig) -> list[Identity]:
     """The set's people: distinct, a function of the seed alone; asking for more extends the list."""
     rng = random.Random(f"identities-{config.seed}")
     people: dict[str, Identity] = {}
-    while len(people) < config.identities:
+    while len(people) < config.num_identities:
         person = Identity.random(rng)
         people.setdefault(person.name, person)
     return list(people.values())
 
 
-def draw_faces(config: FacesConfig, *, workers: int = 2, on_identity: Callable[[int, int], None] | None = None) -> Path:
+def generate_faces(config: FacesConfig, *, workers: int = 2, on_progress: Callable[[int, int], None] | None = None) -> Path:
     """Draw the whole set; a finished one is left as it is. The folder appears by rename, when whole.
 
     Raises ConfigError if the folder holds a set that was drawn with another configuration.
     """
     output = Path(config.output)
-    if (output / DRAWN).exists():
-        if json.loads((output / DRAWN).read_text()) != asdict(config):
+    if (output / CONFIG_NAME).exists():
+        if json.loads((output / CONFIG_NAME).read_text()) != asdict(config):
             raise ConfigError(
                 f"{output} holds faces of another configuration (see its faces.json); give another output or delete it"
             )
         return output
     if output.exists():
         raise ConfigError(f"{output} exists and was not drawn by e4t; give another faces.output")
-    people = identities(config)
+    people = sample_identities(config)
     context = multiprocessing.get_context("spawn")  # whoever draws may have threads, which do not survive a fork
-    with whole_folder(output) as folder, ProcessPoolExecutor(workers, context) as pool:
-        for done, _ in enumerate(pool.map(partial(_draw_identity, folder, config), people, chunksize=16), 1):
-            if on_identity:
-                on_identity(done, len(people))
-        (folder / DRAWN).write_text(json.dumps(asdict(config), indent=2))
+    with atomic_dir(output) as folder, ProcessPoolExecutor(workers, context) as pool:
+        for done, _ in enumerate(pool.map(partial(_render_identity, folder, config), people, chunksize=16), 1):
+            if on_progress:
+                on_progress(done, len(people))
+        (folder / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2))
     return output
 
 
-def _draw_identity(output: Path, config: FacesConfig, identity: Identity) -> None:
+def _render_identity(output: Path, config: FacesConfig, identity: Identity) -> None:
     folder = output / identity.name
     folder.mkdir()
     rng = random.Random(hashlib.sha256(f"{config.seed}-{identity.name}".encode()).digest())
-    for index in range(config.pictures):
+    for index in range(config.images_per_identity):
         scene = Scene.random(rng)
-        draw(identity, scene, config.size).save(folder / f"{index:03d}.png")
+        render(identity, scene, config.size).save(folder / f"{index:03d}.png")
         (folder / f"{index:03d}.txt").write_text(scene.caption() + "\n")
         (folder / f"{index:03d}.captions.txt").write_text("\n".join(extra_captions(identity, scene, rng)) + "\n")

@@ -13,10 +13,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from data_prep.config import PrepareConfig
 from data_prep.prepare.status import status
-from data_prep.shards.manifest import verify
-from data_prep.storage.atomic import write_whole
-from data_prep.synthetic.emoji import EmojiConfig, lay_out_emoji
-from data_prep.synthetic.faces import FacesConfig, draw_faces
+from data_prep.shards.manifest import verify_shards
+from data_prep.storage.atomic import atomic_write
+from data_prep.synthetic.emoji import EmojiConfig, build_emoji_dataset
+from data_prep.synthetic.faces import FacesConfig, generate_faces
 from encoder.config import TuneConfig
 from encoder.errors import ConfigError
 from encoder.tuning.presets import METHODS
@@ -55,7 +55,7 @@ def faces(arguments: Namespace, _: list[str]) -> None:
     """Draw the built-in domain: faces, as a folder of pictures with captions."""
     config = _settings(FacesConfig, arguments)
     with Bar("drawing faces") as bar:
-        draw_faces(config, on_identity=bar)
+        generate_faces(config, on_progress=bar)
     console.print(f"faces: {config.output}")
 
 
@@ -63,14 +63,14 @@ def emoji(arguments: Namespace, _: list[str]) -> None:
     """Lay out a second domain: emoji of two houses, from the packages that npm pack fetches."""
     config = _settings(EmojiConfig, arguments)
     with Bar("laying out emoji") as bar:
-        lay_out_emoji(config, on_emoji=bar)
+        build_emoji_dataset(config, on_progress=bar)
     console.print(f"emoji: {config.output}")
 
 
 def prepare(arguments: Namespace, _: list[str]) -> int:
     """Turn pictures into shards; a rerun finishes what is missing."""
-    from data_prep.prepare.pipeline import merge_set, plan_set, prepare
-    from data_prep.prepare.worker import work
+    from data_prep.prepare.pipeline import merge_dataset, plan_dataset, prepare
+    from data_prep.prepare.worker import run_worker
 
     config = _settings(PrepareConfig, arguments.data)
     if arguments.verify:
@@ -79,24 +79,24 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
         console.print(*status_lines(config.output, status(config)), sep="\n")
         return DONE
     if arguments.stage == "plan":
-        plan_set(config)
+        plan_dataset(config)
         return DONE
     if arguments.stage == "work":
-        work(config, arguments.rank, arguments.world)
+        run_worker(config, arguments.rank, arguments.world)
         return DONE
     with Bar("preparing shards") as bar:
-        manifest = merge_set(config, bar) if arguments.stage == "merge" else prepare(config, _executor(arguments), bar)
+        manifest = merge_dataset(config, bar) if arguments.stage == "merge" else prepare(config, _executor(arguments), bar)
     if arguments.runs:
         from pipelines.tracking.stage_runs import record_set
 
         record_set(config, manifest, Path(arguments.runs))
-    dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items()) or "none"
+    dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.reject_counts.items()) or "none"
     console.print(f"shards: {config.output}  kept {manifest.kept}  dropped {dropped}  digest {manifest.digest[:12]}")
     return DONE
 
 
 def _verified(config: PrepareConfig) -> int:
-    damaged = list(verify(config.output))
+    damaged = list(verify_shards(config.output))
     for line in damaged:
         console.print(line)
     console.print(f"{config.output}: {'damaged' if damaged else 'every shard is as it was written'}")
@@ -185,7 +185,7 @@ def plan(arguments: Namespace, _: list[str]) -> None:
         plans.append(stage(recipe))
         console.print(shown(plans[-1], *remedies(recipe, plans[-1], stage)), soft_wrap=True)
     if arguments.json:
-        write_whole(Path(arguments.json), json.dumps([each.plain() for each in plans], indent=1) + "\n")
+        atomic_write(Path(arguments.json), json.dumps([each.plain() for each in plans], indent=1) + "\n")
 
 
 def doctor(arguments: Namespace, _: list[str]) -> int:
@@ -203,7 +203,7 @@ def doctor(arguments: Namespace, _: list[str]) -> int:
         findings = examine(CHECKS, needs, bar)
     console.print(shown(findings))
     if arguments.json:
-        write_whole(Path(arguments.json), json.dumps([asdict(each) for each in findings], indent=1) + "\n")
+        atomic_write(Path(arguments.json), json.dumps([asdict(each) for each in findings], indent=1) + "\n")
     return FAILED if any(each.state == "broken" for each in findings) else DONE
 
 

@@ -11,7 +11,7 @@ from pipelines.errors import DONE
 from pipelines.pretraining.run_folder import Run
 from pipelines.runtime.console import console
 
-FACES = FacesConfig(identities=3200, pictures=4)
+FACES = FacesConfig(num_identities=3200, images_per_identity=4)
 """Of the quickstart; who is held out follows from the person alone, so the base has not seen these either."""
 
 
@@ -20,7 +20,7 @@ def quickstart(recipe: Recipe, *, nproc: int) -> int:
     started = time.monotonic()
     resolved = recipe.folder / "recipe.yaml"
     Run.open(recipe)
-    faces = ["--output", recipe.data.source, "--identities", str(FACES.identities), "--pictures", str(FACES.pictures)]
+    faces = ["--output", recipe.data.source, "--identities", str(FACES.num_identities), "--pictures", str(FACES.images_per_identity)]
     stages = [
         ("draw the faces", ["faces", *faces]),
         ("faces to shards", ["prepare", "--recipe", str(resolved)]),

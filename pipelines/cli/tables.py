@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 def status_lines(folder: str, status: Status) -> list[str]:
     """Where a set of shards stands, in a few lines."""
-    left = status.pictures - status.looked_at
+    left = status.num_images - status.processed
     eta = f", {left / status.rate / 60:.0f} minutes to go" if status.rate and left else ""
     rate = f", {status.rate:.1f} pictures/s" if status.rate else ""
     state = "finished" if status.finished else "not finished"
     lines = [
         f"{folder}: {state}",
-        f"shards    {status.done} of {status.shards}",
-        f"pictures  {status.looked_at} done, {left} left{rate}{eta}",
+        f"shards    {status.shards_done} of {status.num_shards}",
+        f"pictures  {status.processed} done, {left} left{rate}{eta}",
     ]
-    return lines + [f"kept out  {count} {reason}" for reason, count in status.dropped.items()]
+    return lines + [f"kept out  {count} {reason}" for reason, count in status.reject_counts.items()]
 
 
 def report_table(report: "Report") -> Table:

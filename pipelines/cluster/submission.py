@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from data_prep.storage.atomic import whole_folder, write_whole
+from data_prep.storage.atomic import atomic_dir, atomic_write
 from pipelines.cluster.jobs import RECIPE
 from pipelines.config.recipe import Recipe
 from pipelines.tracking.environment import code_diff, code_revision
@@ -27,14 +27,14 @@ class Submission:
 
     def write(self) -> None:
         """Write every file; the folder appears when it is whole."""
-        with whole_folder(self.folder) as folder:
+        with atomic_dir(self.folder) as folder:
             (folder / "logs").mkdir()
             for name, text in self.files.items():
-                write_whole(folder / name, text)
+                atomic_write(folder / name, text)
 
     def sent(self, scheduler: str, jobs: Mapping[str, list[str]]) -> None:
         """Note the scheduler's ids of each job."""
-        write_whole(self.folder / JOBS, json.dumps({"scheduler": scheduler, "jobs": jobs}, indent=1) + "\n")
+        atomic_write(self.folder / JOBS, json.dumps({"scheduler": scheduler, "jobs": jobs}, indent=1) + "\n")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import PrepareConfig, StreamConfig
-from data_prep.credentials import refuse_credentials
+from data_prep.config import PrepareConfig, DataLoaderConfig
+from data_prep.credentials import check_no_credentials
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from pipelines.config.evaluation import CompareConfig, EvaluateConfig
 from pipelines.config.pretraining import CacheConfig, PretrainConfig
@@ -24,7 +24,7 @@ class Recipe:
     runs: str = "runs"
     """Folder of all runs."""
     seed: int = 0
-    stream: StreamConfig = field(default_factory=StreamConfig)
+    stream: DataLoaderConfig = field(default_factory=DataLoaderConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
@@ -34,7 +34,7 @@ class Recipe:
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:
-        refuse_credentials(self.plain())
+        check_no_credentials(self.plain())
 
     @property
     def folder(self) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_prep.credentials import masked
+from data_prep.credentials import redact
 
 State = Literal["ok", "note", "broken"]
 """``note`` is worth knowing, but the job can be done; ``broken`` is needed and does not work."""
@@ -33,7 +33,7 @@ class Finding:
     """What to do if it is not ok."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "found", masked(" ".join(self.found.split())))
+        object.__setattr__(self, "found", redact(" ".join(self.found.split())))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def choose_cases(recipe: Recipe, pictures: int) -> list[Case]:
     places: dict[str, list[tuple[int, int]]] = {}
     for shard, count in enumerate(reader.counts):
         for row in range(count):
-            places.setdefault(reader.about(shard, row).identity, []).append((shard, row))
+            places.setdefault(reader.metadata(shard, row).identity, []).append((shard, row))
     enough = sorted(name for name, of_it in places.items() if len(of_it) >= needed)
     if not enough:
         raise ConfigError(

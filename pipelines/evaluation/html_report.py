@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from data_prep.storage.atomic import write_whole
+from data_prep.storage.atomic import atomic_write
 from pipelines.evaluation.figure import FIGURE
 from pipelines.evaluation.plots import TIME, TRADE
 from pipelines.evaluation.report import Report
@@ -34,7 +34,7 @@ def write_page(report: Report) -> Path:
         settings=yaml.safe_dump(plain["recipe"], sort_keys=False),
         systems=[(system.name, system.tuning(report.comparison.recipe.tune)) for system in report.comparison.systems],
     )
-    write_whole(folder / PAGE, html)
+    atomic_write(folder / PAGE, html)
     return folder / PAGE
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.storage.atomic import write_whole
+from data_prep.storage.atomic import atomic_write
 from encoder.releases.release import Release
 from pipelines.config.evaluation import BARE
 from pipelines.evaluation.runner import Comparison
@@ -50,9 +50,9 @@ class Report:
         """Write every file."""
         folder = self.comparison.output
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / REPORT, json.dumps(self.plain(), indent=1) + "\n")
+        atomic_write(folder / REPORT, json.dumps(self.plain(), indent=1) + "\n")
         write_csv(folder / SCORES, measured)
-        write_whole(folder / TABLE, self.markdown() + "\n")
+        atomic_write(folder / TABLE, self.markdown() + "\n")
 
     def markdown(self) -> str:
         """A table, a row for each system after each number of steps."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from data_prep.config import digest_of
-from data_prep.storage.atomic import whole_folder
+from data_prep.config import sha256_json
+from data_prep.storage.atomic import atomic_dir
 from encoder.concepts.concept import Concept
 from encoder.releases.release import Release
 from pipelines.config.evaluation import BARE, System
@@ -53,7 +53,7 @@ class Results:
         recipe = {part: asdict(getattr(self._recipe, part)) for part in ("base", "conditioning", "sample")}
         asked = {"captions": case.captions[: system.pictures], "edits": case.edits, "seed": case.seed}
         shown = case.fingerprints[: system.pictures]
-        return digest_of([how, recipe, asked, shown, self._recipe.data.resolution, self._recipe.seed])
+        return sha256_json([how, recipe, asked, shown, self._recipe.data.resolution, self._recipe.seed])
 
     def has(self, system: System, case: Case) -> bool:
         """Whether this result is there, as it would be made now."""
@@ -63,7 +63,7 @@ class Results:
     def save(self, system: System, case: Case, result: Result) -> None:
         """Write a result in place of an outdated one; it appears by rename, when whole."""
         facts = {"digest": self.digest(system, case), "seconds": result.seconds, "peak_gib": result.peak_gib}
-        with whole_folder(self._place(system, case)) as folder:
+        with atomic_dir(self._place(system, case)) as folder:
             for steps, images in result.pictures.items():
                 (folder / str(steps)).mkdir()
                 for index, image in enumerate(images):

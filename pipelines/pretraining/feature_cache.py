@@ -21,7 +21,7 @@ def cache(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], Non
         return
     manifest = Manifest.load(recipe.data.output)
     with tracked(recipe, "cache") as tracker:
-        tracker.dataset(manifest.concept, manifest.digest, recipe.data.output, "encoding")
+        tracker.dataset(manifest.domain, manifest.digest, recipe.data.output, "encoding")
         _compute(recipe, rank, world, watch)
 
 
@@ -32,16 +32,16 @@ def _compute(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], 
     def compute(pixels: Tensor) -> dict[str, Tensor]:
         return {name: tensor.to(dtype) for name, tensor in encode_images(backbone, pixels).to_tensors().items()}
 
-    for root in (recipe.data.output, *recipe.stream.mix):
+    for root in (recipe.data.output, *recipe.stream.mixture):
         write_features(
             root,
             recipe.cache.folder,
             purpose(recipe, backbone),
             compute,
             rank=rank,
-            world=world,
+            world_size=world,
             batch_size=recipe.cache.batch_size,
-            watch=watch,
+            on_progress=watch,
         )
 
 

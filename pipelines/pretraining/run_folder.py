@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from data_prep.config_diff import differences, flatten
-from data_prep.storage.atomic import write_whole
+from data_prep.storage.atomic import atomic_write
 from encoder.errors import ConfigError
 from pipelines.config.recipe import Recipe
 from pipelines.tracking.environment import environment
@@ -73,8 +73,8 @@ class Run:
         if rank == 0:
             for name in ("logs", "samples", "checkpoints"):
                 (run.folder / name).mkdir(parents=True, exist_ok=True)
-            write_whole(run.folder / "recipe.yaml", yaml.safe_dump(recipe.plain(), sort_keys=False))
-            write_whole(run.folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+            atomic_write(run.folder / "recipe.yaml", yaml.safe_dump(recipe.plain(), sort_keys=False))
+            atomic_write(run.folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
         return run
 
     def _difference(self, recipe: Recipe) -> list[str]:
@@ -109,4 +109,4 @@ class Run:
         """Say that the run lives, and where it is."""
         if self.rank == 0:
             beat = {"step": step, "time": time.time(), "host": socket.gethostname()}
-            write_whole(self.folder / "heartbeat.json", json.dumps(beat) + "\n")
+            atomic_write(self.folder / "heartbeat.json", json.dumps(beat) + "\n")

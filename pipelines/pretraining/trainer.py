@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.config_diff import differences
 from data_prep.shards.manifest import Manifest
-from data_prep.stream.stream import Batch, ShardStream, as_images
+from data_prep.stream.stream import Batch, ShardStream, to_float
 from encoder.backbone.backbone import Backbone
 from encoder.errors import ConfigError
 from encoder.model.conditioning import Conditioning
@@ -139,7 +139,7 @@ class Trainer:
             passes=self.engine.gradient_accumulation_steps(),
         )
         tracker = open_tracker(self.recipe, "pretrain")
-        tracker.dataset(self.manifest.concept, self.manifest.digest, self.recipe.data.output, "training")
+        tracker.dataset(self.manifest.domain, self.manifest.digest, self.recipe.data.output, "training")
         tracker.tags({f"e4t.base.{key}": value for key, value in self.base.items() if value})
         return tracker
 
@@ -151,7 +151,7 @@ class Trainer:
         with ExitStack() as stack:
             stream = stack.enter_context(self._stream())
             self._rest_towers()
-            self._take_note_of(stream.identity())
+            self._take_note_of(stream.fingerprint())
             trace = self.run.folder / "profile" / f"rank_{self.run.rank}.json.gz"
             profile = stack.enter_context(traced(trace)) if self.sitting.profile else None
             first = next(stream)
@@ -218,9 +218,9 @@ class Trainer:
         return ShardStream(
             self.recipe.data.output,
             "train",
-            global_batch=self.config.batch_size,
+            global_batch_size=self.config.batch_size,
             rank=self.cluster.rank,
-            world=self.cluster.world,
+            world_size=self.cluster.world,
             seed=self.recipe.seed,
             samples_seen=self.progress.samples_seen,
             config=self.recipe.stream,
@@ -285,7 +285,7 @@ class Trainer:
     def _encoded(self, batch: Batch, rows: slice) -> EncodedImages:
         if self.config.cached:
             return encoded({name: tensor[rows] for name, tensor in batch.tensors.items()}, self.engine.device)
-        return encode_images(self.backbone, as_images(batch.tensors["pixels"][rows].to(self.engine.device)))
+        return encode_images(self.backbone, to_float(batch.tensors["pixels"][rows].to(self.engine.device)))
 
     def _judged(self, judged: Judged) -> None:
         """Write this rank's record of a step, and say what was odd about it."""

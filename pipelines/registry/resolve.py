@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.config import digest_of
-from data_prep.storage.atomic import shared_folder
+from data_prep.config import sha256_json
+from data_prep.storage.atomic import atomic_dir_shared
 from encoder.errors import ConfigError, ModelError
 from encoder.releases.download import release_folder
 from encoder.releases.release import Release
@@ -53,10 +53,10 @@ def registered(place: str, runs: Path | str) -> "ModelVersion":
 def _fetched(version: "ModelVersion", runs: Path | str) -> Path:
     """A version's release folder: versions never change, so one that was fetched before is still it."""
     uri = tracking_uri(runs)
-    place = cache_folder() / "releases" / f"{version.name}-{version.version}-{digest_of([uri, version.source])[:12]}"
+    place = cache_folder() / "releases" / f"{version.name}-{version.version}-{sha256_json([uri, version.source])[:12]}"
     if not place.exists():
         try:
-            with shared_folder(place) as folder:
+            with atomic_dir_shared(place) as folder:
                 _fetch(version, runs, folder)
         except Exception as error:
             raise RunError(f"{version.name} {version.version} cannot be fetched ({first_line(error)})") from error

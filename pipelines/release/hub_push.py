@@ -8,7 +8,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
-from data_prep.storage.atomic import sha256_of
+from data_prep.storage.atomic import sha256_file
 from encoder.errors import ConfigError
 from encoder.hub_client import is_hub_id, explain_hub_error
 from encoder.releases.download import filter_release_files
@@ -92,5 +92,5 @@ def _differing(remote: Mapping[str, RepoFile], files: Mapping[str, Path]) -> lis
 def _same(remote: RepoFile, path: Path) -> bool:
     """Whether the bytes are the same, by the digest that the hub keeps."""
     if remote.lfs:
-        return bool(remote.lfs.sha256 == sha256_of(path))
+        return bool(remote.lfs.sha256 == sha256_file(path))
     return bool(remote.blob_id == git_hash(path.read_bytes()))

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from safetensors.torch import save_file
 
-from data_prep.storage.atomic import sha256_of, whole_folder
+from data_prep.storage.atomic import sha256_file, atomic_dir
 from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from encoder.errors import ConfigError, ModelError
@@ -129,7 +129,7 @@ def import_release(
         tune=config.tuning,
         sample=SampleConfig(),
     )
-    with whole_folder(output) as folder:
+    with atomic_dir(output) as folder:
         for part in (ENCODER, OFFSETS):
             (folder / part).mkdir()
         save_offsets(offsets, folder / OFFSETS / WEIGHTS)
@@ -150,7 +150,7 @@ def _provenance(path: Path, plain: dict[str, Any], source: BackboneConfig) -> di
         "imported": {
             "from": PROJECT,
             "config": plain,
-            "files": {name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for name, file in files.items()},
+            "files": {name: {"bytes": file.stat().st_size, "sha256": sha256_file(file)} for name, file in files.items()},
         },
         "base": {"model": source.model, "revision": source.revision},
         "mlflow_run_id": None,

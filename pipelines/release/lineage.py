@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import DataError
-from data_prep.shards.manifest import Manifest, verify
-from data_prep.storage.atomic import sha256_of
+from data_prep.shards.manifest import Manifest, verify_shards
+from data_prep.storage.atomic import sha256_file
 from encoder.backbone.backbone import Backbone
 from encoder.errors import ConfigError
 from encoder.releases.release import WEIGHTS as WEIGHTS_FILE
@@ -94,7 +94,7 @@ def _checkpoint(release: Release, provenance: dict[str, Any]) -> Link:
         return Link("checkpoint", said, NOT_REACHED)
     try:
         same = all(
-            sha256_of(best_weights(folder) / file) == sha256_of(release.folder / part / WEIGHTS_FILE)
+            sha256_file(best_weights(folder) / file) == sha256_file(release.folder / part / WEIGHTS_FILE)
             for part, file in TAKEN.items()
         )
     except OSError as error:
@@ -123,7 +123,7 @@ def _data(provenance: dict[str, Any]) -> Link:
         manifest = Manifest.load(place)
         if manifest.digest != written:
             return Link("data", f"{said}: there is {manifest.digest[:12]} now", DIFFERS)
-        faults = list(verify(place))
+        faults = list(verify_shards(place))
     except DataError as error:
         return Link("data", f"{said} ({first_line(error)})", NOT_REACHED)
     shards = sum(map(len, manifest.splits.values()))

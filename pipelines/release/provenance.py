@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.shards.manifest import Manifest
-from data_prep.storage.atomic import sha256_of
+from data_prep.storage.atomic import sha256_file
 from encoder.releases.release import PROVENANCE
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
@@ -51,7 +51,7 @@ def refuse_dirty(provenance: dict[str, Any]) -> None:
 
 def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
     """Write it, with the sha256 of every other file that is there."""
-    files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     (folder / PROVENANCE).write_text(json.dumps(provenance | {"files": files}, indent=1) + "\n")
 
 
@@ -68,5 +68,5 @@ def altered(folder: Path, provenance: dict[str, Any]) -> Iterator[str]:
     """Names of files that are missing or not as they were released."""
     for name, digest in provenance.get("files", {}).items():
         path = folder / name
-        if not path.is_file() or sha256_of(path) != digest:
+        if not path.is_file() or sha256_file(path) != digest:
             yield name

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.storage.atomic import sha256_of, whole_folder
+from data_prep.storage.atomic import sha256_file, atomic_dir
 from encoder.backbone.backbone import Backbone
 from encoder.model.domain_encoder import DomainEncoderConfig
 from encoder.releases.release import ENCODER, INDEX, OFFSETS, WEIGHTS, Release
@@ -25,7 +25,7 @@ def write_release(recipe: Recipe, checkpoint: Path, output: Path, version: str, 
     """Write a release of a checkpoint; ``finish`` adds to the folder before it appears."""
     width, sees = recipe.pretrain.hidden_width, recipe.pretrain.encoder_sees
     encoder_config = DomainEncoderConfig.for_backbone(Backbone.load(recipe.base), width, sees)
-    with whole_folder(output) as folder:
+    with atomic_dir(output) as folder:
         for part, file in TAKEN.items():
             (folder / part).mkdir()
             shutil.copyfile(best_weights(checkpoint) / file, folder / part / WEIGHTS)
@@ -38,10 +38,10 @@ def holds(output: Path, recipe: Recipe, checkpoint: Path, version: str) -> bool:
     """Whether ``output`` is the release that ``write_release`` would make."""
     try:
         index = json.loads((output / INDEX).read_text())
-        kept = {part: sha256_of(output / part / WEIGHTS) for part in TAKEN}
+        kept = {part: sha256_file(output / part / WEIGHTS) for part in TAKEN}
     except (OSError, ValueError):
         return False
-    wanted = {part: sha256_of(best_weights(checkpoint) / file) for part, file in TAKEN.items()}
+    wanted = {part: sha256_file(best_weights(checkpoint) / file) for part, file in TAKEN.items()}
     return bool(index == _plain(_index(recipe, checkpoint, output, version))) and kept == wanted
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from data_prep.synthetic.faces import DRAWN, Identity, Scene, draw
+from data_prep.synthetic.faces import CONFIG_NAME, Identity, Scene, render
 from data_prep.synthetic.vocabulary import EXPRESSIONS
 from pipelines.tiny_base.config import BaseConfig
 from pipelines.tiny_base.dataset import Pictures, random_batches
@@ -85,7 +85,7 @@ def train_diffusion(config: BaseConfig, pictures: Pictures, tokenizer: CLIPToken
     )
     pictures = pictures.slice(accelerator.process_index, accelerator.num_processes)
     latents = encode(vae, pictures)
-    drawn_faces = (Path(config.pictures) / DRAWN).exists()
+    drawn_faces = (Path(config.pictures) / CONFIG_NAME).exists()
     weight = face_weight(latents.mean.shape[-1], config.resolution) if drawn_faces else torch.ones(())
     torch.manual_seed(config.seed + accelerator.process_index)
 
@@ -168,7 +168,7 @@ def face_weight(side: int, resolution: int, people: int = 256) -> Tensor:
     for _ in range(people):
         who, scene = Identity.random(rng), Scene.random(rng)
         other = replace(scene, expression=rng.choice([name for name in EXPRESSIONS if name != scene.expression]))
-        before, after = (np.asarray(draw(who, shown, resolution), float) for shown in (scene, other))
+        before, after = (np.asarray(render(who, shown, resolution), float) for shown in (scene, other))
         changed += np.abs(before - after).mean(axis=2)
     pooled = F.adaptive_avg_pool2d(torch.from_numpy(changed)[None].float(), side)[0]
     weight = 1 + FACE_WEIGHT * pooled / pooled.max()

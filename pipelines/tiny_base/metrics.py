@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from data_prep.storage.atomic import write_whole
+from data_prep.storage.atomic import atomic_write
 from data_prep.synthetic.faces import Identity, Scene
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig
 from encoder.metrics import ClipScorer, ImageFeatureExtractor
@@ -47,7 +47,7 @@ def measure(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
         report["base_obeys_prompts"] = obedience(config, sample, output / GRID)
     else:
         paint_captions(config, sample, pictures, output / GRID)
-    write_whole(output / "report.json", json.dumps(report, indent=1) + "\n")
+    atomic_write(output / "report.json", json.dumps(report, indent=1) + "\n")
     return report
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.credentials import masked
+from data_prep.credentials import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +27,7 @@ def tracking_uri(runs: Path | str) -> str:
 
 def shown_uri(runs: Path | str) -> str:
     """The same for people to read: without a password."""
-    return masked(tracking_uri(runs))
+    return redact(tracking_uri(runs))
 
 
 def connect(runs: Path | str) -> "MlflowClient":
@@ -67,4 +67,4 @@ def experiment(client: "MlflowClient", runs: Path | str) -> str:
 
 def first_line(error: Exception) -> str:
     """What an error says, short enough for one line and without a secret: MLflow's name the URL with its password."""
-    return masked(str(error).split("\n")[0])[:200]
+    return redact(str(error).split("\n")[0])[:200]

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from data_prep.storage.atomic import write_whole
+from data_prep.storage.atomic import atomic_write
 
 
 class Outbox:
@@ -45,7 +45,7 @@ class Outbox:
         """What ``first`` gave has been dealt with."""
         self._position += sum(map(len, self._taken))
         self._taken = []
-        write_whole(self._sent, str(self._position))
+        atomic_write(self._sent, str(self._position))
 
     def _lines(self) -> list[bytes]:
         with self._lock, self._entries.open("rb") as file:

@@ -12,7 +12,7 @@ import yaml
 from data_prep.config import PrepareConfig
 from data_prep.config_diff import flatten
 from data_prep.shards.manifest import Manifest
-from data_prep.storage.atomic import write_whole
+from data_prep.storage.atomic import atomic_write
 from pipelines.config.recipe import Recipe
 from pipelines.tracking.environment import code_diff, code_revision, environment
 from pipelines.tracking.tracker import Tracker, run_id, waits_after_the_end
@@ -53,15 +53,15 @@ def known_run(recipe: Recipe, label: str) -> str | None:
 
 def record_set(config: PrepareConfig, manifest: Manifest, runs: Path) -> None:
     """Tell MLflow of a prepared set, once."""
-    folder, name = runs / SETS / manifest.digest[:12], f"prepare {manifest.concept}"
+    folder, name = runs / SETS / manifest.digest[:12], f"prepare {manifest.domain}"
     if waits_after_the_end(folder):
         Tracker(runs, folder, name).close(None)
     if run_id(folder):
         return
     tracker = _begin(runs, folder, "prepare", name, {"data": asdict(config)})
-    tracker.dataset(manifest.concept, manifest.digest, config.output, "prepared")
-    tracker.metrics(0, {"kept": manifest.kept, **{f"dropped/{why}": n for why, n in manifest.dropped.items()}})
-    write_whole(folder / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
+    tracker.dataset(manifest.domain, manifest.digest, config.output, "prepared")
+    tracker.metrics(0, {"kept": manifest.kept, **{f"dropped/{why}": n for why, n in manifest.reject_counts.items()}})
+    atomic_write(folder / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
     tracker.file(folder / "manifest.json")
     tracker.close("FINISHED")
 
@@ -79,7 +79,7 @@ def _begin(runs: Path, folder: Path, stage: str, name: str, settings: Mapping[st
     }
     for file, text in kept.items():
         if text:
-            write_whole(folder / file, text)
+            atomic_write(folder / file, text)
             tracker.file(folder / file)
     return tracker
 

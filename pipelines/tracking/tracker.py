@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.storage.atomic import write_whole
+from data_prep.storage.atomic import atomic_write
 from pipelines.tracking.event_queue import Outbox
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Tracker:
             self.run_id = known
         else:
             self.run_id = client.create_run(experiment(client, self._runs), run_name=self._name).info.run_id
-            write_whole(self._folder / RUN_ID, self.run_id + "\n")
+            atomic_write(self._folder / RUN_ID, self.run_id + "\n")
         return client
 
     def _is_away(self, error: Exception) -> None:

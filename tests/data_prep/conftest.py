@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.config import PrepareConfig, SplitFractions, StreamConfig
+from data_prep.config import PrepareConfig, SplitFractions, DataLoaderConfig
 from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.shards.manifest import Manifest
@@ -129,10 +129,10 @@ def server(shared_set: Path) -> Iterator[FlakyServer]:
 
 
 @pytest.fixture
-def patient(tmp_path: Path) -> Callable[..., StreamConfig]:
+def patient(tmp_path: Path) -> Callable[..., DataLoaderConfig]:
     """Settings under which reads are tried again at once, and what comes from a store is kept below ``tmp_path``."""
 
-    def build(**changes: Any) -> StreamConfig:
+    def build(**changes: Any) -> DataLoaderConfig:
         settings: dict[str, Any] = {
             "window_shards": 3,
             "workers": 0,
@@ -142,6 +142,6 @@ def patient(tmp_path: Path) -> Callable[..., StreamConfig]:
             "backoff_seconds": 0.01,
             "timeout_seconds": 0.5,
         }
-        return StreamConfig(**settings | changes)
+        return DataLoaderConfig(**settings | changes)
 
     return build

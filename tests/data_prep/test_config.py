@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.config import PrepareConfig, SelectConfig, SourceConfig, SplitFractions, StreamConfig
+from data_prep.config import PrepareConfig, FilterConfig, SourceConfig, SplitFractions, DataLoaderConfig
 from data_prep.errors import ConfigError
 
 
@@ -62,21 +62,21 @@ def test_a_wrong_way_to_read_is_refused_by_its_name(changes: dict[str, Any], nam
 )
 def test_a_wrong_choice_is_refused_by_its_name(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(named)):
-        SelectConfig(**changes)
+        FilterConfig(**changes)
 
 
 def test_the_digest_follows_what_is_made_and_not_where() -> None:
-    config = PrepareConfig(source="in", output="out", concept="cat")
-    assert PrepareConfig(source="elsewhere", output="there", concept="cat").digest == config.digest
-    assert PrepareConfig(source="in", output="out", concept="dog").digest != config.digest
-    assert PrepareConfig(source="in", output="out", concept="cat", quality=94).digest != config.digest
+    config = PrepareConfig(source="in", output="out", domain="cat")
+    assert PrepareConfig(source="elsewhere", output="there", domain="cat").digest == config.digest
+    assert PrepareConfig(source="in", output="out", domain="dog").digest != config.digest
+    assert PrepareConfig(source="in", output="out", domain="cat", quality=94).digest != config.digest
 
 
 @pytest.mark.parametrize("name", ["window_shards", "prefetch", "cache_bytes", "timeout_seconds"])
 def test_a_stream_setting_below_one_is_refused(name: str) -> None:
     settings: dict[str, Any] = {name: 0}
     with pytest.raises(ConfigError, match=f"stream.{name}"):
-        StreamConfig(**settings)
+        DataLoaderConfig(**settings)
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,4 @@ def test_a_stream_setting_below_one_is_refused(name: str) -> None:
 )
 def test_a_wrong_way_to_stream_is_refused_by_its_name(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
-        StreamConfig(**changes)
+        DataLoaderConfig(**changes)

@@ -12,22 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.config import PrepareConfig, SelectConfig
-from data_prep.images.transform import make_picture
-from data_prep.records import Record, Rejected
+from data_prep.config import PrepareConfig, FilterConfig
+from data_prep.images.transform import process_image
+from data_prep.records import Record, SampleRejected
 from tests.data_prep.corpus import Case, cases, whole
 
 # What data_prep.images.transform sets up for a process, pytest takes back for a test.
 pytestmark = pytest.mark.filterwarnings("error", r"ignore:::PIL\.")
 
-RECORD = Record(key="a", identity="a", source="a.jpg", place=("a.jpg",))
+RECORD = Record(key="a", identity="a", source="a.jpg", location=("a.jpg",))
 CONFIG = PrepareConfig(
     source="x",
     output="y",
-    concept="cat",
+    domain="cat",
     resolution=32,
-    codec="png",
-    select=SelectConfig(min_side=8, max_pixels=1_000_000, max_aspect=10.0),
+    format="png",
+    filters=FilterConfig(min_side=8, max_pixels=1_000_000, max_aspect=10.0),
 )
 REASONS = {
     "aspect ratio",
@@ -46,8 +46,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000
 def outcome(data: bytes) -> str | np.ndarray:
     """The reason, or the pixels that are stored."""
     try:
-        picture = make_picture(data, RECORD, "", CONFIG)
-    except Rejected as rejected:
+        picture = process_image(data, RECORD, "", CONFIG)
+    except SampleRejected as rejected:
         return str(rejected)
     with Image.open(io.BytesIO(picture.data)) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (32, 32))

@@ -3,7 +3,7 @@
 import pytest
 
 from data_prep.config import PrepareConfig
-from data_prep.credentials import masked, refuse_credentials
+from data_prep.credentials import redact, check_no_credentials
 from data_prep.errors import ConfigError
 
 
@@ -24,10 +24,10 @@ from data_prep.errors import ConfigError
 )
 def test_a_secret_is_masked(said: str, shown: str | None) -> None:
     if shown:
-        assert masked(said) == shown
-    assert masked(said) != said
+        assert redact(said) == shown
+    assert redact(said) != said
     with pytest.raises(ConfigError):
-        refuse_credentials({"source": said})
+        check_no_credentials({"source": said})
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_a_secret_is_masked(said: str, shown: str | None) -> None:
     ],
 )
 def test_what_is_no_secret_stays(url: str) -> None:
-    assert masked(url) == url
-    refuse_credentials({"source": url})
+    assert redact(url) == url
+    check_no_credentials({"source": url})
 
 
 @pytest.mark.parametrize("setting", ["source", "output"])
@@ -58,6 +58,6 @@ def test_a_setting_with_a_password_is_refused_without_telling_it(setting: str) -
 
 def test_names_of_settings_and_lists_are_looked_at_too() -> None:
     with pytest.raises(ConfigError, match="mix"):
-        refuse_credentials({"stream": {"mix": {"s3://key:s3cr3t@bucket/a": 1.0}}})
+        check_no_credentials({"stream": {"mix": {"s3://key:s3cr3t@bucket/a": 1.0}}})
     with pytest.raises(ConfigError, match="images"):
-        refuse_credentials({"images": ["a", "https://me:pw@host/b"]})
+        check_no_credentials({"images": ["a", "https://me:pw@host/b"]})

@@ -9,7 +9,7 @@ import yaml
 
 from data_prep.config import PrepareConfig
 from data_prep.prepare.pipeline import prepare
-from data_prep.synthetic.faces import FacesConfig, draw_faces
+from data_prep.synthetic.faces import FacesConfig, generate_faces
 from pipelines.cli.main import main
 from tests.pipelines.made_run import Trained
 
@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("set")
-    draw_faces(FacesConfig(output=str(folder / "faces"), identities=80, pictures=2))
+    generate_faces(FacesConfig(output=str(folder / "faces"), num_identities=80, images_per_identity=2))
     prepare(
         PrepareConfig(
-            source=str(folder / "faces"), output=str(folder / "shards"), concept="person",
-            resolution=64, codec="png", shard_samples=20,
+            source=str(folder / "faces"), output=str(folder / "shards"), domain="person",
+            resolution=64, format="png", shard_samples=20,
         )
     )  # fmt: skip
     return folder / "shards"

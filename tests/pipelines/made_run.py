@@ -11,7 +11,7 @@ from torch import nn
 
 from data_prep.config import PrepareConfig
 from data_prep.shards.manifest import Manifest
-from data_prep.storage.atomic import write_whole
+from data_prep.storage.atomic import atomic_write
 from data_prep.storage.store import Store
 from encoder.backbone.backbone import Backbone
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
@@ -61,7 +61,7 @@ def recipe_in(folder: Path, name: str = "faces", **publish: Any) -> Recipe:
         runs=str(folder / "runs"),
         base=BackboneConfig(model=str(SHIPPED)),
         data=PrepareConfig(
-            source=str(folder / "faces"), output=str(folder / "shards"), concept="person", resolution=64
+            source=str(folder / "faces"), output=str(folder / "shards"), domain="person", resolution=64
         ),
         conditioning=ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)),
         pretrain=PretrainConfig(hidden_width=32),
@@ -76,8 +76,8 @@ def made_run(recipe: Recipe, trained: Trained, *steps: int) -> Run:
     if not Path(recipe.data.output).exists():
         Path(recipe.data.output).mkdir(parents=True)
         Manifest(
-            concept="person", resolution=64, codec="png", config_digest="c", identities={"train": 1200}, kept=0,
-            dropped={}, splits={"train": [], "val": [], "test": []},
+            domain="person", resolution=64, format="png", config_digest="c", identities={"train": 1200}, kept=0,
+            reject_counts={}, splits={"train": [], "val": [], "test": []},
         ).save(Store(recipe.data.output))  # fmt: skip
     run = Run.open(recipe)
     for step in steps:
@@ -123,4 +123,4 @@ def evaluate(recipe: Recipe, weights: str, **means: float) -> None:
 
 def log(recipe: Recipe, *lines: str) -> None:
     """What training has written to metrics.jsonl."""
-    write_whole(recipe.folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
+    atomic_write(recipe.folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from data_prep.synthetic.faces import Identity, Scene, draw
+from data_prep.synthetic.faces import Identity, Scene, render
 from encoder.tuning.presets import METHODS
 
 RELEASE = Path(__file__).parents[2] / "models" / "faces"
@@ -20,7 +20,7 @@ def images(tmp_path: Path) -> list[Path]:
     paths = []
     for expression in ("smiling", "angry"):
         paths.append(tmp_path / f"{expression}.png")
-        draw(person, Scene(expression=expression, clothes="red", background="navy")).save(paths[-1])
+        render(person, Scene(expression=expression, clothes="red", background="navy")).save(paths[-1])
     return paths
 
 

@@ -36,7 +36,7 @@ def png() -> bytes:
 @pytest.fixture
 def config(tmp_path: Path):
     return lambda source: PrepareConfig(
-        source=str(source), output=str(tmp_path / "deep" / "set"), concept="cat", resolution=32
+        source=str(source), output=str(tmp_path / "deep" / "set"), domain="cat", resolution=32
     )
 
 
@@ -51,8 +51,8 @@ def test_archives_whose_names_lead_out_write_nothing_there(tmp_path: Path, confi
         tar.addfile(link)
     manifest = prepare(config(tmp_path / "a.tar"))
     assert manifest.kept >= 1
-    assert manifest.dropped["not a file"] == 1
-    assert manifest.dropped["unsafe name"] >= 3
+    assert manifest.reject_counts["not a file"] == 1
+    assert manifest.reject_counts["unsafe name"] >= 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["set"]
     for shard in (tmp_path / "deep").rglob("*.tar"):
@@ -111,7 +111,7 @@ class TestAForeignSet:
         with pytest.raises(OSError, match="no sha256"):
             cache.open(str(precious), 1, lambda file: None)
         with pytest.raises(OSError, match="no sha256"):
-            cache.discard_if_damaged("../precious")
+            cache.evict_if_corrupt("../precious")
         assert precious.read_text() == "mine"
 
 

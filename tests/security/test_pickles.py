@@ -162,7 +162,7 @@ class TestData:
             output = str(tmp_path / "set")
             return prepare(
                 PrepareConfig(
-                    source=str(source), output=output, concept="cat", resolution=32, read=SourceConfig(**read)
+                    source=str(source), output=output, domain="cat", resolution=32, source_options=SourceConfig(**read)
                 )
             )
 

@@ -111,11 +111,11 @@ def test_links_of_a_table_that_are_signed_leave_the_signature_behind(server: str
     (tmp_path / "set.csv").write_text("\n".join(["image", *lines]) + "\n")
     manifest = prepare(
         PrepareConfig(
-            source=str(tmp_path / "set.csv"), output=str(tmp_path / "set"), concept="cat", resolution=32,
-            read=SourceConfig(kind="table"),
+            source=str(tmp_path / "set.csv"), output=str(tmp_path / "set"), domain="cat", resolution=32,
+            source_options=SourceConfig(type="table"),
         )
     )  # fmt: skip
-    assert (manifest.kept, sum(manifest.dropped.values())) == (1, 1)
+    assert (manifest.kept, sum(manifest.reject_counts.values())) == (1, 1)
     files = [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from data_prep.storage.atomic import write_whole
+from data_prep.storage.atomic import atomic_write
 from encoder.model.weight_offsets import OffsetPredictor, save_offsets
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.state import Tensors, TrainingState
@@ -51,7 +51,7 @@ def write_state(
         "loss_scale": state.loss_scale,
         **facts,
     }
-    write_whole(folder / STATE, json.dumps(about, indent=1) + "\n")
+    atomic_write(folder / STATE, json.dumps(about, indent=1) + "\n")
 
 
 def read_state(folder: Path) -> TrainingState:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep.storage.atomic import sha256_of
+from data_prep.storage.atomic import sha256_file
 from pipelines.errors import RunError
 
 log = logging.getLogger("e4t")
@@ -78,7 +78,7 @@ class Checkpoints:
 
     def _commit(self, aside: Path, final: Path) -> Path:
         files = sorted(path for path in aside.rglob("*") if path.is_file())
-        digests = {str(path.relative_to(aside)): sha256_of(path) for path in files}
+        digests = {str(path.relative_to(aside)): sha256_file(path) for path in files}
         for path in (*aside.rglob("*"), aside):
             _flush(path)
         (aside / COMPLETE).write_text(json.dumps(digests, indent=1) + "\n")
@@ -109,7 +109,7 @@ def _step(checkpoint: Path) -> int:
 def _fault(checkpoint: Path) -> str | None:
     try:
         digests = json.loads((checkpoint / COMPLETE).read_text())
-        wrong = [name for name, digest in digests.items() if sha256_of(checkpoint / name) != digest]
+        wrong = [name for name, digest in digests.items() if sha256_file(checkpoint / name) != digest]
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
     return f"sha256 of {wrong[0]} differs" if wrong else None

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from data_prep.images.color import ColorError, flatten, is_srgb, to_srgb
+from data_prep.images.color import ColorError, to_8bit_opaque, is_srgb, to_srgb
 from tests.data_prep.corpus import bgr_profile
 
 
@@ -17,23 +17,23 @@ def colored(mode: str, color: int | tuple[int, ...], icc: bytes | None = None) -
 
 
 def shown(image: Image.Image) -> float | tuple[int, ...] | None:
-    return to_srgb(flatten(image)).getpixel((2, 2))
+    return to_srgb(to_8bit_opaque(image)).getpixel((2, 2))
 
 
 def test_sixteen_bits_are_scaled_to_eight_not_cut_off() -> None:
     levels = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
-    assert np.array_equal(np.asarray(flatten(Image.fromarray(levels))).ravel(), np.arange(256))
+    assert np.array_equal(np.asarray(to_8bit_opaque(Image.fromarray(levels))).ravel(), np.arange(256))
 
 
 @pytest.mark.parametrize(("level", "dtype"), [(65_536, np.int32), (-1, np.int32)])
 def test_numbers_beyond_sixteen_bits_are_refused(level: int, dtype: type) -> None:
     with pytest.raises(ColorError, match="more than 16 bits"):
-        flatten(Image.fromarray(np.full((4, 4), level, dtype)))
+        to_8bit_opaque(Image.fromarray(np.full((4, 4), level, dtype)))
 
 
 def test_floats_are_refused() -> None:
     with pytest.raises(ColorError, match="floating-point pixels"):
-        flatten(Image.new("F", (4, 4)))
+        to_8bit_opaque(Image.new("F", (4, 4)))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_white_is_white_in_every_mode(mode: str, color: int | tuple[int, ...]) -
 
 
 def test_lab_is_converted_by_its_definition() -> None:
-    red, _, blue = np.asarray(to_srgb(flatten(colored("LAB", (138, 209, 195)))))[2, 2]  # L* 54, a* 81, b* 67: red
+    red, _, blue = np.asarray(to_srgb(to_8bit_opaque(colored("LAB", (138, 209, 195)))))[2, 2]  # L* 54, a* 81, b* 67: red
     assert red > 245
     assert blue < 15
 
@@ -78,7 +78,7 @@ def test_a_profile_for_colours_does_nothing_to_grey() -> None:
 def test_nothing_of_the_metadata_is_left() -> None:
     image = colored("RGB", (1, 2, 3), bgr_profile())
     image.info |= {"comment": b"taken at home", "exif": b"Exif\0\0"}
-    assert to_srgb(flatten(image)).info == {}
+    assert to_srgb(to_8bit_opaque(image)).info == {}
 
 
 def test_srgb_is_known_by_its_name() -> None:

@@ -19,14 +19,14 @@ from tests.data_prep.corpus import chunk, jpeg_with, photo, png_of, png_with, re
     ],
 )
 def test_a_plain_picture_holds_only_pixels(format_name: str, data: bytes) -> None:
-    assert holds_only_pixels(data, format_name, with_profile=False)
+    assert holds_only_pixels(data, format_name, allow_icc_profile=False)
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
 def test_a_profile_has_to_be_allowed(format_name: str) -> None:
     data = whole(format_name, icc_profile=b"profile" * 20)
-    assert holds_only_pixels(data, format_name, with_profile=True)
-    assert not holds_only_pixels(data, format_name, with_profile=False)
+    assert holds_only_pixels(data, format_name, allow_icc_profile=True)
+    assert not holds_only_pixels(data, format_name, allow_icc_profile=False)
 
 
 def text() -> PngImagePlugin.PngInfo:
@@ -61,4 +61,4 @@ def text() -> PngImagePlugin.PngInfo:
     ],
 )
 def test_whatever_else_there_is_shows(format_name: str, data: bytes) -> None:
-    assert not holds_only_pixels(data, format_name, with_profile=False)
+    assert not holds_only_pixels(data, format_name, allow_icc_profile=False)

@@ -8,14 +8,14 @@ from data_prep.errors import ConfigError
 from data_prep.images.crops import (
     FACE_MARGIN,
     _face_detector,
-    as_stored,
-    box_square,
-    face_square,
-    fixed_square,
-    middle_square,
-    random_square,
-    square_around,
-    turned,
+    to_stored_coords,
+    bbox_crop_box,
+    face_crop_box,
+    crop_box,
+    center_crop_box,
+    random_crop_box,
+    expand_to_square,
+    apply_exif_orientation,
     upright_size,
 )
 from data_prep.records import Record, Scalar
@@ -42,40 +42,40 @@ def drawn_face(size: tuple[int, int], center: tuple[int, int], radius: int) -> I
 
 
 def test_the_middle_is_the_middle() -> None:
-    assert middle_square((31, 20)) == (5, 0, 25, 20)
-    assert middle_square((20, 31)) == (0, 5, 20, 25)
+    assert center_crop_box((31, 20)) == (5, 0, 25, 20)
+    assert center_crop_box((20, 31)) == (0, 5, 20, 25)
 
 
 def test_a_random_square_is_as_large_as_it_can_be_and_inside() -> None:
     for key in map(str, range(200)):
-        left, top, right, bottom = random_square((100, 37), key)
+        left, top, right, bottom = random_crop_box((100, 37), key)
         assert (right - left, top, bottom) == (37, 0, 37)
         assert 0 <= left <= 63
 
 
 def test_random_squares_reach_both_ends() -> None:
-    lefts = {random_square((24, 20), str(key))[0] for key in range(100)}
+    lefts = {random_crop_box((24, 20), str(key))[0] for key in range(100)}
     assert lefts == {0, 1, 2, 3, 4}
 
 
 def test_a_random_square_depends_on_the_key_alone() -> None:
-    assert random_square((20, 1000), "cat-1") == (0, 265, 20, 285) == random_square((20, 1000), "cat-1")
+    assert random_crop_box((20, 1000), "cat-1") == (0, 265, 20, 285) == random_crop_box((20, 1000), "cat-1")
 
 
 def test_a_square_picture_has_one_random_square() -> None:
-    assert random_square((20, 20), "a") == (0, 0, 20, 20)
+    assert random_crop_box((20, 20), "a") == (0, 0, 20, 20)
 
 
 def test_the_square_around_a_box_has_its_longer_side_and_its_middle() -> None:
-    assert square_around((100, 100), (40, 50, 50, 70)) == (35, 50, 55, 70)
+    assert expand_to_square((100, 100), (40, 50, 50, 70)) == (35, 50, 55, 70)
 
 
 def test_the_square_around_a_box_moves_into_the_picture() -> None:
-    assert square_around((100, 80), (90, 0, 100, 40)) == (60, 0, 100, 40)
+    assert expand_to_square((100, 80), (90, 0, 100, 40)) == (60, 0, 100, 40)
 
 
 def test_the_square_around_a_box_is_no_larger_than_the_picture() -> None:
-    assert square_around((100, 80), (0, 10, 100, 60)) == (10, 0, 90, 80)
+    assert expand_to_square((100, 80), (0, 10, 100, 60)) == (10, 0, 90, 80)
 
 
 def test_the_square_around_a_box_contains_it_where_there_is_room() -> None:
@@ -84,7 +84,7 @@ def test_the_square_around_a_box_contains_it_where_there_is_room() -> None:
         width, height = (int(side) for side in rng.integers(20, 200, 2))
         left, top = rng.uniform(0, width - 2), rng.uniform(0, height - 2)
         box = (left, top, min(width, left + rng.uniform(1, 50)), min(height, top + rng.uniform(1, 50)))
-        square = square_around((width, height), box)
+        square = expand_to_square((width, height), box)
         assert square is not None
         side = square[2] - square[0]
         assert side == square[3] - square[1]
@@ -99,11 +99,11 @@ def test_the_square_around_a_box_contains_it_where_there_is_room() -> None:
 
 
 def test_a_margin_makes_room_around_the_box() -> None:
-    assert square_around((100, 100), (40, 40, 60, 60), margin=1.5) == (35, 35, 65, 65)
+    assert expand_to_square((100, 100), (40, 40, 60, 60), margin=1.5) == (35, 35, 65, 65)
 
 
 def test_columns_may_hold_text() -> None:
-    assert box_square((100, 100), box_in("10", "10.0", 30, 30.0)) == (10, 10, 30, 30)
+    assert bbox_crop_box((100, 100), box_in("10", "10.0", 30, 30.0)) == (10, 10, 30, 30)
 
 
 @pytest.mark.parametrize(
@@ -124,28 +124,28 @@ def test_columns_may_hold_text() -> None:
     ],
 )
 def test_without_a_box_that_makes_sense_it_is_the_middle(columns: dict[str, Scalar]) -> None:
-    assert box_square((31, 20), columns) == middle_square((31, 20))
+    assert bbox_crop_box((31, 20), columns) == center_crop_box((31, 20))
 
 
 def test_the_mode_says_which_square() -> None:
-    record = Record(key="k", identity="k", source="k", place=(), columns=box_in(0, 0, 8, 8))
-    assert fixed_square("box", (31, 20), record) == (0, 0, 8, 8)
-    assert fixed_square("random", (31, 20), record) == random_square((31, 20), "k")
-    assert fixed_square("center", (31, 20), record) == middle_square((31, 20))
+    record = Record(key="k", identity="k", source="k", location=(), columns=box_in(0, 0, 8, 8))
+    assert crop_box("box", (31, 20), record) == (0, 0, 8, 8)
+    assert crop_box("random", (31, 20), record) == random_crop_box((31, 20), "k")
+    assert crop_box("center", (31, 20), record) == center_crop_box((31, 20))
 
 
 @pytest.mark.parametrize("orientation", range(10))
 def test_a_box_of_the_upright_picture_is_found_in_the_stored_one(orientation: int) -> None:
     stored = Image.fromarray(np.arange(30 * 20, dtype=np.uint16).reshape(20, 30))
-    upright, box = turned(stored, orientation), (3, 5, 10, 17)
+    upright, box = apply_exif_orientation(stored, orientation), (3, 5, 10, 17)
     assert upright.size == upright_size(stored.size, orientation)
-    found = turned(stored.crop(as_stored(box, upright.size, orientation)), orientation)
+    found = apply_exif_orientation(stored.crop(to_stored_coords(box, upright.size, orientation)), orientation)
     assert np.array_equal(np.asarray(found), np.asarray(upright.crop(box)))
 
 
 def test_the_square_around_a_face_holds_the_head() -> None:
     pytest.importorskip("cv2")
-    left, top, right, bottom = face_square(drawn_face((1200, 700), (880, 300), 120))
+    left, top, right, bottom = face_crop_box(drawn_face((1200, 700), (880, 300), 120))
     assert left < 880 - 96 < 880 + 96 < right
     assert top < 300 - 110 < 300 + 110 < bottom
     assert 120 * FACE_MARGIN < right - left < 500
@@ -155,18 +155,18 @@ def test_the_largest_of_two_faces_counts() -> None:
     pytest.importorskip("cv2")
     image = drawn_face((1000, 500), (250, 250), 60)
     image.paste(drawn_face((500, 500), (250, 250), 150), (500, 0))
-    left, _, right, _ = face_square(image)
+    left, _, right, _ = face_crop_box(image)
     assert left < 750 < right
     assert left > 400
 
 
 def test_without_a_face_it_is_the_middle() -> None:
     pytest.importorskip("cv2")
-    assert face_square(Image.new("RGB", (300, 200), "green")) == middle_square((300, 200))
+    assert face_crop_box(Image.new("RGB", (300, 200), "green")) == center_crop_box((300, 200))
 
 
 def test_without_opencv_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     _face_detector.cache_clear()
     with pytest.raises(ConfigError, match=r"pip install 'e4t\[face\]'"):
-        face_square(Image.new("RGB", (300, 200)))
+        face_crop_box(Image.new("RGB", (300, 200)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.images.fast_png import Pixels, plain_png
+from data_prep.images.fast_png import Pixels, try_decode_png
 from tests.data_prep.corpus import COLOR, cases, chunk, photo, png_of, saved, whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL\\.")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:::PIL\\.")
 
 def read(data: bytes) -> Pixels | None:
     with Image.open(io.BytesIO(data)) as image:
-        return plain_png(image, data)
+        return try_decode_png(image, data)
 
 
 def rows_of(image: Image.Image) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from data_prep.errors import ConfigError, DataError
-from data_prep.images.scores import accepts, blur, score
+from data_prep.images.scores import passes_filter, blur, compute_scores
 
 FUNCTIONS = """
 limit = 3
@@ -64,26 +64,26 @@ def test_a_picture_without_an_inside_has_no_detail() -> None:
 @pytest.mark.usefixtures("functions")
 def test_scores_are_called_by_their_names() -> None:
     image = Image.new("RGB", (8, 8), (7, 0, 0))
-    assert score(("blur", "our_scores:red"), image, "a.jpg") == {"blur": 0.0, "our_scores:red": 7.0}
+    assert compute_scores(("blur", "our_scores:red"), image, "a.jpg") == {"blur": 0.0, "our_scores:red": 7.0}
 
 
 @pytest.mark.usefixtures("functions")
 def test_a_function_that_draws_changes_nothing() -> None:
     image = Image.new("RGB", (8, 8), (7, 0, 0))
-    assert score(("our_scores:paint", "our_scores:red"), image, "a.jpg")["our_scores:red"] == 7
+    assert compute_scores(("our_scores:paint", "our_scores:red"), image, "a.jpg")["our_scores:red"] == 7
     assert image.getpixel((0, 0)) == (7, 0, 0)
 
 
 @pytest.mark.usefixtures("functions")
 def test_a_predicate_decides_by_the_facts() -> None:
-    assert [accepts("our_scores:wide", {"width": width}, "a.jpg") for width in (3, 4)] == [False, True]
+    assert [passes_filter("our_scores:wide", {"width": width}, "a.jpg") for width in (3, 4)] == [False, True]
 
 
 @pytest.mark.usefixtures("functions")
 @pytest.mark.parametrize("name", ["our_scores:broken", "our_scores:nothing", "our_scores:infinite"])
 def test_a_score_that_fails_names_function_and_picture_in_one_line(name: str) -> None:
     with pytest.raises(DataError) as caught:
-        score((name,), noise(), "cats/a.jpg")
+        compute_scores((name,), noise(), "cats/a.jpg")
     assert name in str(caught.value)
     assert "cats/a.jpg" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -92,11 +92,11 @@ def test_a_score_that_fails_names_function_and_picture_in_one_line(name: str) ->
 @pytest.mark.usefixtures("functions")
 def test_a_predicate_that_fails_says_with_what() -> None:
     with pytest.raises(DataError, match=r"predicate: our_scores:wide failed for cats/a.jpg: KeyError: 'width'"):
-        accepts("our_scores:wide", {}, "cats/a.jpg")
+        passes_filter("our_scores:wide", {}, "cats/a.jpg")
 
 
 @pytest.mark.usefixtures("functions")
 @pytest.mark.parametrize("name", ["no_such_module:red", "our_scores:no_such_function", "our_scores:limit"])
 def test_what_is_no_function_is_a_mistake_in_the_recipe(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
-        score((name,), noise(), "a.jpg")
+        compute_scores((name,), noise(), "a.jpg")

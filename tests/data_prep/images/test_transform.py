@@ -8,26 +8,26 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFilter, PngImagePlugin
 
-from data_prep.config import PrepareConfig, SelectConfig
+from data_prep.config import PrepareConfig, FilterConfig
 from data_prep.errors import ConfigError, DataError
 from data_prep.images.crops import _face_detector
 from data_prep.images.perceptual_hash import perceptual_hash
-from data_prep.images.transform import Picture, encode, make_picture
-from data_prep.records import Record, Rejected, Scalar
+from data_prep.images.transform import ProcessedImage, encode_image, process_image
+from data_prep.records import Record, SampleRejected, Scalar
 from tests.data_prep.corpus import bgr_profile, saved
 
 
-def config(select: SelectConfig | None = None, **changes: Any) -> PrepareConfig:
+def config(select: FilterConfig | None = None, **changes: Any) -> PrepareConfig:
     settings: dict[str, Any] = {"source": "x", "output": "y", "concept": "cat", "resolution": 16, "codec": "png"}
-    return PrepareConfig(**settings | {"select": select or SelectConfig(min_side=8)} | changes)
+    return PrepareConfig(**settings | {"select": select or FilterConfig(min_side=8)} | changes)
 
 
 def record(**columns: Scalar) -> Record:
-    return Record(key="cat-1", identity="cat", source="cats/1.jpg", place=("1.jpg",), columns=columns)
+    return Record(key="cat-1", identity="cat", source="cats/1.jpg", location=("1.jpg",), columns=columns)
 
 
-def make(data: bytes, **changes: Any) -> Picture:
-    return make_picture(data, record(), "a cat", config(**changes))
+def make(data: bytes, **changes: Any) -> ProcessedImage:
+    return process_image(data, record(), "a cat", config(**changes))
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -74,14 +74,14 @@ def test_the_middle_square_is_kept() -> None:
 
 def test_the_square_is_where_the_mode_says() -> None:
     data = saved(noise((40, 20)), "PNG")
-    boxed = make_picture(data, record(left=30, top=2, right=40, bottom=6), "", config(crop="box"))
+    boxed = process_image(data, record(left=30, top=2, right=40, bottom=6), "", config(crop="box"))
     assert boxed.crop_box == (30, 0, 40, 10)
     assert np.array_equal(make(data, crop="random").crop_box, make(data, crop="random").crop_box)
 
 
 def test_a_square_smaller_than_the_smallest_picture_is_too_small() -> None:
-    with pytest.raises(Rejected, match="too small"):
-        make_picture(saved(noise((40, 20)), "PNG"), record(left=0, top=0, right=7, bottom=7), "", config(crop="box"))
+    with pytest.raises(SampleRejected, match="too small"):
+        process_image(saved(noise((40, 20)), "PNG"), record(left=0, top=0, right=7, bottom=7), "", config(crop="box"))
 
 
 def test_a_larger_picture_is_shrunk_without_aliasing() -> None:
@@ -98,7 +98,7 @@ def test_the_square_of_a_picture_on_its_side_is_that_of_the_upright_one(orientat
     image = photograph((203, 150))
     wanted = image.crop((3, 4, 133, 134)).resize((16, 16), Image.Resampling.LANCZOS)
     data = with_orientation(image, orientation, format_name)
-    picture = make_picture(data, record(left=3, top=4, right=133, bottom=134), "", config(crop="box"))
+    picture = process_image(data, record(left=3, top=4, right=133, bottom=134), "", config(crop="box"))
     assert (picture.original_size, picture.crop_box) == ((203, 150), (3, 4, 133, 134))
     assert decibels(pixels(picture.data), np.asarray(wanted)) > 40
 
@@ -107,7 +107,7 @@ def test_a_jpeg_that_is_shrunk_while_it_is_decoded_shows_the_same() -> None:
     image = photograph((1501, 1103))
     data = saved(image, "JPEG", quality=92)
     box = (401, 203, 1301, 1103)
-    picture = make_picture(
+    picture = process_image(
         data, record(left=401, top=203, right=1301, bottom=1103), "", config(crop="box", resolution=64)
     )
     with Image.open(io.BytesIO(data)) as decoded:
@@ -119,28 +119,28 @@ def test_a_jpeg_that_is_shrunk_while_it_is_decoded_shows_the_same() -> None:
 def test_each_limit_keeps_out_what_is_beyond_it() -> None:
     data = saved(noise((100, 20)), "PNG")
     for reason, select in {
-        "too many pixels": SelectConfig(max_pixels=1999),
-        "too small": SelectConfig(min_side=21),
-        "aspect ratio": SelectConfig(max_aspect=4.9),
+        "too many pixels": FilterConfig(max_pixels=1999),
+        "too small": FilterConfig(min_side=21),
+        "aspect ratio": FilterConfig(max_aspect=4.9),
     }.items():
-        with pytest.raises(Rejected) as caught:
+        with pytest.raises(SampleRejected) as caught:
             make(data, select=select)
         assert str(caught.value) == reason
-    assert make(data, select=SelectConfig(max_pixels=2000, min_side=20, max_aspect=5.0)).original_size == (100, 20)
+    assert make(data, select=FilterConfig(max_pixels=2000, min_side=20, max_aspect=5.0)).original_size == (100, 20)
 
 
 def test_a_picture_of_too_many_pixels_is_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(noise((100, 20)), "PNG")
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("decoded"))
-    with pytest.raises(Rejected, match="too many pixels"):
-        make(data, select=SelectConfig(max_pixels=1999))
+    with pytest.raises(SampleRejected, match="too many pixels"):
+        make(data, select=FilterConfig(max_pixels=1999))
 
 
 def test_scores_are_of_the_picture_that_is_stored() -> None:
     sharp = noise((64, 64))
     blurred = sharp.filter(ImageFilter.GaussianBlur(4))
     first, second = (
-        make(saved(image, "PNG"), select=SelectConfig(scores=("blur",)), resolution=64).scores["blur"]
+        make(saved(image, "PNG"), select=FilterConfig(scores=("blur",)), resolution=64).scores["blur"]
         for image in (sharp, blurred)
     )
     assert second < first / 10
@@ -151,9 +151,9 @@ def test_a_predicate_sees_all_that_is_known(tmp_path: Path, monkeypatch: pytest.
         "seen = []\ndef take(facts):\n    seen.append(facts)\n    return False\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    select = SelectConfig(scores=("blur",), predicate="our_predicate:take")
-    with pytest.raises(Rejected, match="^predicate$"):
-        make_picture(saved(Image.new("RGB", (40, 20)), "PNG"), record(age=3), "a cat", config(select))
+    select = FilterConfig(scores=("blur",), filter_fn="our_predicate:take")
+    with pytest.raises(SampleRejected, match="^predicate$"):
+        process_image(saved(Image.new("RGB", (40, 20)), "PNG"), record(age=3), "a cat", config(select))
     import our_predicate  # type: ignore[import-not-found]
 
     assert our_predicate.seen == [
@@ -171,7 +171,7 @@ def test_a_predicate_sees_all_that_is_known(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("name", "error"), [("no_such:function", ConfigError), ("math:sqrt", DataError)])
 def test_a_broken_score_is_an_error_and_no_reason_to_keep_a_picture_out(name: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=name):
-        make(saved(noise((16, 16)), "PNG"), select=SelectConfig(scores=(name,)))
+        make(saved(noise((16, 16)), "PNG"), select=FilterConfig(scores=(name,)))
 
 
 def test_a_missing_face_detector_is_a_mistake_in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_the_hash_is_made_where_near_duplicates_are_looked_for() -> None:
     data = saved(photograph((16, 16)), "PNG")
     assert make(data).hash is None
     with Image.open(io.BytesIO(data)) as image:
-        assert make(data, select=SelectConfig(near_duplicates=4)).hash == perceptual_hash(image.convert("RGB"))
+        assert make(data, select=FilterConfig(max_hash_distance=4)).hash == perceptual_hash(image.convert("RGB"))
 
 
 @pytest.mark.parametrize("codec", ["png", "webp", "jpg"])
@@ -201,7 +201,7 @@ def test_the_same_file_gives_the_same_bytes_without_metadata(codec: str) -> None
 
 def test_lossless_webp_keeps_every_pixel() -> None:
     image = noise((16, 16))
-    assert np.array_equal(pixels(encode(image, config(codec="webp", lossless=True))), np.asarray(image))
+    assert np.array_equal(pixels(encode_image(image, config(codec="webp", lossless=True))), np.asarray(image))
 
 
 CODECS = [("png", "PNG"), ("webp", "WEBP"), ("jpg", "JPEG")]
@@ -235,7 +235,7 @@ def test_a_file_that_is_anything_else_is_made_anew(codec: str, format_name: str)
 
 def test_a_part_of_a_square_picture_is_made_anew() -> None:
     data = saved(noise((16, 16)), "PNG")
-    picture = make_picture(data, record(left=0, top=0, right=8, bottom=8), "", config(crop="box"))
+    picture = process_image(data, record(left=0, top=0, right=8, bottom=8), "", config(crop="box"))
     assert picture.data != data
 
 

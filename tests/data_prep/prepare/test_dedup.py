@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from data_prep.images.perceptual_hash import perceptual_hash
 from data_prep.prepare import dedup as duplicates
-from data_prep.prepare.dedup import copies
+from data_prep.prepare.dedup import find_duplicates
 
 PHOTOGRAPHS = range(20)
 
@@ -95,26 +95,26 @@ def digests(names: Sequence[str]) -> NDArray[np.uint8]:
 
 def near(hashes: Sequence[int], distance: int) -> list[int]:
     """Of files that all differ."""
-    found = copies(digests([str(place) for place in range(len(hashes))]), np.array(hashes, np.uint64), distance)
+    found = find_duplicates(digests([str(place) for place in range(len(hashes))]), np.array(hashes, np.uint64), distance)
     return found.near.tolist()
 
 
 def test_the_same_file_is_an_exact_copy_of_the_first() -> None:
-    found = copies(digests(["a", "b", "a", "c", "a", "b"]), None, None)
+    found = find_duplicates(digests(["a", "b", "a", "c", "a", "b"]), None, None)
     assert found.exact.tolist() == [-1, -1, 0, -1, 0, 1]
     assert found.near.tolist() == [-1] * 6
 
 
 def test_files_that_differ_in_their_digests_last_byte_are_no_copies() -> None:
-    assert copies(digests(["a" * 31 + "b", "a" * 31 + "c"]), None, None).exact.tolist() == [-1, -1]
+    assert find_duplicates(digests(["a" * 31 + "b", "a" * 31 + "c"]), None, None).exact.tolist() == [-1, -1]
 
 
 def test_hashes_are_not_looked_at_without_a_distance() -> None:
-    assert copies(digests(["a", "b"]), np.zeros(2, np.uint64), None).near.tolist() == [-1, -1]
+    assert find_duplicates(digests(["a", "b"]), np.zeros(2, np.uint64), None).near.tolist() == [-1, -1]
 
 
 def test_an_exact_copy_is_no_near_copy_and_its_hash_is_not_looked_at() -> None:
-    found = copies(digests(["a", "a", "b"]), np.array([0, 2**40 - 1, 2**40 - 1], np.uint64), 4)
+    found = find_duplicates(digests(["a", "a", "b"]), np.array([0, 2**40 - 1, 2**40 - 1], np.uint64), 4)
     assert found.exact.tolist() == [-1, 0, -1]
     assert found.near.tolist() == [-1, -1, -1]
 

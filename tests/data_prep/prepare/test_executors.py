@@ -8,7 +8,7 @@ from data_prep.config import PrepareConfig
 from data_prep.errors import ConfigError, DataError
 from data_prep.prepare.executors import Executor, LocalExecutor, RayExecutor
 from data_prep.prepare.pipeline import prepare
-from data_prep.prepare.worker import work
+from data_prep.prepare.worker import run_worker
 from data_prep.shards.manifest import Manifest
 
 ConfigFor = Callable[..., PrepareConfig]
@@ -44,4 +44,4 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(
 
 def test_a_rank_outside_of_the_world_is_refused(config_for: ConfigFor) -> None:
     with pytest.raises(ConfigError, match="rank 2 of 2; ranks count from 0 to 1"):
-        work(config_for(), 2, 2)
+        run_worker(config_for(), 2, 2)

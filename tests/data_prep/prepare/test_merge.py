@@ -5,9 +5,9 @@ import pytest
 
 from data_prep.config import PrepareConfig, SplitFractions
 from data_prep.errors import DataError
-from data_prep.prepare.pipeline import merge_set
-from data_prep.prepare.worker import work
-from data_prep.shards.manifest import Manifest, verify
+from data_prep.prepare.pipeline import merge_dataset
+from data_prep.prepare.worker import run_worker
+from data_prep.shards.manifest import Manifest, verify_shards
 from data_prep.shards.reader import ShardReader
 
 ConfigFor = Callable[..., PrepareConfig]
@@ -42,7 +42,7 @@ def test_a_copy_in_another_split_than_its_original_is_left_out(
         (pictures / f"{first.key.replace('__', '/')}.png").read_bytes()
     )
     after = made(config_for())
-    assert after.dropped == {"exact duplicate": 1}
+    assert after.reject_counts == {"exact duplicate": 1}
     assert after.splits["train"] == before.splits["train"]
 
 
@@ -51,7 +51,7 @@ def test_a_copy_comes_back_when_its_original_is_gone(config: PrepareConfig, made
     (pictures / "cat03" / "0.png").unlink()
     made(config)
     assert "cat04__copy" in keys(config)
-    assert list(verify(config.output)) == []
+    assert list(verify_shards(config.output)) == []
 
 
 def test_leaving_out_a_copy_makes_the_shard_that_would_be_without_it(
@@ -68,20 +68,20 @@ def test_ranks_of_another_world_go_on_where_ranks_left_off(
 ) -> None:
     made(config)
     ranked = config_for(output=tmp_path / "ranked", splits=config.splits)
-    work(ranked, 1, 3)
+    run_worker(ranked, 1, 3)
     for rank in range(2):
-        work(ranked, rank, 2)
-    merge_set(ranked)
+        run_worker(ranked, rank, 2)
+    merge_dataset(ranked)
     assert contents(Path(ranked.output)) == contents(Path(config.output))
 
 
 def test_a_merge_before_every_shard_is_made_says_how_many_are_missing(config: PrepareConfig) -> None:
-    work(config, 0, 2)
+    run_worker(config, 0, 2)
     with pytest.raises(DataError, match=r"5 of 10 shards are not made yet \(train-000001, \.\.\.\); run the work of"):
-        merge_set(config)
+        merge_dataset(config)
     assert not (Path(config.output) / "manifest.json").exists()
 
 
 def test_a_merge_of_nothing_says_what_to_run_first(config: PrepareConfig) -> None:
     with pytest.raises(DataError, match="no plan of this configuration; run the work of every rank first"):
-        merge_set(config)
+        merge_dataset(config)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from data_prep.config import PrepareConfig, SelectConfig, SplitFractions
+from data_prep.config import PrepareConfig, FilterConfig, SplitFractions
 from data_prep.errors import ConfigError, DataError
 from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.prepare.splits import split_of
-from data_prep.shards.manifest import Manifest, verify
+from data_prep.shards.manifest import Manifest, verify_shards
 from data_prep.storage.store import Store
 
 ConfigFor = Callable[..., PrepareConfig]
@@ -82,7 +82,7 @@ def test_what_is_kept_out_is_counted_by_reason_and_listed(pictures: Path, config
     (pictures / "stray.png").write_bytes((pictures / "cat05" / "0.png").read_bytes())
     manifest = made(config)
     assert manifest.kept == 48
-    assert manifest.dropped == {
+    assert manifest.reject_counts == {
         "empty file": 2,
         "exact duplicate": 1,
         "not a picture": 1,
@@ -101,7 +101,7 @@ def test_an_output_of_another_configuration_is_refused_with_the_difference(
     made(config)
     before = contents(Path(config.output))
     with pytest.raises(ConfigError, match=r"\(resolution: 16 there, 32 now; select.min_side: 16 there, 20 now\)"):
-        made(config_for(resolution=32, select=SelectConfig(min_side=20)))
+        made(config_for(resolution=32, select=FilterConfig(min_side=20)))
     assert contents(Path(config.output)) == before
 
 
@@ -117,7 +117,7 @@ def test_changed_pictures_and_captions_are_noticed_and_shards_of_none_are_remove
     unchanged = [shard.sha256 == old.sha256 for shard, old in zip(after, before, strict=False)]
     assert unchanged == [False, *7 * [True], False]
     assert {path.name for path in (Path(config.output) / "train").glob("*.tar")} == {shard.name for shard in after}
-    assert list(verify(config.output)) == []
+    assert list(verify_shards(config.output)) == []
 
 
 def test_more_identities_move_none_that_was_there(
@@ -147,14 +147,14 @@ def test_a_source_without_pictures_is_one_error_and_no_file_is_written(
 
 
 def test_a_set_of_which_nothing_is_left_has_no_manifest(pictures: Path, config_for: ConfigFor, made: Made) -> None:
-    config = config_for(select=SelectConfig(min_side=100))
+    config = config_for(select=FilterConfig(min_side=100))
     with pytest.raises(DataError, match=r"every picture was kept out \(too small 48\)"):
         made(config)
     assert not (Path(config.output) / "manifest.json").exists()
 
 
 def test_statistics_are_of_what_was_kept(pictures: Path, config_for: ConfigFor, made: Made) -> None:
-    config = config_for(select=SelectConfig(scores=("blur",)))
+    config = config_for(select=FilterConfig(scores=("blur",)))
     made(config)
     statistics = json.loads((Path(config.output) / "statistics.json").read_text())
     assert statistics["height"] == {"mean": 20, "std": 0, "min": 20, "max": 20}
@@ -172,14 +172,14 @@ def test_the_manifest_on_disk_is_the_one_returned(pictures: Path, config_for: Co
     config = config_for()
     manifest = made(config)
     assert Manifest.load(config.output) == manifest
-    assert (manifest.config_digest, manifest.concept) == (config.digest, "cat")
+    assert (manifest.config_digest, manifest.domain) == (config.digest, "cat")
 
 
 def test_a_set_can_be_written_to_a_url(pictures: Path, config_for: ConfigFor, made: Made, tmp_path: Path) -> None:
     here = made(config_for())
     there = made(config_for(output=f"memory://{tmp_path.name}/set"))
     assert there == here
-    assert list(verify(f"memory://{tmp_path.name}/set")) == []
+    assert list(verify_shards(f"memory://{tmp_path.name}/set")) == []
     assert not Store(f"memory://{tmp_path.name}/set").exists("work")
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
 from data_prep.prepare.plan import PlannedShard
-from data_prep.prepare.shard_writer import draft_of, finished, write_draft
-from data_prep.shards.shard_index import Sidecar
+from data_prep.prepare.shard_writer import draft_path, load_if_current, write_draft
+from data_prep.shards.shard_index import ShardIndex
 from data_prep.sources import open_source
-from data_prep.storage.atomic import sha256_of
+from data_prep.storage.atomic import sha256_file
 from data_prep.storage.store import Store
 
 ConfigFor = Callable[..., PrepareConfig]
@@ -38,17 +38,17 @@ def store(config_for: ConfigFor) -> Store:
 
 
 @pytest.fixture
-def write(shard: PlannedShard, store: Store, config_for: ConfigFor) -> Callable[[], Sidecar]:
+def write(shard: PlannedShard, store: Store, config_for: ConfigFor) -> Callable[[], ShardIndex]:
     config = config_for(caption_template="naïve {concept}")
     return lambda: write_draft(shard, open_source(config), config, store)
 
 
 @pytest.fixture
 def tar(store: Store) -> Path:
-    return Path(store.url) / draft_of("train-000000")
+    return Path(store.url) / draft_path("train-000000")
 
 
-def test_webdataset_itself_reads_a_shard(shard: PlannedShard, tar: Path, write: Callable[[], Sidecar]) -> None:
+def test_webdataset_itself_reads_a_shard(shard: PlannedShard, tar: Path, write: Callable[[], ShardIndex]) -> None:
     sidecar = write()
     samples: list[dict[str, Any]] = list(webdataset.WebDataset(str(tar), shardshuffle=False).decode("rgb8"))
     assert [sample["__key__"] for sample in samples] == [r.key for r in shard.records if not r.key.endswith("__9")]
@@ -59,16 +59,16 @@ def test_webdataset_itself_reads_a_shard(shard: PlannedShard, tar: Path, write: 
         "caption": "naïve cat",
         "source": "cat00/1.png",
         "original_size": [24, 20],
-        "sha256": sidecar.facts["cat00__1"].sha256,
+        "sha256": sidecar.sample_stats["cat00__1"].sha256,
         "crop_box": [2, 0, 22, 20],
         "scores": {},
         "columns": {},
     }
 
 
-def test_the_sidecar_says_where_every_member_lies(store: Store, tar: Path, write: Callable[[], Sidecar]) -> None:
+def test_the_sidecar_says_where_every_member_lies(store: Store, tar: Path, write: Callable[[], ShardIndex]) -> None:
     sidecar = write()
-    assert Sidecar.load(store, draft_of("train-000000")).members.keys() == sidecar.members.keys()
+    assert ShardIndex.load(store, draft_path("train-000000")).members.keys() == sidecar.members.keys()
     data = tar.read_bytes()
     with tarfile.open(tar) as opened:
         for key, parts in sidecar.members.items():
@@ -80,33 +80,33 @@ def test_the_sidecar_says_where_every_member_lies(store: Store, tar: Path, write
     assert np.asarray(Image.open(io.BytesIO(data[offset : offset + size]))).shape == (16, 16, 3)
 
 
-def test_the_sidecar_counts_what_was_kept_and_what_was_not(tar: Path, write: Callable[[], Sidecar]) -> None:
+def test_the_sidecar_counts_what_was_kept_and_what_was_not(tar: Path, write: Callable[[], ShardIndex]) -> None:
     sidecar = write()
-    assert (sidecar.samples, sidecar.dropped) == (4, {"not a picture": 1})
+    assert (sidecar.samples, sidecar.reject_counts) == (4, {"not a picture": 1})
     assert sidecar.rejects == [{"key": "cat00__9", "source": "cat00/9.png", "reason": "not a picture"}]
-    assert (sidecar.sha256, sidecar.bytes) == (sha256_of(tar), tar.stat().st_size)
+    assert (sidecar.sha256, sidecar.bytes) == (sha256_file(tar), tar.stat().st_size)
 
 
-def test_the_sidecar_sums_up_the_pictures_in_numbers(write: Callable[[], Sidecar]) -> None:
+def test_the_sidecar_sums_up_the_pictures_in_numbers(write: Callable[[], ShardIndex]) -> None:
     assert write().statistics["width"].summary() == {"mean": 24, "std": 0, "min": 24, "max": 24}
 
 
-def test_members_have_no_time_and_no_owner(tar: Path, write: Callable[[], Sidecar]) -> None:
+def test_members_have_no_time_and_no_owner(tar: Path, write: Callable[[], ShardIndex]) -> None:
     write()
     with tarfile.open(tar) as opened:
         assert {(info.mtime, info.uid, info.gid, info.uname, info.gname) for info in opened} == {(0, 0, 0, "", "")}
 
 
 def test_a_file_that_is_gone_by_now_is_kept_out_as_unreadable(
-    pictures: Path, shard: PlannedShard, write: Callable[[], Sidecar]
+    pictures: Path, shard: PlannedShard, write: Callable[[], ShardIndex]
 ) -> None:
     (pictures / "cat00" / "1.png").unlink()
-    assert write().dropped == {"not a picture": 1, "unreadable": 1}
+    assert write().reject_counts == {"not a picture": 1, "unreadable": 1}
 
 
 @pytest.mark.parametrize("harm", ["none", "tar is gone", "tar is cut", "sidecar is gone", "sidecar is cut", "other"])
 def test_only_a_whole_shard_of_the_same_making_is_finished(
-    shard: PlannedShard, store: Store, tar: Path, write: Callable[[], Sidecar], harm: str
+    shard: PlannedShard, store: Store, tar: Path, write: Callable[[], ShardIndex], harm: str
 ) -> None:
     first, sidecar = write(), tar.with_suffix(".json")
     if harm == "tar is gone":
@@ -119,13 +119,13 @@ def test_only_a_whole_shard_of_the_same_making_is_finished(
         sidecar.write_text(sidecar.read_text()[:100])
     elif harm == "other":
         sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"config_digest": "another"}))
-    found = finished(store, draft_of(shard.name), first.config_digest, shard.digest)
+    found = load_if_current(store, draft_path(shard.name), first.config_digest, shard.digest)
     assert (found is not None) == (harm == "none")
 
 
-def test_a_sidecar_of_a_newer_e4t_is_refused(store: Store, tar: Path, write: Callable[[], Sidecar]) -> None:
+def test_a_sidecar_of_a_newer_e4t_is_refused(store: Store, tar: Path, write: Callable[[], ShardIndex]) -> None:
     write()
     sidecar = tar.with_suffix(".json")
     sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"version": 2}))
     with pytest.raises(DataError, match="newer e4t .*; upgrade e4t"):
-        Sidecar.load(store, draft_of("train-000000"))
+        ShardIndex.load(store, draft_path("train-000000"))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_prep.config import StreamConfig
+from data_prep.config import DataLoaderConfig
 from data_prep.errors import ConfigError, DataError
 from data_prep.shards.features import FeatureReader, verify_features, write_features
 from data_prep.shards.reader import ShardReader
-from data_prep.stream.stream import ShardStream, as_images
+from data_prep.stream.stream import ShardStream, to_float
 
 PURPOSE = {"model": "a", "dtype": "float32"}
 
@@ -26,7 +26,7 @@ def root(shared_set: Path, tmp_path: Path) -> str:
     """A set of which each of two ranks has made its features."""
     shutil.copytree(shared_set, tmp_path / "set")
     for rank in range(2):
-        write_features(str(tmp_path / "set"), "features", PURPOSE, corners, rank=rank, world=2, batch_size=2)
+        write_features(str(tmp_path / "set"), "features", PURPOSE, corners, rank=rank, world_size=2, batch_size=2)
     return str(tmp_path / "set")
 
 
@@ -40,17 +40,17 @@ def test_every_picture_has_its_features_and_its_mirror_images(root: str) -> None
 
 
 def test_a_stream_of_features_has_the_order_and_the_flips_of_the_stream_of_pictures(root: str) -> None:
-    config = StreamConfig(window_shards=3, workers=0, flip=True)
+    config = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, horizontal_flip=True)
     features = FeatureReader(root, "features", "train", PURPOSE)
     with (
-        ShardStream(root, "train", global_batch=8, config=config) as pictures,
-        ShardStream(root, "train", global_batch=8, config=config, features=features) as cached,
+        ShardStream(root, "train", global_batch_size=8, config=config) as pictures,
+        ShardStream(root, "train", global_batch_size=8, config=config, features=features) as cached,
     ):
         for _ in range(8):
             of_pictures, of_features = next(pictures), next(cached)
             assert of_features.keys == of_pictures.keys
             assert of_features.captions == of_pictures.captions
-            assert torch.equal(of_features.tensors["corner"], as_images(of_pictures.tensors["pixels"])[:, :, 0, 0])
+            assert torch.equal(of_features.tensors["corner"], to_float(of_pictures.tensors["pixels"])[:, :, 0, 0])
 
 
 def test_a_rerun_computes_only_what_is_missing(root: str) -> None:

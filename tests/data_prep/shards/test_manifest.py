@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import DataError
-from data_prep.shards.manifest import Manifest, verify
+from data_prep.shards.manifest import Manifest, verify_shards
 from data_prep.storage.store import Store
 
 
@@ -54,7 +54,7 @@ def test_a_split_without_pictures_is_refused_with_what_there_is(shared_set: Path
 
 
 def test_a_whole_set_has_nothing_to_report(shared_set: Path) -> None:
-    assert list(verify(shared_set)) == []
+    assert list(verify_shards(shared_set)) == []
 
 
 def test_verify_names_every_shard_that_was_harmed_and_no_other(copied_set: Path) -> None:
@@ -66,7 +66,7 @@ def test_verify_names_every_shard_that_was_harmed_and_no_other(copied_set: Path)
     tars[2].unlink()
     tars[3].with_suffix(".json").unlink()
     shutil.copy(tars[5].with_suffix(".json"), tars[4].with_suffix(".json"))
-    lines = list(verify(copied_set))
+    lines = list(verify_shards(copied_set))
     for line, tar, fault in zip(
         lines, tars, ("sha256 differs", "bytes, not", "is missing", "cannot be read", "of another shard"), strict=False
     ):

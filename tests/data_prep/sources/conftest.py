@@ -17,7 +17,7 @@ def config_of(tmp_path: Path) -> Callable[..., PrepareConfig]:
 
     def build(source: Path | str, **read: Any) -> PrepareConfig:
         output = str(tmp_path / "set")
-        return PrepareConfig(source=str(source), output=output, concept="cat", read=SourceConfig(**read))
+        return PrepareConfig(source=str(source), output=output, domain="cat", source_options=SourceConfig(**read))
 
     return build
 

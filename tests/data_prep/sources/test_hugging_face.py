@@ -173,4 +173,4 @@ def test_the_stamp_changes_with_the_data(tmp_path: Path, dataset: datasets.Datas
     before = listed(tmp_path / "a")
     dataset.select(range(ROWS)[::-1]).save_to_disk(tmp_path / "b")
     assert listed(tmp_path / "a") == before
-    assert listed(tmp_path / "b")[0].stamp != before[0].stamp  # type: ignore[union-attr]
+    assert listed(tmp_path / "b")[0].version != before[0].version  # type: ignore[union-attr]

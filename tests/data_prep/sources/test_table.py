@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import ConfigError, DataError
-from data_prep.records import Record, Reject, Rejected
+from data_prep.records import Record, Reject, SampleRejected
 from data_prep.sources import fetch, open_source
 
 ConfigOf = Callable[..., PrepareConfig]
@@ -163,7 +163,7 @@ def test_a_file_that_is_too_large_is_rejected(
 ) -> None:
     monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 5)
     source = open_source(config_of(table(".csv")))
-    with pytest.raises(Rejected, match="file too large"):
+    with pytest.raises(SampleRejected, match="file too large"):
         source.read(next(iter(source)))  # type: ignore[arg-type]
 
 

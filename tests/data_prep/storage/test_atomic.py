@@ -2,19 +2,19 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.storage.atomic import sha256_of, whole_file, whole_folder, write_whole
+from data_prep.storage.atomic import sha256_file, atomic_open, atomic_dir, atomic_write
 
 
 def test_a_file_replaces_the_one_before_it_and_leaves_nothing_beside(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.json", "before")
-    write_whole(tmp_path / "a.json", b"after")
+    atomic_write(tmp_path / "a.json", "before")
+    atomic_write(tmp_path / "a.json", b"after")
     assert (tmp_path / "a.json").read_bytes() == b"after"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.tar", "whole")
-    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "a.tar") as file:
+    atomic_write(tmp_path / "a.tar", "whole")
+    with pytest.raises(KeyboardInterrupt), atomic_open(tmp_path / "a.tar") as file:
         file.write(b"ha")
         raise KeyboardInterrupt
     assert (tmp_path / "a.tar").read_text() == "whole"
@@ -22,21 +22,21 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
 
 def test_the_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
-    assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_a_folder_replaces_the_one_before_it_and_leaves_nothing_beside(tmp_path: Path) -> None:
     for name in ("before", "after"):
-        with whole_folder(tmp_path / "made") as folder:
+        with atomic_dir(tmp_path / "made") as folder:
             (folder / name).touch()
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["after"]
 
 
 def test_a_folder_whose_filling_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "made") as folder:
+    with atomic_dir(tmp_path / "made") as folder:
         (folder / "before").touch()
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "made") as folder:
+    with pytest.raises(KeyboardInterrupt), atomic_dir(tmp_path / "made") as folder:
         (folder / "half").touch()
         raise KeyboardInterrupt
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["before"]

@@ -19,7 +19,7 @@ def test_what_is_written_is_read(store: Store) -> None:
 
 
 def test_a_file_that_failed_half_way_is_not_there(store: Store) -> None:
-    with pytest.raises(RuntimeError), store.whole("train/a.tar") as file:
+    with pytest.raises(RuntimeError), store.atomic_open("train/a.tar") as file:
         file.write(b"half")
         raise RuntimeError
     assert not store.exists("train/a.tar")
@@ -27,14 +27,14 @@ def test_a_file_that_failed_half_way_is_not_there(store: Store) -> None:
 
 def test_a_file_that_failed_half_way_leaves_the_old_one(store: Store) -> None:
     store.write("a", "old")
-    with pytest.raises(RuntimeError), store.whole("a") as file:
+    with pytest.raises(RuntimeError), store.atomic_open("a") as file:
         file.write(b"new")
         raise RuntimeError
     assert store.read("a") == b"old"
 
 
 def test_a_file_can_be_read_back_before_it_appears(store: Store) -> None:
-    with store.whole("a") as file:
+    with store.atomic_open("a") as file:
         file.write(b"hello")
         file.seek(1)
         assert file.read(3) == b"ell"
@@ -50,8 +50,8 @@ def test_a_moved_file_replaces_the_one_that_was_there(store: Store) -> None:
 def test_a_folder_lists_its_files_by_their_names(store: Store) -> None:
     for name in ("train/b", "train/a", "val/c"):
         store.write(name, "")
-    assert store.names("train") == ["train/a", "train/b"]
-    assert store.names("test") == []
+    assert store.listdir("train") == ["train/a", "train/b"]
+    assert store.listdir("test") == []
 
 
 def test_what_is_deleted_is_gone_and_may_have_been_so_before(store: Store) -> None:

@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep.config import StreamConfig
+from data_prep.config import DataLoaderConfig
 from data_prep.errors import DataError
 from data_prep.shards.manifest import Manifest
-from data_prep.shards.shard_index import Sidecar
+from data_prep.shards.shard_index import ShardIndex
 from data_prep.storage.store import Store
 from data_prep.stream.stream import Batch, ShardReader, ShardStream
 
-Settings = Callable[..., StreamConfig]
+Settings = Callable[..., DataLoaderConfig]
 SHARD = "train/train-000002.tar"
 
 
@@ -30,14 +30,14 @@ def copy(shared_set: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def take(root: Path, batches: int, config: StreamConfig, **position: Any) -> list[Batch]:
+def take(root: Path, batches: int, config: DataLoaderConfig, **position: Any) -> list[Batch]:
     with ShardStream(root, "train", config=config, **{"global_batch": 4} | position) as stream:
         return list(islice(stream, batches))
 
 
 def members(root: Path, tar: str = SHARD) -> dict[str, tuple[int, int]]:
     """Offset and size of the pictures, by key."""
-    return {key: tuple(parts["png"]) for key, parts in Sidecar.load(Store(str(root)), tar).members.items()}
+    return {key: tuple(parts["png"]) for key, parts in ShardIndex.load(Store(str(root)), tar).members.items()}
 
 
 def overwrite(root: Path, key: str, data: bytes) -> None:
@@ -136,9 +136,9 @@ def test_a_set_of_which_nothing_can_be_read_ends_the_stream(copy: Path, patient:
 
 def test_a_decoder_that_is_killed_is_replaced(shared_set: Path, patient: Settings) -> None:
     expected = take(shared_set, 6, patient())
-    with ShardStream(shared_set, "train", global_batch=4, config=patient(workers=1, prefetch=1)) as stream:
+    with ShardStream(shared_set, "train", global_batch_size=4, config=patient(workers=1, prefetch=1)) as stream:
         batches = [next(stream)]
-        (decoder,) = stream._loader._rows.decoders
+        (decoder,) = stream._loader._buffer.decoders
         os.kill(decoder._process.pid, signal.SIGKILL)
         batches += list(islice(stream, 5))
     for batch, other in zip(batches, expected, strict=True):
@@ -148,9 +148,9 @@ def test_a_decoder_that_is_killed_is_replaced(shared_set: Path, patient: Setting
 def test_decoders_end_with_the_stream_and_outlive_signals_to_the_whole_group(
     shared_set: Path, patient: Settings
 ) -> None:
-    stream = ShardStream(shared_set, "train", global_batch=4, config=patient(workers=1))
+    stream = ShardStream(shared_set, "train", global_batch_size=4, config=patient(workers=1))
     next(stream)
-    (decoder,) = stream._loader._rows.decoders
+    (decoder,) = stream._loader._buffer.decoders
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(decoder._process.pid, number)
     list(islice(stream, 4))

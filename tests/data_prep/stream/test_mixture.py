@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from data_prep.config import SplitFractions, StreamConfig
+from data_prep.config import SplitFractions, DataLoaderConfig
 from data_prep.config_diff import differences
 from data_prep.errors import ConfigError
 from data_prep.shards.features import FeatureReader, write_features
 from data_prep.stream.stream import Batch, ShardReader, ShardStream
 from tests.data_prep.conftest import make_config, make_set, noise
 
-Settings = Callable[..., StreamConfig]
+Settings = Callable[..., DataLoaderConfig]
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def other_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "set"
 
 
-def take(root: Path, batches: int, config: StreamConfig, **position: Any) -> list[Batch]:
+def take(root: Path, batches: int, config: DataLoaderConfig, **position: Any) -> list[Batch]:
     with ShardStream(root, "train", config=config, **position) as stream:
         return list(islice(stream, batches))
 
@@ -99,14 +99,14 @@ def test_where_sets_lie_and_how_they_are_listed_changes_nothing(
     make_set(third)
     one = patient(mix={str(other_set): 1, third.output: 2})
     two = patient(mix={third.output: 2.0, str(tmp_path / "moved"): 1})
-    streams = [ShardStream(shared_set, "train", global_batch=4, config=config) for config in (one, two)]
+    streams = [ShardStream(shared_set, "train", global_batch_size=4, config=config) for config in (one, two)]
     assert streams[0].digest == streams[1].digest
     assert keys_of(take(shared_set, 8, one, global_batch=4)) == keys_of(take(shared_set, 8, two, global_batch=4))
 
 
 def test_the_identity_tells_what_differs(shared_set: Path, other_set: Path, patient: Settings) -> None:
     def identity(**changes: Any) -> dict[str, Any]:
-        return ShardStream(shared_set, "train", global_batch=4, config=patient(**changes)).identity()
+        return ShardStream(shared_set, "train", global_batch_size=4, config=patient(**changes)).fingerprint()
 
     other = ShardReader(other_set, "train").manifest.digest
     assert differences(identity(), identity(flip=True, workers=1, retries=9)) == []

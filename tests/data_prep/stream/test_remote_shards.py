@@ -12,19 +12,19 @@ import fsspec
 import pytest
 import torch
 
-from data_prep.config import StreamConfig
-from data_prep.errors import ConfigError, DataError, Unreadable
+from data_prep.config import DataLoaderConfig
+from data_prep.errors import ConfigError, DataError, SampleReadError
 from data_prep.shards.features import FeatureReader, write_features
 from data_prep.shards.manifest import Manifest
 from data_prep.stream.stream import Batch, ShardReader, ShardStream
 from tests.data_prep.flaky_server import FlakyServer, flaky_server
 
-Settings = Callable[..., StreamConfig]
+Settings = Callable[..., DataLoaderConfig]
 SHARD = "train/train-000001.tar"
 
 
-def take(root: Path | str, batches: int, config: StreamConfig, **position: Any) -> list[Batch]:
-    with ShardStream(root, "train", config=config, global_batch=4, **position) as stream:
+def take(root: Path | str, batches: int, config: DataLoaderConfig, **position: Any) -> list[Batch]:
+    with ShardStream(root, "train", config=config, global_batch_size=4, **position) as stream:
         return list(islice(stream, batches))
 
 
@@ -59,16 +59,16 @@ def test_shards_of_this_window_and_the_next_are_fetched_before_they_are_read(
     server: FlakyServer, patient: Settings
 ) -> None:
     config = patient(window_shards=1, prefetch=1)
-    with ShardStream(server.url, "train", config=config, global_batch=1) as stream:
+    with ShardStream(server.url, "train", config=config, global_batch_size=1) as stream:
         next(stream)
-        needed = {stream.line.spot(index).shard for index in range(12)}
-        following = sorted(needed, key=[stream.line.spot(index).shard for index in range(12)].index)[1]
-        name = stream.line.readers[0].shards[following].name
+        needed = {stream.sequence.locate(index).shard for index in range(12)}
+        following = sorted(needed, key=[stream.sequence.locate(index).shard for index in range(12)].index)[1]
+        name = stream.sequence.readers[0].shards[following].name
         for _ in range(500):
             if name in server.requests:
                 break
             torch.zeros(10_000).sort()  # the other threads' turn
-    assert stream.line.spot(1).shard != following
+    assert stream.sequence.locate(1).shard != following
     assert server.requests[name] == 1
 
 
@@ -91,7 +91,7 @@ def held(cache: Path) -> int:
 def test_the_cache_stays_within_its_bytes(server: FlakyServer, patient: Settings, tmp_path: Path) -> None:
     largest = sorted(shard.bytes for shard in Manifest.load(server.folder).shards("train"))
     limit = sum(largest[-3:])
-    with ShardStream(server.url, "train", config=patient(cache_bytes=limit), global_batch=4) as stream:
+    with ShardStream(server.url, "train", config=patient(cache_bytes=limit), global_batch_size=4) as stream:
         for _ in range(24):
             next(stream)
             assert held(tmp_path / "cache") <= limit
@@ -167,5 +167,5 @@ def test_features_lost_at_the_store_are_named(shared_set: Path, patient: Setting
     with flaky_server(tmp_path / "set") as server:
         server.always["features/train/train-000001.safetensors"] = "500"
         features = FeatureReader(server.url, "features", "train", {}, patient())
-        with pytest.raises(Unreadable, match=r"features http.*train-000001.safetensors cannot be read .*`e4t cache`"):
+        with pytest.raises(SampleReadError, match=r"features http.*train-000001.safetensors cannot be read .*`e4t cache`"):
             features.read(1, 0, flipped=False)

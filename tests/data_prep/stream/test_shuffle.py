@@ -11,7 +11,7 @@ shards_with_samples = st.lists(st.integers(0, 5), min_size=1, max_size=12).filte
 def test_each_sample_comes_once_an_epoch(counts: list[int], seed: int, window: int, epoch: int) -> None:
     order = GlobalOrder(counts, seed=seed, window_shards=window)
     start = epoch * order.epoch_samples
-    places = [order.place(index) for index in range(start, start + order.epoch_samples)]
+    places = [order.locate(index) for index in range(start, start + order.epoch_samples)]
     assert {place.epoch for place in places} == {epoch}
     assert sorted((place.shard, place.row) for place in places) == [
         (shard, row) for shard, count in enumerate(counts) for row in range(count)
@@ -23,29 +23,29 @@ def test_a_position_has_one_place_in_whatever_order_it_is_asked(
     counts: list[int], window: int, indices: list[int]
 ) -> None:
     walked = GlobalOrder(counts, seed=7, window_shards=window)
-    straight = [walked.place(index) for index in range(201)]
+    straight = [walked.locate(index) for index in range(201)]
     jumped = GlobalOrder(counts, seed=7, window_shards=window)
-    assert [jumped.place(index) for index in indices] == [straight[index] for index in indices]
+    assert [jumped.locate(index) for index in indices] == [straight[index] for index in indices]
 
 
 @given(st.integers(1, 5))
 def test_reads_stay_within_a_window_of_shards(window: int) -> None:
     order = GlobalOrder([4] * 20, seed=3, window_shards=window)
     for start in range(0, 80 - 4 * window, 4 * window):
-        assert len({order.place(index).shard for index in range(start, start + 4 * window)}) == window
+        assert len({order.locate(index).shard for index in range(start, start + 4 * window)}) == window
 
 
 def test_epochs_and_seeds_differ() -> None:
     def epoch(seed: int, number: int) -> list[tuple[int, int]]:
         order = GlobalOrder([10] * 10, seed=seed, window_shards=4)
-        return [order.place(number * 100 + index)[1:] for index in range(100)]
+        return [order.locate(number * 100 + index)[1:] for index in range(100)]
 
     assert len({tuple(epoch(seed, number)) for seed in range(3) for number in range(3)}) == 9
 
 
 def test_neighbours_in_a_shard_are_taken_apart() -> None:
     order = GlobalOrder([100] * 8, seed=0, window_shards=8)
-    shards = [order.place(index).shard for index in range(800)]
+    shards = [order.locate(index).shard for index in range(800)]
     same = sum(a == b for a, b in zip(shards, shards[1:], strict=False))
     assert same < 200
 
@@ -57,7 +57,7 @@ def test_a_permutation_is_one(length: int, key: list[int]) -> None:
 
 def test_the_order_is_the_one_that_earlier_runs_were_trained_in() -> None:
     order = GlobalOrder([3, 1, 2], seed=42, window_shards=2)
-    assert [tuple(order.place(index)) for index in range(8)] == [
+    assert [tuple(order.locate(index)) for index in range(8)] == [
         (0, 0, 1),
         (0, 1, 0),
         (0, 0, 0),

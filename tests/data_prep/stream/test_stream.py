@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.config import StreamConfig
+from data_prep.config import DataLoaderConfig
 from data_prep.errors import ConfigError, DataError
-from data_prep.stream.stream import Batch, ShardReader, ShardStream, as_images
+from data_prep.stream.stream import Batch, ShardReader, ShardStream, to_float
 
-QUICK = StreamConfig(window_shards=3, workers=0, prefetch=1)
+QUICK = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, prefetch=1)
 
 
-def take(root: Path, batches: int, *, config: StreamConfig = QUICK, **position: Any) -> list[Batch]:
+def take(root: Path, batches: int, *, config: DataLoaderConfig = QUICK, **position: Any) -> list[Batch]:
     with ShardStream(root, "train", config=config, **position) as stream:
         return list(islice(stream, batches))
 
@@ -56,11 +56,11 @@ def test_a_resumed_stream_reads_no_shard_before_its_window(shared_set: Path, tmp
     size = len(ShardReader(shared_set, "train"))
     expected = take(shared_set, 2 * size, global_batch=1)[size + size // 2]
     shutil.copytree(shared_set, tmp_path / "copy")
-    resumed = ShardStream(tmp_path / "copy", "train", global_batch=1, config=QUICK, samples_seen=size + size // 2)
-    order, reader = resumed.line.orders[0], resumed.line.readers[0]
-    needed = set(next(order.shards_from(*order.window_at(resumed.samples_seen))))
+    resumed = ShardStream(tmp_path / "copy", "train", global_batch_size=1, config=QUICK, samples_seen=size + size // 2)
+    order, reader = resumed.sequence.orders[0], resumed.sequence.readers[0]
+    needed = set(next(order.shards_from(*order.window_of(resumed.samples_seen))))
     for shard in set(range(len(reader.shards))) - needed:
-        path = Path(reader.where(shard))
+        path = Path(reader.url(shard))
         path.unlink()
         path.with_suffix(".json").unlink()
     with resumed:
@@ -81,15 +81,15 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped_even_on_other_machines(
 
 
 def test_a_resumed_stream_gives_the_same_batches_to_the_last_bit(shared_set: Path) -> None:
-    config = StreamConfig(window_shards=3, workers=0, flip=True)
+    config = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, horizontal_flip=True)
     whole = take(shared_set, 12, global_batch=5, seed=3, config=config)
     resumed = take(shared_set, 5, global_batch=5, seed=3, config=config, samples_seen=whole[6].samples_seen)
     assert all(same(one, other) for one, other in zip(whole[7:], resumed, strict=True))
 
 
 def test_workers_and_prefetch_change_nothing(shared_set: Path) -> None:
-    slow = take(shared_set, 10, global_batch=5, config=StreamConfig(window_shards=3, workers=0, prefetch=1, flip=True))
-    fast = take(shared_set, 10, global_batch=5, config=StreamConfig(window_shards=3, workers=3, prefetch=7, flip=True))
+    slow = take(shared_set, 10, global_batch=5, config=DataLoaderConfig(shuffle_window_shards=3, num_workers=0, prefetch=1, horizontal_flip=True))
+    fast = take(shared_set, 10, global_batch=5, config=DataLoaderConfig(shuffle_window_shards=3, num_workers=3, prefetch=7, horizontal_flip=True))
     assert all(same(one, other) for one, other in zip(slow, fast, strict=True))
 
 
@@ -105,7 +105,7 @@ def test_pixels_are_the_stored_ones_and_models_get_them_between_minus_one_and_on
     stored = {sample.key: sample for sample in ShardReader(shared_set, "train")}
     (batch,) = take(shared_set, 1, global_batch=6)
     assert (batch.tensors["pixels"].shape, batch.tensors["pixels"].dtype) == ((6, 3, 16, 16), torch.uint8)
-    images = as_images(batch.tensors["pixels"])
+    images = to_float(batch.tensors["pixels"])
     assert torch.equal(images, torch.stack([stored[key].image for key in batch.keys]))
     assert (float(images.min()), float(images.max()), images.is_contiguous()) == (-1, 1, True)
     for key, identity, caption, pixels in zip(
@@ -118,7 +118,7 @@ def test_pixels_are_the_stored_ones_and_models_get_them_between_minus_one_and_on
 def test_half_of_the_pictures_are_mirrored_and_others_in_the_next_epoch(shared_set: Path) -> None:
     stored = {sample.key: sample.pixels for sample in ShardReader(shared_set, "train")}
     size = len(stored)
-    config = StreamConfig(window_shards=3, workers=0, flip=True)
+    config = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, horizontal_flip=True)
     mirrored = []
     for batch in take(shared_set, 2, global_batch=size, config=config):
         found = set()
@@ -132,7 +132,7 @@ def test_half_of_the_pictures_are_mirrored_and_others_in_the_next_epoch(shared_s
 
 
 def test_a_closed_stream_has_no_threads_left_and_can_go_on(shared_set: Path) -> None:
-    stream = ShardStream(shared_set, "train", global_batch=4, config=QUICK)
+    stream = ShardStream(shared_set, "train", global_batch_size=4, config=QUICK)
     first = next(stream)
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shard-stream")]

@@ -11,8 +11,8 @@ from PIL import Image
 from data_prep.config import PrepareConfig
 from data_prep.errors import ConfigError, DataError
 from data_prep.prepare.pipeline import prepare
-from data_prep.shards.manifest import verify
-from data_prep.synthetic.emoji import EmojiConfig, drawings, lay_out_emoji
+from data_prep.shards.manifest import verify_shards
+from data_prep.synthetic.emoji import EmojiConfig, iter_glyphs, build_emoji_dataset
 
 WAVE = {
     "name": "WAVING HAND SIGN", "short_name": "wave", "image": "1f44b.png",
@@ -51,7 +51,7 @@ def config(tmp_path: Path) -> EmojiConfig:
 
 
 def test_a_concept_has_a_picture_of_each_house_and_tone_plain_ones_first(config: EmojiConfig) -> None:
-    folder = lay_out_emoji(config)
+    folder = build_emoji_dataset(config)
     captions = [path.read_text().strip() for path in sorted((folder / "wave").glob("00?.txt"))]
     assert captions == [
         "an emoji drawn by noto",
@@ -63,19 +63,19 @@ def test_a_concept_has_a_picture_of_each_house_and_tone_plain_ones_first(config:
 
 
 def test_other_captions_name_the_emoji(config: EmojiConfig) -> None:
-    complete, alone, _ = (lay_out_emoji(config) / "apple" / "001.captions.txt").read_text().splitlines()
+    complete, alone, _ = (build_emoji_dataset(config) / "apple" / "001.captions.txt").read_text().splitlines()
     assert (complete, alone) == ("an emoji of red apple drawn by twemoji", "an emoji of red apple")
 
 
 def test_what_is_transparent_becomes_white(config: EmojiConfig) -> None:
-    with Image.open(lay_out_emoji(config) / "apple" / "000.png") as image:
+    with Image.open(build_emoji_dataset(config) / "apple" / "000.png") as image:
         assert (image.mode, image.getpixel((0, 0)), image.getpixel((32, 32))) == ("RGB", (255, 255, 255), (255, 0, 0))
 
 
 def test_equal_packages_give_equal_sets(config: EmojiConfig, tmp_path: Path) -> None:
     other = EmojiConfig(packages=config.packages, output=str(tmp_path / "other"))
     sets = []
-    for folder in (lay_out_emoji(config), lay_out_emoji(other)):
+    for folder in (build_emoji_dataset(config), build_emoji_dataset(other)):
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "emoji.json")
         sets.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
     assert sets[0] == sets[1]
@@ -83,22 +83,22 @@ def test_equal_packages_give_equal_sets(config: EmojiConfig, tmp_path: Path) -> 
 
 def test_the_set_can_be_prepared(config: EmojiConfig, tmp_path: Path) -> None:
     shards = PrepareConfig(
-        source=str(lay_out_emoji(config)), output=str(tmp_path / "shards"), concept="emoji", resolution=64, codec="png"
+        source=str(build_emoji_dataset(config)), output=str(tmp_path / "shards"), domain="emoji", resolution=64, format="png"
     )
     manifest = prepare(shards)
-    assert manifest.kept + sum(manifest.dropped.values()) == 6  # the tones of these discs are copies
-    assert not list(verify(shards.output))
+    assert manifest.kept + sum(manifest.reject_counts.values()) == 6  # the tones of these discs are copies
+    assert not list(verify_shards(shards.output))
 
 
 def test_a_finished_set_is_left_as_it_is(config: EmojiConfig) -> None:
-    before = (lay_out_emoji(config) / "apple" / "000.png").stat().st_mtime_ns
-    assert (lay_out_emoji(config) / "apple" / "000.png").stat().st_mtime_ns == before
+    before = (build_emoji_dataset(config) / "apple" / "000.png").stat().st_mtime_ns
+    assert (build_emoji_dataset(config) / "apple" / "000.png").stat().st_mtime_ns == before
 
 
 def test_a_folder_of_something_else_is_not_touched(config: EmojiConfig) -> None:
     Path(config.output).mkdir()
     with pytest.raises(ConfigError, match="was not made by"):
-        lay_out_emoji(config)
+        build_emoji_dataset(config)
 
 
 def test_both_packages_are_needed(config: EmojiConfig) -> None:
@@ -116,4 +116,4 @@ def test_what_is_no_such_package_is_said_in_one_line(tmp_path: Path, broken: str
     else:
         tarfile.open(path, "w:gz").close()
     with pytest.raises(DataError, match="is not a package of emoji|holds emoji of apple"):
-        list(drawings(path))
+        list(iter_glyphs(path))

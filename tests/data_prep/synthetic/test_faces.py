@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import ConfigError, DataError
-from data_prep.synthetic.faces import FacesConfig, Identity, Scene, draw, draw_faces, extra_captions, identities
+from data_prep.synthetic.faces import FacesConfig, Identity, Scene, render, generate_faces, extra_captions, sample_identities
 
 PERSON = Identity(head="afro", hair="ginger", skin="tan", beard="none", accessory="glasses5")
 SCENE = Scene(expression="smiling", clothes="red", background="navy")
@@ -19,14 +19,14 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_the_same_seed_draws_the_same_set(tmp_path: Path) -> None:
     sets = []
     for name in ("a", "b"):
-        draw_faces(FacesConfig(output=str(tmp_path / name), identities=3, pictures=2))
+        generate_faces(FacesConfig(output=str(tmp_path / name), num_identities=3, images_per_identity=2))
         sets.append({key: data for key, data in files(tmp_path / name).items() if key != "faces.json"})
     assert sets[0] == sets[1]
     assert len(sets[0]) == 3 * 2 * 3
 
 
 def test_no_two_identities_are_alike_and_more_extend_the_list() -> None:
-    few, many = (identities(FacesConfig(identities=count)) for count in (200, 400))
+    few, many = (sample_identities(FacesConfig(num_identities=count)) for count in (200, 400))
     assert len({person.name for person in many}) == 400
     assert many[:200] == few
 
@@ -51,18 +51,18 @@ def test_some_captions_describe_the_person() -> None:
 
 
 def test_every_attribute_changes_the_picture() -> None:
-    reference = draw(PERSON, SCENE).tobytes()
+    reference = render(PERSON, SCENE).tobytes()
     changes = {"head": "bun", "hair": "blue", "skin": "pale", "beard": "full", "accessory": "none"}
     assert all(
-        draw(Identity(**{**vars(PERSON), name: value}), SCENE).tobytes() != reference for name, value in changes.items()
+        render(Identity(**{**vars(PERSON), name: value}), SCENE).tobytes() != reference for name, value in changes.items()
     )
 
 
 def test_a_finished_set_is_left_as_it_is_and_another_configuration_refused(tmp_path: Path) -> None:
-    config = FacesConfig(output=str(tmp_path / "faces"), identities=1, pictures=1)
-    draw_faces(config)
+    config = FacesConfig(output=str(tmp_path / "faces"), num_identities=1, images_per_identity=1)
+    generate_faces(config)
     before = files(tmp_path / "faces")
-    draw_faces(config)
+    generate_faces(config)
     assert files(tmp_path / "faces") == before
     with pytest.raises(ConfigError, match="another configuration"):
-        draw_faces(FacesConfig(output=config.output, identities=2, pictures=1))
+        generate_faces(FacesConfig(output=config.output, num_identities=2, images_per_identity=1))

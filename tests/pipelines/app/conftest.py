@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.synthetic.faces import Identity, Scene, draw
+from data_prep.synthetic.faces import Identity, Scene, render
 from tests.pipelines.app.served import serving
 
 
@@ -23,7 +23,7 @@ def address() -> Iterator[str]:
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn person."""
     path, rng = tmp_path_factory.mktemp("picture") / "me.png", random.Random(3)
-    draw(Identity.random(rng), Scene.random(rng), 96).save(path)
+    render(Identity.random(rng), Scene.random(rng), 96).save(path)
     return path
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.config import PrepareConfig
 from data_prep.prepare.pipeline import prepare
-from data_prep.synthetic.faces import FacesConfig, draw_faces
+from data_prep.synthetic.faces import FacesConfig, generate_faces
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from pipelines.config.evaluation import RELEASE, CompareConfig, EvaluateConfig, System
 from pipelines.config.pretraining import PretrainConfig
@@ -28,10 +28,10 @@ SYSTEMS = (
 @pytest.fixture(scope="session")
 def album(tmp_path_factory: pytest.TempPathFactory) -> PrepareConfig:
     folder = tmp_path_factory.mktemp("album")
-    draw_faces(FacesConfig(output=str(folder / "faces"), identities=60, pictures=4))
+    generate_faces(FacesConfig(output=str(folder / "faces"), num_identities=60, images_per_identity=4))
     config = PrepareConfig(
-        source=str(folder / "faces"), output=str(folder / "shards"), concept="person",
-        resolution=64, codec="png", shard_samples=20,
+        source=str(folder / "faces"), output=str(folder / "shards"), domain="person",
+        resolution=64, format="png", shard_samples=20,
     )  # fmt: skip
     prepare(config)
     return config

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_prep.config import PrepareConfig
 from data_prep.prepare.pipeline import prepare
-from data_prep.synthetic.faces import FacesConfig, draw_faces
+from data_prep.synthetic.faces import FacesConfig, generate_faces
 from pipelines.evaluation.statistics import TRUTH
 from pipelines.tracking.client import connect
 
@@ -31,7 +31,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "source": str(folder / "faces"), "output": str(folder / "shards"), "concept": "person",
         "resolution": 64, "codec": "png", "shard_samples": 50,
     }  # fmt: skip
-    draw_faces(FacesConfig(output=data["source"], identities=60, pictures=3))
+    generate_faces(FacesConfig(output=data["source"], num_identities=60, images_per_identity=3))
     prepare(PrepareConfig(**data))
     settings = {
         "name": "album",

@@ -23,7 +23,7 @@ SD1, VIT_H = "stable-diffusion-v1-5/stable-diffusion-v1-5", "laion/CLIP-ViT-H-14
 SMALL = Recipe(
     name="small",
     base=BackboneConfig(model=str(SHIPPED)),
-    data=PrepareConfig(source="none", output="none", concept="person", resolution=64),
+    data=PrepareConfig(source="none", output="none", domain="person", resolution=64),
     conditioning=ConditioningConfig(domain_word="person", templates=("a *s",)),
     pretrain=PretrainConfig(hidden_width=64, batch_size=8, micro_batch_size=4),
     tune=TuneConfig(batch_size=4),

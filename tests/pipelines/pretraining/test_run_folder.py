@@ -25,7 +25,7 @@ def recipe(tmp_path: Path) -> Recipe:
         name="faces",
         runs=str(tmp_path / "runs"),
         base=BackboneConfig(model="models/base"),
-        data=PrepareConfig(source="data/faces", output="data/shards", concept="person"),
+        data=PrepareConfig(source="data/faces", output="data/shards", domain="person"),
         conditioning=ConditioningConfig(domain_word="person"),
         pretrain=PretrainConfig(steps=100, decay="cosine"),
     )

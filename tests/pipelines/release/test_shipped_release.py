@@ -9,7 +9,7 @@ from PIL import Image
 
 from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
-from data_prep.synthetic.faces import Identity, Scene, draw
+from data_prep.synthetic.faces import Identity, Scene, render
 from encoder.model.features import class_tokens
 from encoder.model.losses import NoiseSample, e4t_loss
 from encoder.pipeline import E4TPipeline
@@ -24,7 +24,7 @@ def held_out_people(count: int) -> list[tuple[Image.Image, str]]:
     while len(found) < count:
         person, scene = Identity.random(rng), Scene.random(rng)
         if split_of(person.name, SplitFractions()) == "test":
-            found.append((draw(person, scene), scene.caption("a {expression} *s")))
+            found.append((render(person, scene), scene.caption("a {expression} *s")))
     return found
 
 

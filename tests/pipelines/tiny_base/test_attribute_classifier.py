@@ -6,7 +6,7 @@ import torch
 
 from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
-from data_prep.synthetic.faces import Identity, Scene, draw
+from data_prep.synthetic.faces import Identity, Scene, render
 from encoder.errors import ModelError
 from pipelines.tiny_base.attribute_classifier import IDENTITY, SCENE, AttributeReader, agreement, truth
 
@@ -17,7 +17,7 @@ def test_the_reader_knows_people_that_it_has_never_seen() -> None:
     rng = random.Random(7)
     drawn = [(Identity.random(rng), Scene.random(rng)) for _ in range(400)]
     unseen = [(who, scene) for who, scene in drawn if split_of(who.name, SplitFractions()) == "test"]
-    pixels = torch.stack([torch.frombuffer(bytearray(draw(*pair).tobytes()), dtype=torch.uint8) for pair in unseen])
+    pixels = torch.stack([torch.frombuffer(bytearray(render(*pair).tobytes()), dtype=torch.uint8) for pair in unseen])
     read = AttributeReader.load(BASE).read(pixels.view(-1, 64, 64, 3).permute(0, 3, 1, 2).float() / 127.5 - 1)
     right = [agreement(r, truth(*pair), [*IDENTITY, *SCENE]) for r, pair in zip(read, unseen, strict=True)]
     assert len(unseen) > 10

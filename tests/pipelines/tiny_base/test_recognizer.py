@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
-from data_prep.synthetic.faces import FacesConfig, draw_faces
+from data_prep.synthetic.faces import FacesConfig, generate_faces
 from encoder.errors import ConfigError
 from encoder.metrics import ImageFeatureExtractor
 from pipelines.tiny_base.config import BaseConfig, Budget
@@ -22,8 +22,8 @@ from tests.bases import SHIPPED
 def config(tmp_path_factory: pytest.TempPathFactory) -> BaseConfig:
     folder = tmp_path_factory.mktemp("people")
     faces, others = str(folder / "faces"), str(folder / "others")
-    draw_faces(FacesConfig(output=faces, identities=12, pictures=1, seed=0))
-    draw_faces(FacesConfig(output=others, identities=12, pictures=2, seed=1))
+    generate_faces(FacesConfig(output=faces, num_identities=12, images_per_identity=1, seed=0))
+    generate_faces(FacesConfig(output=others, num_identities=12, images_per_identity=2, seed=1))
     budget = Budget(minutes=0.05, batch_size=4, learning_rate=1e-3)
     return BaseConfig(pictures=faces, recogniser_faces=others, output=str(folder / "base"), recogniser=budget)
 
@@ -62,7 +62,7 @@ def test_recall_is_how_often_the_nearest_is_the_same_person() -> None:
 
 
 def test_the_one_that_ships_finds_unseen_people_again(tmp_path: Path) -> None:
-    draw_faces(FacesConfig(output=str(tmp_path / "faces"), identities=800, pictures=2, seed=5))
+    generate_faces(FacesConfig(output=str(tmp_path / "faces"), num_identities=800, images_per_identity=2, seed=5))
     people = load_split(tmp_path / "faces", "test")
     found = recall(ImageFeatureExtractor(str(SHIPPED / "recogniser")), people)
     assert found["people"] > 30

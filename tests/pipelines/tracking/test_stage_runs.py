@@ -42,8 +42,8 @@ def recipe(house: Path) -> Recipe:
 def manifest() -> Manifest:
     """Of a set that no other test has."""
     return Manifest(
-        concept="person", resolution=64, codec="png", config_digest=f"c{next(_NUMBERS)}", identities={"train": 12},
-        kept=24, dropped={"not a picture": 2}, splits={"train": []},
+        domain="person", resolution=64, format="png", config_digest=f"c{next(_NUMBERS)}", identities={"train": 12},
+        kept=24, reject_counts={"not a picture": 2}, splits={"train": []},
     )  # fmt: skip
 
 

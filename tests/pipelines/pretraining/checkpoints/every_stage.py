@@ -54,7 +54,7 @@ def join(config: PretrainConfig) -> Cluster:
         Recipe(
             name="every stage",
             base=BackboneConfig(model="none"),
-            data=PrepareConfig(source="none", output="none", concept="none"),
+            data=PrepareConfig(source="none", output="none", domain="none"),
             conditioning=ConditioningConfig(domain_word="none"),
             pretrain=config,
         )

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_prep.storage.atomic import sha256_of
+from data_prep.storage.atomic import sha256_file
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.manager import COMPLETE, Checkpoints
 
@@ -67,8 +67,8 @@ def test_a_checkpoint_holds_what_was_written(checkpoints: Checkpoints) -> None:
 def test_the_marker_holds_the_digest_of_every_other_file(checkpoints: Checkpoints) -> None:
     path = saved(checkpoints, 10)
     assert json.loads((path / COMPLETE).read_text()) == {
-        str(WEIGHTS): sha256_of(path / WEIGHTS),
-        "state.json": sha256_of(path / "state.json"),
+        str(WEIGHTS): sha256_file(path / WEIGHTS),
+        "state.json": sha256_file(path / "state.json"),
     }
 
 
