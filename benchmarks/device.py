@@ -165,8 +165,8 @@ def planned(arguments: argparse.Namespace, stage: str, setting: str, batch: int,
         plan = plan_tuning(recipe(arguments, batch, {}, TUNING[setting]), device)
         pictures = batch * arguments.tuning_steps
     speed = pictures / seconds
-    share = speed * plan.operations / (device.teraflops * 1e12) if device.is_gpu else None
-    return {"pictures_per_second": speed, "mfu": share, "predicted": plan.total, "device": name}
+    share = speed * plan.flops_per_image / (device.teraflops * 1e12) if device.is_gpu else None
+    return {"pictures_per_second": speed, "mfu": share, "predicted": plan.total_bytes, "device": name}
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

@@ -110,7 +110,7 @@ def predict(setting: str, arguments: argparse.Namespace) -> float | None:
     """What the plan says; nothing of the plain form, which e4t does not have."""
     cpu = device_named("cpu")
     assert cpu  # noqa: S101 - it is in the table
-    return None if setting == "plain" else float(plan_tuning(recipe(setting, arguments), cpu).total)
+    return None if setting == "plain" else float(plan_tuning(recipe(setting, arguments), cpu).total_bytes)
 
 
 def run(setting: str, arguments: argparse.Namespace) -> dict[str, Any]:

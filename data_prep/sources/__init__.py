@@ -3,7 +3,7 @@
 from data_prep.config import PrepareConfig
 from data_prep.records import Source
 from data_prep.sources.archive import ArchiveSource
-from data_prep.sources.detect import kind_of
+from data_prep.sources.detect import detect_type
 from data_prep.sources.folder import FolderSource
 from data_prep.sources.webdataset import ShardSource
 
@@ -13,18 +13,18 @@ def open_source(config: PrepareConfig) -> Source:
 
     Raises DataError if it is missing, ConfigError if it lacks columns that are configured; some only once it is listed.
     """
-    kind = config.source_options.type if config.source_options.type != "auto" else kind_of(config)
-    if kind == "folder":
-        return FolderSource.of(config)
-    if kind == "archive":
-        return ArchiveSource.of(config)
-    if kind == "shards":
-        return ShardSource.of(config)
+    source_type = config.source_options.type if config.source_options.type != "auto" else detect_type(config)
+    if source_type == "folder":
+        return FolderSource.from_config(config)
+    if source_type == "archive":
+        return ArchiveSource.from_config(config)
+    if source_type == "shards":
+        return ShardSource.from_config(config)
     # These bring pyarrow and datasets, which take seconds to import.
-    if kind == "table":
+    if source_type == "table":
         from data_prep.sources.table import TableSource
 
-        return TableSource.of(config)
+        return TableSource.from_config(config)
     from data_prep.sources.hugging_face import DatasetSource
 
-    return DatasetSource.of(config)
+    return DatasetSource.from_config(config)

@@ -9,7 +9,7 @@ from data_prep.sources.archive_files import ArchiveFile, find_archives
 from data_prep.sources.archive_reader import ArchiveReader
 from data_prep.sources.labels import Labels
 from data_prep.sources.members import Member
-from data_prep.sources.names import Keys, beside, hashed_key, is_picture, printable, split_suffix
+from data_prep.sources.names import Keys, caption_path, hashed_key, is_image_path, escape, split_suffix
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class ArchiveSource:
     """
 
     archives: tuple[ArchiveFile, ...]
-    settings: SourceConfig
+    options: SourceConfig
     reader: ArchiveReader = field(compare=False)
 
     @classmethod
-    def of(cls, config: PrepareConfig) -> "ArchiveSource":
+    def from_config(cls, config: PrepareConfig) -> "ArchiveSource":
         """The configured source. Raises DataError if there is no archive."""
         tree, archives = find_archives(config.source)
         return cls(archives, config.source_options, ArchiveReader(tree))
@@ -36,42 +36,42 @@ class ArchiveSource:
         An archive that is damaged is a Reject, after what could be listed of it. Paths within the archive name the
         identity; with several archives, keys begin with the archive's name. Raises DataError for bad side tables.
         """
-        labels = Labels.load(self.settings)
+        labels = Labels.load(self.options)
         for archive in self.archives:
-            yield from self._list(archive, labels)
+            yield from self._list_archive(archive, labels)
 
     def read(self, record: Record) -> bytes:
         """The picture's bytes. Raises OSError, also where they are not as the archive declares them."""
-        return self.reader.picture(record)
+        return self.reader.read_image(record)
 
     def caption(self, record: Record) -> str | None:
         """The first line of the member beside the picture, else what the attributes say. Raises OSError."""
-        return self.reader.caption(record)
+        return self.reader.read_caption(record)
 
-    def _list(self, archive: ArchiveFile, labels: Labels) -> Iterator[Record | Reject]:
-        members = [member for member in self.reader.members(archive.name) if member is None or self._wanted(member)]
-        captions = {member.name: member for member in members if member and not member.fault}
+    def _list_archive(self, archive: ArchiveFile, labels: Labels) -> Iterator[Record | Reject]:
+        members = [member for member in self.reader.list_members(archive.name) if member is None or self._is_relevant(member)]
+        captions = {member.name: member for member in members if member and not member.problem}
         keys, seen = Keys(), set[str]()
-        for number, member in enumerate(members):
+        for index, member in enumerate(members):
             if member is None:
-                yield archive.broken()
+                yield archive.as_reject()
                 continue
-            if not is_picture(member.name):
+            if not is_image_path(member.name):
                 continue
-            path, fault = archive.prefix + member.name, member.fault
+            path, problem = archive.key_prefix + member.name, member.problem
             if member.name in seen:
-                key, fault = hashed_key(split_suffix(path)[0], f"copy {number}"), "duplicate name in archive"
+                key, problem = hashed_key(split_suffix(path)[0], f"copy {index}"), "duplicate name in archive"
             else:
-                key = keys.of(path)
+                key = keys.assign(path)
             seen.add(member.name)
             source = f"{archive.name}!{member.name}"
-            if fault:
-                yield Reject(key=key, source=printable(source), reason=fault)
+            if problem:
+                yield Reject(key=key, source=escape(source), reason=problem)
                 continue
-            text = captions.get(beside(member.name, self.settings.caption_suffix))
-            place: tuple[str | int, ...] = (archive.name, *member.place, *(text.place if text else ()))
-            stamp = f"{member.stamp}+{text.stamp}" if text else member.stamp
-            yield labels.record(member.name, key=key, source=source, place=place, stamp=stamp)
+            caption_member = captions.get(caption_path(member.name, self.options.caption_suffix))
+            location: tuple[str | int, ...] = (archive.name, *member.location, *(caption_member.location if caption_member else ()))
+            version = f"{member.version}+{caption_member.version}" if caption_member else member.version
+            yield labels.to_record(member.name, key=key, source=source, location=location, version=version)
 
-    def _wanted(self, member: Member) -> bool:
-        return is_picture(member.name) or member.name.endswith(self.settings.caption_suffix)
+    def _is_relevant(self, member: Member) -> bool:
+        return is_image_path(member.name) or member.name.endswith(self.options.caption_suffix)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from data_prep.errors import DataError
 from data_prep.records import Reject
-from data_prep.sources.filesystem import Tree, is_file, open_parent, open_tree
-from data_prep.sources.names import Keys, hashed_key, is_text
-from data_prep.sources.tar import COMPRESSED
+from data_prep.sources.filesystem import FileTree, is_file, open_parent, open_tree
+from data_prep.sources.names import Keys, hashed_key, is_utf8
+from data_prep.sources.tar import COMPRESSED_SUFFIXES
 
-SUFFIXES = (".zip", ".tar", *COMPRESSED)
+ARCHIVE_SUFFIXES = (".zip", ".tar", *COMPRESSED_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -18,24 +18,24 @@ class ArchiveFile:
 
     name: str
     """Relative to the source's folder."""
-    prefix: str
+    key_prefix: str
     """What keys of its pictures begin with, to tell several archives apart: empty, or a name without a slash and a
     slash."""
 
-    def broken(self) -> Reject:
+    def as_reject(self) -> Reject:
         """That it could not be listed, or not to its end."""
         return Reject(key=hashed_key(self.name, "archive"), source=self.name, reason="broken archive")
 
 
-def find_archives(source: str) -> tuple[Tree, tuple[ArchiveFile, ...]]:
+def find_archives(source: str) -> tuple[FileTree, tuple[ArchiveFile, ...]]:
     """One archive, those in a folder, or those that a pattern with ``*`` finds, sorted by name.
 
     Raises DataError if there is none.
     """
     if "*" in source:
         fixed, star, rest = source.partition("*")
-        tree, begin = open_parent(fixed)
-        names = [name for name in tree.glob(begin + star + rest) if is_archive(name)]
+        tree, prefix = open_parent(fixed)
+        names = [name for name in tree.glob(prefix + star + rest) if is_archive(name)]
     elif is_archive(source):
         tree, name = open_parent(source)
         names = [name] if is_file(tree, name) else []
@@ -43,25 +43,25 @@ def find_archives(source: str) -> tuple[Tree, tuple[ArchiveFile, ...]]:
         tree = open_tree(source)
         names = [entry.name for entry in tree.entries("", is_archive) if entry.kind == "file"]
     if not names:
-        raise DataError(f"source {source}: no such archive; give {', '.join(SUFFIXES)}, a folder or a pattern of them")
-    return tree, told_apart(names)
+        raise DataError(f"source {source}: no such archive; give {', '.join(ARCHIVE_SUFFIXES)}, a folder or a pattern of them")
+    return tree, with_unique_prefixes(names)
 
 
-def told_apart(names: Sequence[str]) -> tuple[ArchiveFile, ...]:
+def with_unique_prefixes(names: Sequence[str]) -> tuple[ArchiveFile, ...]:
     """The archives, with prefixes if they are several. Raises DataError for a name that is no text."""
     for name in names:
-        if not is_text(name):
+        if not is_utf8(name):
             raise DataError(f"source: the archive {name!r} has a name that is not UTF-8; rename it")
     keys = Keys()
-    return tuple(ArchiveFile(name, f"{keys.of(_one_suffix(name))}/" if len(names) > 1 else "") for name in names)
+    return tuple(ArchiveFile(name, f"{keys.assign(_single_suffix(name))}/" if len(names) > 1 else "") for name in names)
 
 
 def is_archive(name: str) -> bool:
     """Whether the name ends like an archive's."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def _one_suffix(name: str) -> str:
+def _single_suffix(name: str) -> str:
     """``set.tar.gz`` as ``set.tar-gz``, because only what follows the last dot is taken for the suffix."""
-    suffix = max((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), key=len)
+    suffix = max((suffix for suffix in ARCHIVE_SUFFIXES if name.lower().endswith(suffix)), key=len)
     return f"{name[: -len(suffix)]}.{suffix[1:].replace('.', '-')}"

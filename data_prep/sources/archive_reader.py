@@ -7,65 +7,65 @@ from typing import BinaryIO, cast
 
 from data_prep.errors import DataError
 from data_prep.records import Record
-from data_prep.sources.filesystem import MAX_FILE_BYTES, Tree, as_oserror
-from data_prep.sources.members import Members, Place
-from data_prep.sources.names import CAPTION_BYTES, first_line
-from data_prep.sources.sequential import ForwardReader, LastOpened
-from data_prep.sources.tar import COMPRESSED, decompressed, list_tar
+from data_prep.sources.filesystem import MAX_FILE_BYTES, FileTree, reraise_as_oserror
+from data_prep.sources.members import Members, MemberLocation
+from data_prep.sources.names import MAX_CAPTION_BYTES, first_line
+from data_prep.sources.sequential import SequentialReader, HandleCache
+from data_prep.sources.tar import COMPRESSED_SUFFIXES, open_decompressed, list_tar
 from data_prep.sources.zip import list_zip, read_zip
 
 
 class ArchiveReader:
     """Lists and reads the archives under a folder. Any number of threads may read."""
 
-    def __init__(self, tree: Tree) -> None:
-        self._tree, self._streams = tree, LastOpened[ForwardReader]()
+    def __init__(self, tree: FileTree) -> None:
+        self._tree, self._streams = tree, HandleCache[SequentialReader]()
 
-    def __reduce__(self) -> tuple[type["ArchiveReader"], tuple[Tree]]:
+    def __reduce__(self) -> tuple[type["ArchiveReader"], tuple[FileTree]]:
         return type(self), (self._tree,)
 
-    def members(self, name: str) -> Members:
+    def list_members(self, name: str) -> Members:
         """What the archive holds. Raises DataError if the file cannot be had."""
-        with self.opened(name) as file:
-            yield from list_zip(file) if _is_zip(name) else list_tar(file, self.stamp(name))
+        with self.open_stream(name) as file:
+            yield from list_zip(file) if _is_zip(name) else list_tar(file, self.version(name))
 
-    def picture(self, record: Record) -> bytes:
+    def read_image(self, record: Record) -> bytes:
         """The picture that was listed. Raises OSError if it is not as the archive declares it."""
-        name, own, _ = _places(record)
-        return self._read(name, own, MAX_FILE_BYTES)
+        name, location, _ = _split_location(record)
+        return self._read(name, location, MAX_FILE_BYTES)
 
-    def caption(self, record: Record) -> str | None:
+    def read_caption(self, record: Record) -> str | None:
         """The first line of the text beside the picture, else the record's own. Raises OSError."""
-        name, _, beside = _places(record)
-        return (first_line(self._read(name, beside, CAPTION_BYTES)) if beside else None) or record.caption
+        name, _, caption_location = _split_location(record)
+        return (first_line(self._read(name, caption_location, MAX_CAPTION_BYTES)) if caption_location else None) or record.caption
 
     @contextmanager
-    def opened(self, name: str) -> Iterator[BinaryIO]:
+    def open_stream(self, name: str) -> Iterator[BinaryIO]:
         """The zip, or the tar that is in the file. Raises DataError if the file cannot be had, then or later."""
-        where = f"{self._tree.url}/{name}"
-        with _failing(where):
+        url = f"{self._tree.url}/{name}"
+        with _reraise_as_data_error(url):
             file = self._tree.open(name)
         with file:
-            checked = cast("BinaryIO", _Checked(file, where))
-            if name.lower().endswith(COMPRESSED):
-                with decompressed(checked, name.lower()) as stream:
+            wrapped = cast("BinaryIO", _DataErrorFile(file, url))
+            if name.lower().endswith(COMPRESSED_SUFFIXES):
+                with open_decompressed(wrapped, name.lower()) as stream:
                     yield stream
             else:
-                yield checked
+                yield wrapped
 
-    def stamp(self, name: str) -> str:
+    def version(self, name: str) -> str:
         """Changes when the archive does. Raises DataError."""
-        with _failing(f"{self._tree.url}/{name}"):
-            return self._tree.entry(name).stamp
+        with _reraise_as_data_error(f"{self._tree.url}/{name}"):
+            return self._tree.entry(name).version
 
-    def _read(self, name: str, place: Place, limit: int) -> bytes:
+    def _read(self, name: str, location: MemberLocation, limit: int) -> bytes:
         """At most ``limit`` bytes of a member."""
-        with as_oserror(name):
+        with reraise_as_oserror(name):
             if _is_zip(name):
-                return read_zip(lambda offset, size: self._tree.read(name, size, offset), place, limit)
-            offset, size = place[0], min(place[1], limit)
-            if name.lower().endswith(COMPRESSED):
-                data = self._streams.get(name, lambda: ForwardReader(lambda: self.opened(name))).read(offset, size)
+                return read_zip(lambda offset, size: self._tree.read(name, size, offset), location, limit)
+            offset, size = location[0], min(location[1], limit)
+            if name.lower().endswith(COMPRESSED_SUFFIXES):
+                data = self._streams.get(name, lambda: SequentialReader(lambda: self.open_stream(name))).read(offset, size)
             else:
                 data = self._tree.read(name, size, offset)
             if len(data) < size:
@@ -77,28 +77,28 @@ def _is_zip(name: str) -> bool:
     return name.lower().endswith(".zip")
 
 
-def _places(record: Record) -> tuple[str, Place, Place]:
+def _split_location(record: Record) -> tuple[str, MemberLocation, MemberLocation]:
     """Archive, place of the picture, and place of its caption, which is empty if there is none."""
     name, *numbers = record.location
-    places, width = tuple(int(number) for number in numbers), 4 if _is_zip(str(name)) else 2
-    return str(name), places[:width], places[width:]
+    fields, width = tuple(int(number) for number in numbers), 4 if _is_zip(str(name)) else 2
+    return str(name), fields[:width], fields[width:]
 
 
 @contextmanager
-def _failing(where: str) -> Iterator[None]:
+def _reraise_as_data_error(url: str) -> Iterator[None]:
     """A file that cannot be had is no damaged archive: a set must not shrink because a network failed."""
     try:
-        with as_oserror(where):
+        with reraise_as_oserror(url):
             yield
     except OSError as error:
-        raise DataError(f"source {where} cannot be read ({error.strerror or error}); try again, or move it") from error
+        raise DataError(f"source {url} cannot be read ({error.strerror or error}); try again, or move it") from error
 
 
-class _Checked(io.RawIOBase):
+class _DataErrorFile(io.RawIOBase):
     """The file, whose own errors are DataError: those of whoever reads it are about what is in it."""
 
-    def __init__(self, file: BinaryIO, where: str) -> None:
-        self._file, self._where = file, where
+    def __init__(self, file: BinaryIO, url: str) -> None:
+        self._file, self._url = file, url
 
     def readable(self) -> bool:
         return True
@@ -107,7 +107,7 @@ class _Checked(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        with _failing(self._where):
+        with _reraise_as_data_error(self._url):
             return self._file.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

@@ -5,15 +5,15 @@ from typing import Literal
 
 from data_prep.config import PrepareConfig
 from data_prep.sources.archive_files import is_archive
-from data_prep.sources.filesystem import Tree, is_file, is_folder, is_local, open_tree
+from data_prep.sources.filesystem import FileTree, is_file, is_folder, is_local, open_tree
 from data_prep.sources.webdataset import has_manifest
 
-Kind = Literal["folder", "archive", "shards", "table", "datasets"]
+SourceType = Literal["folder", "archive", "shards", "table", "datasets"]
 
-HUB = "hf://"
+HUB_PREFIX = "hf://"
 
 
-def kind_of(config: PrepareConfig) -> Kind:
+def detect_type(config: PrepareConfig) -> SourceType:
     """The kind that ``auto`` finds. Raises DataError if a file that must be looked into is missing.
 
     What is missing and looks like nothing else is a folder: as that it will be missed.
@@ -21,21 +21,21 @@ def kind_of(config: PrepareConfig) -> Kind:
     source, name = config.source, config.source.lower()
     tree = open_tree(source) if is_local(source) else None
     if tree and is_folder(tree):
-        return _kind_of_folder(tree)
-    if name.startswith(HUB) or name.endswith(".arrow"):
+        return _detect_folder_type(tree)
+    if name.startswith(HUB_PREFIX) or name.endswith(".arrow"):
         return "datasets"
     if "{" in name and is_archive(name):
         return "shards"
     if name.endswith(".parquet"):
-        return _kind_of_parquet(config)
+        return _detect_parquet_type(config)
     if name.endswith((".csv", ".tsv")):
         return "table"
     if is_archive(name) or "*" in name:
         return "archive"
-    return _kind_of_folder(tree or open_tree(source))
+    return _detect_folder_type(tree or open_tree(source))
 
 
-def _kind_of_folder(tree: Tree) -> Kind:
+def _detect_folder_type(tree: FileTree) -> SourceType:
     if not is_folder(tree):
         return "folder"
     if has_manifest(tree):
@@ -47,10 +47,10 @@ def _kind_of_folder(tree: Tree) -> Kind:
     return "archive" if first and all(is_archive(name) for name in [*first, *names]) else "folder"
 
 
-def _kind_of_parquet(config: PrepareConfig) -> Kind:
+def _detect_parquet_type(config: PrepareConfig) -> SourceType:
     """A column of texts is one of paths."""
     if "*" in config.source:
         return "datasets"
-    from data_prep.sources.table import parquet_texts
+    from data_prep.sources.table import parquet_text_columns
 
-    return "table" if config.source_options.image_column in parquet_texts(config) else "datasets"
+    return "table" if config.source_options.image_column in parquet_text_columns(config) else "datasets"

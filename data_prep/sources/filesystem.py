@@ -24,39 +24,39 @@ class Entry:
     """``other`` is what must not be opened: a pipe, a device, a link to nothing."""
     size: int
     """Bytes of a file."""
-    stamp: str
+    version: str
     """Changes when the file does: size, and the time or tag that there is."""
 
 
 @contextmanager
-def as_oserror(where: str) -> Iterator[None]:
+def reraise_as_oserror(label: str) -> Iterator[None]:
     """Turn what remote file systems raise, each in its own way, into an OSError."""
     try:
         yield
     except OSError:
         raise
     except Exception as error:
-        raise OSError(f"{where}: {error!r}") from error
+        raise OSError(f"{label}: {error!r}") from error
 
 
 @contextmanager
-def listing_errors(where: object) -> Iterator[None]:
+def reraise_listing_errors(label: object) -> Iterator[None]:
     """Say in one line what cannot be listed."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or repr(error)
-        raise DataError(f"source {where} cannot be listed ({reason}); make it readable or move it away") from error
+        raise DataError(f"source {label} cannot be listed ({reason}); make it readable or move it away") from error
 
 
-class Tree(Protocol):
+class FileTree(Protocol):
     """Files by their names relative to a folder. Plain data, to be pickled to workers."""
 
     @property
     def url(self) -> str:
         """The folder, for messages."""
 
-    def entries(self, folder: str, wanted: Callable[[str], bool]) -> list[Entry]:
+    def entries(self, folder: str, include: Callable[[str], bool]) -> list[Entry]:
         """Folders, and the files with wanted names, sorted by name. Raises DataError if it cannot be listed."""
 
     def names(self) -> Iterator[str]:
@@ -65,7 +65,7 @@ class Tree(Protocol):
     def entry(self, name: str) -> Entry:
         """One file or folder. Raises OSError if it is not there."""
 
-    def real(self, folder: str) -> object:
+    def inode_key(self, folder: str) -> object:
         """What all paths to one folder have in common, where there are links. Raises DataError."""
 
     def glob(self, pattern: str) -> list[str]:
@@ -78,7 +78,7 @@ class Tree(Protocol):
         """The file, to be read at any position. Raises OSError."""
 
 
-def open_tree(url: str) -> Tree:
+def open_tree(url: str) -> FileTree:
     """The folder at a path or URL, which need not exist."""
     if is_local(url):
         return LocalTree(url.removeprefix("file://"))
@@ -91,7 +91,7 @@ def open_tree(url: str) -> Tree:
     return RemoteTree(url.rstrip("/"), fs, str(root).rstrip("/"))
 
 
-def open_parent(url: str) -> tuple[Tree, str]:
+def open_parent(url: str) -> tuple[FileTree, str]:
     """The folder of a file, and the file's name in it."""
     folder, slash, name = url.rpartition("/")
     if folder.endswith(":/"):  # memory://file
@@ -104,18 +104,18 @@ def is_local(url: str) -> bool:
     return url.startswith("file://") or not ("://" in url or "::" in url)
 
 
-def is_file(tree: Tree, name: str) -> bool:
+def is_file(tree: FileTree, name: str) -> bool:
     """Whether there is such a file. Raises DataError if that cannot be told."""
-    return _kind(tree, name) == "file"
+    return _entry_kind(tree, name) == "file"
 
 
-def is_folder(tree: Tree) -> bool:
+def is_folder(tree: FileTree) -> bool:
     """Whether the folder is there. Raises DataError if that cannot be told."""
-    return _kind(tree, "") == "folder"
+    return _entry_kind(tree, "") == "folder"
 
 
-def _kind(tree: Tree, name: str) -> str | None:
-    with listing_errors(f"{tree.url}/{name}".rstrip("/")):
+def _entry_kind(tree: FileTree, name: str) -> str | None:
+    with reraise_listing_errors(f"{tree.url}/{name}".rstrip("/")):
         try:
             return tree.entry(name).kind
         except (FileNotFoundError, NotADirectoryError):
@@ -133,18 +133,18 @@ class LocalTree:
         """The folder."""
         return self.root
 
-    def entries(self, folder: str, wanted: Callable[[str], bool]) -> list[Entry]:
+    def entries(self, folder: str, include: Callable[[str], bool]) -> list[Entry]:
         """As in Tree; links are followed."""
-        with listing_errors(self._path(folder)), os.scandir(self._path(folder)) as found:
+        with reraise_listing_errors(self._path(folder)), os.scandir(self._path(folder)) as scanned:
             return sorted(
-                (_local_entry(Path(entry.path)) for entry in found if _is_folder(entry) or wanted(entry.name)),
+                (_local_entry(Path(entry.path)) for entry in scanned if _is_folder(entry) or include(entry.name)),
                 key=lambda entry: entry.name,
             )
 
     def names(self) -> Iterator[str]:
         """As in Tree."""
-        with listing_errors(self.root), os.scandir(self.root) as found:
-            yield from (entry.name for entry in found)
+        with reraise_listing_errors(self.root), os.scandir(self.root) as scanned:
+            yield from (entry.name for entry in scanned)
 
     def entry(self, name: str) -> Entry:
         """As in Tree."""
@@ -152,11 +152,11 @@ class LocalTree:
         path.stat()
         return _local_entry(path)
 
-    def real(self, folder: str) -> object:
+    def inode_key(self, folder: str) -> object:
         """Device and number on it."""
-        with listing_errors(self._path(folder)):
-            found = self._path(folder).stat()
-            return found.st_dev, found.st_ino
+        with reraise_listing_errors(self._path(folder)):
+            info = self._path(folder).stat()
+            return info.st_dev, info.st_ino
 
     def glob(self, pattern: str) -> list[str]:
         """As in Tree."""
@@ -194,16 +194,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _local_entry(path: Path) -> Entry:
     try:
-        found = path.stat()
+        info = path.stat()
     except OSError as error:
         if isinstance(error, FileNotFoundError) or path.is_symlink():
             return Entry(path.name, "other", 0, "")
         raise
-    kind = {stat.S_IFDIR: "folder", stat.S_IFREG: "file"}.get(stat.S_IFMT(found.st_mode), "other")
-    return Entry(path.name, kind, found.st_size, f"{found.st_size}-{found.st_mtime_ns}")  # type: ignore[arg-type]
+    kind = {stat.S_IFDIR: "folder", stat.S_IFREG: "file"}.get(stat.S_IFMT(info.st_mode), "other")
+    return Entry(path.name, kind, info.st_size, f"{info.st_size}-{info.st_mtime_ns}")  # type: ignore[arg-type]
 
 
-CHANGE_MARKS = ("etag", "ETag", "md5Hash", "mtime", "last_modified", "LastModified", "created")
+VERSION_FIELDS = ("etag", "ETag", "md5Hash", "mtime", "last_modified", "LastModified", "created")
 """Where fsspec's file systems say that a file changed, the surest first."""
 
 
@@ -215,13 +215,13 @@ class RemoteTree:
     fs: Any
     root: str
 
-    def entries(self, folder: str, wanted: Callable[[str], bool]) -> list[Entry]:
+    def entries(self, folder: str, include: Callable[[str], bool]) -> list[Entry]:
         """As in Tree."""
         path = self._path(folder)
-        with listing_errors(f"{self.url}/{folder}".rstrip("/")), as_oserror(path):
-            listed = [_remote_entry(info) for info in self.fs.ls(path, detail=True, refresh=True) if _below(info, path)]
+        with reraise_listing_errors(f"{self.url}/{folder}".rstrip("/")), reraise_as_oserror(path):
+            listed = [_remote_entry(info) for info in self.fs.ls(path, detail=True, refresh=True) if _is_inside(info, path)]
         return sorted(
-            (entry for entry in listed if entry.kind == "folder" or wanted(entry.name)), key=lambda entry: entry.name
+            (entry for entry in listed if entry.kind == "folder" or include(entry.name)), key=lambda entry: entry.name
         )
 
     def names(self) -> Iterator[str]:
@@ -230,29 +230,29 @@ class RemoteTree:
 
     def entry(self, name: str) -> Entry:
         """As in Tree."""
-        with as_oserror(self._path(name)):
+        with reraise_as_oserror(self._path(name)):
             return _remote_entry(self.fs.info(self._path(name)))
 
-    def real(self, folder: str) -> object:
+    def inode_key(self, folder: str) -> object:
         """The path: stores have no links."""
         return folder
 
     def glob(self, pattern: str) -> list[str]:
         """As in Tree."""
-        with listing_errors(f"{self.url}/{pattern}"), as_oserror(self.url):
+        with reraise_listing_errors(f"{self.url}/{pattern}"), reraise_as_oserror(self.url):
             return sorted(str(path)[len(self.root) :].lstrip("/") for path in self.fs.glob(self._path(pattern)))
 
     def read(self, name: str, size: int = MAX_FILE_BYTES + 1, start: int = 0) -> bytes:
         """As in Tree."""
         if size == 0:
             return b""
-        with as_oserror(self._path(name)):
+        with reraise_as_oserror(self._path(name)):
             # A store may send all of the file, whatever part is asked for.
             return bytes(self.fs.cat_file(self._path(name), start=start, end=start + size))[:size]
 
     def open(self, name: str) -> BinaryIO:
         """As in Tree."""
-        with as_oserror(self._path(name)):
+        with reraise_as_oserror(self._path(name)):
             return cast("BinaryIO", self.fs.open(self._path(name), "rb"))
 
     def _path(self, name: str) -> str:
@@ -262,14 +262,14 @@ class RemoteTree:
 def _remote_entry(info: dict[str, Any]) -> Entry:
     kind = {"directory": "folder", "file": "file"}.get(info["type"], "other")
     size = int(info.get("size") or 0)
-    mark = next((str(info[mark]) for mark in CHANGE_MARKS if info.get(mark)), "")
-    return Entry(_name(info), kind, size, f"{size}-{mark}")  # type: ignore[arg-type]
+    tag = next((str(info[mark]) for mark in VERSION_FIELDS if info.get(mark)), "")
+    return Entry(_base_name(info), kind, size, f"{size}-{tag}")  # type: ignore[arg-type]
 
 
-def _name(info: dict[str, Any]) -> str:
+def _base_name(info: dict[str, Any]) -> str:
     return str(info["name"]).rstrip("/").rpartition("/")[2]
 
 
-def _below(info: dict[str, Any], folder: str) -> bool:
+def _is_inside(info: dict[str, Any], folder: str) -> bool:
     """Whether it is in the folder: object stores list a marker for the folder itself beside what it holds."""
     return str(info["name"]).strip("/") != folder.strip("/")

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import DataError
 from data_prep.records import Record, Reject
-from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, Tree, is_folder, open_tree
+from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, FileTree, is_folder, open_tree
 from data_prep.sources.labels import Labels
-from data_prep.sources.names import CAPTION_BYTES, Keys, beside, first_line, is_picture, is_text, printable
+from data_prep.sources.names import MAX_CAPTION_BYTES, Keys, caption_path, first_line, is_image_path, is_utf8, escape
 
 
 @dataclass(frozen=True)
 class FolderSource:
     """Every picture under a folder. Links are followed, loops are not."""
 
-    tree: Tree
-    settings: SourceConfig
+    tree: FileTree
+    options: SourceConfig
 
     @classmethod
-    def of(cls, config: PrepareConfig) -> "FolderSource":
+    def from_config(cls, config: PrepareConfig) -> "FolderSource":
         """The configured source."""
         return cls(open_tree(config.source), config.source_options)
 
@@ -30,18 +30,18 @@ class FolderSource:
         """
         if not is_folder(self.tree):
             raise DataError(f"source {self.tree.url}: no such folder; give a folder of pictures as data.source")
-        labels = Labels.load(self.settings)
-        for path, key, entry, caption in self._walk("", (self.tree.real(""),)):
-            if not is_text(path):
-                yield Reject(key=key, source=printable(path), reason="name is not UTF-8")
+        labels = Labels.load(self.options)
+        for path, key, entry, caption in self._walk("", (self.tree.inode_key(""),)):
+            if not is_utf8(path):
+                yield Reject(key=key, source=escape(path), reason="name is not UTF-8")
             elif entry.kind != "file":
                 yield Reject(key=key, source=path, reason="not a file")
             elif entry.size > MAX_FILE_BYTES:
                 yield Reject(key=key, source=path, reason="file too large")
             else:
-                place = (path, beside(path, self.settings.caption_suffix)) if caption else (path,)
-                stamp = f"{entry.stamp}+{caption.stamp}" if caption else entry.stamp
-                yield labels.record(path, key=key, source=path, place=place, stamp=stamp)
+                location = (path, caption_path(path, self.options.caption_suffix)) if caption else (path,)
+                version = f"{entry.version}+{caption.version}" if caption else entry.version
+                yield labels.to_record(path, key=key, source=path, location=location, version=version)
 
     def read(self, record: Record) -> bytes:
         """The file. Raises OSError."""
@@ -49,19 +49,19 @@ class FolderSource:
 
     def caption(self, record: Record) -> str | None:
         """The first line of the file beside the picture, else what the attributes say. Raises OSError."""
-        texts = [self.tree.read(str(name), CAPTION_BYTES) for name in record.location[1:]]
+        texts = [self.tree.read(str(name), MAX_CAPTION_BYTES) for name in record.location[1:]]
         return (first_line(texts[0]) if texts else None) or record.caption
 
-    def _walk(self, folder: str, above: tuple[object, ...]) -> Iterator[tuple[str, str, Entry, Entry | None]]:
+    def _walk(self, folder: str, ancestors: tuple[object, ...]) -> Iterator[tuple[str, str, Entry, Entry | None]]:
         """Each picture with its path, key, entry and caption's entry; ``above`` tells the folders down to here."""
-        suffix, keys = self.settings.caption_suffix, Keys()
-        entries = self.tree.entries(folder, lambda name: is_picture(name) or name.endswith(suffix))
+        suffix, keys = self.options.caption_suffix, Keys()
+        entries = self.tree.entries(folder, lambda name: is_image_path(name) or name.endswith(suffix))
         files = {entry.name: entry for entry in entries if entry.kind == "file"}
         for entry in entries:
             path = f"{folder}/{entry.name}".lstrip("/")
             if entry.kind == "folder":
-                real = self.tree.real(path)
-                if real not in above:
-                    yield from self._walk(path, (*above, real))
-            elif is_picture(entry.name):
-                yield path, keys.of(path), entry, files.get(beside(entry.name, suffix))
+                inode_key = self.tree.inode_key(path)
+                if inode_key not in ancestors:
+                    yield from self._walk(path, (*ancestors, inode_key))
+            elif is_image_path(entry.name):
+                yield path, keys.assign(path), entry, files.get(caption_path(entry.name, suffix))

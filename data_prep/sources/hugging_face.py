@@ -13,14 +13,14 @@ import huggingface_hub
 from data_prep.config import PrepareConfig, SourceConfig, sha256_json
 from data_prep.errors import ConfigError, DataError
 from data_prep.records import Record, Reject, Scalar
-from data_prep.sources.columns import need_columns, row_item
-from data_prep.sources.detect import HUB
-from data_prep.sources.fetch import checked, fetch
-from data_prep.sources.filesystem import LocalTree, Tree, as_oserror, is_file, is_local, open_parent, open_tree
+from data_prep.sources.columns import require_columns, record_from_row
+from data_prep.sources.detect import HUB_PREFIX
+from data_prep.sources.fetch import limit_size, fetch
+from data_prep.sources.filesystem import LocalTree, FileTree, reraise_as_oserror, is_file, is_local, open_parent, open_tree
 from data_prep.sources.names import row_key
-from data_prep.sources.sequential import ForwardRows, LastOpened
+from data_prep.sources.sequential import SequentialRows, HandleCache
 
-FILES = (".parquet", ".arrow")
+DATA_FILE_SUFFIXES = (".parquet", ".arrow")
 
 
 @dataclass(frozen=True)
@@ -29,57 +29,57 @@ class Dataset:
 
     parts: Sequence[Any]
     """``datasets.Dataset``, one, or the ``datasets.IterableDataset`` that a streamed one can be cut into."""
-    pictures: Any
+    image_rows: Any
     """The column of pictures, by row; None if the dataset is streamed."""
     image_column: str
-    labels: dict[str, list[str]]
+    class_names: dict[str, list[str]]
     """Of the columns that hold numbers of classes, their names."""
-    plain_columns: list[str]
+    scalar_columns: list[str]
     """The columns of texts, numbers and classes, but for the picture's."""
-    stamp: str
+    version: str
     """Changes when the dataset does, as far as it can be told."""
-    home: Tree
+    image_root: FileTree
     """Where relative paths of pictures lead from."""
 
-    def cells(self, table: Any) -> Iterator[dict[str, Scalar]]:  # noqa: ANN401 - pyarrow has no types
+    def scalar_rows(self, table: Any) -> Iterator[dict[str, Scalar]]:  # noqa: ANN401 - pyarrow has no types
         """Plain columns of some rows, classes by their names."""
-        for row in table.select(self.plain_columns).to_pylist():
-            yield row | {name: _label(names, row[name]) for name, names in self.labels.items()}
+        for row in table.select(self.scalar_columns).to_pylist():
+            yield row | {name: _class_name(names, row[name]) for name, names in self.class_names.items()}
 
-    def picture(self, part: int, row: int, streams: LastOpened[ForwardRows[Any]]) -> dict[str, Any] | None:
+    def image(self, part: int, row: int, streams: HandleCache[SequentialRows[Any]]) -> dict[str, Any] | None:
         """Bytes or path of a row's picture. Raises OSError, or what the dataset raises."""
-        if self.pictures is None:
-            stream = streams.get(part, lambda: ForwardRows(self.parts[part].select_columns([self.image_column])))
+        if self.image_rows is None:
+            stream = streams.get(part, lambda: SequentialRows(self.parts[part].select_columns([self.image_column])))
             picture: dict[str, Any] | None = stream.read(row)[self.image_column]
         else:
-            picture = self.pictures[row][self.image_column]
+            picture = self.image_rows[row][self.image_column]
         return picture
 
 
-def load(source: str, read: SourceConfig) -> Dataset:
+def load(source: str, options: SourceConfig) -> Dataset:
     """Open the dataset. Raises ConfigError for a column or split that is not there, and what ``datasets`` raises."""
-    found = _open(source, read)
-    if found.features is None:
-        found = found._resolve_features()
-    need_columns(f"dataset {source}", found.features, read)
-    stamp = found._fingerprint if isinstance(found, datasets.Dataset) else _stamp(source)
+    dataset = _open(source, options)
+    if dataset.features is None:
+        dataset = dataset._resolve_features()
+    require_columns(f"dataset {source}", dataset.features, options)
+    version = dataset._fingerprint if isinstance(dataset, datasets.Dataset) else _version(source)
     # Undecoded: the file's own bytes, which preparation looks at itself.
-    found = found.cast_column(read.image_column, datasets.Image(decode=False))
-    rest = {name: kind for name, kind in found.features.items() if name != read.image_column}
-    streamed = isinstance(found, datasets.IterableDataset)
+    dataset = dataset.cast_column(options.image_column, datasets.Image(decode=False))
+    other_features = {name: kind for name, kind in dataset.features.items() if name != options.image_column}
+    streamed = isinstance(dataset, datasets.IterableDataset)
     return Dataset(
-        parts=[found.shard(found.num_shards, index) for index in range(found.num_shards)] if streamed else [found],
-        pictures=None if streamed else found.select_columns([read.image_column]),
-        image_column=read.image_column,
-        labels={name: kind.names for name, kind in rest.items() if isinstance(kind, datasets.ClassLabel)},
-        plain_columns=[name for name, kind in rest.items() if _is_plain(kind)],
-        stamp=stamp,
-        home=_home(source),
+        parts=[dataset.shard(dataset.num_shards, index) for index in range(dataset.num_shards)] if streamed else [dataset],
+        image_rows=None if streamed else dataset.select_columns([options.image_column]),
+        image_column=options.image_column,
+        class_names={name: kind.names for name, kind in other_features.items() if isinstance(kind, datasets.ClassLabel)},
+        scalar_columns=[name for name, kind in other_features.items() if _is_scalar_feature(kind)],
+        version=version,
+        image_root=_image_root(source),
     )
 
 
 @contextmanager
-def loading(source: str) -> Iterator[None]:
+def reraise_loading_errors(source: str) -> Iterator[None]:
     """Say in one line what is wrong with the dataset."""
     try:
         yield
@@ -90,29 +90,29 @@ def loading(source: str) -> Iterator[None]:
         raise DataError(f"source {source} cannot be loaded ({reason}); check data.source and data.read") from error
 
 
-def _open(source: str, read: SourceConfig) -> Any:  # noqa: ANN401 - datasets has no types
-    stream = {"streaming": read.streaming}
-    if source.startswith(HUB):
-        return datasets.load_dataset(_hub_name(source), split=read.split, **stream)
-    if source.endswith(".arrow") and is_local(source) and not read.streaming:
+def _open(source: str, options: SourceConfig) -> Any:  # noqa: ANN401 - datasets has no types
+    streaming_kwargs = {"streaming": options.streaming}
+    if source.startswith(HUB_PREFIX):
+        return datasets.load_dataset(_hub_name(source), split=options.split, **streaming_kwargs)
+    if source.endswith(".arrow") and is_local(source) and not options.streaming:
         return datasets.concatenate_datasets([datasets.Dataset.from_file(path) for path in _files(source)])
-    if source.endswith(FILES):
+    if source.endswith(DATA_FILE_SUFFIXES):
         files = _files(source) if is_local(source) else source
-        return datasets.load_dataset(source.rpartition(".")[2], data_files=files, split="train", **stream)
+        return datasets.load_dataset(source.rpartition(".")[2], data_files=files, split="train", **streaming_kwargs)
     tree = open_tree(source)
     if is_file(tree, "dataset_dict.json"):
         splits = datasets.load_from_disk(source)
-        if read.split not in splits:
-            raise ConfigError(f"dataset {source} has no split {read.split!r}; set data.read.split: {', '.join(splits)}")
-        return splits[read.split]
+        if options.split not in splits:
+            raise ConfigError(f"dataset {source} has no split {options.split!r}; set data.read.split: {', '.join(splits)}")
+        return splits[options.split]
     if is_file(tree, "state.json"):
         return datasets.load_from_disk(source)
-    return datasets.load_dataset(source, split=read.split, **stream)
+    return datasets.load_dataset(source, split=options.split, **streaming_kwargs)
 
 
 def _hub_name(source: str) -> str:
     """With the scheme, a folder that happens to be called like the dataset is not taken for it."""
-    return f"hf://datasets/{source.removeprefix(HUB).removeprefix('datasets/')}"
+    return f"hf://datasets/{source.removeprefix(HUB_PREFIX).removeprefix('datasets/')}"
 
 
 def _files(source: str) -> list[str]:
@@ -124,32 +124,32 @@ def _files(source: str) -> list[str]:
     return [str(Path(tree.url, name)) for name in names]
 
 
-def _stamp(source: str) -> str:
+def _version(source: str) -> str:
     """Of a dataset that is streamed: the commit on the hub, or a digest of local files' sizes and times."""
-    if source.startswith(HUB):
+    if source.startswith(HUB_PREFIX):
         return str(huggingface_hub.HfApi().dataset_info(_hub_name(source).removeprefix("hf://datasets/")).sha)
-    if source.endswith(FILES) and is_local(source):
-        return sha256_json([LocalTree("").entry(path).stamp for path in _files(source)])
+    if source.endswith(DATA_FILE_SUFFIXES) and is_local(source):
+        return sha256_json([LocalTree("").entry(path).version for path in _files(source)])
     return ""
 
 
-def _home(source: str) -> Tree:
-    if source.startswith(HUB):
+def _image_root(source: str) -> FileTree:
+    if source.startswith(HUB_PREFIX):
         return LocalTree(".")
-    return open_parent(source)[0] if source.endswith(FILES) else open_tree(source)
+    return open_parent(source)[0] if source.endswith(DATA_FILE_SUFFIXES) else open_tree(source)
 
 
-def _label(names: list[str], number: int | None) -> str | None:
-    return names[number] if number is not None and 0 <= number < len(names) else None
+def _class_name(names: list[str], index: int | None) -> str | None:
+    return names[index] if index is not None and 0 <= index < len(names) else None
 
 
-def _is_plain(kind: object) -> bool:
-    return isinstance(kind, datasets.ClassLabel) or (
-        isinstance(kind, datasets.Value) and kind.dtype not in ("binary", "large_binary")
+def _is_scalar_feature(feature: object) -> bool:
+    return isinstance(feature, datasets.ClassLabel) or (
+        isinstance(feature, datasets.Value) and feature.dtype not in ("binary", "large_binary")
     )
 
 
-ROWS_AT_ONCE = 256
+ROW_BATCH_SIZE = 256
 """Listed at a time; of a dataset that is streamed, their pictures are in memory."""
 
 
@@ -162,58 +162,58 @@ class DatasetSource:
     """
 
     source: str
-    settings: SourceConfig
-    kept: "_Kept" = field(default_factory=lambda: _Kept(), compare=False)
+    options: SourceConfig
+    handles: "_Handles" = field(default_factory=lambda: _Handles(), compare=False)
 
     @classmethod
-    def of(cls, config: PrepareConfig) -> "DatasetSource":
+    def from_config(cls, config: PrepareConfig) -> "DatasetSource":
         """The configured source."""
         return cls(config.source, config.source_options)
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """Rows in their order. Raises DataError if they cannot be had, ConfigError for a column that is not there."""
         row = 0
-        with loading(self.source):
-            dataset = load(self.source, self.settings)
-            for number, part in enumerate(dataset.parts):
-                first = row
-                for table in part.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
-                    there = table.column(self.settings.image_column).is_valid().to_pylist()
-                    for has_picture, cells in zip(there, dataset.cells(table), strict=True):
-                        yield self._item(row, (number, row - first), dataset.stamp, has_picture, cells)
+        with reraise_loading_errors(self.source):
+            dataset = load(self.source, self.options)
+            for part_index, part in enumerate(dataset.parts):
+                first_row = row
+                for table in part.with_format("arrow").iter(batch_size=ROW_BATCH_SIZE):
+                    has_image_mask = table.column(self.options.image_column).is_valid().to_pylist()
+                    for has_image, cells in zip(has_image_mask, dataset.scalar_rows(table), strict=True):
+                        yield self._to_record(row, (part_index, row - first_row), dataset.version, has_image, cells)
                         row += 1
 
     def read(self, record: Record) -> bytes:
         """The picture's file. Raises OSError if it cannot be had, Rejected if it is too large."""
         part, row = (int(number) for number in record.location)
-        with as_oserror(record.source):
-            dataset = self.kept.dataset.get("", partial(load, self.source, self.settings))
-            picture = dataset.picture(part, row, self.kept.streams)
-        if picture and picture["bytes"] is not None:
-            return checked(picture["bytes"])
-        if not picture or not picture["path"]:
+        with reraise_as_oserror(record.source):
+            dataset = self.handles.dataset.get("", partial(load, self.source, self.options))
+            image = dataset.image(part, row, self.handles.streams)
+        if image and image["bytes"] is not None:
+            return limit_size(image["bytes"])
+        if not image or not image["path"]:
             raise OSError(f"{record.source} has neither bytes nor a path")
-        return fetch(dataset.home, picture["path"])
+        return fetch(dataset.image_root, image["path"])
 
     def caption(self, record: Record) -> str | None:
         """What the caption's column says."""
         return record.caption
 
-    def _item(
-        self, row: int, place: tuple[int, int], stamp: str, has_picture: bool, cells: dict[str, Scalar]
+    def _to_record(
+        self, row: int, location: tuple[int, int], version: str, has_image: bool, cells: dict[str, Scalar]
     ) -> Record | Reject:
         key, source = row_key(row), f"row {row}"
-        if not has_picture:
+        if not has_image:
             return Reject(key=key, source=source, reason="no picture in row")
-        return row_item(cells, self.settings, key=key, source=source, place=place, stamp=stamp)
+        return record_from_row(cells, self.options, key=key, source=source, location=location, version=version)
 
 
-class _Kept:
+class _Handles:
     """What a process has open; another one opens its own."""
 
     def __init__(self) -> None:
-        self.dataset = LastOpened[Dataset]()
-        self.streams = LastOpened[ForwardRows[Any]]()
+        self.dataset = HandleCache[Dataset]()
+        self.streams = HandleCache[SequentialRows[Any]]()
 
-    def __reduce__(self) -> tuple[type["_Kept"], tuple[()]]:
+    def __reduce__(self) -> tuple[type["_Handles"], tuple[()]]:
         return type(self), ()

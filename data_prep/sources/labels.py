@@ -8,8 +8,8 @@ from typing import TypeVar
 from data_prep.config import SourceConfig
 from data_prep.errors import ConfigError
 from data_prep.records import Record, Reject
-from data_prep.sources.columns import filled
-from data_prep.sources.names import printable, split_suffix
+from data_prep.sources.columns import non_empty
+from data_prep.sources.names import escape, split_suffix
 from data_prep.sources.side_tables import Columns, load_attributes, load_identities
 
 Row = TypeVar("Row")
@@ -25,43 +25,43 @@ class Labels:
     caption_column: str | None
 
     @classmethod
-    def load(cls, read: SourceConfig) -> "Labels":
+    def load(cls, options: SourceConfig) -> "Labels":
         """With the tables that are configured.
 
         Raises DataError for one that cannot be read, ConfigError for attributes without the caption's column.
         """
-        attributes = load_attributes(read.attributes) if read.attributes else {}
-        column = read.caption_column if attributes else None
+        attributes = load_attributes(options.attributes) if options.attributes else {}
+        column = options.caption_column if attributes else None
         if column and not any(column in columns for columns in attributes.values()):
-            raise ConfigError(f"attributes {read.attributes} have no column {column!r}; check data.read.caption_column")
+            raise ConfigError(f"attributes {options.attributes} have no column {column!r}; check data.read.caption_column")
         return cls(
-            pattern=_compile(read.pattern),
-            identities=load_identities(read.identities) if read.identities else None,
+            pattern=_compile(options.pattern),
+            identities=load_identities(options.identities) if options.identities else None,
             attributes=attributes,
             caption_column=column,
         )
 
-    def record(self, path: str, *, key: str, source: str, place: tuple[str | int, ...], stamp: str) -> Record | Reject:
+    def to_record(self, path: str, *, key: str, source: str, location: tuple[str | int, ...], version: str) -> Record | Reject:
         """The picture at a path relative to the source, or why it is kept out."""
         identity = self.identity(path)
         if identity is None:
-            there = "path names no identity" if self.identities is None else "not in the identities file"
-            return Reject(key=key, source=printable(source), reason=there)
-        columns = dict(self._found(path, self.attributes) or {})
-        caption = filled(columns.pop(self.caption_column, None)) if self.caption_column else None
+            reason = "path names no identity" if self.identities is None else "not in the identities file"
+            return Reject(key=key, source=escape(source), reason=reason)
+        columns = dict(self._lookup(path, self.attributes) or {})
+        caption = non_empty(columns.pop(self.caption_column, None)) if self.caption_column else None
         return Record(
-            key=key, identity=identity, source=source, location=place, version=stamp, caption=caption, columns=columns
+            key=key, identity=identity, source=source, location=location, version=version, caption=caption, columns=columns
         )
 
     def identity(self, path: str) -> str | None:
         """Who or what the picture at a path shows."""
         if self.identities is not None:
-            return self._found(path, self.identities)
+            return self._lookup(path, self.identities)
         match = self.pattern.fullmatch(split_suffix(path)[0])
         return match["identity"] if match else None
 
     @staticmethod
-    def _found(path: str, table: Mapping[str, Row]) -> Row | None:
+    def _lookup(path: str, table: Mapping[str, Row]) -> Row | None:
         """The row of a picture: tables name it by its path, its file name, or that without the suffix."""
         name = path.rpartition("/")[2]
         return next((table[row] for row in (path, name, split_suffix(name)[0]) if row in table), None)

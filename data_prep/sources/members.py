@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from data_prep.sources.names import is_text
+from data_prep.sources.names import is_utf8
 
-Place = tuple[int, ...]
+MemberLocation = tuple[int, ...]
 
 Members = Iterator["Member | None"]
 """Members of an archive in its order; None, at the end, says that it is damaged from there on."""
@@ -19,13 +19,13 @@ class Member:
 
     name: str
     """Relative path, as ``clean_name`` gives it."""
-    place: Place
+    location: MemberLocation
     """Where it lies, for the reader of this kind of archive."""
     size: int
     """Bytes, once decompressed, as the archive declares it."""
-    stamp: str
+    version: str
     """Changes when the content does."""
-    fault: str | None
+    problem: str | None
     """Why it must not be read."""
 
 
@@ -34,12 +34,12 @@ def clean_name(name: str) -> str:
     return str(PurePosixPath(name))
 
 
-def fault_of(name: str) -> str | None:
+def name_problem(name: str) -> str | None:
     """What is wrong with a member's name.
 
     Nothing is ever unpacked to it, but an archive that was made to harm is no source of pictures.
     """
-    if not is_text(name):
+    if not is_utf8(name):
         return "name is not UTF-8"
     if name.startswith("/") or ".." in name.split("/") or "\0" in name or re.match(r"[A-Za-z]:", name):
         return "unsafe name"

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from data_prep.errors import DataError
 from data_prep.records import Scalar
-from data_prep.sources.columns import number_or_text, scalars
+from data_prep.sources.columns import parse_scalar, scalars
 from data_prep.sources.filesystem import open_parent
 
 Columns = dict[str, Scalar]
@@ -23,13 +23,13 @@ Columns = dict[str, Scalar]
 def load_identities(url: str) -> dict[str, str]:
     """Identities by picture, from lines ``picture identity``. Raises DataError if they cannot be read."""
     identities = dict[str, str]()
-    with _opened("identities", url) as lines:
+    with _open_text("identities", url) as lines:
         for number, line in enumerate(lines, 1):
-            words = line.rsplit(maxsplit=1)
-            if len(words) == 1:
+            fields = line.rsplit(maxsplit=1)
+            if len(fields) == 1:
                 raise DataError(f"identities {url}, line {number}: {line.strip()!r} is no line `picture identity`")
-            if words:
-                identities[words[0].strip()] = sys.intern(words[1])
+            if fields:
+                identities[fields[0].strip()] = sys.intern(fields[1])
     return identities
 
 
@@ -38,15 +38,15 @@ def load_attributes(url: str) -> dict[str, Columns]:
 
     Raises DataError if they cannot be read.
     """
-    with _opened("attributes", url) as lines:
+    with _open_text("attributes", url) as lines:
         if url.endswith(".json"):
-            return dict(_from_json(lines, url))
+            return dict(_parse_ffhq_json(lines, url))
         if url.endswith((".csv", ".tsv")):
-            return dict(_from_csv(lines, url))
-        return dict(_from_celeba(lines, url))
+            return dict(_parse_csv(lines, url))
+        return dict(_parse_celeba(lines, url))
 
 
-def _from_celeba(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
+def _parse_celeba(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
     """A line with the count, one with the names of the columns, then a line a picture, parted by any blanks."""
     if not lines.readline().strip().isdigit():
         raise DataError(
@@ -60,17 +60,17 @@ def _from_celeba(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
         if name and not names:
             raise DataError(f"attributes {url}, line {number}: {len(values)} values for {len(header)} columns")
         if name:
-            yield name, {key: number_or_text(value) for key, value in zip(names, values, strict=True)}
+            yield name, {key: parse_scalar(value) for key, value in zip(names, values, strict=True)}
 
 
-def _from_csv(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
+def _parse_csv(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
     rows = csv.DictReader(lines, delimiter="\t" if url.endswith(".tsv") else ",")
     first, *rest = rows.fieldnames or [""]
     for row in rows:
-        yield row[first] or "", {name: number_or_text(row[name]) for name in rest}
+        yield row[first] or "", {name: parse_scalar(row[name]) for name in rest}
 
 
-def _from_json(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
+def _parse_ffhq_json(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
     """FFHQ: by number, each with the picture's path under ``image`` and who made it under ``metadata``."""
     # Landmarks are most of FFHQ's 267 MB: drop lists while parsing, before they add up to gigabytes.
     data = json.load(lines, object_hook=_without_lists)
@@ -78,9 +78,9 @@ def _from_json(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
         raise DataError(f"attributes {url} is no JSON object by picture")
     for name, row in data.items():
         if isinstance(row, dict):
-            image, about = (row[part] if isinstance(row.get(part), dict) else {} for part in ("image", "metadata"))
+            image, metadata = (row[part] if isinstance(row.get(part), dict) else {} for part in ("image", "metadata"))
             # The name alone: the path begins with a folder that may or may not be part of the source.
-            yield str(image.get("file_path", name)).rpartition("/")[2], scalars(row | about)
+            yield str(image.get("file_path", name)).rpartition("/")[2], scalars(row | metadata)
 
 
 def _without_lists(data: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _without_lists(data: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(what: str, url: str) -> Iterator[TextIO]:
+def _open_text(setting: str, url: str) -> Iterator[TextIO]:
     """The file as text; says in one line what is wrong with it."""
     tree, name = open_parent(url)
     try:
@@ -100,4 +100,4 @@ def _opened(what: str, url: str) -> Iterator[TextIO]:
             yield lines
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{what} {url} cannot be read ({reason}); check data.read.{what}") from error
+        raise DataError(f"{setting} {url} cannot be read ({reason}); check data.read.{setting}") from error

@@ -12,14 +12,14 @@ from encoder.errors import ConfigError
 from encoder.pipeline import E4TPipeline
 from encoder.releases.release import Release
 
-PREVIEWS = 5
+NUM_PREVIEWS = 5
 """Painted while tuning, beside the first, which is the encoder's guess."""
-PREVIEW_STEPS = 8
+PREVIEW_INFERENCE_STEPS = 8
 """DDIM steps of a preview: enough to see what is learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Glance:
+class TuneEvent:
     """Tuning after some steps."""
 
     step: int
@@ -29,7 +29,7 @@ class Glance:
     """At the end."""
 
 
-class Studio:
+class TuningBackend:
     """Holds one release in memory at a time, the one that was asked for last. Not for several threads at once."""
 
     def __init__(
@@ -47,42 +47,42 @@ class Studio:
                 raise ConfigError(f"two of the releases are called {release.id}; give one of them")
             self.releases[release.id] = release
         self._base, self._device, self._dtype = base, device, dtype
-        self._pipe = self._open(next(iter(self.releases)))
+        self._pipeline = self._load_pipeline(next(iter(self.releases)))
 
-    def _open(self, release: str) -> E4TPipeline:
+    def _load_pipeline(self, release: str) -> E4TPipeline:
         folder = self.releases[release].folder
         return E4TPipeline.from_pretrained(folder, base=self._base, device=self._device, dtype=self._dtype)
 
-    def pipe(self, release: str) -> E4TPipeline:
+    def pipeline_for(self, release: str) -> E4TPipeline:
         """A release, by its name and version, opened if it is not the one in memory."""
-        if self._pipe.release != release:
-            del self._pipe  # before the other comes: two might not fit
-            self._pipe = self._open(release)
-        return self._pipe
+        if self._pipeline.release != release:
+            del self._pipeline  # before the other comes: two might not fit
+            self._pipeline = self._load_pipeline(release)
+        return self._pipeline
 
     def tune(
-        self, release: str, picture: Image.Image, steps: int, enough: Callable[[], bool] = lambda: False
-    ) -> Iterator[Glance]:
+        self, release: str, image: Image.Image, steps: int, should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[TuneEvent]:
         """Tune step by step, until the last or until ``enough``; the last glance has the concept."""
-        pipe = self.pipe(release)
-        prompt, every = pipe.conditioning.config.templates[0], -(-steps // PREVIEWS)
-        with pipe.tuning_session(picture, steps=steps) as tuning:
-            yield Glance(step=0, preview=pipe(prompt, steps=PREVIEW_STEPS)[0])
+        pipe = self.pipeline_for(release)
+        prompt, preview_every = pipe.conditioning.config.templates[0], -(-steps // NUM_PREVIEWS)
+        with pipe.tuning_session(image, steps=steps) as tuner:
+            yield TuneEvent(step=0, preview=pipe(prompt, steps=PREVIEW_INFERENCE_STEPS)[0])
             step = 0
-            while step < steps and not enough():
-                tuning.step()
+            while step < steps and not should_stop():
+                tuner.step()
                 step += 1
-                shown = step % every == 0 or step == steps
-                yield Glance(step=step, preview=pipe(prompt, steps=PREVIEW_STEPS)[0] if shown else None)
-            concept = tuning.concept(pipe.release, step)
-        yield Glance(step=step, concept=concept)
+                preview_due = step % preview_every == 0 or step == steps
+                yield TuneEvent(step=step, preview=pipe(prompt, steps=PREVIEW_INFERENCE_STEPS)[0] if preview_due else None)
+            concept = tuner.concept(pipe.release, step)
+        yield TuneEvent(step=step, concept=concept)
 
-    def paint(
-        self, concept: Path, prompts: Sequence[str], *, variants: int, steps: int, seed: int
+    def generate(
+        self, concept_path: Path, prompts: Sequence[str], *, variants: int, steps: int, seed: int
     ) -> Iterator[list[Image.Image]]:
         """A saved concept's pictures, prompt by prompt; the same variant of each starts from the same noise."""
-        loaded = Concept.load(concept)
-        pipe = self.pipe(loaded.release)
+        loaded = Concept.load(concept_path)
+        pipe = self.pipeline_for(loaded.release)
         pipe.load_concept(loaded)
         for prompt in prompts:
             yield pipe([prompt] * variants, steps=steps, seed=seed)

@@ -5,58 +5,58 @@ from pathlib import Path
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LARGEST_PICTURE = 20 * 2**20
-LARGEST_BODY = LARGEST_PICTURE + 100_000
+MAX_IMAGE_BYTES = 20 * 2**20
+MAX_BODY_BYTES = MAX_IMAGE_BYTES + 100_000
 """Of a request: a picture, and what is around it."""
-GETS = (
+ALLOWED_GET_PREFIXES = (
     "/assets/", "/static/", "/theme.css", "/manifest.json", "/favicon.ico", "/alive",
     "/gradio_api/heartbeat/", "/gradio_api/queue/data", "/gradio_api/upload_progress", "/gradio_api/startup-events",
 )  # fmt: skip
-POSTS = ("/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/cancel")
-POLICY = (
+ALLOWED_POST_PATHS = ("/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/cancel")
+CONTENT_SECURITY_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "  # Gradio's own scripts are inline
     "form-action 'none'; base-uri 'self'; frame-ancestors 'none'; object-src 'none'"
 )
 
 
-class Guard:
+class RouteFilter:
     """Stands before Gradio's routes, of which a page like this one needs a few."""
 
     def __init__(self, app: ASGIApp, folder: Path) -> None:
         """``folder`` is where Gradio lays uploads and downloads."""
-        self._app, self._files = app, f"/gradio_api/file={folder}/"
+        self._app, self._file_prefix = app, f"/gradio_api/file={folder}/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request as ASGI has it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif not self._is_open(scope["method"], scope["path"]):
+        elif not self._is_allowed(scope["method"], scope["path"]):
             await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
-        elif scope["method"] == "POST" and not 0 <= _length(scope) <= LARGEST_BODY:
+        elif scope["method"] == "POST" and not 0 <= _content_length(scope) <= MAX_BODY_BYTES:
             await PlainTextResponse("This is larger than a picture may be.", 413)(scope, receive, send)
         else:
-            await self._app(scope, receive, _with_policy(send))
+            await self._app(scope, receive, _with_security_headers(send))
 
-    def _is_open(self, method: str, path: str) -> bool:
+    def _is_allowed(self, method: str, path: str) -> bool:
         if ".." in path.split("/"):
             return False
         if method == "POST":
-            return path in POSTS
-        return method in ("GET", "HEAD") and (path == "/" or path.startswith((*GETS, self._files)))
+            return path in ALLOWED_POST_PATHS
+        return method in ("GET", "HEAD") and (path == "/" or path.startswith((*ALLOWED_GET_PREFIXES, self._file_prefix)))
 
 
-def _length(scope: Scope) -> int:
+def _content_length(scope: Scope) -> int:
     """Of the body, in bytes; -1 if the request does not say."""
-    stated = dict(scope["headers"]).get(b"content-length", b"")
-    return int(stated) if stated.isdigit() else -1
+    header = dict(scope["headers"]).get(b"content-length", b"")
+    return int(header) if header.isdigit() else -1
 
 
-def _with_policy(send: Send) -> Send:
+def _with_security_headers(send: Send) -> Send:
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [
                 *message["headers"],
-                (b"content-security-policy", POLICY.encode()),
+                (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
                 (b"x-content-type-options", b"nosniff"),
                 (b"referrer-policy", b"no-referrer"),
             ]

@@ -9,21 +9,21 @@ import gradio as gr
 from encoder.config import SampleConfig, TuneConfig
 from encoder.releases.release import Release
 from pipelines.app import html as pieces
-from pipelines.app.session import KEPT_HOURS, MOST_PROMPTS, WAITING, Desk, Shown
-from pipelines.app.upload import upload
+from pipelines.app.session import FILE_TTL_HOURS, MAX_PROMPTS, MAX_WAITING, Session, PageUpdate
+from pipelines.app.upload import image_upload
 
-STYLE = Path(__file__).with_name("page.css")
-HEAD = f"<script>{Path(__file__).with_name('page.js').read_text()}</script>"
-TITLE = """<header><h1>One picture, any scene</h1>
+CSS_PATH = Path(__file__).with_name("page.css")
+HEAD_HTML = f"<script>{Path(__file__).with_name('page.js').read_text()}</script>"
+TITLE_HTML = """<header><h1>One picture, any scene</h1>
 <p>Teach the model someone or something from a single picture, then paint it from words.</p></header>"""
-DROP = "Drop a picture here, or click to choose one"
-PROMPTS = "a portrait of a laughing *s in a red shirt\na portrait of a *s on a teal background"
-HOURS = KEPT_HOURS * 3600
-Changes = dict[Any, Any]
+UPLOAD_HINT = "Drop a picture here, or click to choose one"
+EXAMPLE_PROMPTS = "a portrait of a laughing *s in a red shirt\na portrait of a *s on a teal background"
+FILE_TTL_SECONDS = FILE_TTL_HOURS * 3600
+WidgetUpdates = dict[Any, Any]
 """New values by widget."""
 
 
-def theme() -> gr.themes.Base:
+def make_theme() -> gr.themes.Base:
     """Quiet colours, and fonts that every machine has."""
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     mono = ("ui-monospace", "monospace")
@@ -59,101 +59,101 @@ def theme() -> gr.themes.Base:
 class Page:
     """Two acts from top to bottom: teach it, paint it."""
 
-    def __init__(self, desk: Desk, releases: Mapping[str, Release]) -> None:
+    def __init__(self, session: Session, releases: Mapping[str, Release]) -> None:
         """Releases by what the visitor knows them by; the first one is chosen, and its numbers of steps stand there."""
-        self._desk, self._releases = desk, list(releases)
+        self._session, self._release_names = session, list(releases)
         first = next(iter(releases.values()))
-        with gr.Blocks(title="e4t", analytics_enabled=False, delete_cache=(600, HOURS)) as self.blocks:
-            gr.HTML(TITLE)
-            self.concept = gr.State(None, time_to_live=HOURS)
+        with gr.Blocks(title="e4t", analytics_enabled=False, delete_cache=(600, FILE_TTL_SECONDS)) as self.blocks:
+            gr.HTML(TITLE_HTML)
+            self.concept = gr.State(None, time_to_live=FILE_TTL_SECONDS)
             with gr.Row(elem_classes="act"):
-                self._teach(first.tuning.get("steps", TuneConfig.steps))
+                self._build_tune_section(first.tuning.get("steps", TuneConfig.steps))
             with gr.Row(elem_classes="act"):
-                self._paint(first.sampling.get("steps", SampleConfig.num_inference_steps))
-            self._wire()
+                self._build_generate_section(first.sampling.get("steps", SampleConfig.num_inference_steps))
+            self._connect_events()
 
-    def _teach(self, steps: int) -> None:
+    def _build_tune_section(self, steps: int) -> None:
         with gr.Column(scale=2, min_width=280):
             gr.HTML("<h2>1 &ensp;Teach it</h2>")
-            self.release = gr.Dropdown(self._releases, label="Release", visible=len(self._releases) > 1)
-            self.picture = upload(label="Picture", height=220, placeholder=DROP, elem_id="picture")
-            about = "5 to 15 suit most pictures; with many more it learns the picture by heart."
-            self.steps = gr.Slider(1, 60, steps, step=1, label="Tuning steps", info=about, buttons=[], elem_id="steps")
+            self.release = gr.Dropdown(self._release_names, label="Release", visible=len(self._release_names) > 1)
+            self.image = image_upload(label="Picture", height=220, placeholder=UPLOAD_HINT, elem_id="picture")
+            info = "5 to 15 suit most pictures; with many more it learns the picture by heart."
+            self.steps = gr.Slider(1, 60, steps, step=1, label="Tuning steps", info=info, buttons=[], elem_id="steps")
             with gr.Row():
-                self.tune = gr.Button("Tune", variant="primary", min_width=100, elem_id="tune")
-                self.stop = gr.Button("Stop", interactive=False, min_width=100, elem_id="stop")
-            self.tuning = gr.HTML(pieces.said(""), elem_id="tuning")
+                self.tune_button = gr.Button("Tune", variant="primary", min_width=100, elem_id="tune")
+                self.stop_button = gr.Button("Stop", interactive=False, min_width=100, elem_id="stop")
+            self.tuning_status = gr.HTML(pieces.status(""), elem_id="tuning")
         with gr.Column(scale=3, min_width=280):
-            self.film = gr.HTML(pieces.film(None, []), elem_id="film")
+            self.preview_strip = gr.HTML(pieces.preview_strip(None, []), elem_id="film")
 
-    def _paint(self, steps: int) -> None:
+    def _build_generate_section(self, steps: int) -> None:
         with gr.Column(scale=2, min_width=280):
             gr.HTML("<h2>2 &ensp;Paint it</h2>")
-            about = "*s stands for what was taught."
+            info = "*s stands for what was taught."
             self.prompts = gr.Textbox(
-                PROMPTS,
+                EXAMPLE_PROMPTS,
                 lines=3,
-                max_lines=MOST_PROMPTS,
+                max_lines=MAX_PROMPTS,
                 label="Prompts, one a line",
-                info=about,
+                info=info,
                 buttons=[],
                 elem_id="prompts",
             )
             self.variants = gr.Slider(1, 4, 3, step=1, label="Variants of each", buttons=[], elem_id="variants")
             with gr.Accordion("More settings", open=False, elem_id="more"):
-                self.sampling = gr.Slider(2, 100, steps, step=1, label="Sampling steps", buttons=[], elem_id="sampling")
+                self.sampling_steps = gr.Slider(2, 100, steps, step=1, label="Sampling steps", buttons=[], elem_id="sampling")
                 self.seed = gr.Number(0, precision=0, minimum=0, maximum=2**31, label="Seed", elem_id="seed")
-            self.generate = gr.Button("Generate", variant="primary", elem_id="generate")
-            self.painting = gr.HTML(pieces.said(""), elem_id="painting")
+            self.generate_button = gr.Button("Generate", variant="primary", elem_id="generate")
+            self.generation_status = gr.HTML(pieces.status(""), elem_id="painting")
             with gr.Row():
                 self.concept_file = _download("Download concept", "concept-file")
-                self.bundle = _download("Download pictures", "bundle")
+                self.zip_file = _download("Download pictures", "bundle")
         with gr.Column(scale=3, min_width=280):
-            self.wall = gr.HTML(pieces.wall([], []), elem_id="wall")
+            self.gallery = gr.HTML(pieces.gallery([], []), elem_id="wall")
 
-    def _wire(self) -> None:
+    def _connect_events(self) -> None:
         """Gradio's own queue lets all that may stand in the desk's line through: there they are told their place."""
-        desk, shown = self._desk, self._changes
+        session, to_widget_updates = self._session, self._to_widget_updates
 
-        def tune(request: gr.Request, *given: Any) -> Iterator[Changes]:  # noqa: ANN401 - the widgets' values
-            yield from map(shown, desk.tune(_visitor(request), *given))
+        def tune(request: gr.Request, *given: Any) -> Iterator[WidgetUpdates]:  # noqa: ANN401 - the widgets' values
+            yield from map(to_widget_updates, session.tune(_visitor_id(request), *given))
 
-        def paint(*given: Any) -> Iterator[Changes]:  # noqa: ANN401
-            yield from map(shown, desk.paint(*given))
+        def generate(*given: Any) -> Iterator[WidgetUpdates]:  # noqa: ANN401
+            yield from map(to_widget_updates, session.generate(*given))
 
-        def gone(request: gr.Request) -> None:
-            desk.stop(_visitor(request))
+        def request_stop(request: gr.Request) -> None:
+            session.stop(_visitor_id(request))
 
-        outputs = [self.tuning, self.film, self.stop, self.concept, self.concept_file]
-        quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-        slow = quick | {"concurrency_id": "desk", "concurrency_limit": 2 * WAITING}
-        self.picture.change(lambda path: shown(desk.receive(path)), self.picture, outputs, **quick)
-        self.tune.click(tune, [self.release, self.picture, self.steps], outputs, **slow)
-        self.stop.click(gone, **quick)
-        asked = [self.concept, self.prompts, self.variants, self.sampling, self.seed]
-        self.generate.click(paint, asked, [self.painting, self.wall, self.bundle], **slow)
-        self.blocks.unload(gone)
-        self.blocks.queue(max_size=2 * WAITING)
+        outputs = [self.tuning_status, self.preview_strip, self.stop_button, self.concept, self.concept_file]
+        instant_kwargs: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+        queued_kwargs = instant_kwargs | {"concurrency_id": "desk", "concurrency_limit": 2 * MAX_WAITING}
+        self.image.change(lambda path: to_widget_updates(session.on_upload(path)), self.image, outputs, **instant_kwargs)
+        self.tune_button.click(tune, [self.release, self.image, self.steps], outputs, **queued_kwargs)
+        self.stop_button.click(request_stop, **instant_kwargs)
+        generate_inputs = [self.concept, self.prompts, self.variants, self.sampling_steps, self.seed]
+        self.generate_button.click(generate, generate_inputs, [self.generation_status, self.gallery, self.zip_file], **queued_kwargs)
+        self.blocks.unload(request_stop)
+        self.blocks.queue(max_size=2 * MAX_WAITING)
 
-    def _changes(self, shown: Shown) -> Changes:
+    def _to_widget_updates(self, update: PageUpdate) -> WidgetUpdates:
         """What it means for the widgets."""
-        lines = {self.tuning: shown.tuning, self.film: shown.film, self.painting: shown.painting, self.wall: shown.wall}
-        changes: Changes = {widget: html for widget, html in lines.items() if html is not None}
-        if shown.busy is not None:
-            changes[self.stop] = gr.update(interactive=shown.busy)
-        if shown.concept:
-            changes |= {
-                self.concept: shown.concept,
-                self.concept_file: gr.update(value=shown.concept, interactive=True),
+        html_by_widget = {self.tuning_status: update.tuning_status, self.preview_strip: update.preview_strip, self.generation_status: update.generation_status, self.gallery: update.gallery}
+        updates: WidgetUpdates = {widget: html for widget, html in html_by_widget.items() if html is not None}
+        if update.can_stop is not None:
+            updates[self.stop_button] = gr.update(interactive=update.can_stop)
+        if update.concept_path:
+            updates |= {
+                self.concept: update.concept_path,
+                self.concept_file: gr.update(value=update.concept_path, interactive=True),
             }
-        if shown.bundle:
-            changes[self.bundle] = gr.update(value=shown.bundle, interactive=True)
-        return changes
+        if update.zip_path:
+            updates[self.zip_file] = gr.update(value=update.zip_path, interactive=True)
+        return updates
 
 
 def _download(label: str, name: str) -> gr.DownloadButton:
     return gr.DownloadButton(label, interactive=False, min_width=100, elem_id=name)
 
 
-def _visitor(request: gr.Request) -> str:
+def _visitor_id(request: gr.Request) -> str:
     return str(request.session_hash)

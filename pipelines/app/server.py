@@ -10,24 +10,24 @@ from uuid import uuid4
 import uvicorn
 from fastapi import FastAPI
 
-from pipelines.app.backend import Studio
-from pipelines.app.http_guard import LARGEST_PICTURE, Guard
+from pipelines.app.backend import TuningBackend
+from pipelines.app.http_guard import MAX_IMAGE_BYTES, RouteFilter
 from pipelines.errors import RunError
 from pipelines.runtime.console import console
 
 
-def serve(studio: Studio, host: str, port: int) -> None:
+def serve(backend: TuningBackend, host: str, port: int) -> None:
     """Serve until interrupted. Raises RunError if the port is taken."""
-    with closing(_listening(host, port)) as listener, TemporaryDirectory(prefix="e4t-app-") as folder:
+    with closing(_bind_socket(host, port)) as listener, TemporaryDirectory(prefix="e4t-app-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-        app = application(studio, Path(folder))
-        shown = f"[{host}]" if ":" in host else host
-        console.print(f"page: http://{shown}:{listener.getsockname()[1]}  end it with Ctrl-C", soft_wrap=True)
+        app = create_app(backend, Path(folder))
+        display_host = f"[{host}]" if ":" in host else host
+        console.print(f"page: http://{display_host}:{listener.getsockname()[1]}  end it with Ctrl-C", soft_wrap=True)
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
@@ -35,30 +35,30 @@ def _listening(host: str, port: int) -> socket.socket:
         raise RunError(f"{host}:{port} cannot be served ({error.strerror}); give another --host or --port") from error
 
 
-def application(studio: Studio, folder: Path) -> FastAPI:
+def create_app(backend: TuningBackend, folder: Path) -> FastAPI:
     """The page as a web application whose files lie in ``folder``."""
     import gradio as gr  # reads its settings from the environment when it is imported
 
-    from pipelines.app.page import HEAD, STYLE, Page, theme
-    from pipelines.app.session import Desk
+    from pipelines.app.page import HEAD_HTML, CSS_PATH, Page, make_theme
+    from pipelines.app.session import Session
 
-    app, started = FastAPI(openapi_url=None), uuid4().hex
-    app.get("/alive")(lambda: started)
+    app, instance_id = FastAPI(openapi_url=None), uuid4().hex
+    app.get("/alive")(lambda: instance_id)
     gr.mount_gradio_app(
         app,
-        Page(Desk(studio, folder), studio.releases).blocks,
+        Page(Session(backend, folder), backend.releases).blocks,
         path="/",
         footer_links=[],
         run_history=False,
         allowed_paths=[],
         show_error=False,
-        max_file_size=LARGEST_PICTURE,
+        max_file_size=MAX_IMAGE_BYTES,
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
-        theme=theme(),
-        css_paths=STYLE,
-        head=HEAD,
+        theme=make_theme(),
+        css_paths=CSS_PATH,
+        head=HEAD_HTML,
     )
-    app.add_middleware(Guard, folder=folder)
+    app.add_middleware(RouteFilter, folder=folder)
     return app

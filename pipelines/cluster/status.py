@@ -11,45 +11,45 @@ import yaml
 from data_prep.errors import DataError
 from data_prep.shards.manifest import Manifest
 from pipelines.cluster.schedulers import SCHEDULERS
-from pipelines.cluster.submission import sent, submissions
+from pipelines.cluster.submission import load_submitted_jobs, list_submissions
 from pipelines.errors import RunError
 
 
-def lines(run: Path) -> Iterator[str]:
+def run_status_lines(run: Path) -> Iterator[str]:
     """A line for each job, what those that failed have said, then a line for what each stage leaves.
 
     Raises RunError if it is no run's folder.
     """
-    folders = submissions(run)
+    folders = list_submissions(run)
     if not folders and not (run / "recipe.yaml").exists():
         raise RunError(f"{run} is no run's folder: it has neither a recipe.yaml nor submissions")
     for folder in folders:
-        known = sent(folder)
-        if not known:
+        submitted = load_submitted_jobs(folder)
+        if not submitted:
             yield f"{folder.name}: not sent"
             continue
-        state = SCHEDULERS[known.scheduler].state
-        for name, ids in known.jobs.items():
-            stands = "; ".join(state(job) for job in ids)
-            yield f"{folder.name}: {name}  {', '.join(ids)}  {stands}"
-            if "failed" in stands.lower():
-                yield f"    {_complaint(folder / 'logs', name)}"
+        job_status = SCHEDULERS[submitted.scheduler].state
+        for name, ids in submitted.jobs.items():
+            status = "; ".join(job_status(job) for job in ids)
+            yield f"{folder.name}: {name}  {', '.join(ids)}  {status}"
+            if "failed" in status.lower():
+                yield f"    {_last_error_line(folder / 'logs', name)}"
     recipe = yaml.safe_load(((folders[-1] if folders else run) / "recipe.yaml").read_text())
-    yield _shards(recipe["data"]["output"])
-    yield _training(run, recipe["pretrain"]["steps"])
-    for made in ("evaluation", "release"):
-        yield f"{made:<10} {run / made if (run / made).exists() else 'none yet'}"
+    yield _shards_line(recipe["data"]["output"])
+    yield _training_line(run, recipe["pretrain"]["steps"])
+    for output_name in ("evaluation", "release"):
+        yield f"{output_name:<10} {run / output_name if (run / output_name).exists() else 'none yet'}"
 
 
-def _complaint(logs: Path, job: str) -> str:
+def _last_error_line(logs: Path, job: str) -> str:
     """The last line of a job's logs that e4t itself has said; where they are if there is none."""
     paths = sorted(logs.glob(f"{job}-*.log"), key=lambda path: path.stat().st_mtime)
     lines = [line for path in paths for line in path.read_text(errors="replace").splitlines()]
-    said = [line for line in lines if line.startswith("e4t: ")]
-    return said[-1] if said else f"see {paths[-1]}" if paths else "see kubectl logs"
+    messages = [line for line in lines if line.startswith("e4t: ")]
+    return messages[-1] if messages else f"see {paths[-1]}" if paths else "see kubectl logs"
 
 
-def _shards(output: str) -> str:
+def _shards_line(output: str) -> str:
     try:
         manifest = Manifest.load(output)
     except DataError:
@@ -57,13 +57,13 @@ def _shards(output: str) -> str:
     return f"shards     {output}: {manifest.kept} pictures, digest {manifest.digest[:12]}"
 
 
-def _training(run: Path, steps: int) -> str:
-    beat = run / "heartbeat.json"
-    if not beat.exists():
+def _training_line(run: Path, steps: int) -> str:
+    heartbeat_path = run / "heartbeat.json"
+    if not heartbeat_path.exists():
         return "training   not begun"
-    said = json.loads(beat.read_text())
-    kept = max((int(path.name.partition("_")[2]) for path in (run / "checkpoints").glob("step_*")), default=0)
-    if kept >= steps:
-        return f"training   all {steps} steps done; newest checkpoint {kept}"
-    ago = timedelta(seconds=int(time.time() - said["time"]))
-    return f"training   step {said['step']} of {steps}, {ago} ago on {said['host']}; newest checkpoint {kept}"
+    heartbeat = json.loads(heartbeat_path.read_text())
+    latest_step = max((int(path.name.partition("_")[2]) for path in (run / "checkpoints").glob("step_*")), default=0)
+    if latest_step >= steps:
+        return f"training   all {steps} steps done; newest checkpoint {latest_step}"
+    ago = timedelta(seconds=int(time.time() - heartbeat["time"]))
+    return f"training   step {heartbeat['step']} of {steps}, {ago} ago on {heartbeat['host']}; newest checkpoint {latest_step}"

@@ -7,13 +7,13 @@ from typing import Literal
 
 from data_prep.credentials import redact
 
-State = Literal["ok", "note", "broken"]
+Status = Literal["ok", "note", "broken"]
 """``note`` is worth knowing, but the job can be done; ``broken`` is needed and does not work."""
 GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
+class JobRequirements:
     """The job that the machine is looked at for."""
 
     runs: Path
@@ -23,17 +23,17 @@ class Needs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class CheckResult:
     """A line of the screen. Secrets in URLs are masked, whoever said them."""
 
-    what: str
-    state: State
-    found: str
+    name: str
+    status: Status
+    detail: str
     remedy: str = ""
     """What to do if it is not ok."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "found", redact(" ".join(self.found.split())))
+        object.__setattr__(self, "found", redact(" ".join(self.detail.split())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +41,18 @@ class Check:
     """Something to look at."""
 
     name: str
-    look: Callable[[Needs], list[Finding]]
+    run: Callable[[JobRequirements], list[CheckResult]]
     """A function of a module, as it runs in a process of its own; what it raises is what it found."""
-    seconds: float
+    timeout_seconds: float
     """After so many it is ended."""
-    needed: bool = True
+    required: bool = True
     """Whether nothing goes without; then failing is broken, else it is a note."""
     remedy: str
     """What to do when it fails or does not answer."""
-    alone: bool = False
+    exclusive: bool = False
     """Looked at before the others start, as it measures what they would disturb."""
 
-    def failed(self, reason: str) -> list[Finding]:
+    def failure(self, reason: str) -> list[CheckResult]:
         """That it found nothing, and why."""
-        state: State = "broken" if self.needed else "note"
-        return [Finding(what=self.name, state=state, found=reason, remedy=self.remedy)]
+        status: Status = "broken" if self.required else "note"
+        return [CheckResult(name=self.name, status=status, detail=reason, remedy=self.remedy)]

@@ -3,39 +3,39 @@
 import os
 import shutil
 
-from pipelines.doctor.check import Finding, Needs
+from pipelines.doctor.check import CheckResult, JobRequirements
 from pipelines.runtime.launch import free_port, on_this_device
 
 
-def engine(_: Needs) -> list[Finding]:
+def check_deepspeed(_: JobRequirements) -> list[CheckResult]:
     """Build a tiny ZeRO-2 engine, of one rank, and take a step with it."""
     on_this_device()
     import deepspeed
     from deepspeed.ops.op_builder.fused_adam import FusedAdamBuilder
 
-    chosen = deepspeed.accelerator.get_accelerator()
-    _step(deepspeed)
-    if chosen.device_name() != "cuda":
-        fused = "PyTorch's AdamW, nothing is compiled"
+    accelerator = deepspeed.accelerator.get_accelerator()
+    _train_step(deepspeed)
+    if accelerator.device_name() != "cuda":
+        optimizer_text = "PyTorch's AdamW, nothing is compiled"
     else:
-        fits = FusedAdamBuilder().is_compatible(verbose=False)
-        fused = f"its fused Adam would {'compile' if fits else 'not compile'}, PyTorch's is used"
-    found = f"a ZeRO-2 engine steps on {chosen.device_name()} over {chosen.communication_backend_name()}; {fused}"
-    return [Finding(what="deepspeed", state="ok", found=found), _compiler()]
+        is_compatible = FusedAdamBuilder().is_compatible(verbose=False)
+        optimizer_text = f"its fused Adam would {'compile' if is_compatible else 'not compile'}, PyTorch's is used"
+    detail = f"a ZeRO-2 engine steps on {accelerator.device_name()} over {accelerator.communication_backend_name()}; {optimizer_text}"
+    return [CheckResult(name="deepspeed", status="ok", detail=detail), _check_compiler()]
 
 
-def _step(deepspeed) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - a module
+def _train_step(deepspeed) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - a module
     import torch
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # as in training: gloo needs no compiler
-    here = {
+    environment = {
         "RANK": "0",
         "LOCAL_RANK": "0",
         "WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
-    os.environ.update(here)
+    os.environ.update(environment)
     model = torch.nn.Linear(8, 8)
     config = {
         "train_batch_size": 1,
@@ -45,17 +45,17 @@ def _step(deepspeed) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - 
         "zero_force_ds_cpu_optimizer": False,
     }
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo")
-    made, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config)
-    made.backward(made(torch.ones(1, 8, device=made.device, dtype=torch.bfloat16)).sum())
-    made.step()
+    engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config)
+    engine.backward(engine(torch.ones(1, 8, device=engine.device, dtype=torch.bfloat16)).sum())
+    engine.step()
 
 
-def _compiler() -> Finding:
-    found = next(
+def _check_compiler() -> CheckResult:
+    compiler_path = next(
         (path for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name and (path := shutil.which(name))),
         None,
     )
-    if found:
-        return Finding(what="compiler", state="ok", found=found)
+    if compiler_path:
+        return CheckResult(name="compiler", status="ok", detail=compiler_path)
     remedy = "only pretrain.compile and DeepSpeed's own kernels need one: apt-get install g++"
-    return Finding(what="compiler", state="note", found="no C++ compiler", remedy=remedy)
+    return CheckResult(name="compiler", status="note", detail="no C++ compiler", remedy=remedy)

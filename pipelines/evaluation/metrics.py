@@ -13,7 +13,7 @@ from encoder.images import preprocess_batch
 from encoder.metrics import ClipScorer, ImageFeatureExtractor, cosine_similarity
 from pipelines.config.recipe import Recipe
 from pipelines.evaluation.cases import Case
-from pipelines.tiny_base.attribute_classifier import FILE, IDENTITY, SCENE, AttributeReader, agreement, scene_of, truth
+from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, IDENTITY_ATTRIBUTES, SCENE_ATTRIBUTES, AttributeClassifier, matching_fraction, parse_scene, expected_attributes
 
 CONCEPT, RECOGNISED = "concept", "recognised"
 """How close the edits are to the concept's picture: by CLIP, by a recogniser."""
@@ -34,7 +34,7 @@ def instruments(recipe: Recipe, device: str) -> list[Instrument]:
     if recipe.evaluate.recogniser:
         chosen.append(RecogniserInstrument(recipe, device))
     chosen.append(PixelInstrument())
-    if (Path(recipe.base.model) / FILE).exists():
+    if (Path(recipe.base.model) / ATTRIBUTE_WEIGHTS_NAME).exists():
         chosen.append(AttributeInstrument(recipe))
     return chosen
 
@@ -98,17 +98,17 @@ class AttributeInstrument:
     """On drawn faces: what of the person is right, and what of the prompt."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self._reader = AttributeReader.load(recipe.base.model)
+        self._reader = AttributeClassifier.load(recipe.base.model)
 
     def measure(self, case: Case, made: Tensor) -> dict[str, float]:
         """Shares of the person's attributes, and of the edits' expression, clothes and background, that are right."""
         try:
             person = Identity.parse(case.concept)
-            known = [truth(person, scene_of(prompt)) for prompt in case.prompts]
+            known = [expected_attributes(person, parse_scene(prompt)) for prompt in case.prompts]
         except DataError:
             return {}
-        read = list(zip(self._reader.read(made), known, strict=True))
+        read = list(zip(self._reader.predict(made), known, strict=True))
         return {
-            "person": sum(agreement(r, k, list(IDENTITY)) for r, k in read) / len(read),
-            OBEYED: sum(agreement(r, k, list(SCENE)) for r, k in read[1:]) / len(read[1:]),
+            "person": sum(matching_fraction(r, k, list(IDENTITY_ATTRIBUTES)) for r, k in read) / len(read),
+            OBEYED: sum(matching_fraction(r, k, list(SCENE_ATTRIBUTES)) for r, k in read[1:]) / len(read[1:]),
         }

@@ -12,60 +12,60 @@ class Plan:
 
     stage: str
     device: Device
-    devices: int
-    trained: int
+    num_devices: int
+    num_trainable: int
     """Parameters."""
-    frozen: int
+    num_frozen: int
     """Parameters."""
-    memory: dict[str, int]
+    device_memory: dict[str, int]
     """Bytes of each part that one device holds, in the order in which they come to be."""
-    host: dict[str, int]
+    host_memory: dict[str, int]
     """Bytes of each part that the host's memory holds for each device."""
-    operations: int
+    flops_per_image: int
     """Floating-point operations a picture."""
-    pictures: int
+    global_batch_size: int
     """A step, over all devices."""
-    steps: int
-    communication: int
+    max_steps: int
+    comm_bytes: int
     """Bytes that a device sends a step."""
 
     @property
-    def total(self) -> int:
+    def total_bytes(self) -> int:
         """Bytes a device."""
-        return sum(self.memory.values())
+        return sum(self.device_memory.values())
 
     @property
     def fits(self) -> bool:
         """On the device."""
-        return self.total <= self.device.memory
+        return self.total_bytes <= self.device.memory
 
     @property
-    def first_that_does_not_fit(self) -> str | None:
+    def first_overflow(self) -> str | None:
         """The part of memory with which a device overflows."""
-        held = 0
-        for part, size in self.memory.items():
-            held += size
-            if held > self.device.memory:
+        cumulative_bytes = 0
+        for part, size in self.device_memory.items():
+            cumulative_bytes += size
+            if cumulative_bytes > self.device.memory:
                 return part
         return None
 
     @property
-    def seconds_a_step(self) -> float:
+    def seconds_per_step(self) -> float:
         """Computing, then sending: what overlaps is not taken off."""
-        computing = self.operations * self.pictures / self.devices / self.device.sustained
-        return computing + self.communication / self.device.bandwidth
+        compute_seconds = self.flops_per_image * self.global_batch_size / self.num_devices / self.device.sustained
+        return compute_seconds + self.comm_bytes / self.device.bandwidth
 
     @property
-    def pictures_per_second(self) -> float:
+    def images_per_second(self) -> float:
         """Over all devices."""
-        return self.pictures / self.seconds_a_step
+        return self.global_batch_size / self.seconds_per_step
 
     @property
     def hours(self) -> float:
         """To the last step."""
-        return self.seconds_a_step * self.steps / 3600
+        return self.seconds_per_step * self.max_steps / 3600
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For a file."""
         derived = ("total", "fits", "first_that_does_not_fit", "seconds_a_step", "pictures_per_second", "hours")
         return asdict(self) | {name: getattr(self, name) for name in derived}

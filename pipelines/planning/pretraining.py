@@ -12,83 +12,83 @@ from encoder.model.conditioning import Conditioning
 from encoder.model.features import encode_images
 from pipelines.config.pretraining import BUCKET, PretrainConfig
 from pipelines.config.recipe import Recipe
-from pipelines.planning.fake_execution import bytes_of, cost_of, count, without_values
+from pipelines.planning.fake_execution import module_bytes, measure_cost, num_parameters, fake_tensors
 from pipelines.planning.plan import Plan
 from pipelines.pretraining.model import DomainModel, draws
 from pipelines.runtime.device_specs import Device
 
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
-def plan_pretraining(recipe: Recipe, device: Device, devices: int) -> Plan:
+def plan_pretraining(recipe: Recipe, device: Device, num_devices: int) -> Plan:
     """Simulate a micro-batch; the rest is arithmetic. Raises ConfigError if the batch cannot be shared."""
     config = recipe.pretrain
-    at_once, passes = config.passes(devices)
-    dtype = PRECISIONS[config.precision]
-    with without_values():
+    micro_batch_size, accumulation_steps = config.passes(num_devices)
+    dtype = DTYPES[config.precision]
+    with fake_tensors():
         backbone = build_meta_backbone(recipe.base, "cpu")
-        conditioning = plain_conditioning(recipe, backbone)
+        conditioning = dummy_conditioning(recipe, backbone)
         with default_dtype(dtype):
             model = DomainModel.start(config, backbone, conditioning)
         if config.gradient_checkpointing:
             backbone.unet.enable_gradient_checkpointing()
-        cost = cost_of(_micro_batch(recipe, model, backbone, conditioning, at_once))
-        trained, gradients = count(model), count(model) * dtype.itemsize
-        memory, host = _memory(config, devices, trained, dtype.itemsize)
-        towers = bytes_of(backbone.vae) + bytes_of(backbone.image_encoder) if config.cached and device.is_gpu else 0
-        frozen = {"frozen weights": bytes_of(backbone) - towers}
-        work = {"activations": max(cost.peak_bytes - gradients, 0), "runtime": device.runtime}
+        cost = measure_cost(_make_micro_batch(recipe, model, backbone, conditioning, micro_batch_size))
+        num_trainable, gradient_bytes = num_parameters(model), num_parameters(model) * dtype.itemsize
+        state_memory, host_memory = _state_memory(config, num_devices, num_trainable, dtype.itemsize)
+        encoder_bytes = module_bytes(backbone.vae) + module_bytes(backbone.image_encoder) if config.cached and device.is_gpu else 0
+        frozen_memory = {"frozen weights": module_bytes(backbone) - encoder_bytes}
+        working_memory = {"activations": max(cost.peak_bytes - gradient_bytes, 0), "runtime": device.runtime}
     return Plan(
         stage="pre-training",
         device=device,
-        devices=devices,
-        trained=trained,
-        frozen=count(backbone),
-        memory=frozen | memory | work,
-        host=host | ({"autoencoder and picture tower": towers} if towers else {}),
-        operations=cost.operations // at_once,
-        pictures=config.batch_size,
-        steps=config.steps,
-        communication=_communication(config, devices, passes, gradients),
+        num_devices=num_devices,
+        num_trainable=num_trainable,
+        num_frozen=num_parameters(backbone),
+        device_memory=frozen_memory | state_memory | working_memory,
+        host_memory=host_memory | ({"autoencoder and picture tower": encoder_bytes} if encoder_bytes else {}),
+        flops_per_image=cost.flops // micro_batch_size,
+        global_batch_size=config.batch_size,
+        max_steps=config.steps,
+        comm_bytes=_comm_bytes(config, num_devices, accumulation_steps, gradient_bytes),
     )
 
 
-def plain_conditioning(recipe: Recipe, backbone: Backbone) -> Conditioning:
+def dummy_conditioning(recipe: Recipe, backbone: Backbone) -> Conditioning:
     """Of the one word that an outline knows."""
     return Conditioning.from_backbone(
         backbone, replace(recipe.conditioning, domain_word=DUMMY_TOKEN, templates=(f"{DUMMY_TOKEN} {PLACEHOLDER}",))
     )
 
 
-def _micro_batch(
-    recipe: Recipe, model: DomainModel, backbone: Backbone, conditioning: Conditioning, size: int
+def _make_micro_batch(
+    recipe: Recipe, model: DomainModel, backbone: Backbone, conditioning: Conditioning, micro_batch_size: int
 ) -> Callable[[], None]:
-    side = recipe.data.resolution
-    prompts = conditioning.tokenize([f"{DUMMY_TOKEN} {PLACEHOLDER}"] * size)
+    resolution = recipe.data.resolution
+    prompts = conditioning.tokenize([f"{DUMMY_TOKEN} {PLACEHOLDER}"] * micro_batch_size)
     conditioning.unconditional_embeddings()
-    draw = draws(recipe, backbone, list(range(size)))
-    kept = encode_images(backbone, torch.zeros(size, 3, side, side)) if recipe.pretrain.cached else None
+    noise_sample = draws(recipe, backbone, list(range(micro_batch_size)))
+    cached_images = encode_images(backbone, torch.zeros(micro_batch_size, 3, resolution, resolution)) if recipe.pretrain.cached else None
 
-    def work() -> None:
-        pictures = kept or encode_images(backbone, torch.zeros(size, 3, side, side))
-        model(pictures, prompts, draw, recipe.pretrain.regulariser).total.backward()
+    def forward_backward() -> None:
+        pictures = cached_images or encode_images(backbone, torch.zeros(micro_batch_size, 3, resolution, resolution))
+        model(pictures, prompts, noise_sample, recipe.pretrain.regulariser).total.backward()
 
-    return work
+    return forward_backward
 
 
-def _memory(config: PretrainConfig, devices: int, trained: int, size: int) -> tuple[dict[str, int], dict[str, int]]:
+def _state_memory(config: PretrainConfig, num_devices: int, num_trainable: int, element_size: int) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes on a device and on its host, as ZeRO shares them (Rajbhandari et al., arXiv 1910.02054)."""
     stage = config.zero_stage
-    master = 0 if config.precision == "no" else 4
-    optimizer = trained * (master + 8 + 4 * (config.average > 0)) // (devices if stage >= 1 else 1)
+    master_bytes = 0 if config.precision == "no" else 4
+    optimizer = num_trainable * (master_bytes + 8 + 4 * (config.average > 0)) // (num_devices if stage >= 1 else 1)
     memory = {
-        "trained weights": trained * size // (devices if stage == 3 else 1),
-        "gradients": trained * size // (devices if stage >= 2 else 1) + min(trained, BUCKET) * size,
+        "trained weights": num_trainable * element_size // (num_devices if stage == 3 else 1),
+        "gradients": num_trainable * element_size // (num_devices if stage >= 2 else 1) + min(num_trainable, BUCKET) * element_size,
     }
     return (memory, {"optimizer": optimizer}) if config.offload_optimizer else (memory | {"optimizer": optimizer}, {})
 
 
-def _communication(config: PretrainConfig, devices: int, passes: int, gradients: int) -> int:
+def _comm_bytes(config: PretrainConfig, num_devices: int, accumulation_steps: int, gradient_bytes: int) -> int:
     """Reduce-scatter and all-gather each send all but a device's own share; stage 3 gathers weights in every pass."""
-    gathers = 1 + 2 * passes if config.zero_stage == 3 else 2
-    return gathers * gradients * (devices - 1) // devices
+    num_transfers = 1 + 2 * accumulation_steps if config.zero_stage == 3 else 2
+    return num_transfers * gradient_bytes * (num_devices - 1) // num_devices

@@ -12,58 +12,58 @@ from pipelines.planning.plan import Plan
 from pipelines.runtime.device_specs import GIB
 
 
-def shown(plan: Plan, overrides: list[str], changed: Plan) -> Group:
+def format_plan(plan: Plan, overrides: list[str], revised: Plan) -> Group:
     """Memory part by part, then speed, then what would have to change: ``overrides`` lead to ``changed``."""
-    where = f"{plan.devices} x {plan.device.name}" if plan.devices > 1 else plan.device.name
-    lines = [*_speed(plan), *_verdict(plan, overrides, changed)]
-    return Group(f"[bold]{plan.stage} on {where}[/]", _memory(plan), *lines, "")
+    devices_text = f"{plan.num_devices} x {plan.device.name}" if plan.num_devices > 1 else plan.device.name
+    lines = [*_speed_lines(plan), *_verdict_lines(plan, overrides, revised)]
+    return Group(f"[bold]{plan.stage} on {devices_text}[/]", _memory_table(plan), *lines, "")
 
 
-def _memory(plan: Plan) -> Table:
+def _memory_table(plan: Plan) -> Table:
     table = Table()
     table.add_column("memory of a device")
     table.add_column("GiB", justify="right")
     table.add_column("so far", justify="right")
-    held = 0
-    for part, size in plan.memory.items():
-        held += size
+    cumulative_bytes = 0
+    for part, size in plan.device_memory.items():
+        cumulative_bytes += size
         if not size:
             continue
         table.add_row(
-            part, f"{size / GIB:.2f}", f"{held / GIB:.2f}", style="red" if held > plan.device.memory else None
+            part, f"{size / GIB:.2f}", f"{cumulative_bytes / GIB:.2f}", style="red" if cumulative_bytes > plan.device.memory else None
         )
-    for part, size in plan.host.items():
+    for part, size in plan.host_memory.items():
         table.add_row(f"{part} (in the host's memory)", f"{size / GIB:.2f}", "", style="dim")
     return table
 
 
-def _speed(plan: Plan) -> list[str]:
+def _speed_lines(plan: Plan) -> list[str]:
     device, hours = plan.device, plan.hours
-    time = f"{hours:,.1f} hours, {hours * plan.devices:,.1f} device-hours" if hours > 0.1 else f"{hours * 3600:.0f} s"
+    time = f"{hours:,.1f} hours, {hours * plan.num_devices:,.1f} device-hours" if hours > 0.1 else f"{hours * 3600:.0f} s"
     source = "measured" if not device.is_gpu else "assumed, never measured"
     lines = [
-        f"parameters      {plan.trained:,} trained, {plan.frozen:,} frozen",
-        f"computing       {plan.operations / 1e12:.2f} teraflops a picture, at {device.efficiency:.0%} of "
+        f"parameters      {plan.num_trainable:,} trained, {plan.num_frozen:,} frozen",
+        f"computing       {plan.flops_per_image / 1e12:.2f} teraflops a picture, at {device.efficiency:.0%} of "
         f"{device.teraflops:g} teraflops/s ({source})",
-        f"speed           {plan.pictures_per_second:,.1f} pictures/s; {plan.steps:,} steps of {plan.pictures}: {time}",
+        f"speed           {plan.images_per_second:,.1f} pictures/s; {plan.max_steps:,} steps of {plan.global_batch_size}: {time}",
     ]
-    if plan.communication:
-        lines.append(f"communication   {plan.communication / GIB:.2f} GiB sent by a device a step")
+    if plan.comm_bytes:
+        lines.append(f"communication   {plan.comm_bytes / GIB:.2f} GiB sent by a device a step")
     return lines
 
 
-def _verdict(plan: Plan, overrides: list[str], changed: Plan) -> list[str]:
-    room = f"{plan.total / GIB:.1f} of {plan.device.memory / GIB:.0f} GiB"
-    past = record(plan.stage, plan.device.name)
+def _verdict_lines(plan: Plan, overrides: list[str], revised: Plan) -> list[str]:
+    usage = f"{plan.total_bytes / GIB:.1f} of {plan.device.memory / GIB:.0f} GiB"
+    calibration = calibration_summary(plan.stage, plan.device.name)
     if plan.fits:
-        return [f"fits            {room}; memory: {past}"]
-    lines = [f"does not fit    {room}; first: {plan.first_that_does_not_fit}; memory: {past}"]
-    change = f"{' '.join(overrides)}: {changed.total / GIB:.1f} GiB"
-    return [*lines, f"what to change  {change}" if changed.fits else f"not enough      {change}; take a larger device"]
+        return [f"fits            {usage}; memory: {calibration}"]
+    lines = [f"does not fit    {usage}; first: {plan.first_overflow}; memory: {calibration}"]
+    suggestion = f"{' '.join(overrides)}: {revised.total_bytes / GIB:.1f} GiB"
+    return [*lines, f"what to change  {suggestion}" if revised.fits else f"not enough      {suggestion}; take a larger device"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Calibration:
     """A prediction of memory and what was then measured, as a benchmark gave them."""
 
     stage: str
@@ -73,21 +73,21 @@ class Measured:
     measured_gib: float
 
     @property
-    def error(self) -> float:
+    def relative_error(self) -> float:
         """Relative; above 0 if less was needed than was predicted."""
         return self.predicted_gib / self.measured_gib - 1
 
 
 @cache
-def measurements() -> tuple[Measured, ...]:
+def load_calibrations() -> tuple[Calibration, ...]:
     """All that are kept."""
     rows = yaml.safe_load(Path(__file__).with_name("measured.yaml").read_text())
-    return tuple(Measured(**row) for row in rows)
+    return tuple(Calibration(**row) for row in rows)
 
 
-def record(stage: str, device: str) -> str:
+def calibration_summary(stage: str, device: str) -> str:
     """Former predictions of such a plan in a few words."""
-    errors = [each.error for each in measurements() if (each.stage, each.device) == (stage, device)]
+    errors = [each.relative_error for each in load_calibrations() if (each.stage, each.device) == (stage, device)]
     if not errors:
         return "never measured on this kind of device"
     return f"{len(errors)} former predictions were off by {min(errors):+.0%} to {max(errors):+.0%}"

@@ -11,28 +11,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipelines.tiny_base.config import BaseConfig
-from pipelines.tiny_base.dataset import Pictures, random_batches
-from pipelines.tiny_base.loop import begin_as, halved, train
+from pipelines.tiny_base.dataset import CaptionedImages, random_batches
+from pipelines.tiny_base.loop import init_from, to_fp16, train
 
-CROP = 32
+CROP_SIZE = 32
 KL_WEIGHT = 2e-4
 """On the mean KL per latent element: small enough to cost no sharpness, large enough to bound the latents."""
 
 
-def train_autoencoder(config: BaseConfig, pictures: Pictures, accelerator: Accelerator) -> None:
+def train_autoencoder(config: BaseConfig, dataset: CaptionedImages, accelerator: Accelerator) -> None:
     """Train and write ``<output>/vae``, its scaling factor set so that latents have unit variance."""
     torch.manual_seed(config.seed)
     folder = Path(config.output) / "vae"
     model = AutoencoderKL.from_pretrained(folder, use_safetensors=True) if folder.exists() else _new_autoencoder(config)
-    if config.start and not folder.exists():
-        begin_as(model, AutoencoderKL.from_pretrained(config.start, subfolder="vae", use_safetensors=True))
+    if config.init_from and not folder.exists():
+        init_from(model, AutoencoderKL.from_pretrained(config.init_from, subfolder="vae", use_safetensors=True))
 
     def save(ema: nn.Module) -> None:
         assert isinstance(ema, AutoencoderKL)  # noqa: S101 - narrows the type for mypy
-        ema.register_to_config(scaling_factor=1 / float(_latent_std(ema, pictures)))
-        halved(ema).save_pretrained(folder)
+        ema.register_to_config(scaling_factor=1 / float(_latent_std(ema, dataset)))
+        to_fp16(ema).save_pretrained(folder)
 
-    batches = _crops(pictures, config.autoencoder.batch_size, config.seed + accelerator.process_index)
+    batches = _crop_batches(dataset, config.autoencoder.batch_size, config.seed + accelerator.process_index)
     train("autoencoder", model, batches, _losses, save, config.autoencoder, Path(config.output), accelerator)
 
 
@@ -50,14 +50,14 @@ def _new_autoencoder(config: BaseConfig) -> AutoencoderKL:
     )
 
 
-def _crops(pictures: Pictures, batch_size: int, seed: int) -> Iterator[Tensor]:
-    for indices, rng in random_batches(pictures, batch_size, seed):
-        yield _crop(pictures.images(indices), rng)
+def _crop_batches(dataset: CaptionedImages, batch_size: int, seed: int) -> Iterator[Tensor]:
+    for indices, rng in random_batches(dataset, batch_size, seed):
+        yield _random_crop(dataset.images(indices), rng)
 
 
-def _crop(images: Tensor, rng: random.Random) -> Tensor:
-    top, left = (rng.randint(0, images.shape[-1] - CROP) for _ in range(2))
-    return images[..., top : top + CROP, left : left + CROP]
+def _random_crop(images: Tensor, rng: random.Random) -> Tensor:
+    top, left = (rng.randint(0, images.shape[-1] - CROP_SIZE) for _ in range(2))
+    return images[..., top : top + CROP_SIZE, left : left + CROP_SIZE]
 
 
 def _losses(model: AutoencoderKL, images: Tensor) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ def _losses(model: AutoencoderKL, images: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _latent_std(vae: AutoencoderKL, pictures: Pictures) -> Tensor:
-    sample = torch.arange(0, len(pictures), max(1, len(pictures) // 128))[:128]
-    latents: Tensor = vae.encode(pictures.images(sample)).latent_dist.sample()
+def _latent_std(vae: AutoencoderKL, dataset: CaptionedImages) -> Tensor:
+    indices = torch.arange(0, len(dataset), max(1, len(dataset) // 128))[:128]
+    latents: Tensor = vae.encode(dataset.images(indices)).latent_dist.sample()
     return latents.std()

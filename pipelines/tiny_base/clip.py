@@ -11,29 +11,29 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 from encoder.backbone.backbone import CLIP_MEAN, CLIP_STD, preprocess_clip
 from pipelines.tiny_base.config import BaseConfig
-from pipelines.tiny_base.dataset import Pictures, random_batches
-from pipelines.tiny_base.loop import begin_as, halved, train
+from pipelines.tiny_base.dataset import CaptionedImages, random_batches
+from pipelines.tiny_base.loop import init_from, to_fp16, train
 
 CAPTION_WEIGHTS = (3, 2, 3, 3)
 """Scene, complete, person alone, partial: the person often enough that the picture tower tells people apart."""
 
 
-def train_clip(config: BaseConfig, pictures: Pictures, tokenizer: CLIPTokenizer, accelerator: Accelerator) -> None:
+def train_clip(config: BaseConfig, dataset: CaptionedImages, tokenizer: CLIPTokenizer, accelerator: Accelerator) -> None:
     """Train and write ``<output>/clip`` (both towers, tokenizer, image processor)."""
     torch.manual_seed(config.seed)
     tokens = [
-        tokenizer(captions, padding="max_length", return_tensors="pt").input_ids for captions in pictures.captions
+        tokenizer(captions, padding="max_length", return_tensors="pt").input_ids for captions in dataset.captions
     ]
     folder = Path(config.output) / "clip"
-    known = (folder / "model.safetensors").exists()
+    exists = (folder / "model.safetensors").exists()
     model = (
         CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        if known
+        if exists
         else CLIPModel(_clip_config(config, tokenizer))
     )
-    if config.start and not known:
-        begin_as(
-            model, CLIPModel.from_pretrained(config.start, subfolder="clip", dtype=torch.float32, use_safetensors=True)
+    if config.init_from and not exists:
+        init_from(
+            model, CLIPModel.from_pretrained(config.init_from, subfolder="clip", dtype=torch.float32, use_safetensors=True)
         )
     tokenizer.save_pretrained(folder)
     size = config.resolution
@@ -46,9 +46,9 @@ def train_clip(config: BaseConfig, pictures: Pictures, tokenizer: CLIPTokenizer,
 
     def save(ema: nn.Module) -> None:
         assert isinstance(ema, CLIPModel)  # noqa: S101 - narrows the type for mypy
-        halved(ema).save_pretrained(folder)
+        to_fp16(ema).save_pretrained(folder)
 
-    batches = _pairs(pictures, torch.stack(tokens), config.clip.batch_size, config.seed + accelerator.process_index)
+    batches = _image_caption_batches(dataset, torch.stack(tokens), config.clip.batch_size, config.seed + accelerator.process_index)
     train("clip", model, batches, _losses, save, config.clip, Path(config.output), accelerator)
 
 
@@ -77,10 +77,10 @@ def _clip_config(config: BaseConfig, tokenizer: CLIPTokenizer) -> CLIPConfig:
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.text_width)
 
 
-def _pairs(pictures: Pictures, tokens: Tensor, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for indices, rng in random_batches(pictures, batch_size, seed):
-        chosen = torch.tensor(rng.choices(range(len(CAPTION_WEIGHTS)), CAPTION_WEIGHTS, k=batch_size))
-        yield preprocess_clip(pictures.images(indices), pictures.pixels.shape[-1]), tokens[indices, chosen]
+def _image_caption_batches(dataset: CaptionedImages, tokens: Tensor, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for indices, rng in random_batches(dataset, batch_size, seed):
+        caption_indices = torch.tensor(rng.choices(range(len(CAPTION_WEIGHTS)), CAPTION_WEIGHTS, k=batch_size))
+        yield preprocess_clip(dataset.images(indices), dataset.pixels.shape[-1]), tokens[indices, caption_indices]
 
 
 def _losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

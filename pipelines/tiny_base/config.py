@@ -7,7 +7,7 @@ from encoder.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class TimeBudget:
     """A training budget by the clock: the learning rate warms up, then follows a cosine to zero over ``minutes``."""
 
     minutes: float
@@ -25,14 +25,14 @@ class Budget:
 class BaseConfig:
     """What ``e4t base`` trains."""
 
-    pictures: str = "data/faces"
+    image_dir: str = "data/faces"
     """Folder with a folder for each concept, as ``e4t faces`` and ``e4t emoji`` leave them: pictures with a .txt (what
     of it is not the concept) and a .captions.txt (complete; the concept alone; partial). Train concepts are used."""
     domain_word: str = "person"
     """What captions call any concept."""
     output: str = "models/base"
     """Folder in the layout that StableDiffusionPipeline opens, plus ``clip/``."""
-    start: str | None = None
+    init_from: str | None = None
     """Another such folder, whose weights new parts begin with, wherever they fit: words are learned anew."""
     parts: tuple[Literal["autoencoder", "clip", "attributes", "recogniser", "diffusion"], ...] = (
         "autoencoder",
@@ -55,11 +55,11 @@ class BaseConfig:
     latent_channels: int = 8
     autoencoder_channels: tuple[int, ...] = (32, 32, 64)
     unet_channels: tuple[int, ...] = (48, 96, 160)
-    autoencoder: Budget = field(default_factory=lambda: Budget(minutes=20, batch_size=16, learning_rate=1e-3))
-    clip: Budget = field(default_factory=lambda: Budget(minutes=20, batch_size=128, learning_rate=1e-3))
-    diffusion: Budget = field(default_factory=lambda: Budget(minutes=60, batch_size=32, learning_rate=8e-4))
-    attributes: Budget = field(default_factory=lambda: Budget(minutes=6, batch_size=128, learning_rate=2e-3))
-    recogniser: Budget = field(default_factory=lambda: Budget(minutes=10, batch_size=64, learning_rate=2e-3))
-    recogniser_faces: str = "data/faces-strangers"
+    autoencoder: TimeBudget = field(default_factory=lambda: TimeBudget(minutes=20, batch_size=16, learning_rate=1e-3))
+    clip: TimeBudget = field(default_factory=lambda: TimeBudget(minutes=20, batch_size=128, learning_rate=1e-3))
+    diffusion: TimeBudget = field(default_factory=lambda: TimeBudget(minutes=60, batch_size=32, learning_rate=8e-4))
+    attributes: TimeBudget = field(default_factory=lambda: TimeBudget(minutes=6, batch_size=128, learning_rate=2e-3))
+    recognizer: TimeBudget = field(default_factory=lambda: TimeBudget(minutes=10, batch_size=64, learning_rate=2e-3))
+    recognizer_faces: str = "data/faces-strangers"
     """Folder drawn by ``e4t faces`` with another seed: people that nothing else uses."""
     seed: int = 0

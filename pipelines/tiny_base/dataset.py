@@ -16,7 +16,7 @@ from encoder.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Pictures:
+class CaptionedImages:
     """A split."""
 
     pixels: Tensor
@@ -32,18 +32,18 @@ class Pictures:
         """Pictures in [-1, 1], (B, 3, H, W) float."""
         return self.pixels[indices].float() / 127.5 - 1
 
-    def __getitem__(self, chosen: Tensor) -> "Pictures":
+    def __getitem__(self, mask: Tensor) -> "CaptionedImages":
         """Those that a mask (N,) chooses."""
-        rows = chosen.nonzero().flatten().tolist()
+        rows = mask.nonzero().flatten().tolist()
         captions, identities = [self.captions[row] for row in rows], [self.identities[row] for row in rows]
-        return Pictures(self.pixels[chosen], captions, identities)
+        return CaptionedImages(self.pixels[mask], captions, identities)
 
-    def slice(self, rank: int, world: int) -> "Pictures":
+    def shard(self, rank: int, world_size: int) -> "CaptionedImages":
         """Every ``world``-th picture from ``rank`` on."""
-        return Pictures(self.pixels[rank::world], self.captions[rank::world], self.identities[rank::world])
+        return CaptionedImages(self.pixels[rank::world_size], self.captions[rank::world_size], self.identities[rank::world_size])
 
 
-def load_split(folder: Path, split: str) -> Pictures:
+def load_split(folder: Path, split: str) -> CaptionedImages:
     """Read the pictures of every concept that falls into ``split``. Raises ConfigError if there are none."""
     paths = [
         path
@@ -61,18 +61,18 @@ def load_split(folder: Path, split: str) -> Pictures:
         ]
         for path in paths
     ]
-    return Pictures(
+    return CaptionedImages(
         torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), captions, [path.parent.name for path in paths]
     )
 
 
-def random_batches(pictures: Pictures, batch_size: int, seed: int) -> Iterator[tuple[Tensor, random.Random]]:
+def random_batches(dataset: CaptionedImages, batch_size: int, seed: int) -> Iterator[tuple[Tensor, random.Random]]:
     """Endless batches of indices, each picture once an epoch, with the generator that also draws captions and crops."""
     rng = random.Random(seed)
     order: list[int] = []
     while True:
         while len(order) < batch_size:
-            epoch = list(range(len(pictures)))
+            epoch = list(range(len(dataset)))
             rng.shuffle(epoch)
             order += epoch
         yield torch.tensor(order[:batch_size]), rng

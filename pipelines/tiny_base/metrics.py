@@ -17,58 +17,58 @@ from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig
 from encoder.metrics import ClipScorer, ImageFeatureExtractor
 from encoder.pipeline import E4TPipeline
 from pipelines.runtime.image_grid import labelled_grid
-from pipelines.tiny_base.attribute_classifier import FILE, IDENTITY, SCENE, AttributeReader, truth
+from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, IDENTITY_ATTRIBUTES, SCENE_ATTRIBUTES, AttributeClassifier, expected_attributes
 from pipelines.tiny_base.config import BaseConfig
-from pipelines.tiny_base.dataset import Pictures, load_split
-from pipelines.tiny_base.recognizer import FOLDER, recall
-from pipelines.tiny_base.train_attributes import labels
+from pipelines.tiny_base.dataset import CaptionedImages, load_split
+from pipelines.tiny_base.recognizer import RECOGNIZER_DIR, recall
+from pipelines.tiny_base.train_attributes import attribute_labels
 
-GRID = "grid.png"
-GALLERY = 500
+GRID_NAME = "grid.png"
+GALLERY_SIZE = 500
 """Captions among which a picture's own must be found."""
 
 
-def measure(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
+def evaluate_base(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
     """Measure, write ``report.json`` and ``grid.png`` into the base's folder, and return the report."""
     output = Path(config.output)
-    pictures = load_split(Path(config.pictures), "test")
+    dataset = load_split(Path(config.image_dir), "test")
     scorer = ClipScorer(str(output / "clip"))
-    features = torch.cat([scorer.image_features(pictures.images(rows)) for rows in torch.arange(len(pictures)).split(256)])
+    features = torch.cat([scorer.image_features(dataset.images(rows)) for rows in torch.arange(len(dataset)).split(256)])
     report = {
-        "test_identities": len(set(pictures.identities)),
-        "vae_psnr_db": psnr(AutoencoderKL.from_pretrained(output / "vae", use_safetensors=True).eval(), pictures),
-        "clip_retrieval": retrieval(scorer, pictures, features),
-        "clip_identity_auc": identity_auc(features, pictures.identities),
+        "test_identities": len(set(dataset.identities)),
+        "vae_psnr_db": psnr(AutoencoderKL.from_pretrained(output / "vae", use_safetensors=True).eval(), dataset),
+        "clip_retrieval": caption_retrieval(scorer, dataset, features),
+        "clip_identity_auc": identity_auc(features, dataset.identities),
     }
-    if (output / FOLDER).exists():
-        report["recogniser"] = recall(ImageFeatureExtractor(str(output / FOLDER)), pictures)
-    if (output / FILE).exists():
-        report["attribute_reader_accuracy"] = reader_accuracy(AttributeReader.load(output), pictures)
-        report["base_obeys_prompts"] = obedience(config, sample, output / GRID)
+    if (output / RECOGNIZER_DIR).exists():
+        report["recogniser"] = recall(ImageFeatureExtractor(str(output / RECOGNIZER_DIR)), dataset)
+    if (output / ATTRIBUTE_WEIGHTS_NAME).exists():
+        report["attribute_reader_accuracy"] = classifier_accuracy(AttributeClassifier.load(output), dataset)
+        report["base_obeys_prompts"] = prompt_accuracy(config, sample, output / GRID_NAME)
     else:
-        paint_captions(config, sample, pictures, output / GRID)
+        save_caption_grid(config, sample, dataset, output / GRID_NAME)
     atomic_write(output / "report.json", json.dumps(report, indent=1) + "\n")
     return report
 
 
 @torch.no_grad()
-def psnr(vae: AutoencoderKL, pictures: Pictures, count: int = 512) -> float:
+def psnr(vae: AutoencoderKL, dataset: CaptionedImages, count: int = 512) -> float:
     """Mean over pictures of the reconstruction's peak signal-to-noise ratio in dB."""
     values = []
-    for rows in torch.linspace(0, len(pictures) - 1, count).long().split(64):
-        images = pictures.images(rows)
+    for rows in torch.linspace(0, len(dataset) - 1, count).long().split(64):
+        images = dataset.images(rows)
         decoded = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
         values.append(10 * torch.log10(4 / (decoded - images).pow(2).mean(dim=(1, 2, 3))))
     return float(torch.cat(values).mean())
 
 
-def retrieval(scorer: ClipScorer, pictures: Pictures, features: Tensor) -> dict[str, float]:
+def caption_retrieval(scorer: ClipScorer, dataset: CaptionedImages, features: Tensor) -> dict[str, float]:
     """How often a picture's complete caption is first, or among the first five, of ``GALLERY``."""
-    rows = torch.linspace(0, len(pictures) - 1, GALLERY).long()
-    texts = scorer.text_features([pictures.captions[row][1] for row in rows.tolist()])
+    rows = torch.linspace(0, len(dataset) - 1, GALLERY_SIZE).long()
+    texts = scorer.text_features([dataset.captions[row][1] for row in rows.tolist()])
     order = (features[rows] @ texts.T).argsort(dim=1, descending=True)
-    rank = (order == torch.arange(GALLERY)[:, None]).float().argmax(dim=1)
-    return {"gallery": GALLERY, "top1": float((rank < 1).float().mean()), "top5": float((rank < 5).float().mean())}
+    rank = (order == torch.arange(GALLERY_SIZE)[:, None]).float().argmax(dim=1)
+    return {"gallery": GALLERY_SIZE, "top1": float((rank < 1).float().mean()), "top5": float((rank < 5).float().mean())}
 
 
 def identity_auc(features: Tensor, identities: list[str]) -> float:
@@ -77,23 +77,23 @@ def identity_auc(features: Tensor, identities: list[str]) -> float:
     same = torch.from_numpy(names[:, None] == names[None])
     upper = torch.triu(torch.ones_like(same), diagonal=1)
     cosine = features @ features.T
-    alike, other = cosine[same & upper].sort().values, cosine[~same & upper]
-    other = other[torch.randperm(len(other), generator=torch.Generator().manual_seed(0))[:200_000]]
-    return 1 - float(torch.searchsorted(alike, other).float().mean()) / len(alike)
+    same_identity, different_identity = cosine[same & upper].sort().values, cosine[~same & upper]
+    different_identity = different_identity[torch.randperm(len(different_identity), generator=torch.Generator().manual_seed(0))[:200_000]]
+    return 1 - float(torch.searchsorted(same_identity, different_identity).float().mean()) / len(same_identity)
 
 
 @torch.no_grad()
-def reader_accuracy(reader: AttributeReader, pictures: Pictures) -> dict[str, float]:
+def classifier_accuracy(classifier: AttributeClassifier, dataset: CaptionedImages) -> dict[str, float]:
     """How often the reader is right about true pictures: the ceiling of every number that it gives."""
-    wanted = labels(pictures)
-    best = [
-        {name: logits.argmax(1) for name, logits in reader(pictures.images(rows)).items()}
-        for rows in torch.arange(len(pictures)).split(256)
+    targets = attribute_labels(dataset)
+    predictions = [
+        {name: logits.argmax(1) for name, logits in classifier(dataset.images(rows)).items()}
+        for rows in torch.arange(len(dataset)).split(256)
     ]
-    return {name: float((torch.cat([part[name] for part in best]) == wanted[name]).float().mean()) for name in wanted}
+    return {name: float((torch.cat([part[name] for part in predictions]) == targets[name]).float().mean()) for name in targets}
 
 
-def obedience(config: BaseConfig, sample: SampleConfig, grid: Path, count: int = 128) -> dict[str, float]:
+def prompt_accuracy(config: BaseConfig, sample: SampleConfig, grid: Path, count: int = 128) -> dict[str, float]:
     """How often a generated picture shows what its prompt says, as the reader sees it.
 
     Half of the prompts name the scene alone, half the person, too; shares of a person's attributes are over the latter.
@@ -106,43 +106,43 @@ def obedience(config: BaseConfig, sample: SampleConfig, grid: Path, count: int =
     ]
     half = count // 2
     prompts[:half] = [scene.caption() for scene in scenes[:half]]
-    pipe = _painter(config)
+    pipe = _load_pipeline(config)
     images: list[Image.Image] = []
     for start in range(0, count, 32):
         latents = pipe.sample(prompts[start : start + 32], sample, seed=start)
         images += pipe.to_images(latents)
-    _grid(images, prompts).save(grid)
-    read = AttributeReader.load(config.output).read(torch.cat([pipe.preprocess(image) for image in images]))
-    known = [truth(who, scene) for who, scene in zip(people, scenes, strict=True)]
-    scene_shares = {name: sum(r[name] == k[name] for r, k in zip(read, known, strict=True)) / count for name in SCENE}
-    return scene_shares | {
-        name: sum(r[name] == k[name] for r, k in zip(read[half:], known[half:], strict=True)) / half
-        for name in IDENTITY
+    _prompt_grid(images, prompts).save(grid)
+    predicted = AttributeClassifier.load(config.output).predict(torch.cat([pipe.preprocess(image) for image in images]))
+    expected = [expected_attributes(who, scene) for who, scene in zip(people, scenes, strict=True)]
+    scene_accuracy = {name: sum(r[name] == k[name] for r, k in zip(predicted, expected, strict=True)) / count for name in SCENE_ATTRIBUTES}
+    return scene_accuracy | {
+        name: sum(r[name] == k[name] for r, k in zip(predicted[half:], expected[half:], strict=True)) / half
+        for name in IDENTITY_ATTRIBUTES
     }
 
 
-def paint_captions(config: BaseConfig, sample: SampleConfig, pictures: Pictures, grid: Path, count: int = 12) -> None:
+def save_caption_grid(config: BaseConfig, sample: SampleConfig, dataset: CaptionedImages, grid: Path, count: int = 12) -> None:
     """Paint the complete captions of some test pictures, as they come."""
-    rows = torch.linspace(0, len(pictures) - 1, count).long().tolist()
-    prompts = [pictures.captions[row][1] for row in rows]
-    pipe = _painter(config)
-    _captioned(pipe.to_images(pipe.sample(prompts, sample, seed=0)), prompts, columns=6).save(grid)
+    rows = torch.linspace(0, len(dataset) - 1, count).long().tolist()
+    prompts = [dataset.captions[row][1] for row in rows]
+    pipe = _load_pipeline(config)
+    _captioned_grid(pipe.to_images(pipe.sample(prompts, sample, seed=0)), prompts, columns=6).save(grid)
 
 
-def _painter(config: BaseConfig) -> E4TPipeline:
+def _load_pipeline(config: BaseConfig) -> E4TPipeline:
     return E4TPipeline.from_base(
         BackboneConfig(model=config.output), ConditioningConfig(domain_word=config.domain_word)
     )
 
 
-def _grid(images: list[Image.Image], prompts: list[str], columns: int = 6) -> Image.Image:
+def _prompt_grid(images: list[Image.Image], prompts: list[str], columns: int = 6) -> Image.Image:
     half = len(images) // 2
     chosen = [*range(columns), *range(half, half + columns)]
-    wrapped = [prompts[index].removeprefix("a portrait of ") for index in chosen]
-    return _captioned([images[index] for index in chosen], wrapped, columns)
+    captions = [prompts[index].removeprefix("a portrait of ") for index in chosen]
+    return _captioned_grid([images[index] for index in chosen], captions, columns)
 
 
-def _captioned(images: list[Image.Image], prompts: list[str], columns: int) -> Image.Image:
+def _captioned_grid(images: list[Image.Image], prompts: list[str], columns: int) -> Image.Image:
     strips = [
         labelled_grid(
             [images[start : start + columns]],

@@ -16,43 +16,43 @@ from transformers import ConvNextConfig, ConvNextImageProcessorPil, ConvNextMode
 from encoder.errors import ConfigError
 from encoder.metrics import ImageFeatureExtractor
 from pipelines.tiny_base.config import BaseConfig
-from pipelines.tiny_base.dataset import Pictures, load_split, random_batches
-from pipelines.tiny_base.loop import halved, train
+from pipelines.tiny_base.dataset import CaptionedImages, load_split, random_batches
+from pipelines.tiny_base.loop import to_fp16, train
 
-FOLDER = "recogniser"
+RECOGNIZER_DIR = "recogniser"
 SCALE, MARGIN = 30.0, 0.35
-MARGIN_STEPS = 1500
+MARGIN_WARMUP_STEPS = 1500
 """Until the whole margin is asked for: with all of it from the start nothing is learned of so many people."""
-GALLERY = 200
+GALLERY_SIZE = 200
 """People among whom one must be found by another picture."""
 
 
-class Trainee(nn.Module):
+class CosFaceModel(nn.Module):
     """The network, and a direction for each person that it is trained to tell."""
 
-    def __init__(self, network: ConvNextModel, people: int) -> None:
+    def __init__(self, network: ConvNextModel, num_identities: int) -> None:
         super().__init__()
         self.network = network
-        self.people = nn.Parameter(torch.randn(people, network.config.hidden_sizes[-1]))
+        self.class_weights = nn.Parameter(torch.randn(num_identities, network.config.hidden_sizes[-1]))
         self.steps = 0
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Cosines (B, people) of pictures (B, 3, S, S)."""
         features = self.network(pixels).pooler_output.float()
         with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 would round cosines to 2 digits
-            return F.normalize(features, dim=1) @ F.normalize(self.people, dim=1).T
+            return F.normalize(features, dim=1) @ F.normalize(self.class_weights, dim=1).T
 
 
-def train_recogniser(config: BaseConfig, accelerator: Accelerator) -> None:
+def train_recognizer(config: BaseConfig, accelerator: Accelerator) -> None:
     """Train and write ``<output>/recogniser``. Raises ConfigError if its people are those of the base."""
-    pictures = strangers(config)
+    dataset = held_out_identities(config)
     torch.manual_seed(config.seed)
-    folder, names = Path(config.output) / FOLDER, sorted(set(pictures.identities))
-    known = (folder / "config.json").exists()
+    folder, identities = Path(config.output) / RECOGNIZER_DIR, sorted(set(dataset.identities))
+    exists = (folder / "config.json").exists()
     network = (
         ConvNextModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        if known
-        else ConvNextModel(_shape(config))
+        if exists
+        else ConvNextModel(_network_config(config))
     )
     size, half = config.resolution, [0.5] * 3
     ConvNextImageProcessorPil(
@@ -60,25 +60,25 @@ def train_recogniser(config: BaseConfig, accelerator: Accelerator) -> None:
     ).save_pretrained(folder)
 
     def save(ema: nn.Module) -> None:
-        assert isinstance(ema, Trainee)  # noqa: S101 - narrows the type for mypy
-        halved(ema.network).save_pretrained(folder)
+        assert isinstance(ema, CosFaceModel)  # noqa: S101 - narrows the type for mypy
+        to_fp16(ema.network).save_pretrained(folder)
 
-    batches = _named(pictures, names, config.recogniser.batch_size, config.seed + accelerator.process_index)
-    trainee = Trainee(network, len(names))
-    train(FOLDER, trainee, batches, _losses, save, config.recogniser, Path(config.output), accelerator)
+    batches = _labeled_batches(dataset, identities, config.recognizer.batch_size, config.seed + accelerator.process_index)
+    model = CosFaceModel(network, len(identities))
+    train(RECOGNIZER_DIR, model, batches, _losses, save, config.recognizer, Path(config.output), accelerator)
 
 
-def strangers(config: BaseConfig) -> Pictures:
+def held_out_identities(config: BaseConfig) -> CaptionedImages:
     """Train people of ``recogniser_faces`` whom the base has not seen."""
-    pictures = load_split(Path(config.recogniser_faces), "train")
-    seen = {folder.name for folder in Path(config.pictures).iterdir()}
-    new = torch.tensor([name not in seen for name in pictures.identities])
-    if not new.any():
-        raise ConfigError(f"{config.recogniser_faces} holds the base's own people; draw others with another --seed")
-    return pictures[new]
+    dataset = load_split(Path(config.recognizer_faces), "train")
+    seen = {folder.name for folder in Path(config.image_dir).iterdir()}
+    is_new = torch.tensor([name not in seen for name in dataset.identities])
+    if not is_new.any():
+        raise ConfigError(f"{config.recognizer_faces} holds the base's own people; draw others with another --seed")
+    return dataset[is_new]
 
 
-def _shape(config: BaseConfig) -> ConvNextConfig:
+def _network_config(config: BaseConfig) -> ConvNextConfig:
     """Blocks count from the start: ConvNeXt's own layer scale of 1e-6 is for networks of many more."""
     return ConvNextConfig(
         image_size=config.resolution,
@@ -90,39 +90,39 @@ def _shape(config: BaseConfig) -> ConvNextConfig:
     )
 
 
-def _named(pictures: Pictures, names: list[str], batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    place = {name: number for number, name in enumerate(names)}
-    people = torch.tensor([place[name] for name in pictures.identities])
-    for indices, _ in random_batches(pictures, batch_size, seed):
-        images, mirrored = pictures.images(indices), torch.rand(batch_size, 1, 1, 1) < 0.5
-        yield torch.where(mirrored, images.flip(-1), images), people[indices]
+def _labeled_batches(dataset: CaptionedImages, identities: list[str], batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    index_by_identity = {name: number for number, name in enumerate(identities)}
+    labels = torch.tensor([index_by_identity[name] for name in dataset.identities])
+    for indices, _ in random_batches(dataset, batch_size, seed):
+        images, flip_mask = dataset.images(indices), torch.rand(batch_size, 1, 1, 1) < 0.5
+        yield torch.where(flip_mask, images.flip(-1), images), labels[indices]
 
 
 def _losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    assert isinstance(model, Trainee)  # noqa: S101 - narrows the type for mypy
-    pixels, people = batch
+    assert isinstance(model, CosFaceModel)  # noqa: S101 - narrows the type for mypy
+    pixels, labels = batch
     cosines = model(pixels)
     model.steps += 1
-    margins = MARGIN * min(1.0, model.steps / MARGIN_STEPS) * F.one_hot(people, cosines.shape[1])
-    loss = F.cross_entropy(SCALE * (cosines - margins), people)
-    return {"loss": loss, "top1": (cosines.argmax(1) == people).float().mean()}
+    margins = MARGIN * min(1.0, model.steps / MARGIN_WARMUP_STEPS) * F.one_hot(labels, cosines.shape[1])
+    loss = F.cross_entropy(SCALE * (cosines - margins), labels)
+    return {"loss": loss, "top1": (cosines.argmax(1) == labels).float().mean()}
 
 
-def recall(recogniser: ImageFeatureExtractor, pictures: Pictures) -> dict[str, float]:
+def recall(recognizer: ImageFeatureExtractor, dataset: CaptionedImages) -> dict[str, float]:
     """How often, of ``GALLERY`` people with a picture each, the nearest to another picture is the same person."""
-    parts = torch.arange(len(pictures)).split(256)
-    features = torch.cat([recogniser.image_features(pictures.images(rows)) for rows in parts])
-    first, second = _two_of_each(pictures)
-    nearest = (features[second] @ features[first].T).argsort(dim=1, descending=True)
-    right = (nearest == torch.arange(len(first))[:, None]).float()
-    top1, top5 = (float(right[:, :count].sum(dim=1).mean()) for count in (1, 5))
-    return {"people": float(len(first)), "top1": top1, "top5": top5}
+    parts = torch.arange(len(dataset)).split(256)
+    features = torch.cat([recognizer.image_features(dataset.images(rows)) for rows in parts])
+    gallery, queries = _two_per_identity(dataset)
+    nearest = (features[queries] @ features[gallery].T).argsort(dim=1, descending=True)
+    correct = (nearest == torch.arange(len(gallery))[:, None]).float()
+    top1, top5 = (float(correct[:, :count].sum(dim=1).mean()) for count in (1, 5))
+    return {"people": float(len(gallery)), "top1": top1, "top5": top5}
 
 
-def _two_of_each(pictures: Pictures) -> tuple[Tensor, Tensor]:
+def _two_per_identity(dataset: CaptionedImages) -> tuple[Tensor, Tensor]:
     """Places of the first and second picture of up to ``GALLERY`` people."""
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(pictures.identities):
-        places.setdefault(name, []).append(place)
-    pairs = torch.tensor([both[:2] for both in places.values() if len(both) > 1][:GALLERY])
+    indices_by_identity: dict[str, list[int]] = {}
+    for index, name in enumerate(dataset.identities):
+        indices_by_identity.setdefault(name, []).append(index)
+    pairs = torch.tensor([indices[:2] for indices in indices_by_identity.values() if len(indices) > 1][:GALLERY_SIZE])
     return pairs[:, 0], pairs[:, 1]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-START, END = "<|startoftext|>", "<|endoftext|>"
+BOS_TOKEN, EOS_TOKEN = "<|startoftext|>", "<|endoftext|>"
 
 
 def train_tokenizer(captions: Iterable[str], text_length: int) -> CLIPTokenizer:
@@ -28,6 +28,6 @@ def train_tokenizer(captions: Iterable[str], text_length: int) -> CLIPTokenizer:
         ),
     )
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
-    tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(pair) for pair in merges), START, END]
+    tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(pair) for pair in merges), BOS_TOKEN, EOS_TOKEN]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=text_length, pad_token=END)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=text_length, pad_token=EOS_TOKEN)

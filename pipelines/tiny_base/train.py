@@ -13,39 +13,39 @@ from pipelines.runtime.launch import inside_cluster, launch
 from pipelines.tiny_base.autoencoder import train_autoencoder
 from pipelines.tiny_base.clip import train_clip
 from pipelines.tiny_base.config import BaseConfig
-from pipelines.tiny_base.dataset import Pictures, load_split
+from pipelines.tiny_base.dataset import CaptionedImages, load_split
 from pipelines.tiny_base.diffusion import train_diffusion
-from pipelines.tiny_base.recognizer import train_recogniser
+from pipelines.tiny_base.recognizer import train_recognizer
 from pipelines.tiny_base.tokenizer import train_tokenizer
 from pipelines.tiny_base.train_attributes import train_attributes
 
-SAMPLE = SampleConfig(num_inference_steps=30, guidance_scale=4.0, guidance_rescale=0.5)
-PROCESSES = 2
+SAMPLE_CONFIG = SampleConfig(num_inference_steps=30, guidance_scale=4.0, guidance_rescale=0.5)
+NUM_PROCESSES = 2
 """On one machine: two single-threaded processes are faster than one with two threads."""
 
 
 def train_base(config: BaseConfig, arguments: list[str]) -> int:
     """Train the parts that the configuration names, then measure the whole; the shipped weights are half precision."""
     if not inside_cluster():
-        code = launch(arguments, PROCESSES)
+        code = launch(arguments, NUM_PROCESSES)
         if code == DONE:
-            from pipelines.tiny_base.metrics import measure
+            from pipelines.tiny_base.metrics import evaluate_base
 
-            measure(config, SAMPLE)
+            evaluate_base(config, SAMPLE_CONFIG)
         return code
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
     output = Path(config.output)
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()
-    pictures = load_split(Path(config.pictures), "train")
-    tokenizer = _tokenizer(config, pictures)
+    dataset = load_split(Path(config.image_dir), "train")
+    tokenizer = _load_or_train_tokenizer(config, dataset)
     trainings: dict[str, Callable[[], None]] = {
-        "autoencoder": lambda: train_autoencoder(config, pictures, accelerator),
-        "clip": lambda: train_clip(config, pictures, tokenizer, accelerator),
-        "attributes": lambda: train_attributes(config, pictures, accelerator),
-        "recogniser": lambda: train_recogniser(config, accelerator),
-        "diffusion": lambda: train_diffusion(config, pictures, tokenizer, accelerator),
+        "autoencoder": lambda: train_autoencoder(config, dataset, accelerator),
+        "clip": lambda: train_clip(config, dataset, tokenizer, accelerator),
+        "attributes": lambda: train_attributes(config, dataset, accelerator),
+        "recogniser": lambda: train_recognizer(config, accelerator),
+        "diffusion": lambda: train_diffusion(config, dataset, tokenizer, accelerator),
     }
     for part, train in trainings.items():
         if part in config.parts:
@@ -53,10 +53,10 @@ def train_base(config: BaseConfig, arguments: list[str]) -> int:
     return DONE
 
 
-def _tokenizer(config: BaseConfig, pictures: Pictures) -> CLIPTokenizer:
+def _load_or_train_tokenizer(config: BaseConfig, dataset: CaptionedImages) -> CLIPTokenizer:
     """The one that the folder's parts were trained with, else a new one: two may number words apart."""
     for folder in (Path(config.output) / "tokenizer", Path(config.output) / "clip"):
         if (folder / "tokenizer.json").exists():
-            known: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
-            return known
-    return train_tokenizer((c for captions in pictures.captions for c in captions), config.text_length)
+            tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+            return tokenizer
+    return train_tokenizer((c for captions in dataset.captions for c in captions), config.text_length)

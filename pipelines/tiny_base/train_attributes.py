@@ -9,44 +9,44 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_prep.synthetic.faces import Identity
-from pipelines.tiny_base.attribute_classifier import FILE, WORDS, AttributeReader, scene_of, truth
+from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, ATTRIBUTE_VALUES, AttributeClassifier, parse_scene, expected_attributes
 from pipelines.tiny_base.config import BaseConfig
-from pipelines.tiny_base.dataset import Pictures, random_batches
+from pipelines.tiny_base.dataset import CaptionedImages, random_batches
 from pipelines.tiny_base.loop import train
 
 
-def train_attributes(config: BaseConfig, pictures: Pictures, accelerator: Accelerator) -> None:
+def train_attributes(config: BaseConfig, dataset: CaptionedImages, accelerator: Accelerator) -> None:
     """Train and write ``<output>/attributes.safetensors``."""
     torch.manual_seed(config.seed)
 
-    known = (Path(config.output) / FILE).exists()
-    model = AttributeReader.load(config.output) if known else AttributeReader()
+    exists = (Path(config.output) / ATTRIBUTE_WEIGHTS_NAME).exists()
+    model = AttributeClassifier.load(config.output) if exists else AttributeClassifier()
 
     def save(ema: nn.Module) -> None:
-        assert isinstance(ema, AttributeReader)  # noqa: S101 - narrows the type for mypy
+        assert isinstance(ema, AttributeClassifier)  # noqa: S101 - narrows the type for mypy
         ema.save(Path(config.output))
 
-    batches = _labelled(pictures, config.attributes.batch_size, config.seed + accelerator.process_index)
+    batches = _labeled_batches(dataset, config.attributes.batch_size, config.seed + accelerator.process_index)
     train("attributes", model, batches, _losses, save, config.attributes, Path(config.output), accelerator)
 
 
-def labels(pictures: Pictures) -> dict[str, Tensor]:
+def attribute_labels(dataset: CaptionedImages) -> dict[str, Tensor]:
     """(N,) indices into ``WORDS`` by attribute."""
-    known = [
-        truth(Identity.parse(name), scene_of(captions[0]))
-        for name, captions in zip(pictures.identities, pictures.captions, strict=True)
+    attributes = [
+        expected_attributes(Identity.parse(name), parse_scene(captions[0]))
+        for name, captions in zip(dataset.identities, dataset.captions, strict=True)
     ]
-    return {name: torch.tensor([words.index(row[name]) for row in known]) for name, words in WORDS.items()}
+    return {name: torch.tensor([words.index(row[name]) for row in attributes]) for name, words in ATTRIBUTE_VALUES.items()}
 
 
-def _labelled(pictures: Pictures, batch_size: int, seed: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    wanted = labels(pictures)
-    for indices, _ in random_batches(pictures, batch_size, seed):
-        yield pictures.images(indices), {name: values[indices] for name, values in wanted.items()}
+def _labeled_batches(dataset: CaptionedImages, batch_size: int, seed: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    targets = attribute_labels(dataset)
+    for indices, _ in random_batches(dataset, batch_size, seed):
+        yield dataset.images(indices), {name: values[indices] for name, values in targets.items()}
 
 
 def _losses(model: nn.Module, batch: tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
-    pixels, wanted = batch
+    pixels, targets = batch
     logits = model(pixels)
-    losses = {name: F.cross_entropy(logits[name], wanted[name]) for name in wanted}
+    losses = {name: F.cross_entropy(logits[name], targets[name]) for name in targets}
     return {"loss": torch.stack(list(losses.values())).sum()} | losses

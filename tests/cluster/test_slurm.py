@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from benchmarks.faults.job import Job, RunFolder
 from pipelines.cli.main import main
-from pipelines.cluster.submission import sent, submissions
+from pipelines.cluster.submission import load_submitted_jobs, list_submissions
 from pipelines.tracking.client import EXPERIMENT, connect
 from tests.cluster.slurm import SlurmCluster, cannot_have_slurm, processes
 
@@ -48,7 +48,7 @@ class User:
         recipe.write_text(yaml.safe_dump(self.job.recipe | {"name": name} | changes))
         asked = ["--recipe", str(recipe), "--job", stage, "--nodes", "2", "--tasks", "4", "--site", str(site), *words]
         assert main(["submit", "slurm", *asked]) == 0
-        return dict(sent(submissions(self.run(name).path)[-1]).jobs)
+        return dict(load_submitted_jobs(list_submissions(self.run(name).path)[-1]).jobs)
 
     def run(self, name: str) -> RunFolder:
         """What a run has left so far."""

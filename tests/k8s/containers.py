@@ -14,7 +14,7 @@ from typing import Self
 
 import yaml
 
-from pipelines.cluster.kubernetes import Manifest, job_of
+from pipelines.cluster.kubernetes import Manifest, job_spec
 from tests.k8s.manifests import ROOT
 
 PROGRAMS = ("podman", "runc", "conmon", "netavark", "iptables", "catatonit")
@@ -112,7 +112,7 @@ class Pod:
 
     def __init__(self, node: Node, manifests: list[Manifest], index: int, attempt: int) -> None:
         self.node, self.index = node, index
-        template = deepcopy(job_of(manifests)["template"])
+        template = deepcopy(job_spec(manifests)["template"])
         name = next(each["metadata"]["name"] for each in manifests if each["kind"] == "Job")
         spec, config = template["spec"], next(each for each in manifests if each["kind"] == "ConfigMap")
         self.name = f"{name}-{index}.{spec['subdomain']}"  # what the Service makes resolve
@@ -174,7 +174,7 @@ class RunningJob:
 
     def __init__(self, node: Node, manifests: list[Manifest]) -> None:
         self.node, self.manifests = node, manifests
-        self.spec = job_of(manifests)
+        self.spec = job_spec(manifests)
         self.failures = self.ignored = self.started = 0
         self.log = ""
         self.evicted: set[Pod] = set()

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 
-from pipelines.cluster.kubernetes import WORKLOADS, Manifest, job_of
+from pipelines.cluster.kubernetes import WORKLOAD_KINDS, Manifest, job_spec
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("plain", "jobset-kueue", "trainjob")
@@ -27,7 +27,7 @@ QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?
 
 def pod_of(manifests: Sequence[Manifest]) -> Manifest:
     """The specification of the job's pods."""
-    pod: Manifest = job_of(manifests)["template"]["spec"]
+    pod: Manifest = job_spec(manifests)["template"]["spec"]
     return pod
 
 
@@ -101,8 +101,8 @@ def breaches(pod: Manifest) -> Iterator[str]:
 
 def refusals(manifests: Sequence[Manifest]) -> Iterator[str]:
     """What a server refuses, whatever the schemas say, a word for each rule."""
-    job, pod = job_of(manifests), pod_of(manifests)
-    (workload,) = (each for each in manifests if each["kind"] in WORKLOADS)
+    job, pod = job_spec(manifests), pod_of(manifests)
+    (workload,) = (each for each in manifests if each["kind"] in WORKLOAD_KINDS)
     pods = workload["metadata"]["name"] + {"Job": "", "JobSet": "-nodes-0", "TrainJob": "-node-0"}[workload["kind"]]
     hosts = f"{pods}-{job['completions'] - 1}"
     if len(f"{hosts}-abcde") > NAME or not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", hosts):

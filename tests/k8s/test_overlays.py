@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from pipelines.cluster.kubernetes import Manifest, job_of, kustomized, rendered
+from pipelines.cluster.kubernetes import Manifest, job_spec, kustomize, render_overlay
 from pipelines.errors import REQUEUE, WRONG_RECIPE
 from tests.k8s.manifests import COMPONENTS, OVERLAYS, OWN_KINDS, ROOT, breaches, pod_of, refusals, validate
 
@@ -18,32 +18,32 @@ CHOICES = [(overlay, *some) for overlay, some in product(OVERLAYS, [(), *((c,) f
 
 @pytest.fixture(params=OVERLAYS)
 def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
-    return rendered(request.param)
+    return render_overlay(request.param)
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.36", "1.37"])
 @pytest.mark.parametrize("choice", CHOICES, ids="+".join)
 def test_kubernetes_own_kinds_follow_its_schemas(choice: tuple[str, ...], version: str) -> None:
-    for manifest in rendered(*choice):
+    for manifest in render_overlay(*choice):
         if manifest["kind"] not in OWN_KINDS:
             validate(manifest, version)
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids="+".join)
 def test_custom_kinds_follow_theirs(choice: tuple[str, ...]) -> None:
-    for manifest in rendered(*choice):
+    for manifest in render_overlay(*choice):
         if manifest["kind"] in OWN_KINDS:
             validate(manifest)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_job_within_another_kind_is_one_that_kubernetes_takes(overlay: str) -> None:
-    whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "e4t"}, "spec": job_of(rendered(overlay))}
+    whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "e4t"}, "spec": job_spec(render_overlay(overlay))}
     validate(whole)
 
 
 def test_a_field_that_a_custom_kind_does_not_know_is_found() -> None:
-    (jobset,) = (each for each in rendered("jobset-kueue") if each["kind"] == "JobSet")
+    (jobset,) = (each for each in render_overlay("jobset-kueue") if each["kind"] == "JobSet")
     wrong = deepcopy(jobset)
     wrong["spec"]["replicatedJob"] = []
     with pytest.raises(jsonschema.ValidationError, match="replicatedJob"):
@@ -58,7 +58,7 @@ def test_a_recipe_of_ones_own_reaches_the_pods(overlay: str, tmp_path: Path) -> 
     own = {"name": "e4t-recipe", "behavior": "replace", "files": ["recipe.yaml"]}
     chosen = {"resources": [f"../k8s/overlays/{overlay}"], "configMapGenerator": [own]}
     (tmp_path / "my-run" / "kustomization.yaml").write_text(yaml.safe_dump(chosen))
-    made = kustomized(str(tmp_path / "my-run"))
+    made = kustomize(str(tmp_path / "my-run"))
     data = {each["metadata"]["name"]: each["data"] for each in made if each["kind"] == "ConfigMap"}
     (named,) = (each["configMap"]["name"] for each in pod_of(made)["volumes"] if "configMap" in each)
     assert data == {named: {"recipe.yaml": "name: mine\n"}}
@@ -69,7 +69,7 @@ def test_there_is_one_service_of_the_pods_subdomain(manifests: list[Manifest]) -
     if "Service" in kinds:
         assert kinds["Service"]["metadata"]["name"] == pod_of(manifests)["subdomain"]
         assert (
-            kinds["Service"]["spec"]["selector"].items() <= job_of(manifests)["template"]["metadata"]["labels"].items()
+            kinds["Service"]["spec"]["selector"].items() <= job_spec(manifests)["template"]["metadata"]["labels"].items()
         )
     else:  # JobSet makes it
         assert kinds.keys() & {"JobSet", "TrainJob"}
@@ -78,7 +78,7 @@ def test_there_is_one_service_of_the_pods_subdomain(manifests: list[Manifest]) -
 def test_ranks_are_told_where_the_first_pod_is_by_a_name_that_outlives_it() -> None:
     hosts = {}
     for overlay in OVERLAYS:
-        environment = {each["name"]: each.get("value") for each in pod_of(rendered(overlay))["containers"][0]["env"]}
+        environment = {each["name"]: each.get("value") for each in pod_of(render_overlay(overlay))["containers"][0]["env"]}
         hosts[overlay] = environment["MASTER_ADDR"]
     assert hosts == {"plain": "e4t-0.e4t", "jobset-kueue": "e4t-nodes-0-0.e4t", "trainjob": "e4t-node-0-0.e4t"}
 
@@ -87,13 +87,13 @@ def test_a_node_knows_its_rank_and_how_many_there_are(manifests: list[Manifest])
     environment = {each["name"]: each for each in pod_of(manifests)["containers"][0]["env"]}
     index = environment["NODE_RANK"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert index == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-    job = job_of(manifests)
+    job = job_spec(manifests)
     assert int(environment["NNODES"]["value"]) == job["completions"] == job["parallelism"]
     assert job["completionMode"] == "Indexed"
 
 
 def test_exit_codes_mean_what_they_say(manifests: list[Manifest]) -> None:
-    rules = job_of(manifests)["podFailurePolicy"]["rules"]
+    rules = job_spec(manifests)["podFailurePolicy"]["rules"]
     by_code = {code: rule["action"] for rule in rules for code in rule.get("onExitCodes", {}).get("values", [])}
     assert by_code == {WRONG_RECIPE: "FailJob", REQUEUE: "Ignore"}
     assert [rule["action"] for rule in rules if "onPodConditions" in rule] == ["Ignore"]
@@ -102,7 +102,7 @@ def test_exit_codes_mean_what_they_say(manifests: list[Manifest]) -> None:
 
 
 def test_a_pod_is_replaced_only_when_it_has_ended_and_has_time_to_save(manifests: list[Manifest]) -> None:
-    job, pod = job_of(manifests), pod_of(manifests)
+    job, pod = job_spec(manifests), pod_of(manifests)
     assert job["podReplacementPolicy"] == "Failed"
     assert pod["restartPolicy"] == "Never"
     assert pod["terminationGracePeriodSeconds"] >= 120
@@ -111,15 +111,15 @@ def test_a_pod_is_replaced_only_when_it_has_ended_and_has_time_to_save(manifests
 
 @pytest.mark.parametrize("choice", CHOICES, ids="+".join)
 def test_what_is_asked_for_is_the_limit(choice: tuple[str, ...]) -> None:
-    for container in pod_of(rendered(*choice))["containers"]:
+    for container in pod_of(render_overlay(*choice))["containers"]:
         assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize(("component", "device"), [("gpu", "nvidia.com/gpu"), ("rdma", "rdma/hca")])
 def test_a_component_gives_each_pod_its_device(overlay: str, component: str, device: str) -> None:
-    assert pod_of(rendered(overlay, component))["containers"][0]["resources"]["limits"][device] == "1"
-    assert device not in pod_of(rendered(overlay))["containers"][0]["resources"]["limits"]
+    assert pod_of(render_overlay(overlay, component))["containers"][0]["resources"]["limits"][device] == "1"
+    assert device not in pod_of(render_overlay(overlay))["containers"][0]["resources"]["limits"]
 
 
 def test_every_place_that_is_written_to_is_a_volume(manifests: list[Manifest]) -> None:
@@ -138,7 +138,7 @@ def test_secrets_are_named_and_never_written(manifests: list[Manifest]) -> None:
 
 @pytest.mark.parametrize("choice", CHOICES, ids="+".join)
 def test_pods_are_restricted(choice: tuple[str, ...]) -> None:
-    pod = pod_of(rendered(*choice))
+    pod = pod_of(render_overlay(*choice))
     assert list(breaches(pod)) == []
     assert pod["automountServiceAccountToken"] is False
 
@@ -164,20 +164,20 @@ BAD = {
 
 @pytest.mark.parametrize("rule", BAD)
 def test_a_pod_that_breaks_one_rule_is_found_by_it(rule: str) -> None:
-    pod = deepcopy(pod_of(rendered("plain")))
+    pod = deepcopy(pod_of(render_overlay("plain")))
     BAD[rule](pod)
     assert list(breaches(pod)) == [rule]
 
 
 def test_a_container_that_runs_before_the_others_is_looked_at_too() -> None:
-    pod = deepcopy(pod_of(rendered("plain")))
+    pod = deepcopy(pod_of(render_overlay("plain")))
     pod["initContainers"] = [{"name": "before", "image": "e4t"}]
     assert set(breaches(pod)) == {"privilege escalation", "capabilities kept"}
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids="+".join)
 def test_nothing_would_be_refused(choice: tuple[str, ...]) -> None:
-    assert list(refusals(rendered(*choice))) == []
+    assert list(refusals(render_overlay(*choice))) == []
 
 
 def _container(manifests: list[Manifest]) -> Manifest:
@@ -190,9 +190,9 @@ REFUSED = {
     "label": lambda all_: all_[0]["metadata"].setdefault("labels", {}).update(run="it's mine"),
     "size of the recipe": lambda all_: all_[0]["data"].update({"recipe.yaml": "#" * (2**20 + 1)}),
     "restart policy": lambda all_: pod_of(all_).update(restartPolicy="OnFailure"),
-    "completions": lambda all_: job_of(all_).pop("parallelism"),
-    "replacement policy": lambda all_: job_of(all_).update(podReplacementPolicy="TerminatingOrFailed"),
-    "exit codes": lambda all_: job_of(all_)["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"].append(0),
+    "completions": lambda all_: job_spec(all_).pop("parallelism"),
+    "replacement policy": lambda all_: job_spec(all_).update(podReplacementPolicy="TerminatingOrFailed"),
+    "exit codes": lambda all_: job_spec(all_)["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"].append(0),
     "quantity": lambda all_: _container(all_)["resources"]["limits"].update(memory="16GB"),
     "variable": lambda all_: _container(all_)["env"].append({"name": "2ND", "value": ""}),
     "mount": lambda all_: pod_of(all_)["volumes"].pop(),
@@ -201,6 +201,6 @@ REFUSED = {
 
 @pytest.mark.parametrize("rule", REFUSED)
 def test_a_manifest_that_the_server_would_refuse_is_found_by_that_rule(rule: str) -> None:
-    manifests = rendered("plain")
+    manifests = render_overlay("plain")
     REFUSED[rule](manifests)
     assert list(refusals(manifests)) == [rule]

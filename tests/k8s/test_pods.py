@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from benchmarks.faults.job import Job as Training
 from benchmarks.faults.job import RunFolder
 from pipelines.cluster.jobs import Job
-from pipelines.cluster.kubernetes import KubernetesSite, manifests_of
+from pipelines.cluster.kubernetes import KubernetesSite, build_manifests
 from tests.k8s.containers import Node, RunningJob, cannot_have_containers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -35,7 +35,7 @@ class Cluster:
         recipe = self.training.recipe | {
             "name": name, "runs": "runs", "data": data, "base": {"model": "models/base"}, "pretrain": pretrain
         }  # fmt: skip
-        return RunningJob(self.node, manifests_of(PRETRAIN, SITE, f"e4t-{name}", yaml.safe_dump(recipe)))
+        return RunningJob(self.node, build_manifests(PRETRAIN, SITE, f"e4t-{name}", yaml.safe_dump(recipe)))
 
     def run(self, name: str) -> RunFolder:
         """What it leaves."""

@@ -33,7 +33,7 @@ from encoder.pipeline import E4TPipeline
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints import format as saved_state
 from pipelines.pretraining.checkpoints.format import read_state
-from pipelines.tiny_base.attribute_classifier import FILE, AttributeReader
+from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, AttributeClassifier
 from tests.bases import SHIPPED, make_base
 
 RELEASE = SHIPPED.parent / "faces"
@@ -121,8 +121,8 @@ class TestModels:
         assert "cannot be loaded" in refused(lambda: kind(str(folder)))
 
     def test_the_reader_of_attributes(self, hostile: bytes, refused, tmp_path: Path) -> None:
-        (tmp_path / FILE).write_bytes(hostile)
-        assert "cannot be loaded" in refused(lambda: AttributeReader.load(tmp_path))
+        (tmp_path / ATTRIBUTE_WEIGHTS_NAME).write_bytes(hostile)
+        assert "cannot be loaded" in refused(lambda: AttributeClassifier.load(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.config import PrepareConfig
 from data_prep.sources import open_source
-from data_prep.sources.detect import kind_of
+from data_prep.sources.detect import detect_type
 
 ConfigOf = Callable[..., PrepareConfig]
 Put = Callable[..., Path]
@@ -33,7 +33,7 @@ Put = Callable[..., Path]
     ],
 )
 def test_a_name_tells_the_kind(source: str, kind: str, config_of: ConfigOf) -> None:
-    assert kind_of(config_of(source)) == kind
+    assert detect_type(config_of(source)) == kind
 
 
 @pytest.mark.parametrize(
@@ -52,17 +52,17 @@ def test_what_a_folder_holds_tells_the_kind(
     files: list[str], kind: str, tmp_path: Path, put: Put, config_of: ConfigOf
 ) -> None:
     (tmp_path / "a folder.zip").mkdir()
-    assert kind_of(config_of(put(tmp_path / "a folder.zip", *files))) == kind
+    assert detect_type(config_of(put(tmp_path / "a folder.zip", *files))) == kind
 
 
 def test_a_folder_at_a_url_is_looked_into_too(config_of: ConfigOf) -> None:
     fsspec.filesystem("memory").pipe("/only/archives/a.zip", b"")
-    assert kind_of(config_of("memory://only/archives")) == "archive"
-    assert kind_of(config_of("memory://only")) == "folder"
+    assert detect_type(config_of("memory://only/archives")) == "archive"
+    assert detect_type(config_of("memory://only")) == "folder"
 
 
 def test_a_manifest_of_ours_makes_a_folder_a_set(shared_set: Path, config_of: ConfigOf) -> None:
-    assert kind_of(config_of(shared_set)) == "shards"
+    assert detect_type(config_of(shared_set)) == "shards"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_texts_in_a_parquet_file_are_paths(
     values: list[object], kind: str, tmp_path: Path, config_of: ConfigOf
 ) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"image": values}), tmp_path / "set.parquet")
-    assert kind_of(config_of(tmp_path / "set.parquet")) == kind
+    assert detect_type(config_of(tmp_path / "set.parquet")) == kind
 
 
 def test_the_kind_can_be_given(tmp_path: Path, put: Put, config_of: ConfigOf) -> None:

@@ -4,34 +4,34 @@ from pathlib import PurePosixPath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.sources.names import MAX_KEY_BYTES, Keys, hashed_key, is_picture, key_of, split_suffix
+from data_prep.sources.names import MAX_KEY_BYTES, Keys, hashed_key, is_image_path, make_key, split_suffix
 
 AWKWARD = st.text(st.sampled_from("ab_/.-0 é\udcff"), min_size=1, max_size=8)
 NAMES = AWKWARD | st.text(min_size=1, max_size=12) | st.text("x_/", min_size=170, max_size=200)
 
 
 def test_a_path_of_safe_names_is_its_own_key_with_slashes_made_underscores() -> None:
-    assert key_of("cat01/0") == "cat01__0"
-    assert key_of("été/straße-3") == "été__straße-3"
+    assert make_key("cat01/0") == "cat01__0"
+    assert make_key("été/straße-3") == "été__straße-3"
 
 
 def test_a_name_that_was_changed_carries_a_hash() -> None:
-    assert re.fullmatch(r"a_b-[0-9a-f]{10}", key_of("a b"))
-    assert re.fullmatch(r"x{169}-[0-9a-f]{10}", key_of("x" * 181))
+    assert re.fullmatch(r"a_b-[0-9a-f]{10}", make_key("a b"))
+    assert re.fullmatch(r"x{169}-[0-9a-f]{10}", make_key("x" * 181))
 
 
 def test_underscores_and_slashes_do_not_meet() -> None:
-    assert len({key_of(name) for name in ("a/b", "a__b", "a_/b", "a/_b", "a___b", "a//b")}) == 6
+    assert len({make_key(name) for name in ("a/b", "a__b", "a_/b", "a/_b", "a___b", "a//b")}) == 6
 
 
 def test_a_name_that_looks_like_a_hashed_one_is_hashed() -> None:
-    assert key_of(key_of("a b")) != key_of("a b")
+    assert make_key(make_key("a b")) != make_key("a b")
 
 
 @settings(max_examples=300, deadline=None)
 @given(NAMES)
 def test_a_key_is_safe_as_the_base_name_of_a_member(name: str) -> None:
-    key = key_of(name)
+    key = make_key(name)
     assert re.fullmatch(r"[\w\-]+", key)
     assert len(key.encode()) <= MAX_KEY_BYTES
 
@@ -39,7 +39,7 @@ def test_a_key_is_safe_as_the_base_name_of_a_member(name: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.sets(NAMES, min_size=2, max_size=20))
 def test_different_names_have_different_keys(names: set[str]) -> None:
-    assert len({key_of(name) for name in names}) == len(names)
+    assert len({make_key(name) for name in names}) == len(names)
 
 
 @settings(max_examples=200, deadline=None)
@@ -47,12 +47,12 @@ def test_different_names_have_different_keys(names: set[str]) -> None:
 def test_different_paths_have_different_keys(parts: set[tuple[str, str]]) -> None:
     paths = sorted({name + suffix for name, suffix in parts if PurePosixPath(name + suffix).suffix == suffix})
     keys = Keys()
-    assert len({keys.of(path) for path in paths}) == len(paths)
+    assert len({keys.assign(path) for path in paths}) == len(paths)
 
 
 def test_of_two_files_that_differ_by_suffix_the_first_keeps_the_name() -> None:
     keys = Keys()
-    assert [keys.of("a/0.jpg"), keys.of("a/0.png")] == ["a__0", hashed_key("a/0", ".png")]
+    assert [keys.assign("a/0.jpg"), keys.assign("a/0.png")] == ["a__0", hashed_key("a/0", ".png")]
 
 
 def test_a_mark_tells_apart_what_shares_a_name() -> None:
@@ -65,4 +65,4 @@ def test_only_the_last_suffix_is_taken_off() -> None:
 
 def test_what_macos_leaves_beside_pictures_is_none() -> None:
     names = ("a/0.PNG", "a/._0.png", "__MACOSX/a/0.png", ".DS_Store", "a/0.txt", "a.png/readme")
-    assert [name for name in names if is_picture(name)] == ["a/0.PNG"]
+    assert [name for name in names if is_image_path(name)] == ["a/0.PNG"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipelines.app.http_guard import LARGEST_PICTURE
+from pipelines.app.http_guard import MAX_IMAGE_BYTES
 from tests.pipelines.app.served import RELEASE
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ def test_nothing_runs_but_by_the_page(client: httpx.Client, path: str) -> None:
 
 
 def test_a_picture_of_more_than_20_mb_is_refused(client: httpx.Client) -> None:
-    assert uploaded(client, bytes(LARGEST_PICTURE + 1)).status_code == 413
+    assert uploaded(client, bytes(MAX_IMAGE_BYTES + 1)).status_code == 413
 
 
 def test_a_large_request_is_refused_before_it_is_sent(address: str) -> None:

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import pytest
 
 from encoder.concepts.concept import Concept
-from pipelines.app.http_guard import LARGEST_PICTURE
+from pipelines.app.http_guard import MAX_IMAGE_BYTES
 from tests.pipelines.app.served import serving
 
 Keys = pytest.importorskip("selenium.webdriver", reason="selenium is not installed").Keys
@@ -162,7 +162,7 @@ def test_what_is_wrong_is_said_in_the_page(browser: Callable, address: str, pict
     (tmp_path / "notes.png").write_text("not a picture")
     upload(window, tmp_path / "notes.png")
     says(window, "tuning", "This file cannot be read as a picture; give a PNG, JPEG or WebP file.")
-    (tmp_path / "large.png").write_bytes(bytes(LARGEST_PICTURE + 1))
+    (tmp_path / "large.png").write_bytes(bytes(MAX_IMAGE_BYTES + 1))
     open_page(window, address)
     upload(window, tmp_path / "large.png")
     wait_for(lambda: "exceed the maximum allowed size of 20" in window.find_element("tag name", "body").text)

@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from encoder.errors import ConfigError
-from pipelines.cluster.jobs import RECIPE, Job, Stage, jobs_of
+from pipelines.cluster.jobs import RECIPE_FILE, Job, Stage, jobs_for_stage
 from pipelines.cluster.kubernetes import (
-    WORKLOADS,
+    WORKLOAD_KINDS,
     KubernetesSite,
     Manifest,
-    job_of,
-    manifests_of,
-    name_of,
-    submission,
+    job_spec,
+    build_manifests,
+    job_name,
+    build_submission,
 )
-from pipelines.cluster.submission import Sent, sent, submissions
+from pipelines.cluster.submission import SubmittedJobs, load_submitted_jobs, list_submissions
 from tests.k8s.manifests import OVERLAYS, breaches, pod_of, refusals, validate
 
 PRETRAIN = Job("pretrain", "ranks", ("pretrain",), 2)
@@ -44,7 +44,7 @@ if sys.argv[1] == "get":
 
 
 def made(job: Job, **site: Any) -> list[Manifest]:
-    return manifests_of(job, KubernetesSite(**site), "e4t-run-001", "name: run\n")
+    return build_manifests(job, KubernetesSite(**site), "e4t-run-001", "name: run\n")
 
 
 def named(manifests: list[Manifest]) -> dict[str, str]:
@@ -54,7 +54,7 @@ def named(manifests: list[Manifest]) -> dict[str, str]:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("stage", get_args(Stage))
 def test_every_manifest_is_one_that_the_cluster_takes(overlay: str, stage: Stage, tmp_path: Path) -> None:
-    for job in jobs_of(stage, nodes=2, tasks=3, cached=True):
+    for job in jobs_for_stage(stage, nodes=2, array_size=3, use_feature_cache=True):
         manifests = made(job, overlay=overlay, rdma=True, namespace="team")
         for manifest in manifests:
             validate(manifest)
@@ -85,9 +85,9 @@ def test_ranks_meet_at_the_first_pod(overlay: str, first: str) -> None:
 
 
 def test_two_submissions_of_a_run_share_no_selector() -> None:
-    first, second = (manifests_of(PRETRAIN, KubernetesSite(), name, "") for name in ("e4t-a", "e4t-b"))
+    first, second = (build_manifests(PRETRAIN, KubernetesSite(), name, "") for name in ("e4t-a", "e4t-b"))
     (service,) = (each for each in first if each["kind"] == "Service")
-    labels = job_of(second)["template"]["metadata"]["labels"]
+    labels = job_spec(second)["template"]["metadata"]["labels"]
     assert not service["spec"]["selector"].items() <= labels.items()
 
 
@@ -112,12 +112,12 @@ def test_an_amount_that_the_cluster_would_refuse_is_refused(amount: str) -> None
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_starts_pods_is_sent_when_everything_that_it_names_is_there(overlay: str) -> None:
     kinds = [each["kind"] for each in made(PRETRAIN, overlay=overlay)]
-    assert kinds[-1] in WORKLOADS
-    assert not set(kinds[:-1]) & set(WORKLOADS)
+    assert kinds[-1] in WORKLOAD_KINDS
+    assert not set(kinds[:-1]) & set(WORKLOAD_KINDS)
 
 
 def test_an_array_has_a_pod_for_each_task_and_runs_some_at_a_time() -> None:
-    job = job_of(made(CACHE, pods_at_once=16))
+    job = job_spec(made(CACHE, pods_at_once=16))
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (40, 16, "Indexed")
     (container,) = job["template"]["spec"]["containers"]
     assert container["args"] == ["cache", "--recipe", "/etc/e4t/recipe.yaml", "--stage", "work", "--world", "40"]
@@ -132,7 +132,7 @@ def test_preparing_asks_for_no_gpu() -> None:
 @settings(max_examples=50, deadline=None)
 @given(recipe=some.text(some.characters(exclude_categories=["Cs", "Cc"]) | some.just("\n")) | some.sampled_from("1yN"))
 def test_a_recipe_arrives_as_itself(recipe: str) -> None:
-    files = submission([PRETRAIN], KubernetesSite(), Path("runs/run/submissions/001-pretrain"), "run", {RECIPE: recipe})
+    files = build_submission([PRETRAIN], KubernetesSite(), Path("runs/run/submissions/001-pretrain"), "run", {RECIPE_FILE: recipe})
     (kept,) = (each["data"] for each in read_by_kubectl(files.files["1-pretrain.yaml"]) if each["kind"] == "ConfigMap")
     assert kept == {"recipe.yaml": recipe}
 
@@ -151,8 +151,8 @@ def read_by_kubectl(text: str) -> Iterator[Manifest]:
 @given(run=some.text(min_size=1))
 def test_any_runs_name_gives_one_that_hosts_can_have(run: str) -> None:
     job = Job("compare-present", "one", ("compare",))
-    name = name_of(job, Path("/somewhere/submissions/123-compare"), run)
-    assert list(refusals(manifests_of(job, KubernetesSite(overlay="jobset-kueue"), name, ""))) == []
+    name = job_name(job, Path("/somewhere/submissions/123-compare"), run)
+    assert list(refusals(build_manifests(job, KubernetesSite(overlay="jobset-kueue"), name, ""))) == []
     assert name == name.lower() and all(word.isalnum() and word.isascii() for word in name.split("-"))
 
 
@@ -226,9 +226,9 @@ def test_sending_leaves_a_record_with_the_jobs_names(
     site = ("--site.namespace", "team", "--site.overlay", "jobset-kueue")
     code, out, err = e4t("submit", "k8s", "--recipe", recipe, "--job", "release", *site)
     assert code == 0, err
-    (folder,) = submissions(recipe.parent / "runs" / "small")
-    name = name_of(Job("release", "one", ("release",)), folder, "small")
-    assert sent(folder) == Sent("k8s", {"release": [f"team/jobset/{name}"]})
+    (folder,) = list_submissions(recipe.parent / "runs" / "small")
+    name = job_name(Job("release", "one", ("release",)), folder, "small")
+    assert load_submitted_jobs(folder) == SubmittedJobs("k8s", {"release": [f"team/jobset/{name}"]})
     assert cluster.told() == ["apply 1-release"]
     assert {"recipe.yaml", "code.json", "code.diff", "1-release.yaml", "send.sh", "submit.sh"} <= {
         path.name for path in folder.iterdir()
@@ -238,8 +238,8 @@ def test_sending_leaves_a_record_with_the_jobs_names(
 def test_what_is_shown_beforehand_is_every_file(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = e4t("submit", "k8s", "--recipe", recipe, "--job", "pipeline", "--dry-run", "true")
     assert code == 0
-    assert all(f"-{job.name}.yaml" in out for job in jobs_of("pipeline", nodes=1, tasks=8, cached=False))
-    assert not submissions(recipe.parent / "runs" / "small")
+    assert all(f"-{job.name}.yaml" in out for job in jobs_for_stage("pipeline", nodes=1, array_size=8, use_feature_cache=False))
+    assert not list_submissions(recipe.parent / "runs" / "small")
 
 
 def test_a_site_without_time_to_save_is_refused() -> None:

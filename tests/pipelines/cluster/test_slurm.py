@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from encoder.errors import ConfigError
-from pipelines.cluster.jobs import Job, jobs_of
-from pipelines.cluster.slurm import SlurmSite, batches, commands, script, site_lines, state
-from pipelines.cluster.submission import Sent, sent, submissions
+from pipelines.cluster.jobs import Job, jobs_for_stage
+from pipelines.cluster.slurm import SlurmSite, sbatch_calls, render_submit_script, read_job_script, render_site_script, job_status
+from pipelines.cluster.submission import SubmittedJobs, load_submitted_jobs, list_submissions
 
 FAKE_SBATCH = """#!/usr/bin/env python3
 import json, sys
@@ -50,7 +50,7 @@ def told_to_sbatch(made: list[Any], folder: Path) -> list[list[str]]:
     log.unlink(missing_ok=True)
     program(folder, "sbatch", FAKE_SBATCH.format(log=str(log)))
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
-    subprocess.run(["bash", "-c", commands(made)], check=True, env=environment, capture_output=True)  # noqa: S603, S607 - our own command
+    subprocess.run(["bash", "-c", render_submit_script(made)], check=True, env=environment, capture_output=True)  # noqa: S603, S607 - our own command
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
@@ -58,8 +58,8 @@ def told_to_e4t(words: list[str], folder: Path, site: SlurmSite) -> list[str]:
     """The words that e4t gets when the job's script runs."""
     for name, text in (("srun", SRUN), ("fake-python", PYTHON)):
         program(folder, name, text)
-    (folder / "site.sh").write_text(site_lines(site))
-    (folder / "job.sbatch").write_text(script())
+    (folder / "site.sh").write_text(render_site_script(site))
+    (folder / "job.sbatch").write_text(read_job_script())
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
     run = ["bash", str(folder / "job.sbatch"), str(folder), *words]
     done = subprocess.run(run, check=True, env=environment, capture_output=True, text=True)  # noqa: S603 - our own command
@@ -72,8 +72,8 @@ def requeued(folder: Path, code: int, **environment: str) -> str:
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sleep", "#!/bin/sh\n"), ("fails", fail)):
         program(folder, name, text)
     site = SlurmSite(python=(sys.executable, str(folder / "fails")), requeues=2)
-    (folder / "site.sh").write_text(site_lines(site))
-    (folder / "job.sbatch").write_text(script())
+    (folder / "site.sh").write_text(render_site_script(site))
+    (folder / "job.sbatch").write_text(read_job_script())
     known = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "STATE": "RUNNING"}
     run = ["bash", str(folder / "job.sbatch"), str(folder), "one", "release"]
     done = subprocess.run(run, check=False, env=os.environ | known | environment, capture_output=True, text=True)  # noqa: S603 - our own command
@@ -90,7 +90,7 @@ def words_of(made: list[Any]) -> list[str]:
 @given(word=WORDS)
 def test_any_word_arrives_as_itself(tmp_path: Path, word: str) -> None:
     site = SlurmSite(python=("fake-python",), setup=f"# {' '.join(word.split())}")
-    made = batches([Job("release", "one", ("release", word))], site, tmp_path, word)
+    made = sbatch_calls([Job("release", "one", ("release", word))], site, tmp_path, word)
     (told,) = told_to_sbatch(made, tmp_path)
     assert told[-1] == word
     assert told_to_e4t(["one", "release", word], tmp_path, site) == ["release", word]
@@ -106,12 +106,12 @@ def test_a_recipe_of_any_name_is_sent_whole(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     words = ["--name", name, "--data.concept", name, "--conditioning.templates", json.dumps([f"{name} *s"])]
     assert e4t("submit", "slurm", "--recipe", recipe, "--job", "release", *words)[0] == 0
-    (folder,) = submissions(tmp_path / "runs" / name)
+    (folder,) = list_submissions(tmp_path / "runs" / name)
     (told,) = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
     assert told[-2:] == ["--recipe", str(folder / "recipe.yaml")]
     kept = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert [kept["name"], kept["data"]["concept"], kept["conditioning"]["templates"]] == [name, name, [f"{name} *s"]]
-    assert sent(folder) == Sent("slurm", {"release": ["1"]})
+    assert load_submitted_jobs(folder) == SubmittedJobs("slurm", {"release": ["1"]})
 
 
 @pytest.mark.parametrize("code", [75, 137, 143])
@@ -139,17 +139,17 @@ def test_a_task_of_an_array_requeues_itself_and_not_the_array(tmp_path: Path) ->
 
 
 def test_each_job_waits_for_every_part_of_the_one_before(tmp_path: Path) -> None:
-    jobs = jobs_of("prepare", nodes=1, tasks=5, cached=False)
-    told = told_to_sbatch(batches(jobs, SlurmSite(), tmp_path, "run", max_array=3), tmp_path)
+    jobs = jobs_for_stage("prepare", nodes=1, array_size=5, use_feature_cache=False)
+    told = told_to_sbatch(sbatch_calls(jobs, SlurmSite(), tmp_path, "run", max_array=3), tmp_path)
     waits = [next((word for word in words if word.startswith("--dependency")), "") for words in told]
     assert waits == ["", "--dependency=afterok:1", "--dependency=afterok:1", "--dependency=afterok:2:3"]
 
 
 def test_an_array_larger_than_the_cluster_takes_is_several_that_count_on_and_share_its_limit(tmp_path: Path) -> None:
     job = Job("cache", "array", ("cache",), 5)
-    made = batches([job], SlurmSite(array_at_once=2), tmp_path, "run", max_array=3)
+    made = sbatch_calls([job], SlurmSite(max_parallel_tasks=2), tmp_path, "run", max_array=3)
     assert [batch.options[-1] for batch in made] == ["--array=0-2%1", "--array=0-1%1"]
-    assert [batch.script[2:4] for batch in made] == [("array", "0"), ("array", "3")]
+    assert [batch.command[2:4] for batch in made] == [("array", "0"), ("array", "3")]
 
 
 def test_a_task_of_an_array_is_told_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,26 +160,26 @@ def test_a_task_of_an_array_is_told_its_rank(tmp_path: Path, monkeypatch: pytest
 
 def test_training_takes_a_task_for_each_device_and_is_warned_before_its_end(tmp_path: Path) -> None:
     site = SlurmSite(devices_per_node=4, cpus_per_device=6, warn_seconds=90)
-    words = words_of(batches([Job("pretrain", "ranks", ("pretrain",), 2)], site, tmp_path, "run"))
+    words = words_of(sbatch_calls([Job("pretrain", "ranks", ("pretrain",), 2)], site, tmp_path, "run"))
     asked = ["--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=6", "--gpus-per-node=4", "--signal=USR2@90"]
     assert set(asked) <= set(words)
 
 
 def test_torchrun_is_one_task_a_node_with_every_devices_cores(tmp_path: Path) -> None:
     site = SlurmSite(devices_per_node=4, cpus_per_device=6, launcher="torchrun")
-    words = words_of(batches([Job("pretrain", "ranks", ("pretrain",), 2)], site, tmp_path, "run"))
+    words = words_of(sbatch_calls([Job("pretrain", "ranks", ("pretrain",), 2)], site, tmp_path, "run"))
     assert {"--ntasks-per-node=1", "--cpus-per-task=24", "--gpus-per-node=4"} <= set(words)
 
 
 def test_preparing_asks_for_no_gpu(tmp_path: Path) -> None:
-    words = words_of(batches([Job("prepare-plan", "one", ("prepare",))], SlurmSite(), tmp_path, "run"))
+    words = words_of(sbatch_calls([Job("prepare-plan", "one", ("prepare",))], SlurmSite(), tmp_path, "run"))
     assert not [word for word in words if word.startswith("--gpu")]
 
 
 def test_a_container_is_entered_by_each_task() -> None:
     site = SlurmSite(container="apptainer", image="e4t image.sif", mounts=("/data:/data",))
     here = Path.cwd()
-    assert site.inside == [
+    assert site.container_args == [
         "apptainer", "exec", "--nv", "--bind", f"{here}:{here},/data:/data", "--pwd", str(here), "e4t image.sif"
     ]  # fmt: skip
 
@@ -192,16 +192,16 @@ def test_a_container_without_an_image_is_refused() -> None:
 def test_what_is_shown_beforehand_is_every_file(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = e4t("submit", "slurm", "--recipe", recipe, "--job", "release", "--dry-run", "true")
     assert code == 0
-    for text in (script(), site_lines(SlurmSite()), "sbatch --parsable"):
+    for text in (read_job_script(), render_site_script(SlurmSite()), "sbatch --parsable"):
         assert text in out
-    assert not submissions(recipe.parent / "runs" / "small")
+    assert not list_submissions(recipe.parent / "runs" / "small")
 
 
 def test_shellcheck_finds_nothing_in_what_is_sent(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
     words = ["--recipe", recipe, "--job", "pipeline", "--dry-run", "true"]
     out = e4t("submit", "slurm", *words)[1]
     submit = out.rpartition("submit.sh\n")[2]
-    for text in (script(), submit):
+    for text in (read_job_script(), submit):
         command = [str(Path(sys.executable).parent / "shellcheck"), "--shell=bash", "-"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
         assert (done.returncode, done.stdout) == (0, "")
@@ -213,9 +213,9 @@ def test_a_job_that_slurm_has_forgotten_is_looked_up_in_its_accounting(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     program(tmp_path, "scontrol", "#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n")
     program(tmp_path, "sacct", "#!/bin/sh\nprintf 'COMPLETED\\nCOMPLETED\\nFAILED\\n'\n")
-    assert state("7") == "2 COMPLETED, FAILED"
+    assert job_status("7") == "2 COMPLETED, FAILED"
     program(tmp_path, "sacct", "#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
-    assert state("7") == "no longer known to SLURM"
+    assert job_status("7") == "no longer known to SLURM"
 
 
 def test_without_sbatch_one_line_says_where_to_submit(

@@ -11,8 +11,8 @@ from jsonargparse import Namespace
 
 from pipelines.cli import commands
 from pipelines.cli.main import main
-from pipelines.cluster.jobs import RECIPE
-from pipelines.cluster.submission import records
+from pipelines.cluster.jobs import RECIPE_FILE
+from pipelines.cluster.submission import snapshot_files
 from pipelines.config.recipe import Recipe
 
 ODD = [
@@ -64,14 +64,14 @@ def test_any_value_of_a_recipe_reaches_the_job_as_itself(
         ),
     )
     sent = tmp_path / "sent.yaml"
-    sent.write_text(records(changed)[RECIPE])
+    sent.write_text(snapshot_files(changed)[RECIPE_FILE])
     assert understood(sent, monkeypatch) == changed
 
 
 def test_what_is_shown_beforehand_is_exact(
     small_recipe: dict[str, Any], tmp_path: Path, e4t: Callable[..., tuple[int, str, str]]
 ) -> None:
-    path = tmp_path / RECIPE
+    path = tmp_path / RECIPE_FILE
     path.write_text(yaml.safe_dump(small_recipe | {"name": ":smile:\t[bold]"}))
     out = e4t("submit", "slurm", "--recipe", path, "--job", "release", "--dry-run", "true")[1]
     assert "runs/:smile:\t[bold]/submissions/001-release/submit.sh\n#!/usr/bin/env bash\n" in out

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from pipelines.doctor import checks
-from pipelines.doctor.check import Finding
-from pipelines.doctor.report import shown
+from pipelines.doctor.check import CheckResult
+from pipelines.doctor.report import format_results
 
 E4T = Callable[..., tuple[int, str, str]]
 
@@ -57,12 +57,12 @@ def test_no_ranks_are_refused(e4t: E4T) -> None:
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_screen_has_everything_at_any_width(columns: int) -> None:
     findings = [
-        Finding(what="disk", state="ok", found="fast [bold]and[/bold] large"),
-        Finding(what="hub", state="note", found="x" * 200, remedy="do this"),
+        CheckResult(name="disk", status="ok", detail="fast [bold]and[/bold] large"),
+        CheckResult(name="hub", status="note", detail="x" * 200, remedy="do this"),
     ]
     console = Console(width=columns)
     with console.capture() as captured:
-        console.print(shown(findings))
+        console.print(format_results(findings))
     said = captured.get()
     assert "[bold]and[/bold]" in said
     assert said.count("x") == 200

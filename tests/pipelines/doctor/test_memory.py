@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.doctor.check import Needs
-from pipelines.doctor.memory import memory, shared_memory, smallest_limit
+from pipelines.doctor.check import JobRequirements
+from pipelines.doctor.memory import check_memory, check_shared_memory, cgroup_memory_limit
 
 
-def needs(nproc: int) -> Needs:
-    return Needs(runs=Path("runs"), nproc=nproc)
+def needs(nproc: int) -> JobRequirements:
+    return JobRequirements(runs=Path("runs"), nproc=nproc)
 
 
 def test_free_memory_is_told_and_more_ranks_than_it_holds_are_refused() -> None:
-    assert "GiB are free" in memory(needs(1))[0].found
-    assert memory(needs(10_000))[0].state == "broken"
+    assert "GiB are free" in check_memory(needs(1))[0].detail
+    assert check_memory(needs(10_000))[0].status == "broken"
 
 
 @pytest.mark.parametrize(
@@ -26,21 +26,21 @@ def test_the_least_limit_of_all_groups_above_counts(tmp_path: Path, line: str, f
     (limit.parent / "b").mkdir(parents=True)
     limit.write_text("1000\n")
     (limit.parent / "b" / limit.name).write_text("2000\n")
-    assert smallest_limit(tmp_path / "own", tmp_path) == 1000
+    assert cgroup_memory_limit(tmp_path / "own", tmp_path) == 1000
 
 
 def test_a_group_without_a_limit_has_none(tmp_path: Path) -> None:
     (tmp_path / "own").write_text("0::/\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert smallest_limit(tmp_path / "own", tmp_path) is None
+    assert cgroup_memory_limit(tmp_path / "own", tmp_path) is None
 
 
 def test_shared_memory_too_small_for_so_many_ranks_is_broken_and_a_little_short_is_a_note(tmp_path: Path) -> None:
     from shutil import disk_usage
 
     free = disk_usage(tmp_path).free
-    assert shared_memory(needs(1), tmp_path)[0].state == "ok"
-    assert shared_memory(needs(free // (128 * 2**20)), tmp_path)[0].state == "note"
-    (found,) = shared_memory(needs(free // 2**20), tmp_path)
-    assert found.state == "broken"
+    assert check_shared_memory(needs(1), tmp_path)[0].status == "ok"
+    assert check_shared_memory(needs(free // (128 * 2**20)), tmp_path)[0].status == "note"
+    (found,) = check_shared_memory(needs(free // 2**20), tmp_path)
+    assert found.status == "broken"
     assert "--shm-size" in found.remedy

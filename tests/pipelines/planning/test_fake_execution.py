@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from pipelines.planning.fake_execution import bytes_of, cost_of, count, without_values
+from pipelines.planning.fake_execution import module_bytes, measure_cost, num_parameters, fake_tensors
 
 
 def test_the_peak_is_the_most_that_was_held_at_once() -> None:
@@ -11,41 +11,41 @@ def test_the_peak_is_the_most_that_was_held_at_once() -> None:
             gone = kept + 1
             del gone
 
-    with without_values():
-        assert cost_of(work).peak_bytes == 2 * 4000
+    with fake_tensors():
+        assert measure_cost(work).peak_bytes == 2 * 4000
 
 
 def test_a_view_takes_nothing() -> None:
-    with without_values():
-        assert cost_of(lambda: torch.zeros(1000).view(10, 100).T).peak_bytes == 4000
+    with fake_tensors():
+        assert measure_cost(lambda: torch.zeros(1000).view(10, 100).T).peak_bytes == 4000
 
 
 def test_what_was_there_before_is_not_counted_again() -> None:
-    with without_values():
+    with fake_tensors():
         weight = torch.zeros(1000, 10)
-        assert cost_of(lambda: weight.T).peak_bytes == 0
+        assert measure_cost(lambda: weight.T).peak_bytes == 0
 
 
 def test_operations_are_those_of_a_product_and_its_gradients() -> None:
-    with without_values():
+    with fake_tensors():
         layer = nn.Linear(30, 20, bias=False)
         batch = torch.zeros(8, 30, requires_grad=True)
-        assert cost_of(lambda: layer(batch).sum().backward()).operations == 3 * 2 * 8 * 30 * 20
+        assert measure_cost(lambda: layer(batch).sum().backward()).flops == 3 * 2 * 8 * 30 * 20
 
 
 def test_activations_are_kept_for_the_backward_pass_and_freed_by_it() -> None:
-    with without_values():
+    with fake_tensors():
         layers = nn.Sequential(*[nn.Linear(100, 100) for _ in range(4)])
         with torch.no_grad():
-            looking = cost_of(lambda: layers(torch.zeros(1000, 100)))
-        learning = cost_of(lambda: layers(torch.zeros(1000, 100)).sum().backward())
+            looking = measure_cost(lambda: layers(torch.zeros(1000, 100)))
+        learning = measure_cost(lambda: layers(torch.zeros(1000, 100)).sum().backward())
     assert learning.peak_bytes > 1.5 * looking.peak_bytes
 
 
 def test_no_memory_is_touched() -> None:
-    with without_values():
-        assert bytes_of(nn.Linear(100_000, 100_000)) == 4 * (10**10 + 10**5)  # 40 GB
+    with fake_tensors():
+        assert module_bytes(nn.Linear(100_000, 100_000)) == 4 * (10**10 + 10**5)  # 40 GB
 
 
 def test_parameters_are_counted() -> None:
-    assert count(nn.Linear(3, 5)) == 20
+    assert num_parameters(nn.Linear(3, 5)) == 20

@@ -8,7 +8,7 @@ from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
 from data_prep.synthetic.faces import Identity, Scene, render
 from encoder.errors import ModelError
-from pipelines.tiny_base.attribute_classifier import IDENTITY, SCENE, AttributeReader, agreement, truth
+from pipelines.tiny_base.attribute_classifier import IDENTITY_ATTRIBUTES, SCENE_ATTRIBUTES, AttributeClassifier, matching_fraction, expected_attributes
 
 BASE = Path(__file__).parents[3] / "models" / "base"
 
@@ -18,16 +18,16 @@ def test_the_reader_knows_people_that_it_has_never_seen() -> None:
     drawn = [(Identity.random(rng), Scene.random(rng)) for _ in range(400)]
     unseen = [(who, scene) for who, scene in drawn if split_of(who.name, SplitFractions()) == "test"]
     pixels = torch.stack([torch.frombuffer(bytearray(render(*pair).tobytes()), dtype=torch.uint8) for pair in unseen])
-    read = AttributeReader.load(BASE).read(pixels.view(-1, 64, 64, 3).permute(0, 3, 1, 2).float() / 127.5 - 1)
-    right = [agreement(r, truth(*pair), [*IDENTITY, *SCENE]) for r, pair in zip(read, unseen, strict=True)]
+    read = AttributeClassifier.load(BASE).predict(pixels.view(-1, 64, 64, 3).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    right = [matching_fraction(r, expected_attributes(*pair), [*IDENTITY_ATTRIBUTES, *SCENE_ATTRIBUTES]) for r, pair in zip(read, unseen, strict=True)]
     assert len(unseen) > 10
     assert sum(right) / len(right) > 0.9
 
 
 def test_agreement_is_the_share_of_the_named_attributes() -> None:
-    read = truth(Identity(head="afro", hair="blue", skin="tan", beard="none", accessory="none"), SCENE_A)
-    wanted = truth(Identity(head="afro", hair="gray", skin="tan", beard="none", accessory="none"), SCENE_A)
-    assert agreement(read, wanted, ["head", "hair"]) == 0.5
+    read = expected_attributes(Identity(head="afro", hair="blue", skin="tan", beard="none", accessory="none"), SCENE_A)
+    wanted = expected_attributes(Identity(head="afro", hair="gray", skin="tan", beard="none", accessory="none"), SCENE_A)
+    assert matching_fraction(read, wanted, ["head", "hair"]) == 0.5
 
 
 SCENE_A = Scene(expression="smiling", clothes="red", background="navy")
@@ -35,4 +35,4 @@ SCENE_A = Scene(expression="smiling", clothes="red", background="navy")
 
 def test_a_base_without_a_reader_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="drawn faces"):
-        AttributeReader.load(tmp_path)
+        AttributeClassifier.load(tmp_path)

@@ -3,17 +3,17 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from encoder.backbone.backbone import Backbone
-from pipelines.tiny_base.diffusion import TextToNoise, draw_timesteps, face_weight
+from pipelines.tiny_base.diffusion import TextConditionedUNet, sample_timesteps, face_loss_weight
 
 
 def test_the_loss_weighs_most_where_eyes_and_mouth_are() -> None:
-    weight = face_weight(16, 64, people=16)
+    weight = face_loss_weight(16, 64, num_samples=16)
     assert torch.isclose(weight.mean(), torch.tensor(1.0))
     assert weight[6:12].mean() > 1.5 * weight[:5].mean()
 
 
 def test_timesteps_are_of_the_schedule_and_most_are_in_its_middle() -> None:
-    timesteps = draw_timesteps(4000, 1000)
+    timesteps = sample_timesteps(4000, 1000)
     assert 0 <= timesteps.min() <= timesteps.max() <= 999
     assert ((timesteps > 200) & (timesteps < 700)).float().mean() > 0.55
     assert (timesteps > 950).sum() > 20  # sampling begins at pure noise
@@ -22,7 +22,7 @@ def test_timesteps_are_of_the_schedule_and_most_are_in_its_middle() -> None:
 def test_the_text_states_of_the_shipped_base_tell_their_words(backbone: Backbone) -> None:
     assert isinstance(backbone.unet, UNet2DConditionModel)
     assert isinstance(backbone.text_encoders.encoders[0], CLIPTextModel)
-    model = TextToNoise(backbone.unet, backbone.text_encoders.encoders[0])
+    model = TextConditionedUNet(backbone.unet, backbone.text_encoders.encoders[0])
     tokens = backbone.text_encoders.tokenizers[0](
         ["a portrait of an adoring person in a red shirt"], return_tensors="pt"
     ).input_ids

@@ -12,9 +12,9 @@ from data_prep.prepare.splits import split_of
 from data_prep.synthetic.faces import FacesConfig, generate_faces
 from encoder.errors import ConfigError
 from encoder.metrics import ImageFeatureExtractor
-from pipelines.tiny_base.config import BaseConfig, Budget
-from pipelines.tiny_base.dataset import Pictures, load_split
-from pipelines.tiny_base.recognizer import recall, strangers, train_recogniser
+from pipelines.tiny_base.config import BaseConfig, TimeBudget
+from pipelines.tiny_base.dataset import CaptionedImages, load_split
+from pipelines.tiny_base.recognizer import recall, held_out_identities, train_recognizer
 from tests.bases import SHIPPED
 
 
@@ -24,26 +24,26 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> BaseConfig:
     faces, others = str(folder / "faces"), str(folder / "others")
     generate_faces(FacesConfig(output=faces, num_identities=12, images_per_identity=1, seed=0))
     generate_faces(FacesConfig(output=others, num_identities=12, images_per_identity=2, seed=1))
-    budget = Budget(minutes=0.05, batch_size=4, learning_rate=1e-3)
-    return BaseConfig(pictures=faces, recogniser_faces=others, output=str(folder / "base"), recogniser=budget)
+    budget = TimeBudget(minutes=0.05, batch_size=4, learning_rate=1e-3)
+    return BaseConfig(image_dir=faces, recognizer_faces=others, output=str(folder / "base"), recognizer=budget)
 
 
 def test_it_is_trained_on_train_people_that_the_base_has_not_seen(config: BaseConfig) -> None:
-    names = set(strangers(config).identities)
+    names = set(held_out_identities(config).identities)
     assert names
     assert all(split_of(name, SplitFractions()) == "train" for name in names)
-    assert not names & {folder.name for folder in Path(config.pictures).iterdir()}
+    assert not names & {folder.name for folder in Path(config.image_dir).iterdir()}
 
 
 def test_the_bases_own_people_are_refused(config: BaseConfig) -> None:
-    same = BaseConfig(pictures=config.pictures, recogniser_faces=config.pictures)
+    same = BaseConfig(image_dir=config.image_dir, recognizer_faces=config.image_dir)
     with pytest.raises(ConfigError, match="another --seed"):
-        strangers(same)
+        held_out_identities(same)
 
 
 def test_what_is_trained_opens_as_a_recogniser(config: BaseConfig, pixels: Tensor) -> None:
     Path(config.output).mkdir()
-    train_recogniser(config, Accelerator(cpu=True))
+    train_recognizer(config, Accelerator(cpu=True))
     assert ImageFeatureExtractor(f"{config.output}/recogniser").image_features(pixels).shape == (2, 192)
 
 
@@ -57,7 +57,7 @@ class ByColour:
 def test_recall_is_how_often_the_nearest_is_the_same_person() -> None:
     red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     shown = torch.tensor([red, red, green, green, blue, red], dtype=torch.uint8).view(6, 3, 1, 1)
-    people = Pictures(shown, [["a person"]] * 6, ["anna", "anna", "ben", "ben", "carl", "carl"])
+    people = CaptionedImages(shown, [["a person"]] * 6, ["anna", "anna", "ben", "ben", "carl", "carl"])
     assert recall(ByColour(), people) == {"people": 3.0, "top1": pytest.approx(2 / 3), "top5": 1.0}
 
 
