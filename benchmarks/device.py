@@ -36,9 +36,9 @@ from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.planning.pretraining import plan_pretraining
 from pipelines.planning.tuning import plan_tuning
-from pipelines.pretraining.model import DomainModel, draws
-from pipelines.runtime.device_specs import DEVICES, GIB, device_named
-from pipelines.runtime.memory import host_peak_bytes
+from pipelines.pretraining.model import DomainModel, sample_noise
+from pipelines.runtime.device_specs import DEVICES, GIB, find_device
+from pipelines.runtime.memory import host_peak_memory_bytes
 
 PRETRAINING: dict[str, dict[str, Any]] = {
     "online": {},
@@ -61,7 +61,7 @@ console = Console(width=140)
 def recipe(arguments: argparse.Namespace, batch: int, pretraining: dict[str, Any], tuning: dict[str, Any]) -> Recipe:
     """One row's."""
     plain = PretrainConfig(
-        batch_size=batch, micro_batch_size=batch, gradient_checkpointing=False, hidden_width=arguments.hidden_width
+        global_batch_size=batch, micro_batch_size=batch, gradient_checkpointing=False, hidden_width=arguments.hidden_width
     )
     return Recipe(
         name="device",
@@ -80,20 +80,20 @@ def pretrain(arguments: argparse.Namespace) -> dict[str, float]:
     backbone = build_meta_backbone(made.base, device)
     conditioning = Conditioning.from_backbone(backbone, made.conditioning)
     with device:
-        model = DomainModel.start(config, backbone, conditioning)
+        model = DomainModel.build(config, backbone, conditioning)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
     if config.gradient_checkpointing:
         backbone.unet.enable_gradient_checkpointing()
     if config.compile:
         backbone.unet.compile_repeated_blocks()
-    pixels = torch.rand(config.batch_size, 3, arguments.side, arguments.side) * 2 - 1
-    prompts = conditioning.tokenize([PROMPT] * config.batch_size)
-    kept = encode_images(backbone, pixels) if config.cached else None
-    draw = draws(made, backbone, list(range(config.batch_size)))
+    pixels = torch.rand(config.global_batch_size, 3, arguments.side, arguments.side) * 2 - 1
+    prompts = conditioning.tokenize([PROMPT] * config.global_batch_size)
+    kept = encode_images(backbone, pixels) if config.use_feature_cache else None
+    draw = sample_noise(made, backbone, list(range(config.global_batch_size)))
 
     def step() -> None:
         pictures = kept or encode_images(backbone, pixels)
-        model(pictures, prompts, draw, config.regulariser).total.backward()
+        model(pictures, prompts, draw, config.regularization_weight).total.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -137,7 +137,7 @@ def settle(device: torch.device) -> None:
 
 def peak(device: torch.device) -> float:
     """The most bytes of the device, or of this process, that were held."""
-    return float(torch.cuda.max_memory_reserved()) if device.type == "cuda" else float(host_peak_bytes())
+    return float(torch.cuda.max_memory_reserved()) if device.type == "cuda" else float(host_peak_memory_bytes())
 
 
 def row(arguments: argparse.Namespace, stage: str, setting: str, batch: int) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def row(arguments: argparse.Namespace, stage: str, setting: str, batch: int) -> 
 def planned(arguments: argparse.Namespace, stage: str, setting: str, batch: int, seconds: float) -> dict[str, Any]:
     """Prediction of memory, pictures a second and their share of the device's best."""
     name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "cpu"
-    device = device_named(name) or DEVICES[0]
+    device = find_device(name) or DEVICES[0]
     if stage == "pre-training":
         plan = plan_pretraining(recipe(arguments, batch, PRETRAINING[setting], {}), device, 1)
         pictures = batch

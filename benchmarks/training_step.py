@@ -39,7 +39,7 @@ from encoder.model.weight_offsets import OverparametrizedOffset, OffsetPredictor
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.pretraining.model import DomainModel
 from pipelines.runtime.device_specs import GIB
-from pipelines.runtime.memory import forget_peak, host_peak_bytes
+from pipelines.runtime.memory import reset_peak_memory, host_peak_memory_bytes
 
 TOLERANCE = 1e-4
 REGULARISER = 0.01
@@ -54,7 +54,7 @@ class Case:
         self.backbone = build_meta_backbone(BackboneConfig(model=arguments.base, image_encoder=tower_of(arguments.base)), "cpu")
         self.conditioning = Conditioning.from_backbone(self.backbone, CONDITIONING)
         config = PretrainConfig(hidden_width=arguments.hidden_width)
-        self.model = DomainModel.start(config, self.backbone, self.conditioning)
+        self.model = DomainModel.build(config, self.backbone, self.conditioning)
         nn.init.normal_(self.model.encoder.out_proj.weight, std=0.02)
         for matrix in self.model.offsets.offsets:
             nn.init.normal_(matrix.rows.weight, std=0.001)
@@ -74,7 +74,7 @@ def ours(case: Case) -> tuple[float, float]:
     pictures = case.pictures()
     case.conditioning.unconditional_embeddings()
     case.backbone.move_encoders("meta")  # `e4t pretrain` keeps them in the host's memory, not on the device
-    forget_peak()
+    reset_peak_memory()
     began = time.perf_counter()
     losses = case.model(pictures, case.prompts, case.draw, REGULARISER)
     losses.total.backward()
@@ -84,7 +84,7 @@ def ours(case: Case) -> tuple[float, float]:
 def naive(case: Case) -> tuple[float, float]:
     """The same of the naive form."""
     case.backbone.unet.requires_grad_(True)
-    forget_peak()
+    reset_peak_memory()
     began = time.perf_counter()
     loss = naive_loss(case.backbone, case.model, case.conditioning, case.pixels, case.prompts, case.draw)
     loss.backward()
@@ -137,7 +137,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.form:
         loss, seconds = {"ours": ours, "naive": naive}[arguments.form](Case(arguments))
-        print(json.dumps({"loss": loss, "seconds": seconds, "peak": host_peak_bytes()}))
+        print(json.dumps({"loss": loss, "seconds": seconds, "peak": host_peak_memory_bytes()}))
         return 0
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "naive": []}
     for number in range(arguments.rounds):

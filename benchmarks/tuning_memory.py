@@ -35,9 +35,9 @@ from encoder.tuning.tuner import TuningImages, tune
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.planning.tuning import plan_tuning
-from pipelines.pretraining.model import draws
-from pipelines.runtime.device_specs import GIB, device_named
-from pipelines.runtime.memory import host_peak_bytes
+from pipelines.pretraining.model import sample_noise
+from pipelines.runtime.device_specs import GIB, find_device
+from pipelines.runtime.memory import host_peak_memory_bytes
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("float32", {}),
@@ -73,12 +73,12 @@ def measure(setting: str, arguments: argparse.Namespace) -> dict[str, float]:
     backbone = build_meta_backbone(made.base, "cpu")
     conditioning = Conditioning.from_backbone(backbone, made.conditioning)
     encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, arguments.hidden_width)).requires_grad_(False)
-    pixels, built, began = torch.rand(1, 3, arguments.side, arguments.side), host_peak_bytes(), time.monotonic()
+    pixels, built, began = torch.rand(1, 3, arguments.side, arguments.side), host_peak_memory_bytes(), time.monotonic()
     if setting == "plain":
         plain(made, backbone, encoder, conditioning, pixels)
     else:
         tune(backbone, encoder, conditioning, TuningImages(pixels=pixels), made.tune, release="none")
-    return {"built": built, "peak": host_peak_bytes(), "seconds": time.monotonic() - began}
+    return {"built": built, "peak": host_peak_memory_bytes(), "seconds": time.monotonic() - began}
 
 
 def plain(
@@ -89,7 +89,7 @@ def plain(
     optimizer = torch.optim.AdamW([p.requires_grad_(True) for p in trained], lr=made.tune.learning_rate)
     encoded, size = encode_images(backbone, pixels), made.tune.batch_size
     for step in range(made.tune.steps):
-        draw = draws(made, backbone, [step * size + copy for copy in range(size)])
+        draw = sample_noise(made, backbone, [step * size + copy for copy in range(size)])
         losses = e4t_loss(
             backbone,
             encoder,
@@ -108,7 +108,7 @@ def plain(
 
 def predict(setting: str, arguments: argparse.Namespace) -> float | None:
     """What the plan says; nothing of the plain form, which e4t does not have."""
-    cpu = device_named("cpu")
+    cpu = find_device("cpu")
     assert cpu  # noqa: S101 - it is in the table
     return None if setting == "plain" else float(plan_tuning(recipe(setting, arguments), cpu).total_bytes)
 

@@ -1,10 +1,10 @@
 """What a job's exit code tells a scheduler."""
 
-DONE = 0
-FAILED = 1
-REQUEUE = 75
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_REQUEUE = 75
 """Stopped on request with everything saved: start it again."""
-WRONG_RECIPE = 78
+EXIT_CONFIG_ERROR = 78
 """The recipe is wrong: starting it again cannot help."""
 
 

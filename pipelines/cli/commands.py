@@ -22,8 +22,8 @@ from encoder.errors import ConfigError
 from encoder.tuning.presets import METHODS
 from pipelines.cli import options
 from pipelines.cli.tables import report_table, status_lines
-from pipelines.errors import DONE, FAILED, RunError
-from pipelines.runtime.console import Bar, console
+from pipelines.errors import EXIT_OK, EXIT_FAILURE, RunError
+from pipelines.runtime.console import ProgressBar, console
 
 if TYPE_CHECKING:
     from data_prep.prepare.executors import Executor
@@ -54,7 +54,7 @@ def _recipe(arguments: Namespace) -> "Recipe":
 def faces(arguments: Namespace, _: list[str]) -> None:
     """Draw the built-in domain: faces, as a folder of pictures with captions."""
     config = _settings(FacesConfig, arguments)
-    with Bar("drawing faces") as bar:
+    with ProgressBar("drawing faces") as bar:
         generate_faces(config, on_progress=bar)
     console.print(f"faces: {config.output}")
 
@@ -62,7 +62,7 @@ def faces(arguments: Namespace, _: list[str]) -> None:
 def emoji(arguments: Namespace, _: list[str]) -> None:
     """Lay out a second domain: emoji of two houses, from the packages that npm pack fetches."""
     config = _settings(EmojiConfig, arguments)
-    with Bar("laying out emoji") as bar:
+    with ProgressBar("laying out emoji") as bar:
         build_emoji_dataset(config, on_progress=bar)
     console.print(f"emoji: {config.output}")
 
@@ -77,22 +77,22 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
         return _verified(config)
     if arguments.status:
         console.print(*status_lines(config.output, status(config)), sep="\n")
-        return DONE
+        return EXIT_OK
     if arguments.stage == "plan":
         plan_dataset(config)
-        return DONE
+        return EXIT_OK
     if arguments.stage == "work":
         run_worker(config, arguments.rank, arguments.world)
-        return DONE
-    with Bar("preparing shards") as bar:
+        return EXIT_OK
+    with ProgressBar("preparing shards") as bar:
         manifest = merge_dataset(config, bar) if arguments.stage == "merge" else prepare(config, _executor(arguments), bar)
     if arguments.runs:
-        from pipelines.tracking.stage_runs import record_set
+        from pipelines.tracking.stage_runs import log_dataset
 
-        record_set(config, manifest, Path(arguments.runs))
+        log_dataset(config, manifest, Path(arguments.runs))
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.reject_counts.items()) or "none"
     console.print(f"shards: {config.output}  kept {manifest.kept}  dropped {dropped}  digest {manifest.digest[:12]}")
-    return DONE
+    return EXIT_OK
 
 
 def _verified(config: PrepareConfig) -> int:
@@ -100,7 +100,7 @@ def _verified(config: PrepareConfig) -> int:
     for line in damaged:
         console.print(line)
     console.print(f"{config.output}: {'damaged' if damaged else 'every shard is as it was written'}")
-    return FAILED if damaged else DONE
+    return EXIT_FAILURE if damaged else EXIT_OK
 
 
 def _executor(arguments: Namespace) -> "Executor":
@@ -122,46 +122,46 @@ def base(arguments: Namespace, raw: list[str]) -> int:
 def cache(arguments: Namespace, raw: list[str]) -> int:
     """Compute what the frozen models see in every picture, once; a rerun finishes what is missing."""
     from data_prep.shards.features import verify_features
-    from pipelines.runtime.launch import inside_cluster, launch
+    from pipelines.runtime.launch import is_distributed_worker, launch
 
     recipe = _recipe(arguments)
     if arguments.verify:
         damaged = list(verify_features(recipe.data.output, recipe.cache.folder))
         for line in damaged:
             console.print(line)
-        return FAILED if damaged else DONE
+        return EXIT_FAILURE if damaged else EXIT_OK
     rank, world = arguments.rank, arguments.world
     if arguments.stage == "all":
-        if not inside_cluster():
+        if not is_distributed_worker():
             return launch(raw, arguments.nproc)
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     from pipelines.pretraining.feature_cache import cache as run
 
-    with Bar("encoding pictures") as bar:
+    with ProgressBar("encoding pictures") as bar:
         run(recipe, rank, world, bar if rank == 0 else None)
-    return DONE
+    return EXIT_OK
 
 
 def pretrain(arguments: Namespace, raw: list[str]) -> int:
     """Pre-train the domain encoder and weight offsets; resumes from the newest complete checkpoint."""
-    from pipelines.runtime.launch import inside_cluster, launch, node_rank, nodes, on_this_device
+    from pipelines.runtime.launch import is_distributed_worker, launch, node_rank, num_nodes, set_deepspeed_accelerator
 
     recipe = _recipe(arguments)
-    if not inside_cluster():
+    if not is_distributed_worker():
         from data_prep.shards.manifest import Manifest
         from pipelines.pretraining.run_folder import Run
 
-        recipe.pretrain.passes(nodes() * arguments.nproc)
+        recipe.pretrain.micro_batch_split(num_nodes() * arguments.nproc)
         Manifest.load(recipe.data.output)
-        Run.open(recipe, node_rank(), accept_changes=arguments.accept_changes)
+        Run.open(recipe, node_rank(), allow_config_change=arguments.accept_changes)
         return launch(raw, arguments.nproc)
-    on_this_device()
-    from pipelines.pretraining.trainer import Sitting
+    set_deepspeed_accelerator()
+    from pipelines.pretraining.trainer import RunOptions
     from pipelines.pretraining.trainer import pretrain as run
 
     return run(
         recipe,
-        Sitting(max_minutes=arguments.max_minutes, profile=arguments.profile, accept_changes=arguments.accept_changes),
+        RunOptions(max_minutes=arguments.max_minutes, profile=arguments.profile, allow_config_change=arguments.accept_changes),
     )
 
 
@@ -171,9 +171,9 @@ def plan(arguments: Namespace, _: list[str]) -> None:
     from pipelines.planning.report import format_plan
     from pipelines.planning.suggestions import suggest_overrides
     from pipelines.planning.tuning import plan_tuning
-    from pipelines.runtime.device_specs import DEVICES, device_named
+    from pipelines.runtime.device_specs import DEVICES, find_device
 
-    recipe, device = _recipe(arguments), device_named(arguments.device)
+    recipe, device = _recipe(arguments), find_device(arguments.device)
     if device is None:
         raise ConfigError(f"no device {arguments.device}; give one of {', '.join(each.name for each in DEVICES)}")
     stages: list[Callable[[Recipe], Plan]] = [
@@ -199,22 +199,22 @@ def doctor(arguments: Namespace, _: list[str]) -> int:
     if arguments.nproc is not None and arguments.nproc < 1:
         raise ConfigError(f"--nproc is {arguments.nproc}; give at least 1")
     needs = JobRequirements(runs=Path(arguments.runs), nproc=arguments.nproc or count_gpus() or 2)
-    with Bar("looking") as bar:
+    with ProgressBar("looking") as bar:
         findings = run_checks(CHECKS, needs, bar)
     console.print(format_results(findings))
     if arguments.json:
         atomic_write(Path(arguments.json), json.dumps([asdict(each) for each in findings], indent=1) + "\n")
-    return FAILED if any(each.status == "broken" for each in findings) else DONE
+    return EXIT_FAILURE if any(each.status == "broken" for each in findings) else EXIT_OK
 
 
 def release(arguments: Namespace, _: list[str]) -> None:
     """Make a release folder of a run's checkpoint, and register it in MLflow as ``candidate``."""
     from pipelines.release.build import make_release
-    from pipelines.release.checkpoint_selection import chosen
+    from pipelines.release.checkpoint_selection import select_checkpoint
     from pipelines.release.registration import register
 
     recipe = _recipe(arguments)
-    checkpoint = chosen(recipe, arguments.checkpoint, arguments.by)
+    checkpoint = select_checkpoint(recipe, arguments.checkpoint, arguments.by)
     output = Path(arguments.output or recipe.folder / "release")
     made = make_release(recipe, output, arguments.version, checkpoint, allow_dirty=arguments.allow_dirty)
     console.print(f"release: {made.folder}  {made.id}  {checkpoint.name}", soft_wrap=True)
@@ -245,21 +245,21 @@ def lineage(arguments: Namespace, _: list[str]) -> int:
 
     links = []
     for link in lineage_of(arguments.release, Path(arguments.runs), base=arguments.base):
-        console.print(link.shown(), markup=False, soft_wrap=True)
+        console.print(link.format(), markup=False, soft_wrap=True)
         links.append(link)
-    return FAILED if any(link.state == DIFFERS for link in links) else DONE
+    return EXIT_FAILURE if any(link.state == DIFFERS for link in links) else EXIT_OK
 
 
 def evaluate(arguments: Namespace, _: list[str]) -> None:
     """Personalise held-out concepts, with and without pre-training; ends in grid.png and report.json."""
     from pipelines.evaluation.evaluate import evaluate as run
-    from pipelines.registry.resolve import release_at
-    from pipelines.release.build import candidate
+    from pipelines.registry.resolve import resolve_release
+    from pipelines.release.build import candidate_release
 
     recipe = _recipe(arguments)
     output = Path(arguments.output or recipe.folder / "evaluation")
-    release = release_at(arguments.release, recipe.runs) if arguments.release else candidate(recipe)
-    with Bar("personalising held-out concepts") as bar:
+    release = resolve_release(arguments.release, recipe.runs) if arguments.release else candidate_release(recipe)
+    with ProgressBar("personalising held-out concepts") as bar:
         report = run(recipe, release, output, bar)
     console.print(report_table(report))
     console.print(f"picture: {output / 'grid.png'}  numbers: {output / 'report.json'}")
@@ -267,20 +267,20 @@ def evaluate(arguments: Namespace, _: list[str]) -> None:
 
 def compare(arguments: Namespace, _: list[str]) -> None:
     """Hold methods of personalisation beside each other; ends in figure, plots, table and report.html."""
-    from pipelines.evaluation.compare import comparison_of, present
-    from pipelines.evaluation.runner import work_here
-    from pipelines.registry.resolve import release_at
+    from pipelines.evaluation.compare import build_comparison, present
+    from pipelines.evaluation.runner import run_local
+    from pipelines.registry.resolve import resolve_release
 
     recipe = _recipe(arguments)
-    release = release_at(arguments.release or str(recipe.folder / "release"), recipe.runs)
-    comparison = comparison_of(recipe, release, Path(arguments.output or recipe.folder / "comparison"))
+    release = resolve_release(arguments.release or str(recipe.folder / "release"), recipe.runs)
+    comparison = build_comparison(recipe, release, Path(arguments.output or recipe.folder / "comparison"))
     if arguments.stage == "work":
-        comparison.work(arguments.rank, arguments.world)
+        comparison.run(arguments.rank, arguments.world)
         return
     if arguments.stage == "all":
-        with Bar("personalising held-out concepts") as bar:
-            work_here(comparison, bar)
-    with Bar("measuring") as bar:
+        with ProgressBar("personalising held-out concepts") as bar:
+            run_local(comparison, bar)
+    with ProgressBar("measuring") as bar:
         report = present(comparison, release, bar)
     console.print(report_table(report))
     console.print(f"figure: {comparison.output / 'figure.png'}  page: {comparison.output / 'report.html'}")
@@ -294,12 +294,12 @@ def submit(arguments: Namespace, _: list[str]) -> None:
 
     scheduler, arguments = SCHEDULERS[arguments.scheduler], arguments[arguments.scheduler]
     recipe, site = _recipe(arguments), _settings(scheduler.Site, arguments.site)
-    recipe.pretrain.passes(arguments.nodes * site.devices_per_node)
+    recipe.pretrain.micro_batch_split(arguments.nodes * site.devices_per_node)
     jobs = jobs_for_stage(
         arguments.job,
         nodes=arguments.nodes,
         array_size=arguments.tasks,
-        use_feature_cache=recipe.pretrain.cached,
+        use_feature_cache=recipe.pretrain.use_feature_cache,
         extra_args=arguments.extra,
     )
     submission = scheduler.submission(jobs, site, next_folder(recipe, arguments.job), recipe.name, snapshot_files(recipe))
@@ -324,22 +324,22 @@ def status_(arguments: Namespace, _: list[str]) -> None:
 def tune(arguments: Namespace, _: list[str]) -> None:
     """Teach a release one picture, or several; a concept is written as a folder."""
     from encoder.releases.release import Release
-    from pipelines.registry.resolve import cache_folder, release_at
-    from pipelines.tuning import ConceptCache, Order, each_of, tune_all
+    from pipelines.registry.resolve import cache_folder, resolve_release
+    from pipelines.tuning import ConceptCache, TuneRequest, split_per_image, tune_all
 
     settings = {field.name: arguments[field.name] for field in fields(TuneConfig)}
     settings = {name: value for name, value in settings.items() if value is not None}
     TuneConfig(**settings)  # refuses what is out of range before anything is loaded
-    order = Order(
+    order = TuneRequest(
         images=arguments.image,
         masks=arguments.mask,
         captions=arguments.caption,
         output=Path(arguments.output),
-        start=arguments.start,
+        init_concept=arguments.start,
         settings=settings,
     )
-    orders = list(each_of(order)) if arguments.each else [order]
-    release = Release.open(release_at(arguments.release, arguments.runs))
+    orders = list(split_per_image(order)) if arguments.each else [order]
+    release = Release.open(resolve_release(arguments.release, arguments.runs))
     bare, cache = arguments.method != "e4t", ConceptCache(cache_folder() / "concepts", int(arguments.cache_gib * 2**30))
 
     def opened() -> "E4TPipeline":
@@ -349,7 +349,7 @@ def tune(arguments: Namespace, _: list[str]) -> None:
         return pipe
 
     how = [arguments.method, arguments.base, arguments.dtype]
-    with Bar("tuning") as bar:
+    with ProgressBar("tuning") as bar:
         for made in tune_all(orders, release, how, opened, cache, bar):
             spent = f"{made.seconds:.1f} s" if made.seconds else "tuned before"
             bar.print(f"concept: {made.folder}  {spent}")
@@ -373,9 +373,9 @@ def _import_diffusers(arguments: Namespace) -> None:
     from encoder.concepts.diffusers_io import from_diffusers
     from encoder.pipeline import base_only_id
     from encoder.releases.release import Release
-    from pipelines.registry.resolve import release_at
+    from pipelines.registry.resolve import resolve_release
 
-    base = Release.open(release_at(arguments.release)).backbone_config(arguments.base)
+    base = Release.open(resolve_release(arguments.release)).backbone_config(arguments.base)
     concept = from_diffusers(arguments.folder, release=base_only_id(base), rare_token=arguments.identifier)
     console.print(f"concept: {concept.save(arguments.output)}")
 
@@ -385,7 +385,7 @@ def _import_mkshing(arguments: Namespace) -> None:
 
     path, output = Path(arguments.path), Path(arguments.output)
     name = arguments.name or path.resolve().name
-    made = import_release(path, output, name, arguments.version, base=arguments.base, clip=arguments.clip)
+    made = import_release(path, output, name, arguments.version, base=arguments.base, image_encoder=arguments.clip)
     console.print(f"release: {made.folder}  {made.name} {made.version}")
 
 
@@ -402,7 +402,7 @@ def generate(arguments: Namespace, _: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, prompt in enumerate(arguments.prompt):
         began = time.monotonic()
-        with Bar("sampling") as bar:
+        with ProgressBar("sampling") as bar:
             images = pipe(
                 [prompt] * arguments.count,
                 seed=arguments.seed,
@@ -425,9 +425,9 @@ def app(arguments: Namespace, _: list[str]) -> None:
         raise ConfigError("the page needs Gradio; pip install 'e4t[app]'")
     from pipelines.app.backend import TuningBackend
     from pipelines.app.server import serve
-    from pipelines.registry.resolve import release_at
+    from pipelines.registry.resolve import resolve_release
 
-    releases = [release_at(place, arguments.runs) for place in arguments.release or [BUILT_IN]]
+    releases = [resolve_release(place, arguments.runs) for place in arguments.release or [BUILT_IN]]
     serve(
         TuningBackend(releases, base=arguments.base, device=arguments.device, dtype=arguments.dtype),
         arguments.host,
@@ -437,11 +437,11 @@ def app(arguments: Namespace, _: list[str]) -> None:
 
 def _opened(arguments: Namespace, *, bare: bool) -> "E4TPipeline":
     from encoder import pipeline
-    from pipelines.registry.resolve import release_at
+    from pipelines.registry.resolve import resolve_release
 
     began = time.monotonic()
     pipe = pipeline.E4TPipeline.from_pretrained(
-        release_at(arguments.release, arguments.runs),
+        resolve_release(arguments.release, arguments.runs),
         base=arguments.base,
         device=arguments.device,
         dtype=arguments.dtype,

@@ -14,8 +14,8 @@ from data_prep.errors import ConfigError as DataConfigError
 from data_prep.errors import DataError
 from encoder.errors import ConfigError, ModelError
 from pipelines.cli.commands import COMMANDS
-from pipelines.errors import DONE, FAILED, WRONG_RECIPE, RunError
-from pipelines.runtime.logging import quiet
+from pipelines.errors import EXIT_OK, EXIT_FAILURE, EXIT_CONFIG_ERROR, RunError
+from pipelines.runtime.logging import configure_logging
 
 RUNS = "runs"
 """Where runs are unless a recipe says otherwise."""
@@ -25,13 +25,13 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 done, 1 failed, 75 start it again, 78 the recipe is wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    quiet()
+    configure_logging()
     try:
         return _run(arguments)
     except (ConfigError, DataConfigError, ArgumentError) as error:
-        return _complain(error, WRONG_RECIPE)
+        return _complain(error, EXIT_CONFIG_ERROR)
     except (ModelError, DataError, RunError) as error:
-        return _complain(error, FAILED)
+        return _complain(error, EXIT_FAILURE)
 
 
 def _complain(error: Exception, code: int) -> int:
@@ -46,10 +46,10 @@ def _run(arguments: list[str]) -> int:
     parser = _parser(arguments)
     if not arguments:
         parser.print_help()
-        return DONE
+        return EXIT_OK
     parsed = parser.parse_args(_with_recipe_paths(arguments))
     _, run = COMMANDS[parsed.subcommand]
-    return run(parsed[parsed.subcommand], arguments) or DONE
+    return run(parsed[parsed.subcommand], arguments) or EXIT_OK
 
 
 def _with_recipe_paths(arguments: list[str]) -> list[str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from data_prep.synthetic.faces import FacesConfig
 from pipelines.config.recipe import Recipe
-from pipelines.errors import DONE
+from pipelines.errors import EXIT_OK
 from pipelines.pretraining.run_folder import Run
 from pipelines.runtime.console import console
 
-FACES = FacesConfig(num_identities=3200, images_per_identity=4)
+FACES_CONFIG = FacesConfig(num_identities=3200, images_per_identity=4)
 """Of the quickstart; who is held out follows from the person alone, so the base has not seen these either."""
 
 
@@ -20,7 +20,7 @@ def quickstart(recipe: Recipe, *, nproc: int) -> int:
     started = time.monotonic()
     resolved = recipe.folder / "recipe.yaml"
     Run.open(recipe)
-    faces = ["--output", recipe.data.source, "--identities", str(FACES.num_identities), "--pictures", str(FACES.images_per_identity)]
+    faces = ["--output", recipe.data.source, "--identities", str(FACES_CONFIG.num_identities), "--pictures", str(FACES_CONFIG.images_per_identity)]
     stages = [
         ("draw the faces", ["faces", *faces]),
         ("faces to shards", ["prepare", "--recipe", str(resolved)]),
@@ -35,15 +35,15 @@ def quickstart(recipe: Recipe, *, nproc: int) -> int:
         console.rule(f"{number}/{len(stages)} {title}", align="left")
         console.print(f"[dim]e4t {' '.join(command)}[/dim]")
         code = subprocess.run([sys.executable, "-m", "e4t", *command], check=False).returncode  # noqa: S603 - our own command
-        if code != DONE:
+        if code != EXIT_OK:
             return code
-    _farewell(recipe, time.monotonic() - started)
-    return DONE
+    _print_summary(recipe, time.monotonic() - started)
+    return EXIT_OK
 
 
-def _farewell(recipe: Recipe, seconds: float) -> None:
+def _print_summary(recipe: Recipe, seconds: float) -> None:
     run = recipe.folder
-    picture = next(iter(sorted(Path(recipe.data.source).glob("*/000.png"))), "picture.png")
+    image = next(iter(sorted(Path(recipe.data.source).glob("*/000.png"))), "picture.png")
     console.rule(f"done in {seconds / 60:.1f} minutes", align="left")
     console.print(f"the picture    {run / 'evaluation' / 'grid.png'}")
     console.print(f"the numbers    {run / 'evaluation' / 'report.json'}")
@@ -51,7 +51,7 @@ def _farewell(recipe: Recipe, seconds: float) -> None:
     console.print(f"the run        {run}  (metrics.jsonl, samples/, checkpoints/)")
     console.print(f"its lineage    e4t lineage models:/{recipe.name}@candidate --runs {recipe.runs}")
     console.print("\nnext:")
-    console.print(f"  e4t tune --release {run / 'release'} --image {picture} --steps 15 --output concept")
+    console.print(f"  e4t tune --release {run / 'release'} --image {image} --steps 15 --output concept")
     console.print(
         f"  e4t generate --release {run / 'release'} --concept concept --prompt 'a portrait of *s in a red shirt'"
     )

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 def status_lines(folder: str, status: Status) -> list[str]:
     """Where a set of shards stands, in a few lines."""
-    left = status.num_images - status.processed
-    eta = f", {left / status.rate / 60:.0f} minutes to go" if status.rate and left else ""
+    remaining = status.num_images - status.processed
+    eta = f", {remaining / status.rate / 60:.0f} minutes to go" if status.rate and remaining else ""
     rate = f", {status.rate:.1f} pictures/s" if status.rate else ""
     state = "finished" if status.finished else "not finished"
     lines = [
         f"{folder}: {state}",
         f"shards    {status.shards_done} of {status.num_shards}",
-        f"pictures  {status.processed} done, {left} left{rate}{eta}",
+        f"pictures  {status.processed} done, {remaining} left{rate}{eta}",
     ]
     return lines + [f"kept out  {count} {reason}" for reason, count in status.reject_counts.items()]
 

@@ -76,7 +76,7 @@ def list_submissions(run: Path) -> list[Path]:
 def snapshot_files(recipe: Recipe) -> dict[str, str]:
     """What every submission keeps: the recipe with every setting, and the code that it was sent from."""
     return {
-        RECIPE_FILE: yaml.dump(recipe.plain(), Dumper=StrictDumper, sort_keys=False, allow_unicode=True),
+        RECIPE_FILE: yaml.dump(recipe.to_dict(), Dumper=StrictDumper, sort_keys=False, allow_unicode=True),
         "code.json": json.dumps({"revision": code_revision()}) + "\n",
         "code.diff": code_diff(),
     }

@@ -8,8 +8,8 @@ from encoder.config import TuneConfig
 from encoder.errors import ConfigError
 from encoder.tuning.presets import METHODS
 
-RELEASE, BARE = "release", "base"
-TUNED = "pretrained"
+RELEASE, BASE = "release", "base"
+PRETRAINED = "pretrained"
 """What ``e4t evaluate`` calls the release."""
 
 
@@ -21,20 +21,20 @@ class System:
     """As tables and plots call it; no two alike."""
     method: Literal["none", "e4t", "textual-inversion", "dreambooth", "pivotal"]
     """How it is tuned; ``none`` knows no more than the prompt says."""
-    start: str = BARE
+    init: str = BASE
     """Where tuning starts: the bare ``base``, the ``release`` at hand, or another release's place."""
-    pictures: int = 1
+    num_images: int = 1
     """Of each concept, to tune on."""
     steps: tuple[int, ...] = (0,)
     """Tuning steps after which it is looked at."""
-    after: str | None = None
+    init_from: str | None = None
     """Name of a system of as many pictures, whose learned word it takes up."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Fields of ``tune`` in place of the method's own."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(sorted(self.steps)))
-        if not self.slug or not self.steps or self.steps[0] < 0 or self.pictures < 1:
+        if not self.slug or not self.steps or self.steps[0] < 0 or self.num_images < 1:
             raise ConfigError(
                 f"system {self.name!r}: give a name, at least one number of steps, and pictures from 1 up"
             )
@@ -49,23 +49,23 @@ class System:
         """The name as a folder's."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
-    def tuning(self, recipe: TuneConfig) -> TuneConfig:
+    def tune_config(self, recipe: TuneConfig) -> TuneConfig:
         """Settings of its tuning; E4T's are the recipe's own, a rival's those of its published recipe."""
         if self.method == "none":
             return recipe
-        start = recipe if self.method == "e4t" else METHODS[self.method]
-        return replace(start, **self.settings, steps=self.steps[-1])
+        defaults = recipe if self.method == "e4t" else METHODS[self.method]
+        return replace(defaults, **self.settings, steps=self.steps[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """On whom, on what prompts, and by which measures."""
 
-    concepts: int = 16
+    num_concepts: int = 16
     """Drawn from the split, as the seed says."""
     split: Literal["test", "val"] = "test"
     """``val`` to choose settings by, ``test`` to report."""
-    edits: int = 2
+    num_prompts: int = 2
     """Prompts of each concept beside that of its own picture."""
     prompts: str | None = None
     """File of prompts with *s, one a line, or a list that comes with e4t (faces, cats, art); unless given, prompts are
@@ -74,16 +74,16 @@ class EvaluateConfig:
     """Tuning steps after which the release is looked at."""
     clip: str | None = None
     """CLIP with both towers that measures, as hub id or folder; unless given, the base's ``clip`` folder."""
-    recogniser: str | None = None
+    recognizer: str | None = None
     """Model whose picture features tell concepts apart, as hub id or folder: DINO, a face recogniser."""
-    shown: int = 6
+    num_grid_concepts: int = 6
     """Concepts in the picture."""
     seed: int = 0
     """Of the choice of concepts and prompts, and of tuning and sampling."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(sorted(self.steps)))
-        if self.concepts < self.shown or self.shown < 1 or not self.steps or self.edits < 1:
+        if self.num_concepts < self.num_grid_concepts or self.num_grid_concepts < 1 or not self.steps or self.num_prompts < 1:
             raise ConfigError("evaluate: give at least one step and edit, and at least as many concepts as are shown")
 
     @property
@@ -91,32 +91,32 @@ class EvaluateConfig:
         """What a release is held against: the base as it is, and the same tuning from nothing pre-trained."""
         return (
             System(name="base from the caption", method="none"),
-            System(name=TUNED, method="e4t", start=RELEASE, steps=self.steps),
+            System(name=PRETRAINED, method="e4t", init=RELEASE, steps=self.steps),
             System(name="untrained", method="e4t", steps=self.steps),
         )
 
 
-def _published() -> tuple[System, ...]:
+def _published_systems() -> tuple[System, ...]:
     """The article's columns, each method by its published recipe."""
-    inverted, dreamed, tuned = (100, 300, 1000, 3000), (100, 200, 400, 800), (100, 300, 1000)
-    rivals: list[System] = []
-    for pictures, words in ((1, "1 picture"), (5, "5 pictures")):
-        inversion = f"Textual Inversion, {words}"
-        rivals += [
-            System(name=inversion, method="textual-inversion", pictures=pictures, steps=inverted),
-            System(name=f"DreamBooth, {words}", method="dreambooth", pictures=pictures, steps=dreamed),
+    inversion_steps, dreambooth_steps, pivotal_steps = (100, 300, 1000, 3000), (100, 200, 400, 800), (100, 300, 1000)
+    baselines: list[System] = []
+    for num_images, label in ((1, "1 picture"), (5, "5 pictures")):
+        inversion = f"Textual Inversion, {label}"
+        baselines += [
+            System(name=inversion, method="textual-inversion", num_images=num_images, steps=inversion_steps),
+            System(name=f"DreamBooth, {label}", method="dreambooth", num_images=num_images, steps=dreambooth_steps),
             System(
-                name=f"Textual Inversion + DreamBooth, {words}",
+                name=f"Textual Inversion + DreamBooth, {label}",
                 method="pivotal",
-                pictures=pictures,
-                steps=tuned,
-                after=inversion,
+                num_images=num_images,
+                steps=pivotal_steps,
+                init_from=inversion,
             ),
         ]
     return (
         System(name="Stable Diffusion", method="none"),
-        *rivals,
-        System(name="E4T", method="e4t", start=RELEASE, steps=(0, 5, 10, 15)),
+        *baselines,
+        System(name="E4T", method="e4t", init=RELEASE, steps=(0, 5, 10, 15)),
         System(name="E4T, nothing pre-trained", method="e4t", steps=(0, 5, 10, 15)),
     )
 
@@ -125,14 +125,14 @@ def _published() -> tuple[System, ...]:
 class CompareConfig:
     """The systems that stand beside each other; on whom and by which measures is ``evaluate``'s to say."""
 
-    systems: tuple[System, ...] = field(default_factory=_published)
+    systems: tuple[System, ...] = field(default_factory=_published_systems)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "systems", tuple(self.systems))
-        before: dict[str, System] = {}
+        by_name: dict[str, System] = {}
         for system in self.systems:
-            if any(system.slug == other.slug for other in before.values()):
+            if any(system.slug == other.slug for other in by_name.values()):
                 raise ConfigError(f"compare.systems: two are called {system.name!r}")
-            if system.after and before.get(system.after, system).method != "textual-inversion":
-                raise ConfigError(f"system {system.name!r}: after {system.after!r}; name a Textual Inversion above it")
-            before[system.name] = system
+            if system.init_from and by_name.get(system.init_from, system).method != "textual-inversion":
+                raise ConfigError(f"system {system.name!r}: after {system.init_from!r}; name a Textual Inversion above it")
+            by_name[system.name] = system

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishConfig:
+class ReleaseConfig:
     """Of ``e4t release``."""
 
-    gate: dict[str, float] = field(default_factory=dict)
+    min_scores: dict[str, float] = field(default_factory=dict)
     """The least that scores of the evaluation must reach (truth, likeness, recognised, ...), as means after the last of
     ``evaluate.steps``: what falls below is not released, nor what has not been evaluated."""
-    licence: str = "apache-2.0"
+    license: str = "apache-2.0"
     """Of the weights, as the hub names it."""
-    data: str = ""
+    data_statement: str = ""
     """A sentence or two for the card: where the training pictures come from, and on what terms."""

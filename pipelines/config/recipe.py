@@ -9,7 +9,7 @@ from data_prep.credentials import check_no_credentials
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from pipelines.config.evaluation import CompareConfig, EvaluateConfig
 from pipelines.config.pretraining import CacheConfig, PretrainConfig
-from pipelines.config.publishing import PublishConfig
+from pipelines.config.publishing import ReleaseConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +31,23 @@ class Recipe:
     sample: SampleConfig = field(default_factory=SampleConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
-    publish: PublishConfig = field(default_factory=PublishConfig)
+    publish: ReleaseConfig = field(default_factory=ReleaseConfig)
 
     def __post_init__(self) -> None:
-        check_no_credentials(self.plain())
+        check_no_credentials(self.to_dict())
 
     @property
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.runs) / self.name
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain data, tuples as lists."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = _tuples_to_lists(asdict(self))
         return plain
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - plain data of any shape
+def _tuples_to_lists(value: Any) -> Any:  # noqa: ANN401 - plain data of any shape
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: _tuples_to_lists(item) for key, item in value.items()}
+    return [_tuples_to_lists(item) for item in value] if isinstance(value, (list, tuple)) else value

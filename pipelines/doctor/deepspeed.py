@@ -4,12 +4,12 @@ import os
 import shutil
 
 from pipelines.doctor.check import CheckResult, JobRequirements
-from pipelines.runtime.launch import free_port, on_this_device
+from pipelines.runtime.launch import free_port, set_deepspeed_accelerator
 
 
 def check_deepspeed(_: JobRequirements) -> list[CheckResult]:
     """Build a tiny ZeRO-2 engine, of one rank, and take a step with it."""
-    on_this_device()
+    set_deepspeed_accelerator()
     import deepspeed
     from deepspeed.ops.op_builder.fused_adam import FusedAdamBuilder
 

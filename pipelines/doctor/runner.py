@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 
 from pipelines.doctor.check import Check, CheckResult, JobRequirements
-from pipelines.runtime.logging import quiet
+from pipelines.runtime.logging import configure_logging
 from pipelines.tracking.client import first_line
 
 ProgressCallback = Callable[[int, int], None]
@@ -75,7 +75,7 @@ def _wait_for_any(pending: Sequence[_CheckProcess]) -> list[_CheckProcess]:
 def _worker_main(check: Check, requirements: JobRequirements, conn: Connection) -> None:
     """The process: libraries' chatter goes nowhere."""
     os.setsid()
-    quiet()
+    configure_logging()
     devnull = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(devnull, stream)

@@ -11,7 +11,7 @@ from PIL import Image
 from pipelines.evaluation.cases import Case
 from pipelines.evaluation.runner import Comparison
 
-INCHES, LABEL_WIDTH = 1.15, 18
+CELL_INCHES, LABEL_WIDTH = 1.15, 18
 """Side of a picture in print; letters in a line of a label."""
 FIGURE = "figure"
 
@@ -21,39 +21,39 @@ def draw_figure(comparison: Comparison) -> list[Path]:
 
     Every system is shown after its last step.
     """
-    cases = comparison.cases[: comparison.recipe.evaluate.shown]
-    known = bool(cases[0].truths)
-    titles = ["input", *(system.name for system in comparison.systems), *(["truth"] if known else [])]
+    cases = comparison.cases[: comparison.recipe.evaluate.num_grid_concepts]
+    has_references = bool(cases[0].reference_images)
+    titles = ["input", *(system.name for system in comparison.systems), *(["truth"] if has_references else [])]
     rows = [(case, index) for case in cases for index in range(len(case.prompts))]
-    figure = Figure(figsize=((len(titles) + 1) * INCHES, len(rows) * INCHES + 0.6), layout="constrained")
+    figure = Figure(figsize=((len(titles) + 1) * CELL_INCHES, len(rows) * CELL_INCHES + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    painted = {case.concept: _painted(comparison, case) for case in cases}
-    for place, (case, index) in enumerate(rows):
-        pictures = [case.pictures[0] if index == 0 else None, *(each[index] for each in painted[case.concept])]
-        pictures += [([case.pictures[0], *case.truths])[index]] if known else []
-        _row(axes[place], pictures, case.prompts[index])
+    images_by_concept = {case.concept: _final_images(comparison, case) for case in cases}
+    for row_index, (case, index) in enumerate(rows):
+        images = [case.images[0] if index == 0 else None, *(each[index] for each in images_by_concept[case.concept])]
+        images += [([case.images[0], *case.reference_images])[index]] if has_references else []
+        _draw_row(axes[row_index], images, case.prompts[index])
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(textwrap.fill(title.replace(", ", ",\n"), LABEL_WIDTH), fontsize=8)
-    return write(figure, comparison.output / FIGURE)
+    return save_figure(figure, comparison.output / FIGURE)
 
 
-def _painted(comparison: Comparison, case: Case) -> list[list[Image.Image]]:
+def _final_images(comparison: Comparison, case: Case) -> list[list[Image.Image]]:
     """By system: what it makes of the case's prompts after its last step."""
-    return [comparison.results.load(system, case).pictures[system.steps[-1]] for system in comparison.systems]
+    return [comparison.results.load(system, case).images[system.steps[-1]] for system in comparison.systems]
 
 
-def _row(axes: Sequence, pictures: Sequence[Image.Image | None], prompt: str) -> None:  # type: ignore[type-arg]
-    for axis, picture in zip(axes, pictures, strict=True):
+def _draw_row(axes: Sequence, images: Sequence[Image.Image | None], prompt: str) -> None:  # type: ignore[type-arg]
+    for axis, image in zip(axes, images, strict=True):
         axis.set_xticks([])
         axis.set_yticks([])
         for spine in axis.spines.values():
             spine.set_visible(False)
-        if picture is not None:
-            axis.imshow(picture, interpolation="lanczos")
+        if image is not None:
+            axis.imshow(image, interpolation="lanczos")
     axes[0].set_ylabel(textwrap.fill(prompt, LABEL_WIDTH), fontsize=6, rotation=0, ha="right", va="center")
 
 
-def write(figure: Figure, path: Path) -> list[Path]:
+def save_figure(figure: Figure, path: Path) -> list[Path]:
     """As PNG for screens and PDF, with its fonts inside, for print; equal figures give equal files."""
     written = []
     with mpl.rc_context({"pdf.fonttype": 42}):

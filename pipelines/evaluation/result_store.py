@@ -13,18 +13,18 @@ from data_prep.config import sha256_json
 from data_prep.storage.atomic import atomic_dir
 from encoder.concepts.concept import Concept
 from encoder.releases.release import Release
-from pipelines.config.evaluation import BARE, System
+from pipelines.config.evaluation import BASE, System
 from pipelines.config.recipe import Recipe
 from pipelines.evaluation.cases import Case
 
-_FACTS, _CONCEPT = "result.json", "concept"
+_RESULT_FILE, _CONCEPT_DIR = "result.json", "concept"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """Pictures of a concept by a system, after each of its numbers of steps."""
 
-    pictures: dict[int, list[Image.Image]]
+    images: dict[int, list[Image.Image]]
     """By tuning steps: one for each of the case's prompts."""
     seconds: dict[int, float]
     """That tuning had taken by then, without sampling; what it goes on after included."""
@@ -42,52 +42,52 @@ class Results:
         self._folder, self._recipe = output / "results", recipe
         self._systems = {system.name: system for system in systems}
 
-    def _place(self, system: System, case: Case) -> Path:
+    def _result_dir(self, system: System, case: Case) -> Path:
         return self._folder / system.slug / case.concept
 
     def digest(self, system: System, case: Case) -> str:
         """Of everything that decides the pictures: a result of another digest is made again."""
-        how = asdict(system) | {"name": None, "tuning": asdict(system.tuning(self._recipe.tune))}
-        how["after"] = system.after and self.digest(self._systems[system.after], case)
-        how["start"] = None if system.start == BARE else _release_digest(Path(system.start))
+        system_settings = asdict(system) | {"name": None, "tuning": asdict(system.tune_config(self._recipe.tune))}
+        system_settings["after"] = system.init_from and self.digest(self._systems[system.init_from], case)
+        system_settings["start"] = None if system.init == BASE else _release_digest(Path(system.init))
         recipe = {part: asdict(getattr(self._recipe, part)) for part in ("base", "conditioning", "sample")}
-        asked = {"captions": case.captions[: system.pictures], "edits": case.edits, "seed": case.seed}
-        shown = case.fingerprints[: system.pictures]
-        return sha256_json([how, recipe, asked, shown, self._recipe.data.resolution, self._recipe.seed])
+        prompts = {"captions": case.captions[: system.num_images], "edits": case.edit_prompts, "seed": case.seed}
+        image_digests = case.image_digests[: system.num_images]
+        return sha256_json([system_settings, recipe, prompts, image_digests, self._recipe.data.resolution, self._recipe.seed])
 
     def has(self, system: System, case: Case) -> bool:
         """Whether this result is there, as it would be made now."""
-        facts = self._place(system, case) / _FACTS
-        return facts.exists() and json.loads(facts.read_text())["digest"] == self.digest(system, case)
+        path = self._result_dir(system, case) / _RESULT_FILE
+        return path.exists() and json.loads(path.read_text())["digest"] == self.digest(system, case)
 
     def save(self, system: System, case: Case, result: Result) -> None:
         """Write a result in place of an outdated one; it appears by rename, when whole."""
-        facts = {"digest": self.digest(system, case), "seconds": result.seconds, "peak_gib": result.peak_gib}
-        with atomic_dir(self._place(system, case)) as folder:
-            for steps, images in result.pictures.items():
+        metadata = {"digest": self.digest(system, case), "seconds": result.seconds, "peak_gib": result.peak_gib}
+        with atomic_dir(self._result_dir(system, case)) as folder:
+            for steps, images in result.images.items():
                 (folder / str(steps)).mkdir()
                 for index, image in enumerate(images):
                     image.save(folder / str(steps) / f"{index}.png")
             if result.concept:
-                result.concept.save(folder / _CONCEPT)
-            (folder / _FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+                result.concept.save(folder / _CONCEPT_DIR)
+            (folder / _RESULT_FILE).write_text(json.dumps(metadata, indent=1) + "\n")
 
-    def before(self, system: System, case: Case) -> Result | None:
+    def init_result(self, system: System, case: Case) -> Result | None:
         """What the system goes on after, if it does."""
-        return self.load(self._systems[system.after], case) if system.after else None
+        return self.load(self._systems[system.init_from], case) if system.init_from else None
 
     def load(self, system: System, case: Case) -> Result:
         """Read a result that is there."""
-        place = self._place(system, case)
-        facts: dict[str, Any] = json.loads((place / _FACTS).read_text())
+        folder = self._result_dir(system, case)
+        metadata: dict[str, Any] = json.loads((folder / _RESULT_FILE).read_text())
         return Result(
-            pictures={
-                steps: [_open(place / str(steps) / f"{index}.png") for index in range(len(case.prompts))]
+            images={
+                steps: [_read_image(folder / str(steps) / f"{index}.png") for index in range(len(case.prompts))]
                 for steps in system.steps
             },
-            seconds={int(steps): seconds for steps, seconds in facts["seconds"].items()},
-            peak_gib=facts["peak_gib"],
-            concept=Concept.load(place / _CONCEPT) if (place / _CONCEPT).exists() else None,
+            seconds={int(steps): seconds for steps, seconds in metadata["seconds"].items()},
+            peak_gib=metadata["peak_gib"],
+            concept=Concept.load(folder / _CONCEPT_DIR) if (folder / _CONCEPT_DIR).exists() else None,
         )
 
 
@@ -96,6 +96,6 @@ def _release_digest(folder: Path) -> str:
     return Release.open(folder).content_digest
 
 
-def _open(path: Path) -> Image.Image:
+def _read_image(path: Path) -> Image.Image:
     with Image.open(path) as image:
         return image.convert("RGB")

@@ -15,15 +15,15 @@ from PIL import Image
 from encoder.config import PLACEHOLDER
 from encoder.model.losses import Losses
 from encoder.pipeline import E4TPipeline
-from pipelines.config.evaluation import BARE, RELEASE, System
+from pipelines.config.evaluation import BASE, RELEASE, System
 from pipelines.config.recipe import Recipe
 from pipelines.evaluation.cases import Case, choose_cases
 from pipelines.evaluation.result_store import Result, Results
-from pipelines.registry.resolve import release_at
-from pipelines.runtime.logging import quiet_worker
-from pipelines.runtime.memory import forget_peak, peak_bytes
+from pipelines.registry.resolve import resolve_release
+from pipelines.runtime.logging import configure_worker_logging
+from pipelines.runtime.memory import reset_peak_memory, peak_memory_bytes
 
-LOOK_EVERY_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 class Comparison:
@@ -32,44 +32,44 @@ class Comparison:
     def __init__(self, recipe: Recipe, systems: Sequence[System], release: Path, output: Path) -> None:
         """``release`` is where systems that start from ``release`` do."""
         self.recipe, self.output = recipe, output
-        self.systems = [replace(each, start=_start(each, release, recipe)) for each in systems]
-        self.cases = choose_cases(recipe, max(system.pictures for system in systems))
+        self.systems = [replace(each, start=_resolve_init(each, release, recipe)) for each in systems]
+        self.cases = choose_cases(recipe, max(system.num_images for system in systems))
         self.results = Results(output, recipe, self.systems)
 
-    def missing(self, system: System, cases: Sequence[Case]) -> list[Case]:
+    def missing_cases(self, system: System, cases: Sequence[Case]) -> list[Case]:
         """Those that the system has made nothing of yet."""
         return [case for case in cases if not self.results.has(system, case)]
 
-    def left(self) -> int:
+    def num_missing(self) -> int:
         """Results that are not there yet."""
-        return sum(len(self.missing(system, self.cases)) for system in self.systems)
+        return sum(len(self.missing_cases(system, self.cases)) for system in self.systems)
 
-    def work(self, rank: int, world: int) -> None:
+    def run(self, rank: int, world_size: int) -> None:
         """Make what is missing of every ``world``-th concept from ``rank`` on."""
-        mine = self.cases[rank::world]
+        local_cases = self.cases[rank::world_size]
         for system in self.systems:
-            if missing := self.missing(system, mine):
-                self._make(system, missing, rank)
+            if missing := self.missing_cases(system, local_cases):
+                self._run_system(system, missing, rank)
 
-    def _make(self, system: System, cases: Sequence[Case], rank: int) -> None:
+    def _run_system(self, system: System, cases: Sequence[Case], rank: int) -> None:
         pipe = open_pipeline(self.recipe, system, rank)
         prior = pipe.generate_class_images(pipe.tune_config.num_class_images, seed=self.recipe.seed)
         for case in cases:
-            before = self.results.before(system, case)
-            self.results.save(system, case, personalise(pipe, system, case, before, prior))
+            init_result = self.results.init_result(system, case)
+            self.results.save(system, case, tune_and_sample(pipe, system, case, init_result, prior))
 
 
-def _start(system: System, release: Path, recipe: Recipe) -> str:
+def _resolve_init(system: System, release: Path, recipe: Recipe) -> str:
     """Where a system starts: the bare base, or a release's folder, fetched if need be."""
-    if system.start == BARE:
-        return BARE
-    return str(release if system.start == RELEASE else release_at(system.start, recipe.runs))
+    if system.init == BASE:
+        return BASE
+    return str(release if system.init == RELEASE else resolve_release(system.init, recipe.runs))
 
 
 def open_pipeline(recipe: Recipe, system: System, rank: int) -> E4TPipeline:
     """What a system tunes, on the rank's device."""
     device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-    if system.start == BARE:
+    if system.init == BASE:
         pipe = E4TPipeline.from_base(
             recipe.base,
             recipe.conditioning,
@@ -80,39 +80,39 @@ def open_pipeline(recipe: Recipe, system: System, rank: int) -> E4TPipeline:
             device=device,
         )
     else:
-        pipe = E4TPipeline.from_pretrained(system.start, device=device)
+        pipe = E4TPipeline.from_pretrained(system.init, device=device)
         pipe.sample_config = recipe.sample
-    pipe.tune_config = system.tuning(recipe.tune)
+    pipe.tune_config = system.tune_config(recipe.tune)
     return pipe
 
 
-def personalise(
-    pipe: E4TPipeline, system: System, case: Case, before: Result | None, prior: Sequence[Image.Image]
+def tune_and_sample(
+    pipe: E4TPipeline, system: System, case: Case, init_result: Result | None, prior: Sequence[Image.Image]
 ) -> Result:
     """Tune on the case's pictures, and paint its prompts after each of the system's numbers of steps."""
     if system.method == "none":
-        word = pipe.conditioning.config.domain_word
-        painted = pipe([prompt.replace(PLACEHOLDER, word) for prompt in case.prompts], seed=case.seed)
-        return Result(pictures={0: painted}, seconds={0: 0.0}, peak_gib=0.0)
-    timer = _Timer(max(before.seconds.values()) if before else 0.0)
-    forget_peak()
+        domain_word = pipe.conditioning.config.domain_word
+        images = pipe([prompt.replace(PLACEHOLDER, domain_word) for prompt in case.prompts], seed=case.seed)
+        return Result(images={0: images}, seconds={0: 0.0}, peak_gib=0.0)
+    timer = _Timer(max(init_result.seconds.values()) if init_result else 0.0)
+    reset_peak_memory()
     concepts = pipe.tune_checkpoints(
-        list(case.pictures[: system.pictures]),
+        list(case.images[: system.num_images]),
         system.steps,
-        caption=list(case.captions[: system.pictures]),
-        init_concept=before.concept if before else None,
+        caption=list(case.captions[: system.num_images]),
+        init_concept=init_result.concept if init_result else None,
         class_images=prior,
         on_step=timer,
         seed=case.seed,
     )
-    peak, pictures = peak_bytes() / 2**30, {}
+    peak, images_by_step = peak_memory_bytes() / 2**30, {}
     for steps, concept in zip(system.steps, concepts, strict=True):
         pipe.load_concept(concept)
-        pictures[steps] = pipe(case.prompts, seed=case.seed)
+        images_by_step[steps] = pipe(case.prompts, seed=case.seed)
     pipe.unload_concept()
-    word_alone = None if concepts[-1].weight_deltas else concepts[-1]
-    seconds = {steps: round(timer.at[steps], 3) for steps in system.steps}
-    return Result(pictures=pictures, seconds=seconds, peak_gib=round(peak, 3), concept=word_alone)
+    token_only = None if concepts[-1].weight_deltas else concepts[-1]
+    seconds = {steps: round(timer.seconds_at[steps], 3) for steps in system.steps}
+    return Result(images=images_by_step, seconds=seconds, peak_gib=round(peak, 3), concept=token_only)
 
 
 class _Timer:
@@ -120,32 +120,32 @@ class _Timer:
 
     def __init__(self, before: float) -> None:
         self._began = time.monotonic() - before
-        self.at = {0: before}
+        self.seconds_at = {0: before}
 
     def __call__(self, step: int, _: Losses) -> None:
-        self.at[step] = time.monotonic() - self._began
+        self.seconds_at[step] = time.monotonic() - self._began
 
 
-def work_here(comparison: Comparison, on_done: Callable[[int, int], None] | None = None) -> None:
+def run_local(comparison: Comparison, on_progress: Callable[[int, int], None] | None = None) -> None:
     """Make everything that is missing with a process for each device of this machine, or each core."""
     total = len(comparison.systems) * len(comparison.cases)
-    world = max(1, min(torch.cuda.device_count() or os.cpu_count() or 1, len(comparison.cases)))
+    num_workers = max(1, min(torch.cuda.device_count() or os.cpu_count() or 1, len(comparison.cases)))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(world, context, begin_worker) as pool:
-        futures = [pool.submit(comparison.work, rank, world) for rank in range(world)]
+    with ProcessPoolExecutor(num_workers, context, init_worker) as pool:
+        futures = [pool.submit(comparison.run, rank, num_workers) for rank in range(num_workers)]
         running = set(futures)
         while running:
-            _, running = wait(running, LOOK_EVERY_SECONDS)
-            if on_done:
-                on_done(total - comparison.left(), total)
+            _, running = wait(running, POLL_SECONDS)
+            if on_progress:
+                on_progress(total - comparison.num_missing(), total)
         for future in futures:
             future.result()
 
 
-def begin_worker() -> None:
+def init_worker() -> None:
     """A process of the pool says our own lines only, and ends with the one that started it, however that ended."""
     Thread(target=_end_with_parent, daemon=True).start()
-    quiet_worker()
+    configure_worker_logging()
 
 
 def _end_with_parent() -> None:

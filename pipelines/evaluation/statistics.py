@@ -13,11 +13,11 @@ from PIL import Image
 from encoder.images import preprocess_batch
 from pipelines.config.evaluation import System
 from pipelines.evaluation.cases import Case
-from pipelines.evaluation.metrics import Instrument, instruments
+from pipelines.evaluation.metrics import Metric, build_metrics
 from pipelines.evaluation.runner import Comparison
 
-RESAMPLES, COVERAGE = 2000, 0.95
-TRUTH = "the true pictures"
+NUM_RESAMPLES, CONFIDENCE_LEVEL = 2000, 0.95
+REFERENCE = "the true pictures"
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Estimate:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Estimate":
+    def from_values(cls, values: Sequence[float]) -> "Estimate":
         """Of one value a concept; equal values give equal intervals."""
-        drawn = np.random.default_rng(0).choice(np.asarray(values), (RESAMPLES, len(values)))
-        low, high = np.quantile(drawn.mean(axis=1), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+        resampled = np.random.default_rng(0).choice(np.asarray(values), (NUM_RESAMPLES, len(values)))
+        low, high = np.quantile(resampled.mean(axis=1), [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
         return cls(float(np.mean(values)), float(low), float(high))
 
 
@@ -42,12 +42,12 @@ class Row:
 
     system: str
     steps: int
-    pictures: int
+    num_images: int
     scores: dict[str, Estimate]
     seconds: Estimate
     peak_gib: float
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         scores = {name: vars(estimate) for name, estimate in self.scores.items()}
         return {**vars(self), "scores": scores, "seconds": vars(self.seconds)}
@@ -60,62 +60,62 @@ class Score:
     system: System
     steps: int
     concept: str
-    numbers: dict[str, float]
+    values: dict[str, float]
     seconds: float
     peak_gib: float
 
 
-def scores(comparison: Comparison, on_done: Callable[[int, int], None] | None = None) -> list[Score]:
+def compute_scores(comparison: Comparison, on_progress: Callable[[int, int], None] | None = None) -> list[Score]:
     """Measure every result; the last ones are of the true pictures, where they are known."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tools, size = instruments(comparison.recipe, device), comparison.recipe.data.resolution
-    found = list(_truths(comparison.cases, tools, size))
+    metrics, size = build_metrics(comparison.recipe, device), comparison.recipe.data.resolution
+    reference_scores = list(_reference_scores(comparison.cases, metrics, size))
     total = len(comparison.systems) * len(comparison.cases)
-    measured: list[Score] = []
+    scores: list[Score] = []
     for done, (system, case) in enumerate(((s, c) for s in comparison.systems for c in comparison.cases), 1):
         result = comparison.results.load(system, case)
-        for steps, images in result.pictures.items():
-            numbers = _measured(tools, case, images, size)
-            measured.append(Score(system, steps, case.concept, numbers, result.seconds[steps], result.peak_gib))
-        if on_done:
-            on_done(done, total)
-    return measured + found
+        for steps, images in result.images.items():
+            values = _compute_metrics(metrics, case, images, size)
+            scores.append(Score(system, steps, case.concept, values, result.seconds[steps], result.peak_gib))
+        if on_progress:
+            on_progress(done, total)
+    return scores + reference_scores
 
 
-def _truths(cases: Sequence[Case], tools: Sequence[Instrument], size: int) -> Iterator[Score]:
-    system = System(name=TRUTH, method="none")
+def _reference_scores(cases: Sequence[Case], metrics: Sequence[Metric], size: int) -> Iterator[Score]:
+    system = System(name=REFERENCE, method="none")
     for case in cases:
-        if case.truths:
-            numbers = _measured(tools, case, [case.pictures[0], *case.truths], size)
-            yield Score(system, 0, case.concept, numbers, 0.0, 0.0)
+        if case.reference_images:
+            values = _compute_metrics(metrics, case, [case.images[0], *case.reference_images], size)
+            yield Score(system, 0, case.concept, values, 0.0, 0.0)
 
 
-def _measured(tools: Sequence[Instrument], case: Case, images: Sequence[Image.Image], size: int) -> dict[str, float]:
-    made = preprocess_batch(images, size)
-    return {name: number for tool in tools for name, number in tool.measure(case, made).items()}
+def _compute_metrics(metrics: Sequence[Metric], case: Case, images: Sequence[Image.Image], size: int) -> dict[str, float]:
+    batch = preprocess_batch(images, size)
+    return {name: number for tool in metrics for name, number in tool.compute(case, batch).items()}
 
 
-def rows(measured: Sequence[Score]) -> list[Row]:
+def aggregate_scores(scores: Sequence[Score]) -> list[Row]:
     """Estimates over concepts, in the order of the scores."""
     groups: dict[tuple[str, int], list[Score]] = {}
-    for score in measured:
+    for score in scores:
         groups.setdefault((score.system.name, score.steps), []).append(score)
-    return [_row(group) for group in groups.values()]
+    return [_aggregate_group(group) for group in groups.values()]
 
 
-def _row(group: Sequence[Score]) -> Row:
+def _aggregate_group(group: Sequence[Score]) -> Row:
     first = group[0]
-    estimates = {name: Estimate.of([score.numbers[name] for score in group]) for name in first.numbers}
-    seconds, peak = Estimate.of([score.seconds for score in group]), max(score.peak_gib for score in group)
-    return Row(first.system.name, first.steps, first.system.pictures, estimates, seconds, peak)
+    estimates = {name: Estimate.from_values([score.values[name] for score in group]) for name in first.values}
+    seconds, peak = Estimate.from_values([score.seconds for score in group]), max(score.peak_gib for score in group)
+    return Row(first.system.name, first.steps, first.system.num_images, estimates, seconds, peak)
 
 
-def write_csv(path: Path, measured: Sequence[Score]) -> None:
+def write_csv(path: Path, scores: Sequence[Score]) -> None:
     """A line for each concept, system and number of steps."""
-    names = list(measured[0].numbers)
+    names = list(scores[0].values)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["system", "pictures", "steps", "subject", *names, "seconds", "peak_gib"])
-        for score in measured:
-            facts = [score.system.name, score.system.pictures, score.steps, score.concept]
-            writer.writerow([*facts, *(f"{score.numbers[name]:.6f}" for name in names), score.seconds, score.peak_gib])
+        for score in scores:
+            columns = [score.system.name, score.system.num_images, score.steps, score.concept]
+            writer.writerow([*columns, *(f"{score.values[name]:.6f}" for name in names), score.seconds, score.peak_gib])

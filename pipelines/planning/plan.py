@@ -37,7 +37,7 @@ class Plan:
     @property
     def fits(self) -> bool:
         """On the device."""
-        return self.total_bytes <= self.device.memory
+        return self.total_bytes <= self.device.memory_bytes
 
     @property
     def first_overflow(self) -> str | None:
@@ -45,14 +45,14 @@ class Plan:
         cumulative_bytes = 0
         for part, size in self.device_memory.items():
             cumulative_bytes += size
-            if cumulative_bytes > self.device.memory:
+            if cumulative_bytes > self.device.memory_bytes:
                 return part
         return None
 
     @property
     def seconds_per_step(self) -> float:
         """Computing, then sending: what overlaps is not taken off."""
-        compute_seconds = self.flops_per_image * self.global_batch_size / self.num_devices / self.device.sustained
+        compute_seconds = self.flops_per_image * self.global_batch_size / self.num_devices / self.device.sustained_flops
         return compute_seconds + self.comm_bytes / self.device.bandwidth
 
     @property

@@ -10,11 +10,11 @@ from encoder.backbone.shapes import DUMMY_TOKEN, default_dtype, build_meta_backb
 from encoder.config import PLACEHOLDER
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import encode_images
-from pipelines.config.pretraining import BUCKET, PretrainConfig
+from pipelines.config.pretraining import ZERO_BUCKET_SIZE, PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.planning.fake_execution import module_bytes, measure_cost, num_parameters, fake_tensors
 from pipelines.planning.plan import Plan
-from pipelines.pretraining.model import DomainModel, draws
+from pipelines.pretraining.model import DomainModel, sample_noise
 from pipelines.runtime.device_specs import Device
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
@@ -23,21 +23,21 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 def plan_pretraining(recipe: Recipe, device: Device, num_devices: int) -> Plan:
     """Simulate a micro-batch; the rest is arithmetic. Raises ConfigError if the batch cannot be shared."""
     config = recipe.pretrain
-    micro_batch_size, accumulation_steps = config.passes(num_devices)
+    micro_batch_size, accumulation_steps = config.micro_batch_split(num_devices)
     dtype = DTYPES[config.precision]
     with fake_tensors():
         backbone = build_meta_backbone(recipe.base, "cpu")
         conditioning = dummy_conditioning(recipe, backbone)
         with default_dtype(dtype):
-            model = DomainModel.start(config, backbone, conditioning)
+            model = DomainModel.build(config, backbone, conditioning)
         if config.gradient_checkpointing:
             backbone.unet.enable_gradient_checkpointing()
         cost = measure_cost(_make_micro_batch(recipe, model, backbone, conditioning, micro_batch_size))
         num_trainable, gradient_bytes = num_parameters(model), num_parameters(model) * dtype.itemsize
         state_memory, host_memory = _state_memory(config, num_devices, num_trainable, dtype.itemsize)
-        encoder_bytes = module_bytes(backbone.vae) + module_bytes(backbone.image_encoder) if config.cached and device.is_gpu else 0
+        encoder_bytes = module_bytes(backbone.vae) + module_bytes(backbone.image_encoder) if config.use_feature_cache and device.is_gpu else 0
         frozen_memory = {"frozen weights": module_bytes(backbone) - encoder_bytes}
-        working_memory = {"activations": max(cost.peak_bytes - gradient_bytes, 0), "runtime": device.runtime}
+        working_memory = {"activations": max(cost.peak_bytes - gradient_bytes, 0), "runtime": device.overhead_bytes}
     return Plan(
         stage="pre-training",
         device=device,
@@ -47,8 +47,8 @@ def plan_pretraining(recipe: Recipe, device: Device, num_devices: int) -> Plan:
         device_memory=frozen_memory | state_memory | working_memory,
         host_memory=host_memory | ({"autoencoder and picture tower": encoder_bytes} if encoder_bytes else {}),
         flops_per_image=cost.flops // micro_batch_size,
-        global_batch_size=config.batch_size,
-        max_steps=config.steps,
+        global_batch_size=config.global_batch_size,
+        max_steps=config.max_steps,
         comm_bytes=_comm_bytes(config, num_devices, accumulation_steps, gradient_bytes),
     )
 
@@ -66,12 +66,12 @@ def _make_micro_batch(
     resolution = recipe.data.resolution
     prompts = conditioning.tokenize([f"{DUMMY_TOKEN} {PLACEHOLDER}"] * micro_batch_size)
     conditioning.unconditional_embeddings()
-    noise_sample = draws(recipe, backbone, list(range(micro_batch_size)))
-    cached_images = encode_images(backbone, torch.zeros(micro_batch_size, 3, resolution, resolution)) if recipe.pretrain.cached else None
+    noise_sample = sample_noise(recipe, backbone, list(range(micro_batch_size)))
+    cached_images = encode_images(backbone, torch.zeros(micro_batch_size, 3, resolution, resolution)) if recipe.pretrain.use_feature_cache else None
 
     def forward_backward() -> None:
         pictures = cached_images or encode_images(backbone, torch.zeros(micro_batch_size, 3, resolution, resolution))
-        model(pictures, prompts, noise_sample, recipe.pretrain.regulariser).total.backward()
+        model(pictures, prompts, noise_sample, recipe.pretrain.regularization_weight).total.backward()
 
     return forward_backward
 
@@ -80,10 +80,10 @@ def _state_memory(config: PretrainConfig, num_devices: int, num_trainable: int, 
     """Bytes on a device and on its host, as ZeRO shares them (Rajbhandari et al., arXiv 1910.02054)."""
     stage = config.zero_stage
     master_bytes = 0 if config.precision == "no" else 4
-    optimizer = num_trainable * (master_bytes + 8 + 4 * (config.average > 0)) // (num_devices if stage >= 1 else 1)
+    optimizer = num_trainable * (master_bytes + 8 + 4 * (config.ema_decay > 0)) // (num_devices if stage >= 1 else 1)
     memory = {
         "trained weights": num_trainable * element_size // (num_devices if stage == 3 else 1),
-        "gradients": num_trainable * element_size // (num_devices if stage >= 2 else 1) + min(num_trainable, BUCKET) * element_size,
+        "gradients": num_trainable * element_size // (num_devices if stage >= 2 else 1) + min(num_trainable, ZERO_BUCKET_SIZE) * element_size,
     }
     return (memory, {"optimizer": optimizer}) if config.offload_optimizer else (memory | {"optimizer": optimizer}, {})
 

@@ -30,7 +30,7 @@ def _memory_table(plan: Plan) -> Table:
         if not size:
             continue
         table.add_row(
-            part, f"{size / GIB:.2f}", f"{cumulative_bytes / GIB:.2f}", style="red" if cumulative_bytes > plan.device.memory else None
+            part, f"{size / GIB:.2f}", f"{cumulative_bytes / GIB:.2f}", style="red" if cumulative_bytes > plan.device.memory_bytes else None
         )
     for part, size in plan.host_memory.items():
         table.add_row(f"{part} (in the host's memory)", f"{size / GIB:.2f}", "", style="dim")
@@ -53,7 +53,7 @@ def _speed_lines(plan: Plan) -> list[str]:
 
 
 def _verdict_lines(plan: Plan, overrides: list[str], revised: Plan) -> list[str]:
-    usage = f"{plan.total_bytes / GIB:.1f} of {plan.device.memory / GIB:.0f} GiB"
+    usage = f"{plan.total_bytes / GIB:.1f} of {plan.device.memory_bytes / GIB:.0f} GiB"
     calibration = calibration_summary(plan.stage, plan.device.name)
     if plan.fits:
         return [f"fits            {usage}; memory: {calibration}"]

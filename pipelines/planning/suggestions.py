@@ -32,10 +32,10 @@ def _pretraining_overrides(recipe: Recipe, num_devices: int) -> Iterator[Overrid
         yield "--base.dtype=bfloat16", replace(recipe, base=replace(recipe.base, dtype="bfloat16"))
     if not config.gradient_checkpointing:
         yield "--pretrain.gradient_checkpointing=true", _replace_pretrain(recipe, gradient_checkpointing=True)
-    micro_batch_size = config.passes(num_devices)[0]
+    micro_batch_size = config.micro_batch_split(num_devices)[0]
     if micro_batch_size > 1:
         yield f"--pretrain.micro_batch_size={micro_batch_size // 2}", _replace_pretrain(recipe, micro_batch_size=micro_batch_size // 2)
-    if config.offsets != "direct":
+    if config.offset_type != "direct":
         yield "--pretrain.offsets=direct", _replace_pretrain(recipe, offsets="direct")
     if config.zero_stage < 2 and num_devices > 1:
         yield "--pretrain.zero_stage=2", _replace_pretrain(recipe, zero_stage=2)

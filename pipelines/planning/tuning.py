@@ -14,7 +14,7 @@ from pipelines.config.recipe import Recipe
 from pipelines.planning.fake_execution import module_bytes, measure_cost, num_parameters, fake_tensors
 from pipelines.planning.plan import Plan
 from pipelines.planning.pretraining import dummy_conditioning
-from pipelines.pretraining.model import draws
+from pipelines.pretraining.model import sample_noise
 from pipelines.runtime.device_specs import Device
 
 OPTIMIZER_BYTES_PER_PARAMETER = {"adamw": 8.0, "adamw8bit": 2 + 8 / 256}
@@ -27,11 +27,11 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
     with fake_tensors():
         backbone = build_meta_backbone(recipe.base, "cpu")
         conditioning = dummy_conditioning(recipe, backbone)
-        hidden_width, encoder_inputs = recipe.pretrain.hidden_width, recipe.pretrain.encoder_sees
+        hidden_width, encoder_inputs = recipe.pretrain.hidden_width, recipe.pretrain.encoder_inputs
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, hidden_width, encoder_inputs))
         adamw_config = replace(config, optimizer="adamw")  # no step is taken, and others need a library
         tuner = Tuner(backbone, encoder, conditioning, TuningImages(pixels=torch.zeros(1, 3, resolution, resolution)), adamw_config)
-        noise_sample = draws(recipe, backbone, list(range(config.batch_size)))
+        noise_sample = sample_noise(recipe, backbone, list(range(config.batch_size)))
         prompts = conditioning.tokenize([f"{DUMMY_TOKEN} {PLACEHOLDER}"] * config.batch_size)
         micro_batch = slice(0, min(config.micro_batch_size, config.batch_size))
         with tuner:
@@ -49,7 +49,7 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
         "optimizer": int(OPTIMIZER_BYTES_PER_PARAMETER[config.optimizer] * _num_elements([*weights, *lora_factors])),
         "a weight's step": max((4 * 4 * low.numel() for low in low_precision_weights), default=0),
         "activations, later the concept": max(cost.peak_bytes, 0 if device.is_gpu else concept_bytes),
-        "runtime": device.runtime,
+        "runtime": device.overhead_bytes,
     }
     return Plan(
         stage="tuning",

@@ -12,15 +12,15 @@ from deepspeed import DeepSpeedEngine
 from torch import distributed as dist
 
 from encoder.errors import ConfigError
-from pipelines.config.pretraining import BUCKET, PretrainConfig
+from pipelines.config.pretraining import ZERO_BUCKET_SIZE, PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.pretraining.model import DomainModel
-from pipelines.pretraining.optimizer import GuardedAdamW
-from pipelines.runtime.process_group import Cluster
+from pipelines.pretraining.optimizer import SkipStepAdamW
+from pipelines.runtime.process_group import ProcessGroup
 
 
-def join_cluster(recipe: Recipe) -> Cluster:
+def init_distributed(recipe: Recipe) -> ProcessGroup:
     """Join the processes that torchrun's variables describe, with DeepSpeed on: gloo on CPUs, NCCL on GPUs.
 
     Raises RunError if the rendezvous cannot be reached, or if anything but DeepSpeed would train.
@@ -30,8 +30,8 @@ def join_cluster(recipe: Recipe) -> Cluster:
         False  # compiled at the first start on a CPU; gloo needs no compiler
     )
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(recipe.pretrain, world))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(recipe.pretrain, world_size))
     handlers = [] if torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")]
     try:
         accelerator = Accelerator(deepspeed_plugin=plugin, kwargs_handlers=handlers)
@@ -45,20 +45,20 @@ def join_cluster(recipe: Recipe) -> Cluster:
     if recipe.pretrain.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    hosts = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
-    return Cluster(accelerator, accelerator.process_index, accelerator.num_processes, hosts)
+    gloo_group = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+    return ProcessGroup(accelerator, accelerator.process_index, accelerator.num_processes, gloo_group)
 
 
-def deepspeed_config(config: PretrainConfig, world: int) -> dict[str, Any]:
+def deepspeed_config(config: PretrainConfig, world_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration for a recipe on ``world`` devices."""
-    at_once, passes = config.passes(world)
-    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
+    micro_batch_size, gradient_accumulation_steps = config.micro_batch_split(world_size)
+    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": ZERO_BUCKET_SIZE, "allgather_bucket_size": ZERO_BUCKET_SIZE}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {
-        "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": at_once,
-        "gradient_accumulation_steps": passes,
+        "train_batch_size": config.global_batch_size,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": zero,
         # The optimizer looks at the gradients itself, on the device; DeepSpeed would stop the host for it.
@@ -71,16 +71,16 @@ def deepspeed_config(config: PretrainConfig, world: int) -> dict[str, Any]:
     }
 
 
-def build_engine(model: DomainModel, config: PretrainConfig, cluster: Cluster) -> tuple[DeepSpeedEngine, GuardedAdamW]:
+def build_engine(model: DomainModel, config: PretrainConfig, process_group: ProcessGroup) -> tuple[DeepSpeedEngine, SkipStepAdamW]:
     """The model in a DeepSpeed engine, and the AdamW that it steps.
 
     Raises ConfigError if the device cannot do what the recipe asks, RunError if Accelerate gives anything else.
     """
     parts = zip((model.encoder, model.offsets), config.learning_rates, strict=True)
     groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
-    optimizer = GuardedAdamW([group for group in groups if group["params"]], average_decay=config.average)
+    optimizer = SkipStepAdamW([group for group in groups if group["params"]], ema_decay=config.ema_decay)
     try:
-        engine, _ = cluster.accelerator.prepare(model, optimizer)
+        engine, _ = process_group.accelerator.prepare(model, optimizer)
     except ValueError as error:
         if "not supported on your device" not in str(error):
             raise
@@ -90,7 +90,7 @@ def build_engine(model: DomainModel, config: PretrainConfig, cluster: Cluster) -
             f"expected a DeepSpeedEngine, Accelerate made a {type(engine).__name__}; "
             "unset the ACCELERATE_* variables that turn DeepSpeed off"
         )
-    optimizer.begin()
+    optimizer.init_state()
     if config.zero_stage in (1, 2):  # the others step all groups at once, or look at all gradients themselves
         # The engine's public copy of it is of the step before.
         optimizer.global_norm = lambda: engine.optimizer._global_grad_norm

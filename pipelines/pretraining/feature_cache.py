@@ -11,21 +11,21 @@ from data_prep.shards.manifest import Manifest
 from encoder.backbone.backbone import Backbone
 from encoder.model.features import EncodedImages, encode_images
 from pipelines.config.recipe import Recipe
-from pipelines.tracking.stage_runs import tracked
+from pipelines.tracking.stage_runs import stage_run
 
 
-def cache(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], None] | None = None) -> None:
+def cache(recipe: Recipe, rank: int, world_size: int, on_progress: Callable[[int, int], None] | None = None) -> None:
     """Be one rank: compute what is missing of every ``world``-th shard from ``rank`` on; rank 0 tells MLflow."""
     if rank:
-        _compute(recipe, rank, world, watch)
+        _cache_features(recipe, rank, world_size, on_progress)
         return
     manifest = Manifest.load(recipe.data.output)
-    with tracked(recipe, "cache") as tracker:
-        tracker.dataset(manifest.domain, manifest.digest, recipe.data.output, "encoding")
-        _compute(recipe, rank, world, watch)
+    with stage_run(recipe, "cache") as tracker:
+        tracker.log_dataset(manifest.domain, manifest.digest, recipe.data.output, "encoding")
+        _cache_features(recipe, rank, world_size, on_progress)
 
 
-def _compute(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], None] | None) -> None:
+def _cache_features(recipe: Recipe, rank: int, world_size: int, on_progress: Callable[[int, int], None] | None) -> None:
     backbone = Backbone.load(recipe.base, _device())
     dtype = getattr(torch, recipe.cache.dtype)
 
@@ -36,21 +36,21 @@ def _compute(recipe: Recipe, rank: int, world: int, watch: Callable[[int, int], 
         write_features(
             root,
             recipe.cache.folder,
-            purpose(recipe, backbone),
+            feature_fingerprint(recipe, backbone),
             compute,
             rank=rank,
-            world_size=world,
+            world_size=world_size,
             batch_size=recipe.cache.batch_size,
-            on_progress=watch,
+            on_progress=on_progress,
         )
 
 
-def open_cache(recipe: Recipe, backbone: Backbone, split: str) -> FeatureReader:
+def open_feature_cache(recipe: Recipe, backbone: Backbone, split: str) -> FeatureReader:
     """The set's features for this base. Raises ConfigError if they are made for another, DataError if some miss."""
-    return FeatureReader(recipe.data.output, recipe.cache.folder, split, purpose(recipe, backbone), recipe.stream)
+    return FeatureReader(recipe.data.output, recipe.cache.folder, split, feature_fingerprint(recipe, backbone), recipe.stream)
 
 
-def purpose(recipe: Recipe, backbone: Backbone) -> dict[str, str]:
+def feature_fingerprint(recipe: Recipe, backbone: Backbone) -> dict[str, str]:
     """What features hold for: the very weights that made them, and the precision."""
     return {
         "autoencoder": backbone.part_digest("vae"),
@@ -59,7 +59,7 @@ def purpose(recipe: Recipe, backbone: Backbone) -> dict[str, str]:
     }
 
 
-def encoded(features: dict[str, Tensor], device: torch.device) -> EncodedImages:
+def to_encoded_images(features: dict[str, Tensor], device: torch.device) -> EncodedImages:
     """Cached tensors as the method takes them."""
     return EncodedImages.from_tensors({name: tensor.to(device).float() for name, tensor in features.items()})
 

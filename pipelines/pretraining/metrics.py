@@ -8,28 +8,28 @@ from contextlib import contextmanager, suppress
 
 from torch import Tensor
 
-from pipelines.runtime.device_specs import device_named
-from pipelines.runtime.memory import peak_bytes
+from pipelines.runtime.device_specs import find_device
+from pipelines.runtime.memory import peak_memory_bytes
 
 LOSSES = ("loss", "denoising", "regulariser")
 
 
-class Meter:
+class MetricsAccumulator:
     """Averages over the steps since it was last read. Losses are added on their device: nobody waits for them."""
 
     def __init__(self) -> None:
-        self._start()
+        self._reset()
 
-    def _start(self) -> None:
+    def _reset(self) -> None:
         self.losses: Tensor | None = None
-        self.steps, self.waited, self.since = 0, 0.0, time.monotonic()
+        self.steps, self.data_wait_seconds, self.start_time = 0, 0.0, time.monotonic()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def data_wait(self) -> Iterator[None]:
         """Around waiting for data."""
-        began = time.monotonic()
+        start = time.monotonic()
         yield
-        self.waited += time.monotonic() - began
+        self.data_wait_seconds += time.monotonic() - start
 
     def add(self, losses: Tensor) -> None:
         """Add a step's losses, (3,) in the order of ``LOSSES``."""
@@ -39,39 +39,39 @@ class Meter:
     def read(self) -> list[float]:
         """Mean losses, steps, seconds, seconds that were waited for data, peak bytes; begins anew."""
         means = [0.0] * len(LOSSES) if self.losses is None else (self.losses / self.steps).tolist()
-        seconds = time.monotonic() - self.since
-        numbers = [*means, float(self.steps), seconds, self.waited, float(peak_bytes())]
-        self._start()
+        seconds = time.monotonic() - self.start_time
+        numbers = [*means, float(self.steps), seconds, self.data_wait_seconds, float(peak_memory_bytes())]
+        self._reset()
         return numbers
 
 
-def summarise(ranks: list[list[float]], batch_size: int, teraflops: float, device: str) -> dict[str, float]:
+def aggregate(per_rank: list[list[float]], batch_size: int, teraflops_per_step: float, device: str) -> dict[str, float]:
     """One line of all ranks' ``Meter.read``: losses are means, the rest is that of the worst rank.
 
     ``teraflops`` is what one rank computes a step; the share of the device's peak is there if the peak is known.
     """
-    columns = list(zip(*ranks, strict=True))
-    *losses, steps, seconds, waited, memory = columns
+    columns = list(zip(*per_rank, strict=True))
+    *losses, steps, seconds, data_wait, memory = columns
     slowest = max(seconds)
-    line = {name: sum(values) / len(values) for name, values in zip(LOSSES, losses, strict=True)}
-    line |= {
+    metrics = {name: sum(values) / len(values) for name, values in zip(LOSSES, losses, strict=True)}
+    metrics |= {
         "images_per_second": steps[0] * batch_size / slowest,
-        "data_wait_share": max(w / s for w, s in zip(waited, seconds, strict=True)),
+        "data_wait_share": max(w / s for w, s in zip(data_wait, seconds, strict=True)),
         "memory_peak_gib": max(memory) / 2**30,
-        "teraflops_per_device": steps[0] * teraflops / slowest,
+        "teraflops_per_device": steps[0] * teraflops_per_step / slowest,
         "seconds": slowest,
     }
-    known = device_named(device)
-    return line | ({"mfu": line["teraflops_per_device"] / known.teraflops} if known and known.is_gpu else {})
+    spec = find_device(device)
+    return metrics | ({"mfu": metrics["teraflops_per_device"] / spec.teraflops} if spec and spec.is_gpu else {})
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """``1:02:03``, or ``2:03`` below an hour."""
     hours, minutes = divmod(int(seconds) // 60, 60)
     return f"{hours}:{minutes:02d}:{int(seconds) % 60:02d}" if hours else f"{minutes}:{int(seconds) % 60:02d}"
 
 
-class NodeMeter:
+class SystemMetrics:
     """Cores, memory, disk, network and GPUs of this node, read as often as somebody asks."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class NodeMeter:
         from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
         from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-        self.name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        self.node_name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         self._monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         with suppress(RuntimeError, ImportError):  # no GPU here
             self._monitors.append(GPUMonitor())
@@ -88,9 +88,9 @@ class NodeMeter:
 
     def read(self) -> dict[str, float]:
         """``system/<node>/cpu_utilization_percentage`` and the like, since the last reading."""
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for monitor in self._monitors:
             monitor.collect_metrics()
-            found |= monitor.aggregate_metrics()
+            metrics |= monitor.aggregate_metrics()
             monitor.clear_metrics()
-        return {f"system/{self.name}/{key}": float(value) for key, value in found.items()}
+        return {f"system/{self.node_name}/{key}": float(value) for key, value in metrics.items()}

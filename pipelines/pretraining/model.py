@@ -24,12 +24,12 @@ class DomainModel(nn.Module):
         self._frozen = (backbone, conditioning)
 
     @classmethod
-    def start(cls, config: PretrainConfig, backbone: Backbone, conditioning: Conditioning) -> "DomainModel":
+    def build(cls, config: PretrainConfig, backbone: Backbone, conditioning: Conditioning) -> "DomainModel":
         """As it is before training."""
-        encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, config.hidden_width, config.encoder_sees))
-        return cls(encoder, OffsetPredictor.for_unet(backbone.unet, config.offsets), backbone, conditioning)
+        encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, config.hidden_width, config.encoder_inputs))
+        return cls(encoder, OffsetPredictor.for_unet(backbone.unet, config.offset_type), backbone, conditioning)
 
-    def forward(self, pictures: EncodedImages, prompts: TokenizedPrompts, draw: NoiseSample, regulariser: float) -> Losses:
+    def forward(self, images: EncodedImages, prompts: TokenizedPrompts, noise: NoiseSample, regularization_weight: float) -> Losses:
         """Losses of a micro-batch; the offsets are evaluated once, for both passes."""
         backbone, conditioning = self._frozen
         set_offsets(backbone.unet, self.offsets())
@@ -37,14 +37,14 @@ class DomainModel(nn.Module):
             backbone,
             self.encoder,
             conditioning,
-            class_tokens=pictures.class_tokens,
+            class_tokens=images.class_tokens,
             prompts=prompts,
-            regularization_weight=regulariser,
-            **draw.loss_inputs(pictures.posterior),
+            regularization_weight=regularization_weight,
+            **noise.loss_inputs(images.posterior),
         )
 
 
-def draws(recipe: Recipe, backbone: Backbone, seeds: list[int]) -> NoiseSample:
+def sample_noise(recipe: Recipe, backbone: Backbone, seeds: list[int]) -> NoiseSample:
     """Noise, timesteps and prompts for samples with these seeds."""
     shape = backbone.latent_shape(recipe.data.resolution)
     return NoiseSample.from_seeds(seeds, shape, backbone.noise_scheduler.config.num_train_timesteps)

@@ -10,14 +10,14 @@ WAIT, WARM_UP, STEPS = 1, 1, 3
 
 
 @contextmanager
-def traced(file: Path) -> Iterator["profile"]:
+def profile_steps(path: Path) -> Iterator["profile"]:
     """Call ``step()`` on what this gives after every step; ``file`` opens in Perfetto or chrome://tracing."""
 
     def write(done: "profile") -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        done.export_chrome_trace(str(file))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done.export_chrome_trace(str(path))
 
-    wanted = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()
-    plan = schedule(wait=WAIT, warmup=WARM_UP, active=STEPS, repeat=1)
-    with profile(activities=list(wanted), schedule=plan, on_trace_ready=write) as running:
-        yield running
+    activities = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()
+    profiler_schedule = schedule(wait=WAIT, warmup=WARM_UP, active=STEPS, repeat=1)
+    with profile(activities=list(activities), schedule=profiler_schedule, on_trace_ready=write) as profiler:
+        yield profiler

@@ -15,7 +15,7 @@ from encoder.errors import ConfigError
 from pipelines.config.recipe import Recipe
 from pipelines.tracking.environment import environment
 
-FREE = (
+MUTABLE_SETTINGS = (
     "evaluate.",
     "compare.",
     "publish.",
@@ -57,14 +57,14 @@ class Run:
         self.folder, self.rank = folder, rank
 
     @classmethod
-    def open(cls, recipe: Recipe, rank: int = 0, *, accept_changes: bool = False) -> "Run":
+    def open(cls, recipe: Recipe, rank: int = 0, *, allow_config_change: bool = False) -> "Run":
         """Make the folder, or take up one of the same recipe.
 
         Raises ConfigError, with the difference, for another recipe's, unless changes are accepted; on every rank, so
         that none waits for the others.
         """
         run = cls(recipe.folder, rank)
-        if (changed := run._difference(recipe)) and not accept_changes:
+        if (changed := run._changed_settings(recipe)) and not allow_config_change:
             difference = "; ".join(changed)
             raise ConfigError(
                 f"{run.folder} holds a run of another recipe ({difference}); give another name, delete it, or go on "
@@ -73,18 +73,18 @@ class Run:
         if rank == 0:
             for name in ("logs", "samples", "checkpoints"):
                 (run.folder / name).mkdir(parents=True, exist_ok=True)
-            atomic_write(run.folder / "recipe.yaml", yaml.safe_dump(recipe.plain(), sort_keys=False))
+            atomic_write(run.folder / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
             atomic_write(run.folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
         return run
 
-    def _difference(self, recipe: Recipe) -> list[str]:
+    def _changed_settings(self, recipe: Recipe) -> list[str]:
         """What is not as it was when the run began; what leaves the trained weights alone may change."""
         path = self.folder / "recipe.yaml"
         if not path.exists():
             return []
-        changed = differences(flatten(yaml.safe_load(path.read_text())), flatten(recipe.plain()))
-        free = FREE if recipe.pretrain.decay == "cosine" else (*FREE, "pretrain.steps")
-        return [f"{key}: {then!r} there, {now!r} now" for key, then, now in changed if not key.startswith(free)]
+        changed = differences(flatten(yaml.safe_load(path.read_text())), flatten(recipe.to_dict()))
+        mutable = MUTABLE_SETTINGS if recipe.pretrain.lr_schedule == "cosine" else (*MUTABLE_SETTINGS, "pretrain.steps")
+        return [f"{key}: {then!r} there, {now!r} now" for key, then, now in changed if not key.startswith(mutable)]
 
     def log_to_file(self) -> None:
         """Let this rank's lines go to its own log file, too; only rank 0's are for the terminal."""
@@ -99,7 +99,7 @@ class Run:
         with (self.folder / "logs" / f"rank_{self.rank}.jsonl").open("a") as file:
             file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
 
-    def log(self, **values: Any) -> None:  # noqa: ANN401 - any plain values
+    def log_metrics(self, **values: Any) -> None:  # noqa: ANN401 - any plain values
         """Append a line to metrics.jsonl."""
         if self.rank == 0:
             with (self.folder / "metrics.jsonl").open("a") as file:

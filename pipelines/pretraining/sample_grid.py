@@ -15,7 +15,7 @@ from encoder.model.features import class_tokens
 from encoder.pipeline import E4TPipeline
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.model import DomainModel
-from pipelines.runtime.image_grid import labelled_grid
+from pipelines.runtime.image_grid import labeled_grid
 
 
 @torch.no_grad()
@@ -34,4 +34,4 @@ def training_grid(
         prompts = [conditioning.config.templates[0], conditioning.caption_prompt(sample.caption)]
         latents = pipeline.sample(prompts, recipe.sample, seed=1000 * index)
         rows.append([to_images(pixels)[0], *to_images(backbone.decode(latents))])
-    return labelled_grid(rows, ("held out", "zero-shot", "from its caption"))
+    return labeled_grid(rows, ("held out", "zero-shot", "from its caption"))

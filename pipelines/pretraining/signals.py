@@ -8,48 +8,48 @@ from typing import Self
 
 from encoder.errors import ConfigError
 
-TIME_IS_UP = 1000
+TIME_LIMIT = 1000
 """Beyond every signal's number."""
 
 
-class Stopper:
+class StopSignalHandler:
     """Listens for signals and looks at the clock; the loop asks, and nothing is interrupted.
 
     A second SIGINT interrupts at once: somebody at the terminal does not want to wait for the save.
     """
 
-    def __init__(self, names: Sequence[str], *, minutes: float | None = None) -> None:
+    def __init__(self, signal_names: Sequence[str], *, max_minutes: float | None = None) -> None:
         """Take signals' names, and for how long to go on."""
-        self.numbers = {_number(name) for name in names}
-        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        self._came = 0
-        self._before: dict[int, object] = {}
+        self.signal_numbers = {_signal_number(name) for name in signal_names}
+        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._received = 0
+        self._previous_handlers: dict[int, object] = {}
 
     def __enter__(self) -> Self:
         """Listen."""
-        self._before = {number: signal.signal(number, self._note) for number in self.numbers}
+        self._previous_handlers = {number: signal.signal(number, self._handle) for number in self.signal_numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave the signals as they were."""
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self._came == number == signal.SIGINT:
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._received == number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._came = number
+        self._received = number
 
-    def asked(self, agree: Callable[[int], int]) -> str:
+    def should_stop(self, all_reduce_max: Callable[[int], int]) -> str:
         """Why to stop now, empty if not; ``agree`` gives the largest of all ranks' numbers, so that all do the same."""
-        late = self.deadline is not None and time.monotonic() >= self.deadline
-        number = agree(self._came or (TIME_IS_UP if late else 0))
+        timed_out = self.deadline is not None and time.monotonic() >= self.deadline
+        number = all_reduce_max(self._received or (TIME_LIMIT if timed_out else 0))
         if not number:
             return ""
-        return "time is up" if number == TIME_IS_UP else signal.Signals(number).name
+        return "time is up" if number == TIME_LIMIT else signal.Signals(number).name
 
 
-def _number(name: str) -> int:
+def _signal_number(name: str) -> int:
     number = signal.Signals.__members__.get(name)
     if number in (None, signal.SIGKILL, signal.SIGSTOP):
         raise ConfigError(f"pretrain.stop_signal is {name!r}, which nobody can listen for; give one like SIGUSR2")

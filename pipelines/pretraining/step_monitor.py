@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pipelines.errors import RunError
 
-HISTORY, ENOUGH = 128, 32
+WINDOW, MIN_HISTORY = 128, 32
 """Steps that a jump is told from, and how many of them have to be known."""
 
 
-class OnItsWay:
+class AsyncTensorRead:
     """Numbers that a device is still computing; by the time they are read, the host need not wait for them."""
 
     def __init__(self, values: Tensor) -> None:
@@ -32,73 +32,73 @@ class OnItsWay:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepRecord:
     """What a rank did in a step."""
 
     number: int
     """Of optimizer steps, this one included."""
-    start: int
+    start_index: int
     """Global position of this rank's first picture."""
     keys: Sequence[str]
     """Its pictures."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class StepResult:
     """A step, when its numbers have come."""
 
-    step: Step
+    step: StepRecord
     losses: list[float]
     """This rank's mean total loss, denoising loss, regulariser."""
     skipped: bool
     """Whether something was not finite on some rank, and nothing was updated."""
-    jumped: bool
+    is_spike: bool
     """Whether the loss is far above its recent self."""
 
 
-class Guard:
+class StepMonitor:
     """Judges steps one behind the newest, so that no step waits for the device."""
 
-    def __init__(self, skips_allowed: int, spike_factor: float, tell: Callable[[Judged], None]) -> None:
+    def __init__(self, max_consecutive_skips: int, loss_spike_factor: float, on_result: Callable[[StepResult], None]) -> None:
         """``tell`` hears of every step; ``skips_allowed`` in a row are the most that a run survives."""
-        self.skips_allowed, self.spike_factor, self.tell = skips_allowed, spike_factor, tell
-        self.skipped, self._in_a_row = 0, 0
-        self._recent: deque[float] = deque(maxlen=HISTORY)
-        self._waiting: deque[tuple[Step, OnItsWay]] = deque()
+        self.max_consecutive_skips, self.loss_spike_factor, self.on_result = max_consecutive_skips, loss_spike_factor, on_result
+        self.num_skipped, self._consecutive_skips = 0, 0
+        self._recent_losses: deque[float] = deque(maxlen=WINDOW)
+        self._pending: deque[tuple[StepRecord, AsyncTensorRead]] = deque()
 
-    def after(self, step: Step, losses: Tensor, skipped: Tensor) -> None:
+    def record(self, step: StepRecord, losses: Tensor, skipped: Tensor) -> None:
         """Note a step. Raises RunError if too many were skipped in a row; on every rank at the same step."""
         numbers = torch.cat([losses, skipped.to(losses).view(1)])
-        self._waiting.append((step, OnItsWay(numbers)))
-        while len(self._waiting) > 1:
-            self._judge()
+        self._pending.append((step, AsyncTensorRead(numbers)))
+        while len(self._pending) > 1:
+            self._process_oldest()
 
     def flush(self) -> None:
         """Judge what is left."""
-        while self._waiting:
-            self._judge()
+        while self._pending:
+            self._process_oldest()
 
-    def _judge(self) -> None:
-        step, numbers = self._waiting.popleft()
+    def _process_oldest(self) -> None:
+        step, numbers = self._pending.popleft()
         *losses, flag = numbers.read()
         skipped = bool(flag)
-        jumped = not skipped and self._is_jump(losses[0])
-        self.tell(Judged(step, losses, skipped, jumped))
+        is_spike = not skipped and self._is_spike(losses[0])
+        self.on_result(StepResult(step, losses, skipped, is_spike))
         if not skipped:
-            self._recent.append(losses[0])
-            self._in_a_row = 0
+            self._recent_losses.append(losses[0])
+            self._consecutive_skips = 0
             return
-        self.skipped += 1
-        self._in_a_row += 1
-        if self._in_a_row >= self.skips_allowed:
+        self.num_skipped += 1
+        self._consecutive_skips += 1
+        if self._consecutive_skips >= self.max_consecutive_skips:
             raise RunError(
-                f"{self._in_a_row} steps in a row, up to step {step.number}, gave a loss or gradient that is not "
+                f"{self._consecutive_skips} steps in a row, up to step {step.number}, gave a loss or gradient that is not "
                 "finite, and were skipped; lower pretrain.learning_rate, or look at their pictures in logs/rank_*.log"
             )
 
-    def _is_jump(self, loss: float) -> bool:
-        if len(self._recent) < ENOUGH:
+    def _is_spike(self, loss: float) -> bool:
+        if len(self._recent_losses) < MIN_HISTORY:
             return False
-        middle = median(self._recent)
-        spread = median(abs(known - middle) for known in self._recent)
-        return loss > middle + self.spike_factor * max(spread, 1e-3 * abs(middle))
+        center = median(self._recent_losses)
+        mad = median(abs(known - center) for known in self._recent_losses)
+        return loss > center + self.loss_spike_factor * max(mad, 1e-3 * abs(center))

@@ -13,7 +13,7 @@ from encoder.model.features import encode_images
 from encoder.model.weight_offsets import set_offsets
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.checkpoints.state import Tensors
-from pipelines.pretraining.model import DomainModel, draws
+from pipelines.pretraining.model import DomainModel, sample_noise
 from pipelines.pretraining.sample_grid import training_grid
 
 GRID_ROWS = 6
@@ -27,7 +27,7 @@ class Validation:
     backbone: Backbone
     conditioning: Conditioning
 
-    def look(self, weights: Tensors) -> tuple[float, Image.Image]:
+    def evaluate(self, weights: Tensors) -> tuple[float, Image.Image]:
         """Mean denoising loss; pictures, and what the encoder makes of them without tuning."""
         model = self._model(weights)
         return self._loss(model), self._grid(model)
@@ -35,15 +35,15 @@ class Validation:
     def _loss(self, model: DomainModel) -> float:
         samples = self._samples()
         pixels = torch.stack([sample.image for sample in samples])
-        draw = draws(self.recipe, self.backbone, list(range(len(samples))))
-        prompts = self.conditioning.sample_prompts([sample.caption for sample in samples], draw.prompt_choice)
+        noise = sample_noise(self.recipe, self.backbone, list(range(len(samples))))
+        prompts = self.conditioning.sample_prompts([sample.caption for sample in samples], noise.prompt_choice)
         size = self.recipe.pretrain.micro_batch_size
         total = 0.0
         with torch.no_grad():
             for start in range(0, len(samples), size):
                 rows = slice(start, start + size)
-                pictures = encode_images(self.backbone, pixels[rows])
-                total += float(model(pictures, prompts[rows], draw[rows], 0.0).denoising) * len(pixels[rows])
+                images = encode_images(self.backbone, pixels[rows])
+                total += float(model(images, prompts[rows], noise[rows], 0.0).denoising) * len(pixels[rows])
         return total / len(samples)
 
     def _grid(self, model: DomainModel) -> Image.Image:
@@ -56,12 +56,12 @@ class Validation:
         return ShardReader(self.recipe.data.output, "val", self.recipe.stream)
 
     def _samples(self) -> list[Sample]:
-        reader, count = self._reader(), self.recipe.pretrain.validate_samples
+        reader, count = self._reader(), self.recipe.pretrain.eval_samples
         step = max(1, len(reader) // count)
         return [reader[index] for index in range(0, len(reader), step)][:count]
 
     def _model(self, weights: Tensors) -> DomainModel:
         with torch.random.fork_rng():
-            model = DomainModel.start(self.recipe.pretrain, self.backbone, self.conditioning)
+            model = DomainModel.build(self.recipe.pretrain, self.backbone, self.conditioning)
         model.load_state_dict(weights)
         return model.to(self.backbone.device).requires_grad_(False)

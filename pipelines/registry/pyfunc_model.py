@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from encoder.pipeline import E4TPipeline
 
-BASE, DEVICE = "E4T_BASE", "E4T_DEVICE"
+BASE_ENV, DEVICE_ENV = "E4T_BASE", "E4T_DEVICE"
 """Variables of the serving process: where the base model is if not where the release says, and what computes."""
-LARGEST_PICTURE, MOST_PROMPTS, MOST_STEPS, MOST_WAITING = 20_000_000, 16, 100, 8
+MAX_IMAGE_BYTES, MAX_PROMPTS, MAX_STEPS, MAX_QUEUED = 20_000_000, 16, 100, 8
 """Bytes of a picture, prompts and tuning steps of a request, and requests at once; beyond them a request is refused."""
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -42,16 +42,16 @@ SIGNATURE = ModelSignature(
 )
 
 
-class Refused(MlflowException):
+class BadRequest(MlflowException):
     """A request that is not answered: MLflow would say the whole request again, over several lines."""
 
-    def __init__(self, said: str, code: int = INVALID_PARAMETER_VALUE) -> None:
-        super().__init__(said, code)
-        self._said = said
+    def __init__(self, message: str, code: int = INVALID_PARAMETER_VALUE) -> None:
+        super().__init__(message, code)
+        self._message = message
 
     def serialize_as_json(self) -> str:
         """What the client gets."""
-        return json.dumps({"error_code": self.error_code, "message": self._said})
+        return json.dumps({"error_code": self.error_code, "message": self._message})
 
 
 class ServedRelease(PythonModel):
@@ -61,67 +61,67 @@ class ServedRelease(PythonModel):
         """Open the release that lies in the version, over its base model, which does not."""
         from encoder.pipeline import E4TPipeline
 
-        release, base = context.artifacts[RELEASE_FOLDER], os.environ.get(BASE)
-        self._pipe = E4TPipeline.from_pretrained(release, base=base, device=os.environ.get(DEVICE))
-        self._one_at_a_time = threading.Lock()
-        self._room = threading.BoundedSemaphore(MOST_WAITING)
+        release, base = context.artifacts[RELEASE_FOLDER], os.environ.get(BASE_ENV)
+        self._pipe = E4TPipeline.from_pretrained(release, base=base, device=os.environ.get(DEVICE_ENV))
+        self._lock = threading.Lock()
+        self._queue_slots = threading.BoundedSemaphore(MAX_QUEUED)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - MLflow would take hints for a signature
         """For each row ``pictures``, a PNG a prompt, and ``concept``, a safetensors file (Concept.from_bytes)."""
         rows = [_Request(row) for row in model_input.to_dict("records")]
-        with self._turn():
-            answers = [row.answered(self._pipe) for row in rows]
+        with self._exclusive():
+            answers = [row.run(self._pipe) for row in rows]
         return pd.DataFrame(answers)
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         """One concept at a time is in the model; a queue that grows without bound helps nobody."""
-        if not self._room.acquire(blocking=False):
-            raise Refused("busy: as many requests wait as may; try again later", RESOURCE_EXHAUSTED)
+        if not self._queue_slots.acquire(blocking=False):
+            raise BadRequest("busy: as many requests wait as may; try again later", RESOURCE_EXHAUSTED)
         try:
-            with self._one_at_a_time:
+            with self._lock:
                 yield
         finally:
-            self._room.release()
+            self._queue_slots.release()
 
 
 class _Request:
     """A row, checked before anything is computed. Raises what MLflow answers as 400, in one line."""
 
     def __init__(self, row: dict[str, Any]) -> None:
-        self.image = _picture(row["image"])
+        self.image = _decode_image(row["image"])
         self.prompts = [str(prompt) for prompt in row["prompts"]]
-        _check(1 <= len(self.prompts) <= MOST_PROMPTS, f"give 1 to {MOST_PROMPTS} prompts, with *s for the concept")
+        _require(1 <= len(self.prompts) <= MAX_PROMPTS, f"give 1 to {MAX_PROMPTS} prompts, with *s for the concept")
         given = {key: row[key] for key in ("steps", "seed", "guidance") if row.get(key) is not None}
         given = {key: value for key, value in given.items() if not pd.isna(value)}
         self.settings: dict[str, Any] = {key: int(given[key]) for key in ("steps", "seed") if key in given}
-        _check(0 <= self.settings.get("steps", 0) <= MOST_STEPS, f"steps must be from 0 to {MOST_STEPS}")
-        _check(0 <= self.settings.get("seed", 0) < 2**31, "seed must be from 0 to 2147483647")
-        self.guidance = given.get("guidance")
-        _check(self.guidance is None or 1 <= self.guidance <= 30, "guidance must be from 1 to 30")
+        _require(0 <= self.settings.get("steps", 0) <= MAX_STEPS, f"steps must be from 0 to {MAX_STEPS}")
+        _require(0 <= self.settings.get("seed", 0) < 2**31, "seed must be from 0 to 2147483647")
+        self.guidance_scale = given.get("guidance")
+        _require(self.guidance_scale is None or 1 <= self.guidance_scale <= 30, "guidance must be from 1 to 30")
 
-    def answered(self, pipe: "E4TPipeline") -> dict[str, Any]:
+    def run(self, pipe: "E4TPipeline") -> dict[str, Any]:
         """A row of the answer."""
         concept = pipe.tune(self.image, **self.settings)
-        painted = pipe(self.prompts, seed=self.settings.get("seed", 0), guidance=self.guidance)
+        images = pipe(self.prompts, seed=self.settings.get("seed", 0), guidance=self.guidance_scale)
         pipe.unload_concept()
-        return {"pictures": [_png(image) for image in painted], "concept": concept.to_bytes()}
+        return {"pictures": [_png(image) for image in images], "concept": concept.to_bytes()}
 
 
-def _picture(data: bytes) -> "Image.Image":
+def _decode_image(data: bytes) -> "Image.Image":
     from encoder.errors import ModelError
     from encoder.images import open_image
 
-    _check(len(data) <= LARGEST_PICTURE, f"the picture has {len(data):,} bytes; at most {LARGEST_PICTURE:,} are taken")
+    _require(len(data) <= MAX_IMAGE_BYTES, f"the picture has {len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} are taken")
     try:
         return open_image(io.BytesIO(data), "the picture")
     except ModelError as error:
-        raise Refused(str(error)) from error
+        raise BadRequest(str(error)) from error
 
 
-def _check(holds: bool, otherwise: str) -> None:  # noqa: FBT001
-    if not holds:
-        raise Refused(otherwise)
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001
+    if not condition:
+        raise BadRequest(message)
 
 
 def _png(image: "Image.Image") -> bytes:

@@ -11,13 +11,13 @@ from encoder.errors import ConfigError, ModelError
 from encoder.releases.download import release_folder
 from encoder.releases.release import Release
 from pipelines.errors import RunError
-from pipelines.tracking.client import connect, first_line, shown_uri, tracking_uri
-from pipelines.tracking.stage_runs import WEIGHTS
+from pipelines.tracking.client import connect, first_line, redacted_uri, tracking_uri
+from pipelines.tracking.stage_runs import WEIGHTS_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+MODEL_URI_PATTERN = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 RELEASE_FOLDER = "release"
 """What its folder is called in a version."""
 
@@ -27,47 +27,47 @@ def cache_folder() -> Path:
     return Path(os.environ.get("E4T_CACHE") or Path.home() / ".cache" / "e4t")
 
 
-def release_at(place: str, runs: Path | str = "runs") -> Path:
+def resolve_release(location: str, runs: Path | str = "runs") -> Path:
     """The folder of a release; what lies elsewhere is fetched once.
 
     Raises RunError if the registry has no such version or does not answer, ConfigError for a place of no known form.
     """
-    return _fetched(registered(place, runs), runs) if place.startswith("models:") else release_folder(place)
+    return _download_once(get_version(location, runs), runs) if location.startswith("models:") else release_folder(location)
 
 
-def registered(place: str, runs: Path | str) -> "ModelVersion":
+def get_version(location: str, runs: Path | str) -> "ModelVersion":
     """The version that a ``models:/`` URI names. Raises RunError, ConfigError as ``release_at`` does."""
-    asked = REGISTERED.fullmatch(place)
-    if not asked:
-        raise ConfigError(f"{place}: give models:/name@alias or models:/name/3")
+    match = MODEL_URI_PATTERN.fullmatch(location)
+    if not match:
+        raise ConfigError(f"{location}: give models:/name@alias or models:/name/3")
     try:
         client = connect(runs)
-        if asked["alias"]:
-            return client.get_model_version_by_alias(asked["name"], asked["alias"])
-        return client.get_model_version(asked["name"], asked["version"])
+        if match["alias"]:
+            return client.get_model_version_by_alias(match["name"], match["alias"])
+        return client.get_model_version(match["name"], match["version"])
     except Exception as error:
-        uri = shown_uri(runs)
-        raise RunError(f"{place} is not to be had from MLflow at {uri} ({first_line(error)})") from error
+        uri = redacted_uri(runs)
+        raise RunError(f"{location} is not to be had from MLflow at {uri} ({first_line(error)})") from error
 
 
-def _fetched(version: "ModelVersion", runs: Path | str) -> Path:
+def _download_once(version: "ModelVersion", runs: Path | str) -> Path:
     """A version's release folder: versions never change, so one that was fetched before is still it."""
     uri = tracking_uri(runs)
-    place = cache_folder() / "releases" / f"{version.name}-{version.version}-{sha256_json([uri, version.source])[:12]}"
-    if not place.exists():
+    path = cache_folder() / "releases" / f"{version.name}-{version.version}-{sha256_json([uri, version.source])[:12]}"
+    if not path.exists():
         try:
-            with atomic_dir_shared(place) as folder:
-                _fetch(version, runs, folder)
+            with atomic_dir_shared(path) as folder:
+                _download(version, runs, folder)
         except Exception as error:
             raise RunError(f"{version.name} {version.version} cannot be fetched ({first_line(error)})") from error
-    return place / RELEASE_FOLDER
+    return path / RELEASE_FOLDER
 
 
-def _fetch(version: "ModelVersion", runs: Path | str, folder: Path) -> None:
+def _download(version: "ModelVersion", runs: Path | str, folder: Path) -> None:
     """Raises whatever MLflow does, and ModelError or OSError for what is not the release that was registered."""
     from mlflow.artifacts import download_artifacts
 
-    where = connect(runs).get_model_version_download_uri(version.name, version.version)
-    download_artifacts(f"{where}/artifacts/{RELEASE_FOLDER}", dst_path=str(folder), tracking_uri=tracking_uri(runs))
-    if Release.open(folder / RELEASE_FOLDER).content_digest != version.tags.get(WEIGHTS):
+    source_uri = connect(runs).get_model_version_download_uri(version.name, version.version)
+    download_artifacts(f"{source_uri}/artifacts/{RELEASE_FOLDER}", dst_path=str(folder), tracking_uri=tracking_uri(runs))
+    if Release.open(folder / RELEASE_FOLDER).content_digest != version.tags.get(WEIGHTS_TAG):
         raise ModelError("what is stored is not what was registered; register the release under another version")

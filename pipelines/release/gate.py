@@ -5,59 +5,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.config.evaluation import TUNED
+from pipelines.config.evaluation import PRETRAINED
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.evaluation.report import REPORT
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationReport:
     """An evaluation of a release's weights."""
 
     folder: Path
     """With the grid."""
-    weights: str
+    weights_digest: str
     """Digest of the release that was looked at."""
     rows: list[dict[str, Any]]
     """As in the report: a system after a number of steps, with its scores."""
-    concepts: int
+    num_concepts: int
 
     @classmethod
-    def of(cls, recipe: Recipe, weights: str) -> "Evaluated | None":
+    def for_release(cls, recipe: Recipe, weights_digest: str) -> "EvaluationReport | None":
         """The run's evaluation; None if there is none that can be read, or it looked at others."""
         folder = recipe.folder / "evaluation"
         try:
             report = json.loads((folder / REPORT).read_text())
-            looked_at = {release["weights"] for release in report["releases"].values()}
+            evaluated_digests = {release["weights"] for release in report["releases"].values()}
         except (OSError, ValueError, KeyError, TypeError):  # none, a broken one, or an older e4t's
             return None
-        return cls(folder, weights, report["systems"], len(report["concepts"])) if weights in looked_at else None
+        return cls(folder, weights_digest, report["systems"], len(report["concepts"])) if weights_digest in evaluated_digests else None
 
     @property
-    def last(self) -> dict[str, dict[str, float]]:
+    def final_scores(self) -> dict[str, dict[str, float]]:
         """Scores of the release after its last number of steps: each with ``mean``, ``low``, ``high``."""
-        rows = [row for row in self.rows if row["system"] == TUNED]
+        rows = [row for row in self.rows if row["system"] == PRETRAINED]
         scores: dict[str, dict[str, float]] = max(rows, key=lambda row: row["steps"])["scores"]
         return scores
 
 
-def check_gate(recipe: Recipe, evaluated: Evaluated | None) -> None:
+def check_min_scores(recipe: Recipe, evaluation: EvaluationReport | None) -> None:
     """Raise RunError if the recipe asks for scores that were not reached, or not measured."""
-    gate = recipe.publish.gate
-    if not gate:
+    min_scores = recipe.publish.min_scores
+    if not min_scores:
         return
-    if evaluated is None:
+    if evaluation is None:
         raise RunError(
-            f"publish.gate asks for {', '.join(gate)}, and {recipe.folder} has no evaluation of this checkpoint; run "
+            f"publish.gate asks for {', '.join(min_scores)}, and {recipe.folder} has no evaluation of this checkpoint; run "
             "`e4t evaluate` first"
         )
-    if unknown := gate.keys() - evaluated.last.keys():
+    if unknown := min_scores.keys() - evaluation.final_scores.keys():
         raise RunError(
-            f"publish.gate asks for {', '.join(sorted(unknown))}; the evaluation measured {', '.join(evaluated.last)}"
+            f"publish.gate asks for {', '.join(sorted(unknown))}; the evaluation measured {', '.join(evaluation.final_scores)}"
         )
-    means = {name: evaluated.last[name]["mean"] for name in gate}
+    means = {name: evaluation.final_scores[name]["mean"] for name in min_scores}
     # Not a number is below everything.
-    below = [f"{name} is {means[name]:.3f} of {least}" for name, least in gate.items() if not means[name] >= least]
-    if below:
-        raise RunError(f"below publish.gate: {'; '.join(below)}. Train further, or lower what the recipe asks for")
+    too_low = [f"{name} is {means[name]:.3f} of {least}" for name, least in min_scores.items() if not means[name] >= least]
+    if too_low:
+        raise RunError(f"below publish.gate: {'; '.join(too_low)}. Train further, or lower what the recipe asks for")

@@ -27,7 +27,7 @@ def push(release: Release, repo: str, *, private: bool = False) -> str:
     """
     if not is_hub_id(repo):
         raise ConfigError(f"{repo} is not a hub id; give one of the form owner/name")
-    files = _files(release)
+    files = _release_files(release)
     token = get_token()
     if token is None:
         raise RunError(f"{repo} is not pushed: no token of the hub is here; run `hf auth login` or set HF_TOKEN")
@@ -42,28 +42,28 @@ def push(release: Release, repo: str, *, private: bool = False) -> str:
 def _push(api: HfApi, release: Release, files: Mapping[str, Path], repo: str, *, private: bool) -> str:
     tag = f"v{release.version}"
     api.create_repo(repo, private=private or None, exist_ok=True)
-    before = api.model_info(repo)
-    if private and not before.private:
+    model_info = api.model_info(repo)
+    if private and not model_info.private:
         raise RunError(f"{repo} is public on the hub; make it private there, or push to another name")
     if any(ref.name == tag for ref in api.list_repo_refs(repo).tags):
-        if others := _differing(_remote(api, repo, tag), files):
+        if differing := _differing(_remote_files(api, repo, tag), files):
             raise RunError(
-                f"{repo} has a {tag} with another {others[0]}; a version never changes: release it as a new one"
+                f"{repo} has a {tag} with another {differing[0]}; a version never changes: release it as a new one"
             )
         log.info("%s has %s already, with the same bytes", repo, tag)
     else:
         operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-        gone = [CommitOperationDelete(name) for name in _remote(api, repo, before.sha) if name not in files]
+        deletions = [CommitOperationDelete(name) for name in _remote_files(api, repo, model_info.sha) if name not in files]
         commit = api.create_commit(
-            repo, [*operations, *gone], commit_message=release.id, parent_commit=before.sha
+            repo, [*operations, *deletions], commit_message=release.id, parent_commit=model_info.sha
         )
-        if others := _differing(_remote(api, repo, commit.oid), files):  # a .gitignore there leaves files out silently
-            raise RunError(f"{repo} did not take {others[0]} as it is; see its .gitignore on the hub; {tag} is not set")
+        if differing := _differing(_remote_files(api, repo, commit.oid), files):  # a .gitignore there leaves files out silently
+            raise RunError(f"{repo} did not take {differing[0]} as it is; see its .gitignore on the hub; {tag} is not set")
         api.create_tag(repo, tag=tag, revision=commit.oid)
     return f"{api.endpoint}/{repo}/tree/{tag}"
 
 
-def _files(release: Release) -> dict[str, Path]:
+def _release_files(release: Release) -> dict[str, Path]:
     """The release's files, by their names with / between folders."""
     root = release.folder.resolve()
     paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
@@ -76,11 +76,11 @@ def _files(release: Release) -> dict[str, Path]:
     return files
 
 
-def _remote(api: HfApi, repo: str, revision: str | None) -> dict[str, RepoFile]:
+def _remote_files(api: HfApi, repo: str, revision: str | None) -> dict[str, RepoFile]:
     """Files of releases on the hub at a revision; others there are not ours."""
     tree = [each for each in api.list_repo_tree(repo, recursive=True, revision=revision) if isinstance(each, RepoFile)]
-    ours = filter_release_files(each.path for each in tree)
-    return {each.path: each for each in tree if each.path in ours}
+    release_files = filter_release_files(each.path for each in tree)
+    return {each.path: each for each in tree if each.path in release_files}
 
 
 def _differing(remote: Mapping[str, RepoFile], files: Mapping[str, Path]) -> list[str]:

@@ -17,30 +17,30 @@ from encoder.model.registry import PATCHES
 from encoder.model.weight_offsets import save_offsets
 from encoder.releases.mkshing import read_encoder, read_offsets
 from encoder.releases.release import ENCODER, OFFSETS, PROVENANCE, WEIGHTS, Release
-from pipelines.release.index import check_free, check_version, describe, index_of
-from pipelines.release.provenance import CARD, write_provenance
+from pipelines.release.index import check_output_is_new, check_version, write_index, build_index
+from pipelines.release.provenance import CARD_FILE, write_provenance
 from pipelines.tracking.environment import environment
 
 PROJECT = "mkshing/e4t-diffusion"
 CONFIG_FILE, OFFSETS_FILE, ENCODER_FILE = "config.json", "weight_offsets.pt", "encoder.pt"
-CONFIG_BYTES = 2**16
-PLACE = "{placeholder_token}"
+MAX_CONFIG_BYTES = 2**16
+PLACEHOLDER_TEMPLATE = "{placeholder_token}"
 """Where that project's templates have the concept."""
-CLIPS = {"ViT-H-14::laion2b_s32b_b79k": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"}
+CLIP_HUB_IDS = {"ViT-H-14::laion2b_s32b_b79k": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"}
 """Hub ids in transformers' format, by what that project calls a tower in open_clip's."""
-TOWER = "clip"
+IMAGE_ENCODER_DIR = "clip"
 """Subfolder for a picture tower that was trained, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TheirConfig:
+class MkshingConfig:
     """What config.json says; where it is silent, that project's own defaults."""
 
     domain_class_token: str
     pretrained_model_name_or_path: str = "runwayml/stable-diffusion-v1-5"
     clip_model_name_or_path: str = "ViT-H-14::laion2b_s32b_b79k"
     domain_embed_scale: float = 0.1
-    prompt_template: str = f"a photo of {PLACE}"
+    prompt_template: str = f"a photo of {PLACEHOLDER_TEMPLATE}"
     """Or ``normal``, ``face``, ``art``: lists of that project's."""
     resolution: int = 512
     unfreeze_clip_vision: bool | None = None
@@ -60,18 +60,18 @@ class TheirConfig:
             raise ValueError(f"unfreeze_clip_vision is {self.unfreeze_clip_vision!r}")
 
     @classmethod
-    def read(cls, path: Path) -> tuple["TheirConfig", dict[str, Any]]:
+    def read(cls, path: Path) -> tuple["MkshingConfig", dict[str, Any]]:
         """As checked, and as it stands. Raises ModelError if it is of no pre-trained checkpoint."""
         try:
-            if path.stat().st_size > CONFIG_BYTES:
-                raise ValueError(f"it has more than {CONFIG_BYTES:,} bytes")
-            plain = json.loads(path.read_text())
-            if "pretrained_args" in plain:
+            if path.stat().st_size > MAX_CONFIG_BYTES:
+                raise ValueError(f"it has more than {MAX_CONFIG_BYTES:,} bytes")
+            raw = json.loads(path.read_text())
+            if "pretrained_args" in raw:
                 raise ValueError("it is of one tuned concept; a release is made of what was pre-trained")
-            if "domain_class_token" not in plain:
+            if "domain_class_token" not in raw:
                 raise ValueError("it lacks domain_class_token")
             known = {field.name for field in fields(cls)}
-            return cls(**{name: value for name, value in plain.items() if name in known}), plain
+            return cls(**{name: value for name, value in raw.items() if name in known}), raw
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
                 f"{path} is no configuration of {PROJECT} ({error}); give a checkpoint's folder"
@@ -80,15 +80,15 @@ class TheirConfig:
     @property
     def conditioning(self) -> ConditioningConfig:
         """With the one template of that project's tuning command in place of a list of its own."""
-        template = self.prompt_template if PLACE in self.prompt_template else type(self).prompt_template
+        template = self.prompt_template if PLACEHOLDER_TEMPLATE in self.prompt_template else type(self).prompt_template
         return ConditioningConfig(
             domain_word=self.domain_class_token,
             embedding_scale=self.domain_embed_scale,
-            templates=(template.replace(PLACE, PLACEHOLDER),),
+            templates=(template.replace(PLACEHOLDER_TEMPLATE, PLACEHOLDER),),
         )
 
     @property
-    def tuning(self) -> TuneConfig:
+    def tune_config(self) -> TuneConfig:
         """As that project's README tunes: 30 steps of 16 copies, 1e-6 a copy, lambda 0.1.
 
         Its lambda stands on ||emb(w) + s v||^2, summed over the copies; ours on the mean of ||v||^2. What weighs v as
@@ -100,7 +100,7 @@ class TheirConfig:
 
 
 def import_release(
-    path: Path, output: Path, name: str, version: str, *, base: str | None = None, clip: str | None = None
+    path: Path, output: Path, name: str, version: str, *, base: str | None = None, image_encoder: str | None = None
 ) -> Release:
     """Write the release folder of a checkpoint; it appears by rename, when whole.
 
@@ -108,25 +108,25 @@ def import_release(
     ModelError with one line for files that are not such a checkpoint's, damaged, or do not fit the base.
     """
     check_version(version)
-    check_free(output)
-    config, plain = TheirConfig.read(path / CONFIG_FILE)
-    clip = clip or CLIPS.get(config.clip_model_name_or_path)
-    if clip is None:
+    check_output_is_new(output)
+    config, raw_config = MkshingConfig.read(path / CONFIG_FILE)
+    image_encoder = image_encoder or CLIP_HUB_IDS.get(config.clip_model_name_or_path)
+    if image_encoder is None:
         raise ConfigError(f"picture tower {config.clip_model_name_or_path} is not known here; give --clip")
-    source = BackboneConfig(model=base or config.pretrained_model_name_or_path, image_encoder=clip)
-    shapes = build_meta_backbone(source)
-    offsets = read_offsets(path / OFFSETS_FILE, shapes.unet)
-    encoder, tower = read_encoder(path / ENCODER_FILE, shapes)
-    if tower is None and config.unfreeze_clip_vision:
+    backbone_config = BackboneConfig(model=base or config.pretrained_model_name_or_path, image_encoder=image_encoder)
+    meta_backbone = build_meta_backbone(backbone_config)
+    offsets = read_offsets(path / OFFSETS_FILE, meta_backbone.unet)
+    encoder, trained_image_encoder = read_encoder(path / ENCODER_FILE, meta_backbone)
+    if trained_image_encoder is None and config.unfreeze_clip_vision:
         raise ModelError(f"{path / ENCODER_FILE} lacks the picture tower that was trained with it; get a whole one")
-    index = index_of(
+    index = build_index(
         name,
         version,
         output,
-        base=source,
+        base=backbone_config,
         resolution=config.resolution,
         conditioning=config.conditioning,
-        tune=config.tuning,
+        tune=config.tune_config,
         sample=SampleConfig(),
     )
     with atomic_dir(output) as folder:
@@ -134,39 +134,39 @@ def import_release(
             (folder / part).mkdir()
         save_offsets(offsets, folder / OFFSETS / WEIGHTS)
         save_file({key: value.contiguous() for key, value in encoder.state_dict().items()}, folder / ENCODER / WEIGHTS)
-        if tower is not None and config.unfreeze_clip_vision is not False:
-            tower.save_pretrained(folder / TOWER)
-            index["base"]["clip"] = f"./{TOWER}"
-        described = {"kind": PATCHES, **asdict(encoder.config)}
-        describe(folder, index=index, encoder=described)
-        (folder / CARD).write_text(_card(name, version, output, config, source.model))
-        write_provenance(folder, _provenance(path, plain, source))
+        if trained_image_encoder is not None and config.unfreeze_clip_vision is not False:
+            trained_image_encoder.save_pretrained(folder / IMAGE_ENCODER_DIR)
+            index["base"]["clip"] = f"./{IMAGE_ENCODER_DIR}"
+        encoder_config = {"kind": PATCHES, **asdict(encoder.config)}
+        write_index(folder, index=index, encoder_config=encoder_config)
+        (folder / CARD_FILE).write_text(_render_card(name, version, output, config, backbone_config.model))
+        write_provenance(folder, _provenance(path, raw_config, backbone_config))
     return Release.open(output)
 
 
-def _provenance(path: Path, plain: dict[str, Any], source: BackboneConfig) -> dict[str, Any]:
+def _provenance(path: Path, raw_config: dict[str, Any], backbone_config: BackboneConfig) -> dict[str, Any]:
     files = {file: path / file for file in (CONFIG_FILE, OFFSETS_FILE, ENCODER_FILE)}
     return {
         "imported": {
             "from": PROJECT,
-            "config": plain,
+            "config": raw_config,
             "files": {name: {"bytes": file.stat().st_size, "sha256": sha256_file(file)} for name, file in files.items()},
         },
-        "base": {"model": source.model, "revision": source.revision},
+        "base": {"model": backbone_config.model, "revision": backbone_config.revision},
         "mlflow_run_id": None,
         "environment": environment(),
     }
 
 
-def _card(name: str, version: str, output: Path, config: TheirConfig, base: str) -> str:
-    head: dict[str, Any] = {
+def _render_card(name: str, version: str, output: Path, config: MkshingConfig, base: str) -> str:
+    front_matter: dict[str, Any] = {
         "library_name": "e4t",
         "tags": ["text-to-image", "personalization", "e4t", "domain-encoder"],
     }
     if not Path(base).exists():  # the hub takes its own ids only
-        head["base_model"] = base
+        front_matter["base_model"] = base
     return f"""---
-{yaml.safe_dump(head, sort_keys=False)}---
+{yaml.safe_dump(front_matter, sort_keys=False)}---
 
 # {name} {version}: a domain encoder for "{config.domain_class_token}", of {PROJECT}
 

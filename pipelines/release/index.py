@@ -18,22 +18,22 @@ from encoder.releases.release import (
     relative_to,
 )
 
-SEMANTIC_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
+SEMANTIC_VERSION_PATTERN = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
 
 
 def check_version(version: str) -> None:
     """Raise ConfigError for one that is not semantic."""
-    if not SEMANTIC_VERSION.fullmatch(version):
+    if not SEMANTIC_VERSION_PATTERN.fullmatch(version):
         raise ConfigError(f"version {version!r} is not semantic; give one like 1.0.0")
 
 
-def check_free(output: Path) -> None:
+def check_output_is_new(output: Path) -> None:
     """Raise ConfigError for a folder that exists."""
     if output.exists():
         raise ConfigError(f"{output} exists, and a release is never overwritten; give another --output")
 
 
-def index_of(
+def build_index(
     name: str,
     version: str,
     output: Path,
@@ -63,12 +63,12 @@ def index_of(
     }
 
 
-def describe(folder: Path, *, index: dict[str, Any], encoder: dict[str, Any]) -> None:
+def write_index(folder: Path, *, index: dict[str, Any], encoder_config: dict[str, Any]) -> None:
     """Write the index, and what the weights are."""
-    _json(folder / ENCODER / CONFIG, encoder)
-    _json(folder / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
-    _json(folder / INDEX, index)
+    _write_json(folder / ENCODER / CONFIG, encoder_config)
+    _write_json(folder / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
+    _write_json(folder / INDEX, index)
 
 
-def _json(path: Path, data: dict[str, Any]) -> None:
+def _write_json(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=1) + "\n")

@@ -10,38 +10,38 @@ from data_prep.storage.atomic import sha256_file
 from encoder.releases.release import PROVENANCE
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
-from pipelines.pretraining.checkpoints.format import read_facts
+from pipelines.pretraining.checkpoints.format import load_metadata
 from pipelines.tracking.environment import environment
-from pipelines.tracking.stage_runs import known_run
+from pipelines.tracking.stage_runs import stage_run_id
 
-CARD = "README.md"
+CARD_FILE = "README.md"
 """Written last; people may mend its words."""
-CHANGED = "-changed"
+DIRTY_SUFFIX = "-changed"
 """How a revision of a checkout with changes ends."""
 
 
-def provenance_of(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
+def build_provenance(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
     """Everything but the digests of the release's own files, as plain data."""
-    state = read_facts(checkpoint)
+    metadata = load_metadata(checkpoint)
     return {
-        "recipe": recipe.plain(),
+        "recipe": recipe.to_dict(),
         "checkpoint": checkpoint.name,
-        "steps": state["step"],
-        "samples_seen": state["samples_seen"],
-        "training_seconds": round(state["seconds"], 1),
-        "data_manifest": state["data"]["set"],
+        "steps": metadata["step"],
+        "samples_seen": metadata["samples_seen"],
+        "training_seconds": round(metadata["seconds"], 1),
+        "data_manifest": metadata["data"]["set"],
         "data_identities": Manifest.load(recipe.data.output).identities,
-        "base": state["base"],
-        "mlflow_run_id": known_run(recipe, "pretrain"),
-        "environment": state["environment"],
+        "base": metadata["base"],
+        "mlflow_run_id": stage_run_id(recipe, "pretrain"),
+        "environment": metadata["environment"],
         "released_by": environment(),
     }
 
 
-def refuse_dirty(provenance: dict[str, Any]) -> None:
+def check_clean(provenance: dict[str, Any]) -> None:
     """Raise RunError if code that no revision holds has trained or released."""
-    places = {"trained": "environment", "released": "released_by"}
-    dirty = [done for done, place in places.items() if provenance[place]["code"].endswith(CHANGED)]
+    environment_keys = {"trained": "environment", "released": "released_by"}
+    dirty = [done for done, place in environment_keys.items() if provenance[place]["code"].endswith(DIRTY_SUFFIX)]
     if dirty:
         raise RunError(
             f"{' and '.join(dirty)} by changed code that no revision holds; commit it and do that again, or release "
@@ -64,7 +64,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return found
 
 
-def altered(folder: Path, provenance: dict[str, Any]) -> Iterator[str]:
+def modified_files(folder: Path, provenance: dict[str, Any]) -> Iterator[str]:
     """Names of files that are missing or not as they were released."""
     for name, digest in provenance.get("files", {}).items():
         path = folder / name

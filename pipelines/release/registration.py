@@ -15,16 +15,16 @@ from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.registry.resolve import RELEASE_FOLDER
 from pipelines.release.provenance import read_provenance
-from pipelines.tracking.client import SEMANTIC_VERSION, as_mlflows_own, connect, experiment, first_line, shown_uri
+from pipelines.tracking.client import SEMANTIC_VERSION_TAG, mlflow_tracking_uri, connect, get_or_create_experiment, first_line, redacted_uri
 from pipelines.tracking.stage_runs import (
-    MANIFEST,
-    RELEASE,
-    STAGE,
-    WEIGHTS,
-    known_run,
-    look_label,
+    MANIFEST_TAG,
+    RELEASE_TAG,
+    STAGE_TAG,
+    WEIGHTS_TAG,
+    stage_run_id,
+    evaluation_label,
     release_label,
-    tracked,
+    stage_run,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 CANDIDATE = "candidate"
 """Alias of the version that was registered last."""
-SERVED = Path(__file__).parents[1] / "registry" / "model_code.py"
+MODEL_CODE = Path(__file__).parents[1] / "registry" / "model_code.py"
 """The model's code; importing it here would take seconds."""
 
 
@@ -43,16 +43,16 @@ def register(recipe: Recipe, release: Release) -> int:
     The very same release is registered once. Raises ConfigError if the version is taken by another, RunError if MLflow
     cannot be reached.
     """
-    uri = shown_uri(recipe.runs)
+    uri = redacted_uri(recipe.runs)
     try:
         client = connect(recipe.runs)
-        version = _version(client, release.name, release.version)
-        if version and version.tags.get(WEIGHTS) != release.content_digest:
+        version = _find_semantic_version(client, release.name, release.version)
+        if version and version.tags.get(WEIGHTS_TAG) != release.content_digest:
             raise ConfigError(
                 f"{release.id} is in the registry at {uri}, as version {version.version}, with other weights "
                 "or settings; give another --version"
             )
-        version = version or _register(client, recipe, release)
+        version = version or _create_version(client, recipe, release)
         client.set_registered_model_alias(release.name, CANDIDATE, version.version)
         return int(version.version)
     except ConfigError:
@@ -62,44 +62,44 @@ def register(recipe: Recipe, release: Release) -> int:
         raise RunError(f"{release.folder} is whole and can be used, but {reason}") from error
 
 
-def _register(client: "MlflowClient", recipe: Recipe, release: Release) -> "ModelVersion":
+def _create_version(client: "MlflowClient", recipe: Recipe, release: Release) -> "ModelVersion":
     label, provenance = release_label(release.version), read_provenance(release.folder)
-    looked = known_run(recipe, look_label("evaluate", release.content_digest))
-    tags = {RELEASE: release.id, WEIGHTS: release.content_digest, MANIFEST: provenance["data_manifest"]}
-    from_runs = {"e4t.pretrain_run": provenance["mlflow_run_id"], "evaluate_run_id": looked}
+    evaluate_run_id = stage_run_id(recipe, evaluation_label("evaluate", release.content_digest))
+    tags = {RELEASE_TAG: release.id, WEIGHTS_TAG: release.content_digest, MANIFEST_TAG: provenance["data_manifest"]}
+    from_runs = {"e4t.pretrain_run": provenance["mlflow_run_id"], "evaluate_run_id": evaluate_run_id}
     tags |= {name: run for name, run in from_runs.items() if run}
-    with tracked(recipe, "release", label) as tracker:
-        tracker.tags(tags)
-    run = known_run(recipe, label)
-    if run is None or tracker.left():
+    with stage_run(recipe, "release", label) as tracker:
+        tracker.set_tags(tags)
+    run = stage_run_id(recipe, label)
+    if run is None or tracker.num_pending():
         raise RunError("it does not answer")
     if not client.search_registered_models(f"name = '{release.name}'"):
         client.create_registered_model(release.name)
-    tags[SEMANTIC_VERSION] = release.version
-    with as_mlflows_own(recipe.runs):
-        source, model = _logged(release, run)
+    tags[SEMANTIC_VERSION_TAG] = release.version
+    with mlflow_tracking_uri(recipe.runs):
+        source, model = _log_model(release, run)
         return client.create_model_version(release.name, source, run, tags=tags, model_id=model)
 
 
-def _logged(release: Release, run: str) -> tuple[str, str]:
+def _log_model(release: Release, run: str) -> tuple[str, str]:
     """The release as a model of a run: its URI and id."""
     import mlflow
 
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    with mlflow.start_run(run), TemporaryDirectory() as aside, warnings.catch_warnings():
+    with mlflow.start_run(run), TemporaryDirectory() as tmp_dir, warnings.catch_warnings():
         # MLflow calls a folder as it is called on the disk, whatever the key.
-        named = shutil.copytree(release.folder, Path(aside, RELEASE_FOLDER))
+        release_copy = shutil.copytree(release.folder, Path(tmp_dir, RELEASE_FOLDER))
         warnings.simplefilter("ignore")  # it would have hints on predict, and takes them for another signature
         from pipelines.registry.pyfunc_model import SIGNATURE
 
-        made = mlflow.pyfunc.log_model(
+        model_info = mlflow.pyfunc.log_model(
             name="release",
-            python_model=str(SERVED),
-            artifacts={RELEASE_FOLDER: str(named)},
+            python_model=str(MODEL_CODE),
+            artifacts={RELEASE_FOLDER: str(release_copy)},
             signature=SIGNATURE,
             pip_requirements=[f"e4t=={installed('e4t')}"],
         )
-    return str(made.model_uri), str(made.model_id)
+    return str(model_info.model_uri), str(model_info.model_id)
 
 
 def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None, str]:
@@ -110,41 +110,41 @@ def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None
     """
     try:
         client = connect(runs)
-        now = _asked_for(client, name, version)
-        before = _aliased(client, name, alias)
+        current = _find_version(client, name, version)
+        previous = _aliased_version(client, name, alias)
         tags = {
-            STAGE: "promote",
-            RELEASE: f"{name} {now.tags.get(SEMANTIC_VERSION, now.version)}",
+            STAGE_TAG: "promote",
+            RELEASE_TAG: f"{name} {current.tags.get(SEMANTIC_VERSION_TAG, current.version)}",
             "e4t.alias": alias,
-            "e4t.version": str(now.version),
-            "e4t.version_before": before or "",
+            "e4t.version": str(current.version),
+            "e4t.version_before": previous or "",
             "mlflow.user": getpass.getuser(),
         }
-        said = f"{name}@{alias}: {before or 'none'} -> {now.version}"
-        run = client.create_run(experiment(client, runs), run_name=said, tags=tags).info.run_id
-        client.set_registered_model_alias(name, alias, now.version)
+        run_name = f"{name}@{alias}: {previous or 'none'} -> {current.version}"
+        run = client.create_run(get_or_create_experiment(client, runs), run_name=run_name, tags=tags).info.run_id
+        client.set_registered_model_alias(name, alias, current.version)
         client.set_terminated(run)
     except RunError:
         raise
     except Exception as error:
-        raise RunError(f"MLflow at {shown_uri(runs)} did not do it ({first_line(error)})") from error
-    return before, str(now.version)
+        raise RunError(f"MLflow at {redacted_uri(runs)} did not do it ({first_line(error)})") from error
+    return previous, str(current.version)
 
 
-def _asked_for(client: "MlflowClient", name: str, version: str) -> "ModelVersion":
-    known = client.search_model_versions(f"name = '{name}'")
-    for each in known:
-        if version in (str(each.version), each.tags.get(SEMANTIC_VERSION)):
+def _find_version(client: "MlflowClient", name: str, version: str) -> "ModelVersion":
+    versions = client.search_model_versions(f"name = '{name}'")
+    for each in versions:
+        if version in (str(each.version), each.tags.get(SEMANTIC_VERSION_TAG)):
             return each
-    there = ", ".join(f"{each.version} ({each.tags.get(SEMANTIC_VERSION, '?')})" for each in reversed(known))
-    raise RunError(f"no version {version} of {name} is registered; there are: {there or 'none'}")
+    available = ", ".join(f"{each.version} ({each.tags.get(SEMANTIC_VERSION_TAG, '?')})" for each in reversed(versions))
+    raise RunError(f"no version {version} of {name} is registered; there are: {available or 'none'}")
 
 
-def _aliased(client: "MlflowClient", name: str, alias: str) -> str | None:
+def _aliased_version(client: "MlflowClient", name: str, alias: str) -> str | None:
     version = client.get_registered_model(name).aliases.get(alias)
     return str(version) if version is not None else None
 
 
-def _version(client: "MlflowClient", name: str, semantic_version: str) -> "ModelVersion | None":
+def _find_semantic_version(client: "MlflowClient", name: str, semantic_version: str) -> "ModelVersion | None":
     versions = client.search_model_versions(f"name = '{name}'")
-    return next((each for each in versions if each.tags.get(SEMANTIC_VERSION) == semantic_version), None)
+    return next((each for each in versions if each.tags.get(SEMANTIC_VERSION_TAG) == semantic_version), None)

@@ -13,41 +13,41 @@ from encoder.model.domain_encoder import DomainEncoderConfig
 from encoder.releases.release import ENCODER, INDEX, OFFSETS, WEIGHTS, Release
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.checkpoints import format as saved_state
-from pipelines.pretraining.checkpoints.format import best_weights, read_facts
-from pipelines.release.index import describe, index_of
+from pipelines.pretraining.checkpoints.format import weights_dir, load_metadata
+from pipelines.release.index import write_index, build_index
 
-Finish = Callable[[Path], None]
-TAKEN = {ENCODER: saved_state.ENCODER, OFFSETS: saved_state.OFFSETS}
+FinishFn = Callable[[Path], None]
+RELEASE_FILES = {ENCODER: saved_state.ENCODER_FILE, OFFSETS: saved_state.OFFSETS_FILE}
 """Parts of a release, and the checkpoint's files that are their weights."""
 
 
-def write_release(recipe: Recipe, checkpoint: Path, output: Path, version: str, finish: Finish) -> Release:
+def write_release(recipe: Recipe, checkpoint: Path, output: Path, version: str, finish: FinishFn) -> Release:
     """Write a release of a checkpoint; ``finish`` adds to the folder before it appears."""
-    width, sees = recipe.pretrain.hidden_width, recipe.pretrain.encoder_sees
-    encoder_config = DomainEncoderConfig.for_backbone(Backbone.load(recipe.base), width, sees)
+    hidden_width, encoder_inputs = recipe.pretrain.hidden_width, recipe.pretrain.encoder_inputs
+    encoder_config = DomainEncoderConfig.for_backbone(Backbone.load(recipe.base), hidden_width, encoder_inputs)
     with atomic_dir(output) as folder:
-        for part, file in TAKEN.items():
+        for part, file in RELEASE_FILES.items():
             (folder / part).mkdir()
-            shutil.copyfile(best_weights(checkpoint) / file, folder / part / WEIGHTS)
-        describe(folder, index=_index(recipe, checkpoint, output, version), encoder=asdict(encoder_config))
+            shutil.copyfile(weights_dir(checkpoint) / file, folder / part / WEIGHTS)
+        write_index(folder, index=_release_index(recipe, checkpoint, output, version), encoder_config=asdict(encoder_config))
         finish(folder)
     return Release.open(output)
 
 
-def holds(output: Path, recipe: Recipe, checkpoint: Path, version: str) -> bool:
+def is_same_release(output: Path, recipe: Recipe, checkpoint: Path, version: str) -> bool:
     """Whether ``output`` is the release that ``write_release`` would make."""
     try:
         index = json.loads((output / INDEX).read_text())
-        kept = {part: sha256_file(output / part / WEIGHTS) for part in TAKEN}
+        actual = {part: sha256_file(output / part / WEIGHTS) for part in RELEASE_FILES}
     except (OSError, ValueError):
         return False
-    wanted = {part: sha256_file(best_weights(checkpoint) / file) for part, file in TAKEN.items()}
-    return bool(index == _plain(_index(recipe, checkpoint, output, version))) and kept == wanted
+    expected = {part: sha256_file(weights_dir(checkpoint) / file) for part, file in RELEASE_FILES.items()}
+    return bool(index == _json_round_trip(_release_index(recipe, checkpoint, output, version))) and actual == expected
 
 
-def _index(recipe: Recipe, checkpoint: Path, output: Path, version: str) -> dict[str, Any]:
-    revision = read_facts(checkpoint)["base"]["revision"] or None  # the one that was trained on, whatever main is now
-    return index_of(
+def _release_index(recipe: Recipe, checkpoint: Path, output: Path, version: str) -> dict[str, Any]:
+    revision = load_metadata(checkpoint)["base"]["revision"] or None  # the one that was trained on, whatever main is now
+    return build_index(
         recipe.name,
         version,
         output,
@@ -59,5 +59,5 @@ def _index(recipe: Recipe, checkpoint: Path, output: Path, version: str) -> dict
     )
 
 
-def _plain(data: dict[str, Any]) -> Any:  # noqa: ANN401 - as JSON gives it back
+def _json_round_trip(data: dict[str, Any]) -> Any:  # noqa: ANN401 - as JSON gives it back
     return json.loads(json.dumps(data))

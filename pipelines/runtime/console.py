@@ -9,21 +9,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     pass
 
-WIDTH_OF_FILES = 120
+NON_TTY_WIDTH = 120
 """Columns of what is written to a file or a pipe; a terminal has its own."""
-console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else NON_TTY_WIDTH)
 
 
-class Bar:
+class ProgressBar:
     """A progress bar as the ``(done, total)`` callback that the stages take."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, description: str) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress, self.text = Progress(*columns, console=console), text
+        self.progress, self.description = Progress(*columns, console=console), description
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> "ProgressBar":
         self.progress.start()
-        self.task = self.progress.add_task(self.text, total=None)
+        self.task = self.progress.add_task(self.description, total=None)
         return self
 
     def __call__(self, done: int, total: int) -> None:

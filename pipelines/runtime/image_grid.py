@@ -7,18 +7,18 @@ from PIL import Image, ImageDraw, ImageFont
 GAP = 6
 
 
-def labelled_grid(
-    rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, cell: int = 128, label_height: int = 36
+def labeled_grid(
+    rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, cell_size: int = 128, label_height: int = 36
 ) -> Image.Image:
     """Rows of pictures under labelled columns."""
-    width = GAP + len(labels) * (cell + GAP)
-    grid = Image.new("RGB", (width, label_height + len(rows) * (cell + GAP)), "white")
+    width = GAP + len(labels) * (cell_size + GAP)
+    grid = Image.new("RGB", (width, label_height + len(rows) * (cell_size + GAP)), "white")
     draw, font = ImageDraw.Draw(grid), ImageFont.load_default(12)
     for column, label in enumerate(labels):
-        center = GAP + column * (cell + GAP) + cell // 2
+        center = GAP + column * (cell_size + GAP) + cell_size // 2
         draw.multiline_text((center, label_height // 2), label, fill="black", font=font, anchor="mm", align="center")
-    for row, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures):
-            place = (GAP + column * (cell + GAP), label_height + row * (cell + GAP))
-            grid.paste(picture.resize((cell, cell), Image.Resampling.LANCZOS), place)
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            position = (GAP + column * (cell_size + GAP), label_height + row * (cell_size + GAP))
+            grid.paste(image.resize((cell_size, cell_size), Image.Resampling.LANCZOS), position)
     return grid

@@ -6,7 +6,7 @@ import sys
 import warnings
 
 
-def quiet() -> None:
+def configure_logging() -> None:
     """Our own lines only: the libraries' notices would bury them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -17,9 +17,9 @@ def quiet() -> None:
     logging.getLogger("e4t").setLevel(logging.INFO)
 
 
-def quiet_worker() -> None:
+def configure_worker_logging() -> None:
     """The same for a process of a pool, which computes on one thread; before it imports anything that speaks."""
-    quiet()
+    configure_logging()
     import torch
 
     torch.set_num_threads(1)

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 
-def peak_bytes() -> int:
+def peak_memory_bytes() -> int:
     """The most memory that this process has held: on the device, or of the host if there is none."""
-    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else host_peak_bytes()
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else host_peak_memory_bytes()
 
 
-def host_peak_bytes() -> int:
+def host_peak_memory_bytes() -> int:
     """The most of the host's memory that this process has held.
 
     Linux' own count is read where there is one: getrusage begins with the peak of the process that started this one.
@@ -24,7 +24,7 @@ def host_peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def forget_peak() -> None:
+def reset_peak_memory() -> None:
     """Let the peaks begin anew from what is held now, where the system can."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

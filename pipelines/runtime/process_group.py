@@ -7,43 +7,43 @@ import torch
 from accelerate import Accelerator
 from torch import distributed as dist
 
-Told = TypeVar("Told")
+T = TypeVar("Told")
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ProcessGroup:
     """This process's place, and how the hosts talk to each other without their devices."""
 
     accelerator: Accelerator
     rank: int
-    world: int
-    hosts: dist.ProcessGroup | None
+    world_size: int
+    gloo_group: dist.ProcessGroup | None
     """Over gloo, so that asking costs no device a halt; None for a single process."""
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every rank is here."""
-        if self.hosts:
-            dist.barrier(self.hosts)
+        if self.gloo_group:
+            dist.barrier(self.gloo_group)
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest of all ranks' numbers."""
-        if self.hosts is None:
+        if self.gloo_group is None:
             return number
         value = torch.tensor(number)
-        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.hosts)
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.gloo_group)
         return int(value)
 
-    def gather(self, mine: Told) -> list[Told]:
+    def all_gather_object(self, local: T) -> list[T]:
         """What every rank tells, by rank."""
-        if self.hosts is None:
-            return [mine]
-        everyone = [mine] * self.world
-        dist.all_gather_object(everyone, mine, group=self.hosts)
-        return everyone
+        if self.gloo_group is None:
+            return [local]
+        gathered = [local] * self.world_size
+        dist.all_gather_object(gathered, local, group=self.gloo_group)
+        return gathered
 
-    def rank_0_says(self, text: str) -> str:
+    def broadcast_from_rank_0(self, text: str) -> str:
         """Rank 0's text, on every rank."""
-        said = [text]
-        if self.hosts:
-            dist.broadcast_object_list(said, group=self.hosts)
-        return said[0]
+        message = [text]
+        if self.gloo_group:
+            dist.broadcast_object_list(message, group=self.gloo_group)
+        return message[0]

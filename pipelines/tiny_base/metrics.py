@@ -16,7 +16,7 @@ from data_prep.synthetic.faces import Identity, Scene
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig
 from encoder.metrics import ClipScorer, ImageFeatureExtractor
 from encoder.pipeline import E4TPipeline
-from pipelines.runtime.image_grid import labelled_grid
+from pipelines.runtime.image_grid import labeled_grid
 from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, IDENTITY_ATTRIBUTES, SCENE_ATTRIBUTES, AttributeClassifier, expected_attributes
 from pipelines.tiny_base.config import BaseConfig
 from pipelines.tiny_base.dataset import CaptionedImages, load_split
@@ -144,7 +144,7 @@ def _prompt_grid(images: list[Image.Image], prompts: list[str], columns: int = 6
 
 def _captioned_grid(images: list[Image.Image], prompts: list[str], columns: int) -> Image.Image:
     strips = [
-        labelled_grid(
+        labeled_grid(
             [images[start : start + columns]],
             [_wrap(prompt) for prompt in prompts[start : start + columns]],
             label_height=110,

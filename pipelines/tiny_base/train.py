@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from transformers import CLIPTokenizer
 
 from encoder.config import SampleConfig
-from pipelines.errors import DONE
-from pipelines.runtime.launch import inside_cluster, launch
+from pipelines.errors import EXIT_OK
+from pipelines.runtime.launch import is_distributed_worker, launch
 from pipelines.tiny_base.autoencoder import train_autoencoder
 from pipelines.tiny_base.clip import train_clip
 from pipelines.tiny_base.config import BaseConfig
@@ -26,9 +26,9 @@ NUM_PROCESSES = 2
 
 def train_base(config: BaseConfig, arguments: list[str]) -> int:
     """Train the parts that the configuration names, then measure the whole; the shipped weights are half precision."""
-    if not inside_cluster():
+    if not is_distributed_worker():
         code = launch(arguments, NUM_PROCESSES)
-        if code == DONE:
+        if code == EXIT_OK:
             from pipelines.tiny_base.metrics import evaluate_base
 
             evaluate_base(config, SAMPLE_CONFIG)
@@ -50,7 +50,7 @@ def train_base(config: BaseConfig, arguments: list[str]) -> int:
     for part, train in trainings.items():
         if part in config.parts:
             train()
-    return DONE
+    return EXIT_OK
 
 
 def _load_or_train_tokenizer(config: BaseConfig, dataset: CaptionedImages) -> CLIPTokenizer:

@@ -16,7 +16,7 @@ EXPERIMENT = "e4t"
 """Of all runs."""
 
 
-SEMANTIC_VERSION = "semantic_version"
+SEMANTIC_VERSION_TAG = "semantic_version"
 """Tag of a registered version: the registry itself counts 1, 2, 3."""
 
 
@@ -25,7 +25,7 @@ def tracking_uri(runs: Path | str) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).resolve()}/mlflow.db"
 
 
-def shown_uri(runs: Path | str) -> str:
+def redacted_uri(runs: Path | str) -> str:
     """The same for people to read: without a password."""
     return redact(tracking_uri(runs))
 
@@ -45,19 +45,19 @@ def connect(runs: Path | str) -> "MlflowClient":
 
 
 @contextmanager
-def as_mlflows_own(runs: Path | str) -> Iterator[None]:
+def mlflow_tracking_uri(runs: Path | str) -> Iterator[None]:
     """Let functions of MLflow that take no client speak to the same; it is set for the process, so only for a while."""
     import mlflow
 
-    before = os.environ.get("MLFLOW_TRACKING_URI")
+    previous = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(tracking_uri(runs))
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None is as it was
+        mlflow.set_tracking_uri(previous)  # type: ignore[arg-type]  # None is as it was
 
 
-def experiment(client: "MlflowClient", runs: Path | str) -> str:
+def get_or_create_experiment(client: "MlflowClient", runs: Path | str) -> str:
     """Id of the experiment, made if there is none; without a server its files lie beside the runs."""
     if found := client.get_experiment_by_name(EXPERIMENT):
         return str(found.experiment_id)

@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.storage.atomic import atomic_write
-from pipelines.tracking.event_queue import Outbox
+from pipelines.tracking.event_queue import EventQueue
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from pipelines.tracking.client import connect, experiment, first_line, shown_uri
+from pipelines.tracking.client import connect, get_or_create_experiment, first_line, redacted_uri
 
 log = logging.getLogger("e4t")
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+MIN_BACKOFF, MAX_BACKOFF = 1.0, 60.0
 """Seconds after a failure before the tracker is tried again; doubled each time."""
-RUN_ID = "run_id"
+RUN_ID_FILE = "run_id"
 """File in a tracker's folder."""
-PATIENCE = 30.0
+CLOSE_TIMEOUT = 30.0
 """Seconds for which the end of a run waits for the tracker."""
-ENTRIES_AT_ONCE = 500
-METRICS_A_CALL, PARAMETERS_A_CALL, PARAMETER_LENGTH, DIGEST_LENGTH = 1000, 100, 6000, 36
+SEND_BATCH_SIZE = 500
+MAX_METRICS_PER_CALL, MAX_PARAMS_PER_CALL, MAX_PARAM_LENGTH, MAX_DIGEST_LENGTH = 1000, 100, 6000, 36
 """MLflow's own limits."""
 
 
@@ -39,139 +39,139 @@ class Tracker:
     a gap that is filled when it is back, by the next sitting if need be.
     """
 
-    def __init__(self, runs: Path | str, folder: Path, name: str) -> None:
+    def __init__(self, runs: Path | str, folder: Path, run_name: str) -> None:
         """``folder`` is the tracker's own: it holds the run's id, and what waits to be sent."""
-        self.shown_uri, self.run_id = shown_uri(runs), ""
-        self._runs, self._folder, self._name = Path(runs), folder, name
+        self.redacted_uri, self.run_id = redacted_uri(runs), ""
+        self._runs, self._folder, self._run_name = Path(runs), folder, run_name
         self._client: MlflowClient | None = None
-        self._outbox = Outbox(folder)
-        self._closing, self._news = threading.Event(), threading.Event()
-        self._give_up = math.inf
-        self._away = False
-        self._sender = threading.Thread(target=self._send, name="tracker", daemon=True)
-        self._sender.start()
+        self._queue = EventQueue(folder)
+        self._closing, self._wake = threading.Event(), threading.Event()
+        self._close_deadline = math.inf
+        self._unreachable = False
+        self._thread = threading.Thread(target=self._run_sender, name="tracker", daemon=True)
+        self._thread.start()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Say that the run goes on."""
-        self._put("status", "RUNNING")
+        self._enqueue("status", "RUNNING")
 
-    def params(self, values: Mapping[str, Any]) -> None:
+    def log_params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; a run that is taken up again keeps those it has, as MLflow demands."""
-        self._put("params", {key: str(value)[:PARAMETER_LENGTH] for key, value in values.items()})
+        self._enqueue("params", {key: str(value)[:MAX_PARAM_LENGTH] for key, value in values.items()})
 
-    def tags(self, values: Mapping[str, str]) -> None:
+    def set_tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        self._put("tags", dict(values))
+        self._enqueue("tags", dict(values))
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log metrics of a step."""
-        self._put("metrics", [[key, float(value), int(time.time() * 1000), step] for key, value in values.items()])
+        self._enqueue("metrics", [[key, float(value), int(time.time() * 1000), step] for key, value in values.items()])
 
-    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Name the set that the run reads or makes by its manifest's digest: the lineage from shard to release."""
-        self._put("dataset", {"name": name, "digest": digest, "source": source, "context": context})
+        self._enqueue("dataset", {"name": name, "digest": digest, "source": source, "context": context})
 
-    def file(self, path: Path, folder: str = "") -> None:
+    def log_artifact(self, path: Path, artifact_folder: str = "") -> None:
         """Log a file, pictures included, under an artifact folder."""
-        self._put("file", {"path": str(path.resolve()), "folder": folder})
+        self._enqueue("file", {"path": str(path.resolve()), "folder": artifact_folder})
 
-    def on_versions(self, name: str, tag: str, value: str, key: str) -> None:
+    def tag_model_versions(self, name: str, tag: str, value: str, key: str) -> None:
         """Let the registered versions that have a tag, if there are any, name this run under another."""
-        self._put("on_versions", {"name": name, "tag": tag, "value": value, "key": key})
+        self._enqueue("on_versions", {"name": name, "tag": tag, "value": value, "key": key})
 
     def close(self, status: str | None) -> None:
         """End the run: FINISHED, FAILED, or KILLED for one that will be taken up again; None leaves it as it is."""
         if status:
-            self._put("status", status)
-        self._give_up = time.monotonic() + PATIENCE
+            self._enqueue("status", status)
+        self._close_deadline = time.monotonic() + CLOSE_TIMEOUT
         self._closing.set()
-        self._news.set()
-        self._sender.join(PATIENCE)
-        if left := self.left():
+        self._wake.set()
+        self._thread.join(CLOSE_TIMEOUT)
+        if num_pending := self.num_pending():
             log.warning(
                 "tracking at %s lacks %d entries; they wait in %s and the same command sends them",
-                self.shown_uri, left, self._outbox.folder,
+                self.redacted_uri, num_pending, self._queue.folder,
             )  # fmt: skip
 
-    def left(self) -> int:
+    def num_pending(self) -> int:
         """Entries that have not been sent."""
-        return self._outbox.waiting()
+        return self._queue.pending()
 
-    def _put(self, kind: str, what: object) -> None:
+    def _enqueue(self, kind: str, payload: object) -> None:
         try:
-            self._outbox.put({"kind": kind, "what": what})
+            self._queue.append({"kind": kind, "what": payload})
         except OSError as error:
             log.warning("nothing can be kept for the tracker (%s); metrics.jsonl has everything", error.strerror)
-        self._news.set()
+        self._wake.set()
 
-    def _send(self) -> None:
+    def _run_sender(self) -> None:
         """The thread: everything in order, until told to close and nothing is left or nobody answers."""
-        pause = FIRST_PAUSE
-        while not self._closing.is_set() or (self._outbox.waiting() and time.monotonic() < self._give_up):
-            self._news.clear()
+        backoff = MIN_BACKOFF
+        while not self._closing.is_set() or (self._queue.pending() and time.monotonic() < self._close_deadline):
+            self._wake.clear()
             try:
-                self._client = self._client or self._open()
-                while taken := self._outbox.first(ENTRIES_AT_ONCE):
-                    self._deliver(self._client, taken)
-                    self._outbox.done()
-                self._is_back()
-                pause = FIRST_PAUSE
+                self._client = self._client or self._connect()
+                while batch := self._queue.peek(SEND_BATCH_SIZE):
+                    self._send_batch(self._client, batch)
+                    self._queue.ack()
+                self._on_reachable()
+                backoff = MIN_BACKOFF
             except Exception as error:
-                self._is_away(error)
-                self._closing.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                self._on_unreachable(error)
+                self._closing.wait(backoff)
+                backoff = min(2 * backoff, MAX_BACKOFF)
                 if self._closing.is_set():
-                    time.sleep(FIRST_PAUSE)
+                    time.sleep(MIN_BACKOFF)
                 continue
             if not self._closing.is_set():
-                self._news.wait()
+                self._wake.wait()
 
-    def _deliver(self, client: "MlflowClient", entries: list[dict[str, Any]]) -> None:
+    def _send_batch(self, client: "MlflowClient", entries: list[dict[str, Any]]) -> None:
         """Send entries, all metrics at once; one that the tracker will never take is left out with a warning."""
         metrics = [metric for entry in entries if entry["kind"] == "metrics" for metric in entry["what"]]
         sends: list[tuple[Send, Any]] = [(_send_metrics, metrics)] if metrics else []
         sends += [(_SENDERS[entry["kind"]], entry["what"]) for entry in entries if entry["kind"] != "metrics"]
-        for send, what in sends:
+        for send, payload in sends:
             try:
-                send(client, self.run_id, what)
+                send(client, self.run_id, payload)
             except Exception as error:
-                if not _is_hopeless(error):
+                if not _is_permanent(error):
                     raise
-                log.warning("tracking at %s refuses an entry (%s); it is left out", self.shown_uri, first_line(error))
+                log.warning("tracking at %s refuses an entry (%s); it is left out", self.redacted_uri, first_line(error))
 
-    def _open(self) -> "MlflowClient":
+    def _connect(self) -> "MlflowClient":
         client = connect(self._runs)
-        known = run_id(self._folder)
+        known = read_run_id(self._folder)
         if known and _has_run(client, known):
             self.run_id = known
         else:
-            self.run_id = client.create_run(experiment(client, self._runs), run_name=self._name).info.run_id
-            atomic_write(self._folder / RUN_ID, self.run_id + "\n")
+            self.run_id = client.create_run(get_or_create_experiment(client, self._runs), run_name=self._run_name).info.run_id
+            atomic_write(self._folder / RUN_ID_FILE, self.run_id + "\n")
         return client
 
-    def _is_away(self, error: Exception) -> None:
-        if not self._away:
+    def _on_unreachable(self, error: Exception) -> None:
+        if not self._unreachable:
             log.warning(
-                "tracking at %s is away (%s); training goes on, and it is told later", self.shown_uri, first_line(error)
+                "tracking at %s is away (%s); training goes on, and it is told later", self.redacted_uri, first_line(error)
             )
-        self._away = True
+        self._unreachable = True
 
-    def _is_back(self) -> None:
-        if self._away:
-            log.info("tracking at %s is back, and has been told what it missed", self.shown_uri)
-        self._away = False
+    def _on_reachable(self) -> None:
+        if self._unreachable:
+            log.info("tracking at %s is back, and has been told what it missed", self.redacted_uri)
+        self._unreachable = False
 
 
-def run_id(folder: Path) -> str | None:
+def read_run_id(folder: Path) -> str | None:
     """Of the run that a tracker of this folder has begun; None if the tracking server has not been reached yet."""
-    marker = folder / RUN_ID
+    marker = folder / RUN_ID_FILE
     return marker.read_text().strip() if marker.exists() else None
 
 
-def waits_after_the_end(folder: Path) -> bool:
+def has_unsent_after_end(folder: Path) -> bool:
     """Whether a tracker of this folder has ended without having sent everything."""
-    waiting = Outbox(folder).first(sys.maxsize)
-    return bool(waiting) and waiting[-1]["kind"] == "status" and waiting[-1]["what"] != "RUNNING"
+    entries = EventQueue(folder).peek(sys.maxsize)
+    return bool(entries) and entries[-1]["kind"] == "status" and entries[-1]["what"] != "RUNNING"
 
 
 def _send_params(client: "MlflowClient", run_id: str, values: dict[str, str]) -> None:
@@ -179,8 +179,8 @@ def _send_params(client: "MlflowClient", run_id: str, values: dict[str, str]) ->
 
     known = client.get_run(run_id).data.params
     new = [Param(key, value) for key, value in values.items() if key not in known]
-    for start in range(0, len(new), PARAMETERS_A_CALL):
-        client.log_batch(run_id, params=new[start : start + PARAMETERS_A_CALL])
+    for start in range(0, len(new), MAX_PARAMS_PER_CALL):
+        client.log_batch(run_id, params=new[start : start + MAX_PARAMS_PER_CALL])
 
 
 def _send_tags(client: "MlflowClient", run_id: str, values: dict[str, str]) -> None:
@@ -192,26 +192,26 @@ def _send_tags(client: "MlflowClient", run_id: str, values: dict[str, str]) -> N
 def _send_metrics(client: "MlflowClient", run_id: str, values: list[list[Any]]) -> None:
     from mlflow.entities import Metric
 
-    for start in range(0, len(values), METRICS_A_CALL):
-        client.log_batch(run_id, [Metric(*value) for value in values[start : start + METRICS_A_CALL]])
+    for start in range(0, len(values), MAX_METRICS_PER_CALL):
+        client.log_batch(run_id, [Metric(*value) for value in values[start : start + MAX_METRICS_PER_CALL]])
 
 
-def _send_dataset(client: "MlflowClient", run_id: str, about: dict[str, str]) -> None:
+def _send_dataset(client: "MlflowClient", run_id: str, payload: dict[str, str]) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    data = Dataset(about["name"], about["digest"][:DIGEST_LENGTH], "local", json.dumps({"uri": about["source"]}))
-    client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", about["context"])])])
-    client.set_tag(run_id, "e4t.data_manifest", about["digest"])
+    data = Dataset(payload["name"], payload["digest"][:MAX_DIGEST_LENGTH], "local", json.dumps({"uri": payload["source"]}))
+    client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", payload["context"])])])
+    client.set_tag(run_id, "e4t.data_manifest", payload["digest"])
 
 
-def _send_file(client: "MlflowClient", run_id: str, about: dict[str, str]) -> None:
-    client.log_artifact(run_id, about["path"], about["folder"] or None)
+def _send_artifact(client: "MlflowClient", run_id: str, payload: dict[str, str]) -> None:
+    client.log_artifact(run_id, payload["path"], payload["folder"] or None)
 
 
-def _send_on_versions(client: "MlflowClient", run_id: str, about: dict[str, str]) -> None:
-    for version in client.search_model_versions(f"name = '{about['name']}'"):
-        if version.tags.get(about["tag"]) == about["value"]:
-            client.set_model_version_tag(about["name"], version.version, about["key"], run_id)
+def _send_model_version_tags(client: "MlflowClient", run_id: str, payload: dict[str, str]) -> None:
+    for version in client.search_model_versions(f"name = '{payload['name']}'"):
+        if version.tags.get(payload["tag"]) == payload["value"]:
+            client.set_model_version_tag(payload["name"], version.version, payload["key"], run_id)
 
 
 def _send_status(client: "MlflowClient", run_id: str, status: str) -> None:
@@ -225,13 +225,13 @@ _SENDERS: dict[str, Send] = {
     "params": _send_params,
     "tags": _send_tags,
     "dataset": _send_dataset,
-    "file": _send_file,
-    "on_versions": _send_on_versions,
+    "file": _send_artifact,
+    "on_versions": _send_model_version_tags,
     "status": _send_status,
 }
 
 
-def _is_hopeless(error: Exception) -> bool:
+def _is_permanent(error: Exception) -> bool:
     """Whether the same would fail for ever: the tracker has said no, or the file is gone."""
     from mlflow.exceptions import MlflowException
 

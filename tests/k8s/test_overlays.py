@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipelines.cluster.kubernetes import Manifest, job_spec, kustomize, render_overlay
-from pipelines.errors import REQUEUE, WRONG_RECIPE
+from pipelines.errors import EXIT_REQUEUE, EXIT_CONFIG_ERROR
 from tests.k8s.manifests import COMPONENTS, OVERLAYS, OWN_KINDS, ROOT, breaches, pod_of, refusals, validate
 
 CHOICES = [(overlay, *some) for overlay, some in product(OVERLAYS, [(), *((c,) for c in COMPONENTS), COMPONENTS])]
@@ -95,7 +95,7 @@ def test_a_node_knows_its_rank_and_how_many_there_are(manifests: list[Manifest])
 def test_exit_codes_mean_what_they_say(manifests: list[Manifest]) -> None:
     rules = job_spec(manifests)["podFailurePolicy"]["rules"]
     by_code = {code: rule["action"] for rule in rules for code in rule.get("onExitCodes", {}).get("values", [])}
-    assert by_code == {WRONG_RECIPE: "FailJob", REQUEUE: "Ignore"}
+    assert by_code == {EXIT_CONFIG_ERROR: "FailJob", EXIT_REQUEUE: "Ignore"}
     assert [rule["action"] for rule in rules if "onPodConditions" in rule] == ["Ignore"]
     names = {rule["onExitCodes"]["containerName"] for rule in rules if "onExitCodes" in rule}
     assert names == {each["name"] for each in pod_of(manifests)["containers"]}

@@ -18,10 +18,10 @@ from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, Tun
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.weight_offsets import OffsetPredictor
 from pipelines.config.pretraining import PretrainConfig
-from pipelines.config.publishing import PublishConfig
+from pipelines.config.publishing import ReleaseConfig
 from pipelines.config.recipe import Recipe
-from pipelines.pretraining.checkpoints.format import Progress, write_state
-from pipelines.pretraining.checkpoints.manager import Checkpoints
+from pipelines.pretraining.checkpoints.format import Progress, save_state
+from pipelines.pretraining.checkpoints.manager import CheckpointManager
 from pipelines.pretraining.checkpoints.state import TrainingState
 from pipelines.pretraining.run_folder import Run
 from pipelines.tracking.environment import environment
@@ -51,7 +51,7 @@ class Trained:
 
     @property
     def state(self) -> TrainingState:
-        return TrainingState.start(nn.ModuleDict({"encoder": self.encoder, "offsets": self.predictor}))
+        return TrainingState.from_model(nn.ModuleDict({"encoder": self.encoder, "offsets": self.predictor}))
 
 
 def recipe_in(folder: Path, name: str = "faces", **publish: Any) -> Recipe:
@@ -67,7 +67,7 @@ def recipe_in(folder: Path, name: str = "faces", **publish: Any) -> Recipe:
         pretrain=PretrainConfig(hidden_width=32),
         tune=TuneConfig(steps=1, batch_size=2),
         sample=SampleConfig(num_inference_steps=2),
-        publish=PublishConfig(**publish),
+        publish=ReleaseConfig(**publish),
     )
 
 
@@ -93,13 +93,13 @@ def save(recipe: Recipe, trained: Trained, step: int, state: TrainingState | Non
         "environment": environment() | {"code": REVISION},
         **trained.facts,
     }
-    checkpoints = Checkpoints(recipe.folder / "checkpoints", keep=10)
+    checkpoints = CheckpointManager(recipe.folder / "checkpoints", keep_last=10)
     progress = Progress(step=step, samples_seen=64 * step, seconds=90.0)
     checkpoints.save(
-        step, lambda folder: write_state(folder, state or trained.state, progress, trained.predictor, facts)
+        step, lambda folder: save_state(folder, state or trained.state, progress, trained.predictor, facts)
     )
     checkpoints.wait()
-    return checkpoints.complete()[-1]
+    return checkpoints.list_complete()[-1]
 
 
 def evaluate(recipe: Recipe, weights: str, **means: float) -> None:

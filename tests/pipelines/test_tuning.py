@@ -13,7 +13,7 @@ from encoder.concepts.concept import Concept
 from encoder.concepts.concept_tokens import LearnedToken
 from encoder.errors import ModelError
 from encoder.releases.release import Release
-from pipelines.tuning import Order, each_of
+from pipelines.tuning import TuneRequest, split_per_image
 from tests.bases import SHIPPED
 
 E4T = Callable[..., tuple[int, str, str]]
@@ -31,8 +31,8 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def order(pictures: list[Path], tmp_path: Path) -> Order:
-    return Order(images=[str(pictures[0])], output=tmp_path / "out", settings={"steps": 1})
+def order(pictures: list[Path], tmp_path: Path) -> TuneRequest:
+    return TuneRequest(images=[str(pictures[0])], output=tmp_path / "out", settings={"steps": 1})
 
 
 def spent(out: str) -> list[str]:
@@ -69,7 +69,7 @@ def test_each_picture_gets_a_concept_of_its_own_and_only_new_ones_are_tuned(
 
 
 def test_whatever_makes_a_concept_another_makes_its_key_another(
-    order: Order, pictures: list[Path], tmp_path: Path
+    order: TuneRequest, pictures: list[Path], tmp_path: Path
 ) -> None:
     release, how = Release.open(RELEASE), ["e4t", None, None]
     start = Concept(weight_deltas={}, token=LearnedToken(torch.zeros(4), (4,)), release="any").save(tmp_path / "start")
@@ -86,17 +86,17 @@ def test_whatever_makes_a_concept_another_makes_its_key_another(
         replace(order, settings={"steps": 2}),
         replace(order, settings={"steps": 1, "seed": 1}),
     ]
-    keys = [each.key(release, how) for each in orders]
-    keys += [order.key(release, ["dreambooth", None, None]), order.key(release, ["e4t", "a base", None])]
-    keys += [order.key(replace(release, **said), how) for said in ({"version": "2.0.0"}, {"tuning": {}})]
+    keys = [each.cache_key(release, how) for each in orders]
+    keys += [order.cache_key(release, ["dreambooth", None, None]), order.cache_key(release, ["e4t", "a base", None])]
+    keys += [order.cache_key(replace(release, **said), how) for said in ({"version": "2.0.0"}, {"tuning": {}})]
     assert len(set(keys)) == len(keys)
-    assert replace(order, output=tmp_path / "elsewhere").key(release, how) == keys[0]
+    assert replace(order, output=tmp_path / "elsewhere").cache_key(release, how) == keys[0]
 
 
-def test_masks_and_captions_go_with_their_pictures(pictures: list[Path], order: Order) -> None:
+def test_masks_and_captions_go_with_their_pictures(pictures: list[Path], order: TuneRequest) -> None:
     paths = [str(path) for path in pictures]
     both = replace(order, images=paths[:2], masks=paths[1:], captions=["one *s", "two *s"])
-    red, green = each_of(both)
+    red, green = split_per_image(both)
     assert (red.images, red.masks, red.captions) == (paths[:1], paths[1:2], ["one *s"])
     assert (green.images, green.masks, green.captions) == (paths[1:2], paths[2:], ["two *s"])
     assert [made.output.name for made in (red, green)] == ["red", "green"]
@@ -114,7 +114,7 @@ def test_two_pictures_of_one_name_are_refused_before_anything_is_done(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_there_is_not_overwritten(order: Order, tmp_path: Path) -> None:
+def test_what_is_there_is_not_overwritten(order: TuneRequest, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(ModelError, match="exists; give another --output"):
         replace(order, output=tmp_path / "there")

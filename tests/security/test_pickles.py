@@ -32,7 +32,7 @@ from encoder.metrics import ClipScorer, ImageFeatureExtractor
 from encoder.pipeline import E4TPipeline
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints import format as saved_state
-from pipelines.pretraining.checkpoints.format import read_state
+from pipelines.pretraining.checkpoints.format import load_state
 from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, AttributeClassifier
 from tests.bases import SHIPPED, make_base
 
@@ -131,12 +131,12 @@ class TestModels:
 def test_a_checkpoint(hostile: bytes, file: str, refused, tmp_path: Path) -> None:
     (tmp_path / "trainable").mkdir()
     (tmp_path / "optimizer").mkdir()
-    (tmp_path / "state.json").write_text(json.dumps({"format": saved_state.FORMAT, "updates": 1, "loss_scale": None}))
-    for name in saved_state.PARTS.values():
+    (tmp_path / "state.json").write_text(json.dumps({"format": saved_state.FORMAT_VERSION, "updates": 1, "loss_scale": None}))
+    for name in saved_state.FILE_BY_PREFIX.values():
         save_file({"weight": torch.zeros(1)}, tmp_path / "trainable" / name)
-    assert read_state(tmp_path).updates == 1
+    assert load_state(tmp_path).optimizer_steps == 1
     (tmp_path / file).write_bytes(hostile)
-    assert "cannot be read" in refused(lambda: read_state(tmp_path))
+    assert "cannot be read" in refused(lambda: load_state(tmp_path))
 
 
 def put(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -17,7 +17,7 @@ from data_prep.prepare.pipeline import prepare
 from pipelines.cli.main import main
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
-from pipelines.registry.resolve import release_at
+from pipelines.registry.resolve import resolve_release
 from pipelines.release.build import make_release
 from pipelines.release.registration import promote, register
 from pipelines.tracking import tracker as tracking
@@ -78,7 +78,7 @@ def test_the_same_on_the_command_line(e4t: E4T, tmp_path: Path) -> None:
 
 def test_a_recipe_without_secrets_is_written_as_it_is() -> None:
     url = "s3://bucket/set"
-    recipe = Recipe.plain(_recipe(source=url))
+    recipe = Recipe.to_dict(_recipe(source=url))
     assert recipe["data"]["source"] == url
 
 
@@ -129,7 +129,7 @@ def test_a_tracker_that_is_away_is_named_without_its_password(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(tracking, "PATIENCE", 0.0)
     tracker = Tracker(tmp_path, tmp_path / "run", "run")
-    tracker.begin()
+    tracker.start()
     wait_for(lambda: "is away" in caplog.text)
     tracker.close("FINISHED")
     assert [message for message in caplog.messages if "is away" in message and "***@127.0.0.1:9" in message]
@@ -149,7 +149,7 @@ def test_a_registry_that_is_away_is_named_without_its_password(
     asked = [
         lambda: register(recipe, release),
         lambda: promote("faces", "1", "champion", Path(recipe.runs)),
-        lambda: release_at("models:/faces@champion", recipe.runs),
+        lambda: resolve_release("models:/faces@champion", recipe.runs),
     ]
     for ask in asked:
         with pytest.raises(RunError) as caught:

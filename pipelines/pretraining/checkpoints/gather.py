@@ -14,58 +14,58 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from pipelines.pretraining.checkpoints.state import Tensors, TrainingState
-from pipelines.pretraining.optimizer import GuardedAdamW
+from pipelines.pretraining.optimizer import SkipStepAdamW
 
 
-def collect(engine: DeepSpeedEngine, optimizer: GuardedAdamW, *, keep: bool) -> TrainingState | None:
+def gather_state(engine: DeepSpeedEngine, optimizer: SkipStepAdamW, *, keep: bool) -> TrainingState | None:
     """Gather the state from all ranks, each of which must call; those that do not ``keep`` it get None."""
-    shards = _shards(engine, optimizer)
+    accessor = _state_accessor(engine, optimizer)
     weights: Tensors = {}
     moments: dict[str, Tensors] = {key: {} for key in optimizer.state_keys}
     for name, parameter in engine.module.named_parameters():
         for key, tensors in ((None, weights), *moments.items()):
-            whole = shards.get(parameter, key)
+            full = accessor.get(parameter, key)
             if keep:
-                tensors[name] = whole.detach().to("cpu", torch.float32, copy=True)
+                tensors[name] = full.detach().to("cpu", torch.float32, copy=True)
     if not keep:
         return None
     scale = float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 0.0
     return TrainingState(weights, moments, int(next(iter(optimizer.state.values()))["step"]), scale)
 
 
-def restore(engine: DeepSpeedEngine, optimizer: GuardedAdamW, state: TrainingState) -> None:
+def restore_state(engine: DeepSpeedEngine, optimizer: SkipStepAdamW, state: TrainingState) -> None:
     """Give an engine, which must have made a step, this state; every rank must call, with the same one."""
-    shards = _shards(engine, optimizer)
+    accessor = _state_accessor(engine, optimizer)
     for name, parameter in engine.module.named_parameters():
-        shards.set(parameter, state.weights[name], None)
+        accessor.set(parameter, state.weights[name], None)
         for key in optimizer.state_keys:  # an average that has not been kept so far begins at the weights
-            shards.set(parameter, state.moments.get(key, state.weights)[name], key)
+            accessor.set(parameter, state.moments.get(key, state.weights)[name], key)
     for parameter_state in optimizer.state.values():
-        parameter_state["step"].fill_(state.updates)
-    shards.publish()
+        parameter_state["step"].fill_(state.optimizer_steps)
+    accessor.sync_model_params()
     if engine.fp16_enabled() and state.loss_scale:
         engine.optimizer.loss_scale = state.loss_scale
 
 
-def _shards(engine: DeepSpeedEngine, optimizer: GuardedAdamW) -> "_Whole | _Partitioned":
+def _state_accessor(engine: DeepSpeedEngine, optimizer: SkipStepAdamW) -> "Zero0State | Zero12State":
     stage = engine.zero_optimization_stage()
     if stage == 0:
-        return _Whole(engine, optimizer)
-    return _Sharded(engine) if stage == 3 else _Partitioned(engine)
+        return Zero0State(engine, optimizer)
+    return Zero3State(engine) if stage == 3 else Zero12State(engine)
 
 
-class _Whole:
+class Zero0State:
     """Stage 0: every rank holds everything, in fp32 beside the low-precision weights if there are such."""
 
-    def __init__(self, engine: DeepSpeedEngine, optimizer: GuardedAdamW) -> None:
+    def __init__(self, engine: DeepSpeedEngine, optimizer: SkipStepAdamW) -> None:
         self.optimizer = optimizer
         trained = [p for group in engine.optimizer.param_groups for p in group["params"]]
         low = getattr(engine.optimizer, "fp16_groups", None)
-        self.low = trained if low is None else [p for group in low for p in group]
-        self.masters = {id(low): master for low, master in zip(self.low, trained, strict=True)}
+        self.low_precision = trained if low is None else [p for group in low for p in group]
+        self.fp32_masters = {id(low): master for low, master in zip(self.low_precision, trained, strict=True)}
 
     def _find(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        master = self.masters[id(parameter)]
+        master = self.fp32_masters[id(parameter)]
         found: Tensor = master if key is None else self.optimizer.state[master][key]
         return found
 
@@ -75,22 +75,22 @@ class _Whole:
     def set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
         self._find(parameter, key).data.copy_(value)
 
-    def publish(self) -> None:
-        for low in self.low:
-            low.data.copy_(self.masters[id(low)].data)
+    def sync_model_params(self) -> None:
+        for low in self.low_precision:
+            low.data.copy_(self.fp32_masters[id(low)].data)
 
 
-class _Partitioned:
+class Zero12State:
     """Stages 1 and 2: optimizer state and fp32 weights in equal parts."""
 
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self.engine = engine
 
     def get(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        whole: Tensor = (
+        full: Tensor = (
             safe_get_full_fp32_param(parameter) if key is None else safe_get_full_optimizer_state(parameter, key)
         )
-        return whole
+        return full
 
     def set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
         if key is None:
@@ -98,25 +98,25 @@ class _Partitioned:
         else:
             safe_set_full_optimizer_state(parameter, value, key)
 
-    def publish(self) -> None:
+    def sync_model_params(self) -> None:
         self.engine.optimizer.update_lp_params()
 
 
-class _Sharded(_Partitioned):
+class Zero3State(Zero12State):
     """Stage 3: the weights themselves in parts, each padded at its end."""
 
     def set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
         size, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank()  # type: ignore[attr-defined]
         padded = torch.zeros(size * torch.distributed.get_world_size())
         padded[: value.numel()] = value.flatten()
-        mine = padded[rank * size : (rank + 1) * size]
+        local_shard = padded[rank * size : (rank + 1) * size]
         if key is not None:
-            safe_set_local_optimizer_state(parameter, mine, key)
+            safe_set_local_optimizer_state(parameter, local_shard, key)
             return
-        safe_set_local_fp32_param(parameter, mine)
+        safe_set_local_fp32_param(parameter, local_shard)
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             if rank == 0:
                 parameter.data.copy_(value)
 
-    def publish(self) -> None:
+    def sync_model_params(self) -> None:
         """Each was, as it was set."""

@@ -8,13 +8,13 @@ from pipelines.config.evaluation import CompareConfig, EvaluateConfig, System
 
 def test_e4t_tunes_by_the_recipe_and_a_rival_by_its_own() -> None:
     recipe = TuneConfig(learning_rate=0.125)
-    assert System(name="E4T", method="e4t", steps=(5, 0)).tuning(recipe).learning_rate == 0.125
-    rival = System(name="DreamBooth", method="dreambooth", steps=(7,)).tuning(recipe)
+    assert System(name="E4T", method="e4t", steps=(5, 0)).tune_config(recipe).learning_rate == 0.125
+    rival = System(name="DreamBooth", method="dreambooth", steps=(7,)).tune_config(recipe)
     assert (rival.learning_rate, rival.steps) == (METHODS["dreambooth"].learning_rate, 7)
 
 
 def test_settings_stand_in_place_of_the_methods_own() -> None:
-    assert System(name="x", method="dreambooth", settings={"batch_size": 3}).tuning(TuneConfig()).batch_size == 3
+    assert System(name="x", method="dreambooth", settings={"batch_size": 3}).tune_config(TuneConfig()).batch_size == 3
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_two_systems_of_one_folder_are_refused() -> None:
 def test_a_system_goes_on_after_a_textual_inversion_alone(before: str) -> None:
     systems = (
         System(name="DreamBooth", method="dreambooth", steps=(1,)),
-        System(name="both", method="pivotal", steps=(1,), after=before),
+        System(name="both", method="pivotal", steps=(1,), init_from=before),
     )
     with pytest.raises(ConfigError, match="name a Textual Inversion above it"):
         CompareConfig(systems=systems)
@@ -56,4 +56,4 @@ def test_the_default_systems_are_the_articles() -> None:
 
 def test_no_more_concepts_are_shown_than_there_are() -> None:
     with pytest.raises(ConfigError, match="at least as many concepts as are shown"):
-        EvaluateConfig(concepts=2, shown=3)
+        EvaluateConfig(num_concepts=2, num_grid_concepts=3)

@@ -24,13 +24,13 @@ RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
 def test_every_device_holds_as_many_at_once_as_it_may_and_divide_its_share(
     batch_size: int, micro_batch_size: int, world: int, passes: tuple[int, int]
 ) -> None:
-    assert PretrainConfig(batch_size=batch_size, micro_batch_size=micro_batch_size).passes(world) == passes
+    assert PretrainConfig(global_batch_size=batch_size, micro_batch_size=micro_batch_size).micro_batch_split(world) == passes
 
 
 @pytest.mark.parametrize("world", [3, 16])
 def test_a_batch_that_the_devices_cannot_share_is_refused_with_how_many_could(world: int) -> None:
     with pytest.raises(ConfigError, match=f"cannot be shared by {world} devices; start 1, 2, 4, 8 of them"):
-        PretrainConfig(batch_size=8).passes(world)
+        PretrainConfig(global_batch_size=8).micro_batch_split(world)
 
 
 @pytest.mark.parametrize(
@@ -77,5 +77,5 @@ def test_every_recipe_that_ships_is_named_after_its_file_and_accepted(path: Path
     recipe = commands._recipe(parser.parse_args(["--recipe", str(path)]))
     assert recipe.name == path.stem
     assert (
-        recipe.plain()["conditioning"]["domain_word"] == yaml.safe_load(path.read_text())["conditioning"]["domain_word"]
+        recipe.to_dict()["conditioning"]["domain_word"] == yaml.safe_load(path.read_text())["conditioning"]["domain_word"]
     )

@@ -15,13 +15,13 @@ from pipelines.config.recipe import Recipe
 ROOT = Path(__file__).parents[3]
 SYSTEMS = (
     System(name="Stable Diffusion", method="none"),
-    System(name="Textual Inversion", method="textual-inversion", pictures=2, steps=(1, 2), settings={"batch_size": 2}),
+    System(name="Textual Inversion", method="textual-inversion", num_images=2, steps=(1, 2), settings={"batch_size": 2}),
     System(
-        name="Textual Inversion + DreamBooth", method="pivotal", pictures=2, steps=(1,), after="Textual Inversion",
+        name="Textual Inversion + DreamBooth", method="pivotal", num_images=2, steps=(1,), init_from="Textual Inversion",
         settings={"batch_size": 2},
     ),
     System(name="DreamBooth", method="dreambooth", steps=(1,), settings={"batch_size": 2, "prior_pictures": 2}),
-    System(name="E4T", method="e4t", start=RELEASE, steps=(0, 2)),
+    System(name="E4T", method="e4t", init=RELEASE, steps=(0, 2)),
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def recipe(album: PrepareConfig, tmp_path: Path) -> Recipe:
         pretrain=PretrainConfig(hidden_width=512),
         tune=TuneConfig(batch_size=2),
         sample=SampleConfig(num_inference_steps=2),
-        evaluate=EvaluateConfig(concepts=2, shown=2, edits=2, steps=(0, 1)),
+        evaluate=EvaluateConfig(num_concepts=2, num_grid_concepts=2, num_prompts=2, steps=(0, 1)),
         compare=CompareConfig(systems=SYSTEMS),
     )
 

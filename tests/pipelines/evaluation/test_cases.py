@@ -23,16 +23,16 @@ def test_another_seed_chooses_others(recipe: Recipe) -> None:
 
 def test_edits_are_the_captions_of_other_pictures_which_are_the_truth(recipe: Recipe) -> None:
     case = choose_cases(recipe, 2)[0]
-    assert (len(case.pictures), len(case.edits), len(case.truths)) == (2, 2, 2)
-    assert all("*s" in prompt and "person" not in prompt for prompt in (*case.captions, *case.edits))
-    pairs = [(own, other) for own in case.pictures for other in case.truths]
+    assert (len(case.images), len(case.edit_prompts), len(case.reference_images)) == (2, 2, 2)
+    assert all("*s" in prompt and "person" not in prompt for prompt in (*case.captions, *case.edit_prompts))
+    pairs = [(own, other) for own in case.images for other in case.reference_images]
     assert all(ImageChops.difference(own, other).getbbox() for own, other in pairs)
 
 
 def test_listed_prompts_have_no_truth(recipe: Recipe) -> None:
     case = choose_cases(replace(recipe, evaluate=replace(recipe.evaluate, prompts="faces")), 4)[0]
-    assert set(case.edits) < set(read_prompts("faces"))
-    assert case.truths == ()
+    assert set(case.edit_prompts) < set(read_prompts("faces"))
+    assert case.reference_images == ()
 
 
 def test_too_few_pictures_are_said_in_one_line(recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from data_prep.config import PrepareConfig
 from data_prep.prepare.pipeline import prepare
 from data_prep.synthetic.faces import FacesConfig, generate_faces
-from pipelines.evaluation.statistics import TRUTH
+from pipelines.evaluation.statistics import REFERENCE
 from pipelines.tracking.client import connect
 
 ROOT = Path(__file__).parents[3]
@@ -78,7 +78,7 @@ def test_the_report_knows_what_was_compared(e4t: E4T, recipe: Path) -> None:
     assert run(e4t, recipe)[0] == 0
     report = json.loads((recipe.parent / "out" / "report.json").read_text())
     rows = [(row["system"], row["steps"]) for row in report["systems"]]
-    assert rows == [*((each["name"], steps) for each in SYSTEMS for steps in each.get("steps", [0])), (TRUTH, 0)]
+    assert rows == [*((each["name"], steps) for each in SYSTEMS for steps in each.get("steps", [0])), (REFERENCE, 0)]
     truth = report["systems"][-1]["scores"]
     assert all(truth["truth"]["mean"] >= row["scores"]["truth"]["mean"] for row in report["systems"])
     assert [release["identity"] for release in report["releases"].values()] == ["faces 1.0.1"]

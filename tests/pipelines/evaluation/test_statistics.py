@@ -10,7 +10,7 @@ from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 from encoder.errors import ConfigError
 from encoder.metrics import ImageFeatureExtractor
 from pipelines.config.evaluation import System
-from pipelines.evaluation.statistics import Estimate, Score, rows, write_csv
+from pipelines.evaluation.statistics import Estimate, Score, aggregate_scores, write_csv
 
 SYSTEM = System(name="a", method="e4t", steps=(0, 5))
 
@@ -22,17 +22,17 @@ def score(steps: int, concept: str, value: float) -> Score:
 def test_the_interval_covers_the_mean_of_other_samples_about_as_often_as_it_says() -> None:
     rng, inside = np.random.default_rng(1), 0
     for _ in range(300):
-        estimate = Estimate.of(rng.normal(0.5, 0.1, 30).tolist())
+        estimate = Estimate.from_values(rng.normal(0.5, 0.1, 30).tolist())
         inside += estimate.low <= 0.5 <= estimate.high
     assert 0.88 <= inside / 300 <= 0.99
 
 
 def test_equal_values_give_equal_intervals() -> None:
-    assert Estimate.of([0.1, 0.7, 0.4]) == Estimate.of([0.1, 0.7, 0.4])
+    assert Estimate.from_values([0.1, 0.7, 0.4]) == Estimate.from_values([0.1, 0.7, 0.4])
 
 
 def test_a_row_is_a_system_after_a_number_of_steps() -> None:
-    made = rows([score(0, "x", 0.2), score(5, "x", 0.4), score(0, "y", 0.4), score(5, "y", 0.8)])
+    made = aggregate_scores([score(0, "x", 0.2), score(5, "x", 0.4), score(0, "y", 0.4), score(5, "y", 0.8)])
     assert [(row.system, row.steps, row.scores["concept"].mean) for row in made] == [
         ("a", 0, pytest.approx(0.3)),
         ("a", 5, pytest.approx(0.6)),

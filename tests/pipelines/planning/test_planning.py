@@ -16,7 +16,7 @@ from pipelines.planning.pretraining import plan_pretraining
 from pipelines.planning.report import load_calibrations
 from pipelines.planning.suggestions import suggest_overrides
 from pipelines.planning.tuning import plan_tuning
-from pipelines.runtime.device_specs import GIB, Device, device_named
+from pipelines.runtime.device_specs import GIB, Device, find_device
 from tests.bases import SHIPPED
 
 SD1, VIT_H = "stable-diffusion-v1-5/stable-diffusion-v1-5", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -25,10 +25,10 @@ SMALL = Recipe(
     base=BackboneConfig(model=str(SHIPPED)),
     data=PrepareConfig(source="none", output="none", domain="person", resolution=64),
     conditioning=ConditioningConfig(domain_word="person", templates=("a *s",)),
-    pretrain=PretrainConfig(hidden_width=64, batch_size=8, micro_batch_size=4),
+    pretrain=PretrainConfig(hidden_width=64, global_batch_size=8, micro_batch_size=4),
     tune=TuneConfig(batch_size=4),
 )
-GPU = Device(name="test", memory=80 * GIB, teraflops=100.0)
+GPU = Device(name="test", memory_bytes=80 * GIB, teraflops=100.0)
 
 
 def pretrained(devices: int = 2, **changes: Any) -> Plan:  # noqa: ANN401
@@ -99,7 +99,7 @@ def test_weights_of_low_precision_keep_what_rounding_took() -> None:
 def test_a_former_prediction_is_still_made_and_was_right_within_a_tenth() -> None:
     [known] = [each for each in load_calibrations() if each.setting == "lora, bf16"]
     arguments = Namespace(base=SD1, side=128, hidden_width=None)
-    cpu = device_named("cpu")
+    cpu = find_device("cpu")
     assert cpu
     predicted = plan_tuning(recipe_of(known.setting, arguments), cpu).total_bytes / GIB
     assert predicted == pytest.approx(known.predicted_gib, rel=0.01)
@@ -111,7 +111,7 @@ def test_every_former_prediction_was_right_within_a_tenth() -> None:
 
 
 def test_on_a_cpu_everything_is_in_one_memory() -> None:
-    cpu = device_named("cpu")
+    cpu = find_device("cpu")
     assert cpu
     assert not plan_tuning(SMALL, cpu).host_memory
 

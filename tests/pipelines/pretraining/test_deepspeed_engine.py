@@ -22,7 +22,7 @@ def test_the_stage_is_the_recipes(stage: int) -> None:
 
 
 def test_the_batch_is_shared_and_accumulated() -> None:
-    config = deepspeed_config(PretrainConfig(batch_size=24, micro_batch_size=3), 3)
+    config = deepspeed_config(PretrainConfig(global_batch_size=24, micro_batch_size=3), 3)
     assert config["train_batch_size"] == 24
     assert config["train_micro_batch_size_per_gpu"] == 2
     assert config["gradient_accumulation_steps"] == 4
@@ -30,13 +30,13 @@ def test_the_batch_is_shared_and_accumulated() -> None:
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be shared by 5 devices"):
-        deepspeed_config(PretrainConfig(batch_size=8), 5)
+        deepspeed_config(PretrainConfig(global_batch_size=8), 5)
 
 
 @pytest.mark.parametrize(("precision", "bf16", "fp16"), [("bf16", 1, 0), ("fp16", 0, 1), ("no", 0, 0)])
 @pytest.mark.parametrize("offload", [False, True])
 def test_deepspeed_reads_it_as_it_is_meant(precision: str, bf16: bool, fp16: bool, offload: bool) -> None:
-    recipe = PretrainConfig(precision=precision, offload_optimizer=offload, max_grad_norm=0.5, batch_size=6)
+    recipe = PretrainConfig(precision=precision, offload_optimizer=offload, max_grad_norm=0.5, global_batch_size=6)
     read = DeepSpeedConfig(deepspeed_config(recipe, 1))
     assert (read.bfloat16_config.enabled, read.float16_config.enabled) == (bf16, fp16)
     assert (read.zero_config.offload_optimizer is not None) == offload

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
 from encoder.model.features import EncodedImages, encode_images
-from pipelines.pretraining.feature_cache import encoded
+from pipelines.pretraining.feature_cache import to_encoded_images
 
 E4T = Callable[..., tuple[int, str, str]]
 
 
 def test_what_is_kept_is_what_was_encoded_to_rounding(backbone: Backbone, pixels: Tensor) -> None:
     fresh = encode_images(backbone, pixels)
-    kept = encoded({name: tensor.bfloat16() for name, tensor in fresh.to_tensors().items()}, torch.device("cpu"))
+    kept = to_encoded_images({name: tensor.bfloat16() for name, tensor in fresh.to_tensors().items()}, torch.device("cpu"))
     assert isinstance(kept, EncodedImages)
     for again, first in (
         (kept.posterior.mean, fresh.posterior.mean),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.pretraining.metrics import Meter, clock, summarise
+from pipelines.pretraining.metrics import MetricsAccumulator, format_duration, aggregate
 
 ROOT = Path(__file__).parents[3]
 MINE = [1.0, 2.0, 3.0, 10.0, 4.0, 1.0, 2.0**30]
@@ -14,7 +14,7 @@ THEIRS = [3.0, 4.0, 5.0, 10.0, 5.0, 0.5, 3 * 2.0**30]
 
 
 def test_it_averages_the_losses_since_it_was_last_read() -> None:
-    meter = Meter()
+    meter = MetricsAccumulator()
     meter.add(torch.tensor([9.0, 9.0, 9.0]))
     meter.read()
     meter.add(torch.tensor([1.0, 2.0, 3.0]))
@@ -23,12 +23,12 @@ def test_it_averages_the_losses_since_it_was_last_read() -> None:
 
 
 def test_without_a_step_it_reads_nothing() -> None:
-    assert Meter().read()[:4] == [0.0, 0.0, 0.0, 0.0]
+    assert MetricsAccumulator().read()[:4] == [0.0, 0.0, 0.0, 0.0]
 
 
 def test_what_was_waited_for_data_is_part_of_the_time_since_it_was_last_read() -> None:
-    meter = Meter()
-    with meter.waiting():
+    meter = MetricsAccumulator()
+    with meter.data_wait():
         sum(range(200_000))
     _, _, _, _, seconds, waited, _ = meter.read()
     assert 0 < waited <= seconds
@@ -52,7 +52,7 @@ print(peak_bytes() - before)
 
 
 def test_a_line_has_mean_losses_and_otherwise_the_worst_of_the_ranks() -> None:
-    line = summarise([MINE, THEIRS], batch_size=16, teraflops=2.0, device="")
+    line = aggregate([MINE, THEIRS], batch_size=16, teraflops_per_step=2.0, device="")
     assert line == {
         "loss": 2.0,
         "denoising": 3.0,
@@ -78,15 +78,15 @@ def test_a_line_has_mean_losses_and_otherwise_the_worst_of_the_ranks() -> None:
     ],
 )
 def test_on_a_known_device_the_share_of_its_peak_is_told(device: str, peak: float) -> None:
-    line = summarise([MINE, THEIRS], batch_size=16, teraflops=2.0, device=device)
+    line = aggregate([MINE, THEIRS], batch_size=16, teraflops_per_step=2.0, device=device)
     assert line["mfu"] == pytest.approx(4.0 / peak)
 
 
 @pytest.mark.parametrize("device", ["", "NVIDIA GeForce GTX 1080"])
 def test_on_another_device_no_share_is_told(device: str) -> None:
-    assert "mfu" not in summarise([MINE], batch_size=16, teraflops=2.0, device=device)
+    assert "mfu" not in aggregate([MINE], batch_size=16, teraflops_per_step=2.0, device=device)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (125, "2:05"), (3723, "1:02:03")])
 def test_a_clock_reads_as_people_write_time(seconds: int, text: str) -> None:
-    assert clock(seconds) == text
+    assert format_duration(seconds) == text

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipelines.pretraining.optimizer import AVERAGE, MOMENTS, GuardedAdamW
+from pipelines.pretraining.optimizer import EMA, MOMENTS, SkipStepAdamW
 
 RATES = (1e-2, 3e-3)
 
@@ -27,18 +27,18 @@ def give_gradients(weights: list[nn.Parameter], seed: int) -> None:
         weight.grad = torch.randn(weight.shape, generator=generator)
 
 
-def stepped(average_decay: float = 0.0) -> tuple[list[nn.Parameter], GuardedAdamW]:
+def stepped(average_decay: float = 0.0) -> tuple[list[nn.Parameter], SkipStepAdamW]:
     """Weights, and an optimizer that has made three good steps."""
     weights = parameters()
-    optimizer = GuardedAdamW(groups(weights), average_decay=average_decay)
-    optimizer.begin()
+    optimizer = SkipStepAdamW(groups(weights), ema_decay=average_decay)
+    optimizer.init_state()
     for seed in range(3):
         give_gradients(weights, seed)
         optimizer.step()
     return weights, optimizer
 
 
-def everything(weights: list[nn.Parameter], optimizer: GuardedAdamW) -> list[Tensor]:
+def everything(weights: list[nn.Parameter], optimizer: SkipStepAdamW) -> list[Tensor]:
     kept = [tensor for weight in weights for _, tensor in sorted(optimizer.state[weight].items())]
     return copy.deepcopy([weight.detach() for weight in weights] + kept)
 
@@ -49,7 +49,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 def test_on_finite_gradients_it_is_adamw_bit_for_bit() -> None:
     weights, plain = parameters(), parameters()
-    optimizer = GuardedAdamW(groups(weights), weight_decay=0.05)
+    optimizer = SkipStepAdamW(groups(weights), weight_decay=0.05)
     reference = torch.optim.AdamW(groups(plain), weight_decay=0.05, fused=True)
     for seed in range(20):
         for each, parts in ((optimizer, weights), (reference, plain)):
@@ -114,38 +114,38 @@ def test_it_says_of_the_last_step_whether_it_was_skipped() -> None:
 
 def test_the_average_follows_fast_at_first_and_then_with_its_decay() -> None:
     weights = parameters()
-    optimizer = GuardedAdamW(groups(weights), average_decay=0.5)
-    optimizer.begin()
+    optimizer = SkipStepAdamW(groups(weights), ema_decay=0.5)
+    optimizer.init_state()
     expected = weights[0].detach().double().clone()
     for step in range(1, 21):
         give_gradients(weights, step)
         optimizer.step()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weights[0].detach().double()
-        assert torch.allclose(optimizer.state[weights[0]][AVERAGE].double(), expected, atol=1e-6)
+        assert torch.allclose(optimizer.state[weights[0]][EMA].double(), expected, atol=1e-6)
 
 
 def test_without_a_decay_no_average_is_kept() -> None:
     weights, optimizer = stepped()
     assert optimizer.state_keys == MOMENTS
-    assert all(AVERAGE not in optimizer.state[weight] for weight in weights)
+    assert all(EMA not in optimizer.state[weight] for weight in weights)
 
 
 def test_beginning_makes_the_state_of_every_weight() -> None:
     weights = parameters()
-    optimizer = GuardedAdamW(groups(weights), average_decay=0.9)
-    optimizer.begin()
+    optimizer = SkipStepAdamW(groups(weights), ema_decay=0.9)
+    optimizer.init_state()
     for weight in weights:
         state = optimizer.state[weight]
         assert set(state) == {"step", *optimizer.state_keys}
         assert state["step"] == 0
         assert not any(state[name].any() for name in MOMENTS)
-        assert torch.equal(state[AVERAGE], weight)
-        assert state[AVERAGE].data_ptr() != weight.data_ptr()
+        assert torch.equal(state[EMA], weight)
+        assert state[EMA].data_ptr() != weight.data_ptr()
 
 
 def test_beginning_again_keeps_what_is_there() -> None:
     weights, optimizer = stepped(average_decay=0.9)
     before = everything(weights, optimizer)
-    optimizer.begin()
+    optimizer.init_state()
     assert same(everything(weights, optimizer), before)

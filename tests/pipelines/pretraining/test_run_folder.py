@@ -27,7 +27,7 @@ def recipe(tmp_path: Path) -> Recipe:
         base=BackboneConfig(model="models/base"),
         data=PrepareConfig(source="data/faces", output="data/shards", domain="person"),
         conditioning=ConditioningConfig(domain_word="person"),
-        pretrain=PretrainConfig(steps=100, decay="cosine"),
+        pretrain=PretrainConfig(max_steps=100, lr_schedule="cosine"),
     )
 
 
@@ -48,16 +48,16 @@ def test_the_folder_holds_the_resolved_recipe_and_where_it_runs(recipe: Recipe) 
     run = Run.open(recipe)
     written = yaml.safe_load((run.folder / "recipe.yaml").read_text())
     assert run.folder == Path(recipe.runs) / "faces"
-    assert written == recipe.plain()
-    assert written["pretrain"]["batch_size"] == PretrainConfig().batch_size
+    assert written == recipe.to_dict()
+    assert written["pretrain"]["batch_size"] == PretrainConfig().global_batch_size
     environment = json.loads((run.folder / "environment.json").read_text())
     assert {"host", "python", "torch", "deepspeed", "code"} <= environment.keys()
     assert all((run.folder / name).is_dir() for name in ("logs", "samples", "checkpoints"))
 
 
 def test_the_same_recipe_takes_the_folder_up(recipe: Recipe) -> None:
-    Run.open(recipe).log(step=1, loss=0.5)
-    Run.open(recipe).log(step=2, loss=0.25)
+    Run.open(recipe).log_metrics(step=1, loss=0.5)
+    Run.open(recipe).log_metrics(step=2, loss=0.25)
     written = lines(Path(recipe.runs) / "faces" / "metrics.jsonl")
     assert [(line["step"], line["loss"]) for line in written] == [(1, 0.5), (2, 0.25)]
     assert written[0]["time"] <= written[1]["time"]
@@ -73,13 +73,13 @@ def test_another_recipe_is_refused_with_the_difference(recipe: Recipe) -> None:
     assert "seed: 0 there, 1 now" in message
     assert "batch_size" not in message
     assert "--accept-changes" in message
-    assert yaml.safe_load((Path(recipe.runs) / "faces" / "recipe.yaml").read_text()) == recipe.plain()
+    assert yaml.safe_load((Path(recipe.runs) / "faces" / "recipe.yaml").read_text()) == recipe.to_dict()
 
 
 def test_another_recipe_goes_on_where_changes_are_accepted(recipe: Recipe) -> None:
     Run.open(recipe)
     other = replace(recipe, seed=1)
-    run = Run.open(other, accept_changes=True)
+    run = Run.open(other, allow_config_change=True)
     assert yaml.safe_load((run.folder / "recipe.yaml").read_text())["seed"] == 1
     Run.open(other)
 
@@ -123,7 +123,7 @@ def test_a_rank_keeps_a_record_of_its_own_steps(recipe: Recipe) -> None:
 
 def test_only_rank_0_writes_what_is_of_the_whole_run(recipe: Recipe) -> None:
     run = Run.open(recipe, rank=1)
-    run.log(step=1, loss=0.5)
+    run.log_metrics(step=1, loss=0.5)
     run.heartbeat(1)
     assert not run.folder.exists()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.errors import RunError
-from pipelines.pretraining.step_monitor import ENOUGH, Guard, Judged, Step
+from pipelines.pretraining.step_monitor import MIN_HISTORY, StepMonitor, StepResult, StepRecord
 
 NAN = float("nan")
 
@@ -13,20 +13,20 @@ class Listener:
     """A guard, and what it has told."""
 
     def __init__(self, skips_allowed: int = 3, spike_factor: float = 10.0) -> None:
-        self.told: list[Judged] = []
-        self.guard = Guard(skips_allowed, spike_factor, self.told.append)
+        self.told: list[StepResult] = []
+        self.guard = StepMonitor(skips_allowed, spike_factor, self.told.append)
         self.number = 0
 
     def after(self, loss: float) -> None:
         """The next step, skipped if its loss is not finite."""
         self.number += 1
-        step = Step(self.number, 8 * self.number, [f"{self.number:06d}"])
+        step = StepRecord(self.number, 8 * self.number, [f"{self.number:06d}"])
         skipped = torch.tensor(float(loss != loss))
-        self.guard.after(step, torch.tensor([loss, loss / 2, loss / 4]), skipped)
+        self.guard.record(step, torch.tensor([loss, loss / 2, loss / 4]), skipped)
 
     @property
     def jumps(self) -> list[int]:
-        return [judged.step.number for judged in self.told if judged.jumped]
+        return [judged.step.number for judged in self.told if judged.is_spike]
 
 
 def wavy(number: int) -> float:
@@ -83,21 +83,21 @@ def test_a_good_step_between_skipped_ones_lets_the_run_go_on() -> None:
     for loss in (NAN, NAN, 1.0, NAN, NAN, 1.0):
         listener.after(loss)
     listener.guard.flush()
-    assert listener.guard.skipped == 4
+    assert listener.guard.num_skipped == 4
 
 
 def test_a_jump_is_told_when_enough_is_known() -> None:
     listener = Listener()
-    for number in range(ENOUGH):
+    for number in range(MIN_HISTORY):
         listener.after(wavy(number))
     listener.after(5.0)
     listener.guard.flush()
-    assert listener.jumps == [ENOUGH + 1]
+    assert listener.jumps == [MIN_HISTORY + 1]
 
 
 def test_a_jump_is_not_told_before_enough_is_known() -> None:
     listener = Listener()
-    for number in range(ENOUGH - 1):
+    for number in range(MIN_HISTORY - 1):
         listener.after(wavy(number))
     listener.after(5.0)
     listener.guard.flush()
@@ -106,14 +106,14 @@ def test_a_jump_is_not_told_before_enough_is_known() -> None:
 
 def test_an_ordinary_loss_is_no_jump() -> None:
     listener = Listener()
-    for number in range(4 * ENOUGH):
+    for number in range(4 * MIN_HISTORY):
         listener.after(wavy(number))
     assert listener.jumps == []
 
 
 def test_a_loss_that_falls_is_no_jump() -> None:
     listener = Listener()
-    for number in range(ENOUGH):
+    for number in range(MIN_HISTORY):
         listener.after(wavy(number))
     listener.after(0.001)
     listener.guard.flush()
@@ -122,7 +122,7 @@ def test_a_loss_that_falls_is_no_jump() -> None:
 
 def test_a_loss_that_never_moved_may_move_a_little() -> None:
     listener = Listener()
-    for _ in range(ENOUGH):
+    for _ in range(MIN_HISTORY):
         listener.after(1.0)
     listener.after(1.005)
     listener.guard.flush()
@@ -131,7 +131,7 @@ def test_a_loss_that_never_moved_may_move_a_little() -> None:
 
 def test_a_skipped_step_is_no_jump_and_no_history() -> None:
     listener = Listener(skips_allowed=99)
-    for number in range(ENOUGH - 1):
+    for number in range(MIN_HISTORY - 1):
         listener.after(wavy(number))
     listener.after(NAN)
     listener.after(5.0)

@@ -29,7 +29,7 @@ from PIL import Image
 
 from encoder.concepts.concept import Concept
 from encoder.pipeline import E4TPipeline
-from pipelines.registry.pyfunc_model import LARGEST_PICTURE, MOST_PROMPTS, MOST_STEPS
+from pipelines.registry.pyfunc_model import MAX_IMAGE_BYTES, MAX_PROMPTS, MAX_STEPS
 from pipelines.release.build import make_release
 from pipelines.release.registration import promote, register
 from tests.bases import SHIPPED
@@ -193,15 +193,15 @@ def test_four_at_once_are_all_right_and_each_gets_its_own(service: Service) -> N
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"image": encoded(b"x" * (LARGEST_PICTURE + 1))}, "the picture has 20,000,001 bytes; at most 20,000,000"),
+        ({"image": encoded(b"x" * (MAX_IMAGE_BYTES + 1))}, "the picture has 20,000,001 bytes; at most 20,000,000"),
         ({"image": bomb()}, "the picture cannot be read as a picture"),
         ({"image": encoded(b"no picture at all")}, "the picture cannot be read as a picture"),
         ({"image": encoded(b"%!PS-Adobe-3.0 EPSF-3.0\n")}, "the picture cannot be read as a picture"),
         ({"image": ""}, "the picture cannot be read as a picture"),
-        ({"prompts": []}, f"give 1 to {MOST_PROMPTS} prompts"),
-        ({"prompts": ["a portrait of *s"] * (MOST_PROMPTS + 1)}, f"give 1 to {MOST_PROMPTS} prompts"),
-        ({"steps": -1}, f"steps must be from 0 to {MOST_STEPS}"),
-        ({"steps": MOST_STEPS + 1}, f"steps must be from 0 to {MOST_STEPS}"),
+        ({"prompts": []}, f"give 1 to {MAX_PROMPTS} prompts"),
+        ({"prompts": ["a portrait of *s"] * (MAX_PROMPTS + 1)}, f"give 1 to {MAX_PROMPTS} prompts"),
+        ({"steps": -1}, f"steps must be from 0 to {MAX_STEPS}"),
+        ({"steps": MAX_STEPS + 1}, f"steps must be from 0 to {MAX_STEPS}"),
         ({"seed": -1}, "seed must be from 0"),
         ({"seed": 2**31}, "seed must be from 0"),
         ({"guidance": 0.5}, "guidance must be from 1 to 30"),

@@ -18,9 +18,9 @@ from encoder.releases.release import FORMAT_VERSION, INDEX, Release
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.state import TrainingState
-from pipelines.pretraining.optimizer import AVERAGE
+from pipelines.pretraining.optimizer import EMA
 from pipelines.pretraining.run_folder import Run
-from pipelines.release.build import candidate, make_release
+from pipelines.release.build import candidate_release, make_release
 from tests.bases import SHIPPED
 from tests.pipelines.made_run import Trained, evaluate, made_run, recipe_in, save
 
@@ -60,7 +60,7 @@ def test_a_release_has_the_average_of_the_weights_if_one_was_kept(
 ) -> None:
     state = trained.state
     average = {name: tensor + 1 for name, tensor in state.weights.items()}
-    save(recipe, trained, 400, TrainingState(state.weights, state.moments | {AVERAGE: average}, 400, 0.0))
+    save(recipe, trained, 400, TrainingState(state.weights, state.moments | {EMA: average}, 400, 0.0))
     loaded = DomainEncoder(trained.encoder.config)
     released(recipe, tmp_path / "release", "1.2.3").load_encoder(loaded)
     assert all(torch.equal(weights(loaded)[name], tensor + 1) for name, tensor in weights(trained.encoder).items())
@@ -199,7 +199,7 @@ def test_a_release_below_the_gate_is_not_there_at_all(recipe: Recipe, trained: T
     made_run(recipe, trained, 300)
     with pytest.raises(RunError, match="no evaluation of this checkpoint"):
         released(recipe, tmp_path / "release")
-    looked_at = Release.open(candidate(recipe)).content_digest
+    looked_at = Release.open(candidate_release(recipe)).content_digest
     evaluate(recipe, looked_at, likeness=0.4)
     with pytest.raises(RunError, match="likeness is 0.400 of 0.5"):
         released(recipe, tmp_path / "release")
@@ -211,10 +211,10 @@ def test_a_release_below_the_gate_is_not_there_at_all(recipe: Recipe, trained: T
 def test_what_is_evaluated_before_there_is_a_release_is_the_newest_checkpoint(
     recipe: Recipe, run: Run, trained: Trained
 ) -> None:
-    first = Release.open(candidate(recipe))
+    first = Release.open(candidate_release(recipe))
     assert (first.folder, first.id) == (run.folder / "candidate", "faces 0.0.0-step.00000300")
     written = (first.folder / INDEX).stat().st_mtime_ns
-    candidate(recipe)
+    candidate_release(recipe)
     assert (first.folder / INDEX).stat().st_mtime_ns == written, "it is not made anew"
     save(recipe, trained, 400)
-    assert Release.open(candidate(recipe)).version == "0.0.0-step.00000400"
+    assert Release.open(candidate_release(recipe)).version == "0.0.0-step.00000400"

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
-from pipelines.release.gate import Evaluated, check_gate
+from pipelines.release.gate import EvaluationReport, check_min_scores
 from tests.pipelines.made_run import Trained, evaluate, made_run, recipe_in
 
 WEIGHTS = "a" * 64
@@ -24,7 +24,7 @@ def recipe(trained: Trained, tmp_path: Path) -> Recipe:
 
 def checked(recipe: Recipe, **means: float) -> None:
     evaluate(recipe, WEIGHTS, **means)
-    check_gate(recipe, Evaluated.of(recipe, WEIGHTS))
+    check_min_scores(recipe, EvaluationReport.for_release(recipe, WEIGHTS))
 
 
 def test_what_reaches_it_passes_and_so_does_what_is_exactly_there(recipe: Recipe) -> None:
@@ -50,20 +50,20 @@ def test_a_score_that_was_not_measured_is_refused_with_those_that_were(recipe: R
 
 def test_an_evaluation_of_other_weights_is_none(recipe: Recipe) -> None:
     evaluate(recipe, "b" * 64, likeness=1.0, truth=1.0)
-    assert Evaluated.of(recipe, WEIGHTS) is None
+    assert EvaluationReport.for_release(recipe, WEIGHTS) is None
     with pytest.raises(RunError, match="no evaluation of this checkpoint; run `e4t evaluate` first"):
-        check_gate(recipe, None)
+        check_min_scores(recipe, None)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"releases": {"release": "faces 1.0.0"}}'])
 def test_a_report_that_is_broken_or_of_an_older_e4t_is_none(recipe: Recipe, text: str) -> None:
     (recipe.folder / "evaluation").mkdir()
     (recipe.folder / "evaluation" / "report.json").write_text(text)
-    assert Evaluated.of(recipe, WEIGHTS) is None
+    assert EvaluationReport.for_release(recipe, WEIGHTS) is None
 
 
 def test_without_a_gate_nothing_is_asked(tmp_path: Path) -> None:
-    check_gate(recipe_in(tmp_path), None)
+    check_min_scores(recipe_in(tmp_path), None)
 
 
 def test_what_counts_is_the_release_after_its_last_step_wherever_it_stands(recipe: Recipe) -> None:
@@ -71,7 +71,7 @@ def test_what_counts_is_the_release_after_its_last_step_wherever_it_stands(recip
     report = recipe.folder / "evaluation" / "report.json"
     plain = json.loads(report.read_text())
     report.write_text(json.dumps(plain | {"systems": plain["systems"][::-1]}))
-    found = Evaluated.of(recipe, WEIGHTS)
+    found = EvaluationReport.for_release(recipe, WEIGHTS)
     assert found
-    assert found.last["likeness"]["mean"] == 0.7
-    assert found.concepts == 2
+    assert found.final_scores["likeness"]["mean"] == 0.7
+    assert found.num_concepts == 2

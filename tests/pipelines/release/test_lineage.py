@@ -208,9 +208,9 @@ def test_without_mlflow_everything_else_is_verified(chain: Chain, e4t: E4T, monk
 
 def test_a_server_that_goes_away_in_the_middle_is_not_reached(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     links = lineage_of(str(chain.release), chain.runs)
-    assert next(links).what == "release"
+    assert next(links).name == "release"
     monkeypatch.setattr(MlflowClient, "search_runs", _dies)
-    assert {link.what: link.state for link in links}["prepare"] == "not reached"
+    assert {link.name: link.status for link in links}["prepare"] == "not reached"
 
 
 def _dies(*_: object) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe
-from pipelines.release.build import candidate, make_release
+from pipelines.release.build import candidate_release, make_release
 from tests.pipelines.made_run import Trained, evaluate, made_run, recipe_in
 
 
@@ -28,7 +28,7 @@ def parts(release: Release) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def test_a_card_has_use_data_numbers_figure_limits_consent_and_licence(recipe: Recipe, tmp_path: Path) -> None:
-    evaluate(recipe, Release.open(candidate(recipe)).content_digest, likeness=0.3, truth=0.2)
+    evaluate(recipe, Release.open(candidate_release(recipe)).content_digest, likeness=0.3, truth=0.2)
     release = make_release(recipe, tmp_path / "release", "1.2.0", allow_dirty=True)
     head, said = parts(release)
     assert head["library_name"] == "e4t"

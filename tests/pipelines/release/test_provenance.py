@@ -10,7 +10,7 @@ from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.release.build import make_release
-from pipelines.release.provenance import altered, read_provenance, refuse_dirty
+from pipelines.release.provenance import modified_files, read_provenance, check_clean
 from tests.pipelines.made_run import REVISION, Trained, made_run, recipe_in
 
 
@@ -29,7 +29,7 @@ def test_a_release_names_recipe_checkpoint_data_base_and_code(
     recipe: Recipe, release: Release, trained: Trained
 ) -> None:
     provenance = read_provenance(release.folder)
-    assert provenance["recipe"] == recipe.plain()
+    assert provenance["recipe"] == recipe.to_dict()
     assert provenance["checkpoint"] == "step_00000300"
     assert provenance["steps"] == 300
     assert provenance["data_manifest"] == Manifest.load(recipe.data.output).digest
@@ -49,16 +49,16 @@ def test_every_other_file_is_named_by_its_digest(release: Release) -> None:
 @pytest.mark.parametrize("file", ["README.md", "index.json", "weight_offsets/model.safetensors"])
 def test_a_file_that_was_altered_is_found(release: Release, file: str) -> None:
     provenance = read_provenance(release.folder)
-    assert list(altered(release.folder, provenance)) == []
+    assert list(modified_files(release.folder, provenance)) == []
     data = bytearray((release.folder / file).read_bytes())
     data[-1] ^= 1
     (release.folder / file).write_bytes(data)
-    assert list(altered(release.folder, provenance)) == [file]
+    assert list(modified_files(release.folder, provenance)) == [file]
 
 
 def test_a_file_that_is_gone_is_found(release: Release) -> None:
     (release.folder / "README.md").unlink()
-    assert list(altered(release.folder, read_provenance(release.folder))) == ["README.md"]
+    assert list(modified_files(release.folder, read_provenance(release.folder))) == ["README.md"]
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_a_file_that_is_gone_is_found(release: Release) -> None:
 )
 def test_code_that_no_revision_holds_is_named_by_what_it_did(trained: str, released: str, said: str) -> None:
     with pytest.raises(RunError, match=f"^{said} changed code.*--allow-dirty true"):
-        refuse_dirty({"environment": {"code": trained}, "released_by": {"code": released}})
+        check_clean({"environment": {"code": trained}, "released_by": {"code": released}})
 
 
 def test_code_of_a_revision_and_code_outside_a_checkout_are_clean() -> None:
-    refuse_dirty({"environment": {"code": "0123"}, "released_by": {"code": "unknown"}})
+    check_clean({"environment": {"code": "0123"}, "released_by": {"code": "unknown"}})
 
 
 @pytest.mark.parametrize("text", [None, "", "{"])

@@ -12,11 +12,11 @@ from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.state import TrainingState
-from pipelines.registry.resolve import release_at
+from pipelines.registry.resolve import resolve_release
 from pipelines.release.build import make_release
 from pipelines.release.registration import promote, register
 from pipelines.tracking.client import connect
-from pipelines.tracking.stage_runs import known_run, tracked
+from pipelines.tracking.stage_runs import stage_run_id, stage_run
 from tests.pipelines.made_run import Trained, save
 from tests.pipelines.mlflow_server import free_port
 
@@ -49,8 +49,8 @@ def test_a_registered_release_is_the_candidate_and_comes_back_as_it_was(
     assert int(candidate.version) == 2
     assert candidate.tags["semantic_version"] == "1.1.0"
     assert candidate.tags["e4t.weights"] == releases[1].content_digest
-    assert candidate.run_id == known_run(recipe, "release-1.1.0")
-    back = release_at(f"models:/{recipe.name}@candidate", recipe.runs)
+    assert candidate.run_id == stage_run_id(recipe, "release-1.1.0")
+    back = resolve_release(f"models:/{recipe.name}@candidate", recipe.runs)
     files = [path.relative_to(back) for path in sorted(back.rglob("*")) if path.is_file()]
     assert len(files) == 7
     assert all((back / name).read_bytes() == (releases[1].folder / name).read_bytes() for name in files)
@@ -102,9 +102,9 @@ def test_an_evaluation_after_the_release_is_named_by_the_versions_of_the_same_we
 ) -> None:
     weights = client.get_model_version(two, "1").tags["e4t.weights"]
     client.set_model_version_tag(two, "2", "e4t.weights", "0" * 64)
-    with tracked(recipe, "evaluate") as tracker:
-        tracker.on_versions(two, "e4t.weights", weights, "evaluate_run_id")
-    assert client.get_model_version(two, "1").tags["evaluate_run_id"] == known_run(recipe, "evaluate")
+    with stage_run(recipe, "evaluate") as tracker:
+        tracker.tag_model_versions(two, "e4t.weights", weights, "evaluate_run_id")
+    assert client.get_model_version(two, "1").tags["evaluate_run_id"] == stage_run_id(recipe, "evaluate")
     assert "evaluate_run_id" not in client.get_model_version(two, "2").tags
 
 

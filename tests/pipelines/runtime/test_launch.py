@@ -14,7 +14,7 @@ import pytest
 
 from encoder.errors import ConfigError
 from pipelines.runtime import launch as module
-from pipelines.runtime.launch import inside_cluster, launch
+from pipelines.runtime.launch import is_distributed_worker, launch
 
 ROOT = Path(__file__).parents[3]
 LAUNCHER = "import sys; from pipelines.runtime.launch import launch; sys.exit(launch(['any'], int(sys.argv[1])))"
@@ -163,7 +163,7 @@ def test_a_rank_that_ends_as_the_launcher_gets_a_signal_is_not_lost(
 
 def test_a_process_that_nobody_launched_is_not_in_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert not inside_cluster()
+    assert not is_distributed_worker()
     monkeypatch.setitem(os.environ, "RANK", "0")
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
-    assert inside_cluster()
+    assert is_distributed_worker()

@@ -11,10 +11,10 @@ import yaml
 from data_prep.shards.manifest import Manifest
 from pipelines.config.recipe import Recipe
 from pipelines.tracking import tracker as tracking
-from pipelines.tracking.client import connect, experiment
+from pipelines.tracking.client import connect, get_or_create_experiment
 from pipelines.tracking.environment import code_revision
-from pipelines.tracking.stage_runs import SETS, STAGE, known_run, open_tracker, record_set, tracked
-from pipelines.tracking.tracker import run_id, waits_after_the_end
+from pipelines.tracking.stage_runs import DATASETS_DIR, STAGE_TAG, stage_run_id, open_tracker, log_dataset, stage_run
+from pipelines.tracking.tracker import read_run_id, has_unsent_after_end
 from tests.pipelines.made_run import recipe_in
 from tests.pipelines.mlflow_server import free_port
 
@@ -59,48 +59,48 @@ def back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stage_is_a_run_with_its_recipe_environment_and_code(recipe: Recipe) -> None:
-    with tracked(recipe, "evaluate", "evaluate-0123") as tracker:
-        tracker.metrics(0, {"likeness": 0.5})
-    client, found = connect(recipe.runs), known_run(recipe, "evaluate-0123")
+    with stage_run(recipe, "evaluate", "evaluate-0123") as tracker:
+        tracker.log_metrics(0, {"likeness": 0.5})
+    client, found = connect(recipe.runs), stage_run_id(recipe, "evaluate-0123")
     assert found
     run = client.get_run(found)
     assert (run.info.run_name, run.info.status) == (f"evaluate-0123 {recipe.name}", "FINISHED")
-    assert run.data.tags[STAGE] == "evaluate"
+    assert run.data.tags[STAGE_TAG] == "evaluate"
     assert run.data.tags["mlflow.source.git.commit"] == code_revision()
     assert run.data.params["conditioning.domain_word"] == "person"
     folder = Path(client.download_artifacts(found, "", str(Path(recipe.runs) / f"back-{recipe.name}")))
-    assert yaml.safe_load((folder / "recipe.yaml").read_text()) == recipe.plain()
+    assert yaml.safe_load((folder / "recipe.yaml").read_text()) == recipe.to_dict()
     assert json.loads((folder / "environment.json").read_text())["code"] == code_revision()
 
 
 def test_a_stage_that_fails_is_a_failed_run_and_the_next_try_the_same_run(recipe: Recipe) -> None:
-    with pytest.raises(ZeroDivisionError), tracked(recipe, "evaluate"):
+    with pytest.raises(ZeroDivisionError), stage_run(recipe, "evaluate"):
         raise ZeroDivisionError
-    client, first = connect(recipe.runs), known_run(recipe, "evaluate")
+    client, first = connect(recipe.runs), stage_run_id(recipe, "evaluate")
     assert first
     assert client.get_run(first).info.status == "FAILED"
-    with tracked(recipe, "evaluate"):
+    with stage_run(recipe, "evaluate"):
         pass
-    assert known_run(recipe, "evaluate") == first
+    assert stage_run_id(recipe, "evaluate") == first
     assert client.get_run(first).info.status == "FINISHED"
 
 
 def test_a_stage_that_nobody_was_told_of_has_no_run(recipe: Recipe) -> None:
-    assert known_run(recipe, "evaluate") is None
+    assert stage_run_id(recipe, "evaluate") is None
 
 
 def test_what_was_recorded_while_the_server_was_away_is_sent_by_the_next_stage(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away(monkeypatch)
-    with tracked(recipe, "evaluate") as tracker:
-        tracker.metrics(15, {"likeness": 0.5})
-    assert known_run(recipe, "evaluate") is None
-    tracker._sender.join()
+    with stage_run(recipe, "evaluate") as tracker:
+        tracker.log_metrics(15, {"likeness": 0.5})
+    assert stage_run_id(recipe, "evaluate") is None
+    tracker._thread.join()
     back(monkeypatch)
-    with tracked(recipe, "release"):
+    with stage_run(recipe, "release"):
         pass
-    client, late = connect(recipe.runs), known_run(recipe, "evaluate")
+    client, late = connect(recipe.runs), stage_run_id(recipe, "evaluate")
     assert late
     assert client.get_run(late).info.run_name == f"evaluate {recipe.name}"
     assert client.get_run(late).info.status == "FINISHED"
@@ -110,23 +110,23 @@ def test_what_was_recorded_while_the_server_was_away_is_sent_by_the_next_stage(
 def test_a_stage_that_is_still_at_it_is_left_alone(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     away(monkeypatch)
     training = open_tracker(recipe, "pretrain")
-    assert not waits_after_the_end(recipe.folder / "tracking" / "pretrain")
+    assert not has_unsent_after_end(recipe.folder / "tracking" / "pretrain")
     back(monkeypatch)
-    with tracked(recipe, "evaluate"):
+    with stage_run(recipe, "evaluate"):
         pass
     training.close("FINISHED")
-    assert training.left() == 0
+    assert training.num_pending() == 0
     run = connect(recipe.runs).get_run(training.run_id)
     assert (run.info.run_name, run.info.status) == (f"pretrain {recipe.name}", "FINISHED")
 
 
 def test_a_set_is_a_run_with_its_counts_and_its_manifest_once(recipe: Recipe, manifest: Manifest) -> None:
     runs, client = Path(recipe.runs), connect(recipe.runs)
-    record_set(recipe.data, manifest, runs)
-    found = run_id(runs / SETS / manifest.digest[:12])
+    log_dataset(recipe.data, manifest, runs)
+    found = read_run_id(runs / DATASETS_DIR / manifest.digest[:12])
     assert found
-    record_set(recipe.data, manifest, runs)
-    assert run_id(runs / SETS / manifest.digest[:12]) == found
+    log_dataset(recipe.data, manifest, runs)
+    assert read_run_id(runs / DATASETS_DIR / manifest.digest[:12]) == found
     run = client.get_run(found)
     assert (run.info.run_name, run.info.status) == ("prepare person", "FINISHED")
     assert run.data.metrics == {"kept": 24, "dropped/not a picture": 2}
@@ -139,13 +139,13 @@ def test_a_set_that_was_prepared_while_the_server_was_away_is_sent_by_the_next_s
 ) -> None:
     runs = Path(recipe.runs)
     away(monkeypatch)
-    record_set(recipe.data, manifest, runs)
-    folder = runs / SETS / manifest.digest[:12]
-    assert waits_after_the_end(folder)
+    log_dataset(recipe.data, manifest, runs)
+    folder = runs / DATASETS_DIR / manifest.digest[:12]
+    assert has_unsent_after_end(folder)
     back(monkeypatch)
-    with tracked(recipe, "pretrain"):
+    with stage_run(recipe, "pretrain"):
         pass
-    found = run_id(folder)
+    found = read_run_id(folder)
     assert found
     assert connect(runs).get_run(found).info.status == "FINISHED"
     assert connect(runs).get_run(found).data.metrics["kept"] == 24
@@ -156,10 +156,10 @@ def test_a_set_that_was_sent_by_half_is_sent_whole_by_preparing_again(
 ) -> None:
     runs = Path(recipe.runs)
     away(monkeypatch)
-    record_set(recipe.data, manifest, runs)
+    log_dataset(recipe.data, manifest, runs)
     back(monkeypatch)
-    begun = connect(runs).create_run(experiment(connect(runs), runs), run_name="prepare person")
-    (runs / SETS / manifest.digest[:12] / "run_id").write_text(begun.info.run_id)
-    record_set(recipe.data, manifest, runs)
-    assert not waits_after_the_end(runs / SETS / manifest.digest[:12])
+    begun = connect(runs).create_run(get_or_create_experiment(connect(runs), runs), run_name="prepare person")
+    (runs / DATASETS_DIR / manifest.digest[:12] / "run_id").write_text(begun.info.run_id)
+    log_dataset(recipe.data, manifest, runs)
+    assert not has_unsent_after_end(runs / DATASETS_DIR / manifest.digest[:12])
     assert connect(runs).get_run(begun.info.run_id).info.status == "FINISHED"

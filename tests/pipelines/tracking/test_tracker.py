@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipelines.tracking import tracker as tracking
 from pipelines.tracking.client import connect, tracking_uri
-from pipelines.tracking.event_queue import Outbox
-from pipelines.tracking.tracker import RUN_ID, Tracker
+from pipelines.tracking.event_queue import EventQueue
+from pipelines.tracking.tracker import RUN_ID_FILE, Tracker
 from tests.pipelines.mlflow_server import Server, free_port, wait_for
 
 
@@ -52,7 +52,7 @@ def back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def begun(runs: Path, folder: Path, name: str) -> Tracker:
     tracker = Tracker(runs, folder, name)
-    tracker.begin()
+    tracker.start()
     return tracker
 
 
@@ -74,13 +74,13 @@ def test_everything_that_a_run_logs_is_found_again(
 ) -> None:
     folder = folder_of(runs, "one")
     tracker = begun(runs, folder, "one")
-    tracker.params({f"recipe.key_{index}": index for index in range(150)} | {"long": "x" * 9000})
-    tracker.tags({"e4t.stage": "pretrain"})
-    tracker.metrics(10, {"loss": 0.5})
-    tracker.metrics(20, {"loss": 0.25})
-    tracker.dataset("person", "a" * 64, "data/shards", "training")
+    tracker.log_params({f"recipe.key_{index}": index for index in range(150)} | {"long": "x" * 9000})
+    tracker.set_tags({"e4t.stage": "pretrain"})
+    tracker.log_metrics(10, {"loss": 0.5})
+    tracker.log_metrics(20, {"loss": 0.25})
+    tracker.log_dataset("person", "a" * 64, "data/shards", "training")
     Image.new("RGB", (4, 4)).save(folder / "step_00000010.png")
-    tracker.file(folder / "step_00000010.png", "samples")
+    tracker.log_artifact(folder / "step_00000010.png", "samples")
     tracker.close("FINISHED")
     assert warnings_in(caplog) == []
     run = client.get_run(tracker.run_id)
@@ -98,24 +98,24 @@ def test_everything_that_a_run_logs_is_found_again(
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(runs: Path, client: MlflowClient) -> None:
     folder = folder_of(runs, "two")
     first = begun(runs, folder, "two")
-    first.params({"pretrain.steps": 100})
+    first.log_params({"pretrain.steps": 100})
     first.close("KILLED")
     assert client.get_run(first.run_id).info.status == "KILLED"
     second = begun(runs, folder, "two")
     wait_for(lambda: client.get_run(first.run_id).info.status == "RUNNING")
-    second.params({"pretrain.steps": 200, "pretrain.keep": 2})
+    second.log_params({"pretrain.steps": 200, "pretrain.keep": 2})
     second.close("FINISHED")
-    assert second.run_id == first.run_id == (folder / RUN_ID).read_text().strip()
+    assert second.run_id == first.run_id == (folder / RUN_ID_FILE).read_text().strip()
     assert client.get_run(second.run_id).data.params == {"pretrain.steps": "100", "pretrain.keep": "2"}
 
 
 def test_a_run_that_the_tracker_has_forgotten_is_begun_anew(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = folder_of(runs, "three")
-    (folder / RUN_ID).write_text("0123456789abcdef0123456789abcdef\n")
+    (folder / RUN_ID_FILE).write_text("0123456789abcdef0123456789abcdef\n")
     tracker = begun(runs, folder, "three")
     tracker.close("FINISHED")
     assert warnings_in(caplog) == []
-    assert (folder / RUN_ID).read_text().strip() == tracker.run_id != "0123456789abcdef0123456789abcdef"
+    assert (folder / RUN_ID_FILE).read_text().strip() == tracker.run_id != "0123456789abcdef0123456789abcdef"
 
 
 def test_an_entry_that_the_tracker_refuses_is_left_out_with_a_warning(
@@ -123,10 +123,10 @@ def test_an_entry_that_the_tracker_refuses_is_left_out_with_a_warning(
 ) -> None:
     folder = folder_of(runs, "four")
     tracker = begun(runs, folder, "four")
-    tracker.metrics(1, {"loss": 1.0})
-    tracker.tags({"no\nname": "for a tag"})
-    tracker.file(folder / "nothing.png", "samples")
-    tracker.metrics(2, {"loss": 1.0})
+    tracker.log_metrics(1, {"loss": 1.0})
+    tracker.set_tags({"no\nname": "for a tag"})
+    tracker.log_artifact(folder / "nothing.png", "samples")
+    tracker.log_metrics(2, {"loss": 1.0})
     tracker.close("FINISHED")
     said = [line for line in warnings_in(caplog) if "refuses an entry" in line]
     assert said == warnings_in(caplog)
@@ -140,7 +140,7 @@ def test_a_tracker_that_is_not_there_costs_a_warning_and_another_at_the_end(
 ) -> None:
     tracker = begun(tmp_path, tmp_path, "run")
     for step in range(100):
-        tracker.metrics(step, {"loss": 1.0})
+        tracker.log_metrics(step, {"loss": 1.0})
     wait_for(lambda: bool(warnings_in(caplog)))
     tracker.close("FAILED")
     away, lacks = warnings_in(caplog)
@@ -148,7 +148,7 @@ def test_a_tracker_that_is_not_there_costs_a_warning_and_another_at_the_end(
     assert "training goes on" in away
     assert f"{dead} lacks 102 entries; they wait in {tmp_path}" in lacks
     assert "\n" not in away + lacks
-    assert not (tmp_path / RUN_ID).exists()
+    assert not (tmp_path / RUN_ID_FILE).exists()
 
 
 def test_what_nobody_took_is_sent_by_the_next_sitting(
@@ -156,13 +156,13 @@ def test_what_nobody_took_is_sent_by_the_next_sitting(
 ) -> None:
     folder = folder_of(runs, "five")
     first = begun(runs, folder, "five")
-    first.params({"pretrain.steps": 100})
-    first.metrics(1, {"loss": 1.0})
+    first.log_params({"pretrain.steps": 100})
+    first.log_metrics(1, {"loss": 1.0})
     first.close("KILLED")
-    first._sender.join()
+    first._thread.join()
     back(monkeypatch)
     second = begun(runs, folder, "five")
-    second.metrics(2, {"loss": 0.5})
+    second.log_metrics(2, {"loss": 0.5})
     second.close("FINISHED")
     assert any("lacks" in line for line in warnings_in(caplog))
     client = connect(runs)
@@ -177,9 +177,9 @@ def test_more_than_a_tracker_takes_at_once_is_sent_in_parts(
     folder = folder_of(runs, "six")
     first = begun(runs, folder, "six")
     for step in range(250):
-        first.metrics(step, {"loss": 1.0, **{f"metric_{index}": 0.5 for index in range(9)}})
+        first.log_metrics(step, {"loss": 1.0, **{f"metric_{index}": 0.5 for index in range(9)}})
     first.close("KILLED")
-    first._sender.join()
+    first._thread.join()
     back(monkeypatch)
     caplog.clear()
     second = begun(runs, folder, "six")
@@ -199,10 +199,10 @@ def test_a_tracker_that_takes_calls_and_never_answers_holds_nobody_up(
         silent.settimeout(60)
         connection, _ = silent.accept()  # the sender waits for an answer from here on
         with connection:
-            tracker.metrics(1, {"loss": 1.0})
-            tracker.file(tmp_path / "nothing.png", "samples")
+            tracker.log_metrics(1, {"loss": 1.0})
+            tracker.log_artifact(tmp_path / "nothing.png", "samples")
             tracker.close("FINISHED")
-    assert [entry["kind"] for entry in Outbox(tmp_path).first(9)] == [
+    assert [entry["kind"] for entry in EventQueue(tmp_path).peek(9)] == [
         "status",
         "metrics",
         "file",
@@ -228,15 +228,15 @@ def test_a_server_that_dies_is_told_when_it_is_back_what_it_has_missed(
     folder.mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(folder / "picture.png")
     tracker = begun(runs, folder, "one")
-    tracker.params({"pretrain.steps": 100})
+    tracker.log_params({"pretrain.steps": 100})
     for step in range(3):
-        tracker.metrics(step, {"loss": 1.0})
+        tracker.log_metrics(step, {"loss": 1.0})
     client = connect(runs)
     wait_for(lambda: bool(tracker.run_id) and steps_of(client, tracker.run_id) == [0, 1, 2])
     server.kill()
     for step in range(3, 200):
-        tracker.metrics(step, {"loss": 1.0, **{f"metric_{index}": 0.5 for index in range(9)}})
-    tracker.file(folder / "picture.png", "samples")
+        tracker.log_metrics(step, {"loss": 1.0, **{f"metric_{index}": 0.5 for index in range(9)}})
+    tracker.log_artifact(folder / "picture.png", "samples")
     wait_for(lambda: bool(warnings_in(caplog)))
     server.start()
     wait_for(lambda: steps_of(client, tracker.run_id) == list(range(200)))

@@ -18,11 +18,11 @@ from data_prep.config import PrepareConfig
 from encoder.config import BackboneConfig, ConditioningConfig
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
-from pipelines.pretraining.checkpoints.gather import collect, restore
+from pipelines.pretraining.checkpoints.gather import gather_state, restore_state
 from pipelines.pretraining.checkpoints.state import TrainingState
-from pipelines.pretraining.deepspeed_engine import build_engine, join_cluster
-from pipelines.pretraining.optimizer import GuardedAdamW
-from pipelines.runtime.process_group import Cluster
+from pipelines.pretraining.deepspeed_engine import build_engine, init_distributed
+from pipelines.pretraining.optimizer import SkipStepAdamW
+from pipelines.runtime.process_group import ProcessGroup
 
 BATCH, WIDTH = 6, 7
 """Shared by 1, 2 and 3 ranks; no weight divides evenly among them."""
@@ -43,14 +43,14 @@ def configurations() -> Iterator[PretrainConfig]:
     for precision in ("no", "bf16"):
         for stage, offload in ((0, False), (1, False), (2, False), (3, False), (1, True), (2, True), (3, True)):
             yield PretrainConfig(
-                batch_size=BATCH, micro_batch_size=BATCH, learning_rate=1e-2, average=0.9,
+                global_batch_size=BATCH, micro_batch_size=BATCH, learning_rate=1e-2, ema_decay=0.9,
                 zero_stage=stage, offload_optimizer=offload, precision=precision,
             )  # fmt: skip
 
 
-def join(config: PretrainConfig) -> Cluster:
+def join(config: PretrainConfig) -> ProcessGroup:
     AcceleratorState._reset_state(False)
-    return join_cluster(
+    return init_distributed(
         Recipe(
             name="every stage",
             base=BackboneConfig(model="none"),
@@ -61,12 +61,12 @@ def join(config: PretrainConfig) -> Cluster:
     )
 
 
-def train(engine: DeepSpeedEngine, cluster: Cluster, steps: range, *, broken: bool = False) -> None:
-    share = BATCH // cluster.world
+def train(engine: DeepSpeedEngine, cluster: ProcessGroup, steps: range, *, broken: bool = False) -> None:
+    share = BATCH // cluster.world_size
     for step in steps:
         rows = torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(step))
         rows = rows[cluster.rank * share :][:share].to(engine.get_data_types()[0])
-        if broken and cluster.rank == cluster.world - 1:
+        if broken and cluster.rank == cluster.world_size - 1:
             rows = rows * torch.nan
         engine.backward(engine(rows).float().pow(2).mean())
         engine.step()
@@ -74,7 +74,7 @@ def train(engine: DeepSpeedEngine, cluster: Cluster, steps: range, *, broken: bo
 
 def same(one: TrainingState, other: TrainingState) -> bool:
     tensors = [(one.weights, other.weights), *((one.moments[key], other.moments[key]) for key in one.moments)]
-    return one.updates == other.updates and all(torch.equal(a[name], b[name]) for a, b in tensors for name in a)
+    return one.optimizer_steps == other.optimizer_steps and all(torch.equal(a[name], b[name]) for a, b in tensors for name in a)
 
 
 def distance(one: TrainingState, other: TrainingState) -> float:
@@ -82,37 +82,37 @@ def distance(one: TrainingState, other: TrainingState) -> float:
     return max(float((one.weights[name] - other.weights[name]).abs().max()) for name in one.weights) / 1e-2
 
 
-def started(config: PretrainConfig) -> tuple[DeepSpeedEngine, GuardedAdamW, Cluster, TrainingState]:
+def started(config: PretrainConfig) -> tuple[DeepSpeedEngine, SkipStepAdamW, ProcessGroup, TrainingState]:
     cluster = join(config)
     torch.manual_seed(0)
     model = Model()
-    start = TrainingState.start(model)
+    start = TrainingState.from_model(model)
     engine, optimizer = build_engine(model, config, cluster)
     train(engine, cluster, range(99, 100))
-    restore(engine, optimizer, start)
+    restore_state(engine, optimizer, start)
     return engine, optimizer, cluster, start
 
 
 def report(config: PretrainConfig, whole: Path) -> dict[str, object]:
     engine, optimizer, cluster, start = started(config)
-    begun = collect(engine, optimizer, keep=True)
+    begun = gather_state(engine, optimizer, keep=True)
     train(engine, cluster, range(3))
-    middle = collect(engine, optimizer, keep=True)
+    middle = gather_state(engine, optimizer, keep=True)
     optimizer.skipped = torch.ones(())
     train(engine, cluster, range(3, 4), broken=True)
-    skipped, after_skip = bool(optimizer.skipped), collect(engine, optimizer, keep=True)
+    skipped, after_skip = bool(optimizer.skipped), gather_state(engine, optimizer, keep=True)
     train(engine, cluster, range(3, 5))
-    end = collect(engine, optimizer, keep=True)
+    end = gather_state(engine, optimizer, keep=True)
     engine, optimizer, cluster, _ = started(config)
-    restore(engine, optimizer, middle)
+    restore_state(engine, optimizer, middle)
     train(engine, cluster, range(3, 5))
-    resumed = collect(engine, optimizer, keep=True)
+    resumed = gather_state(engine, optimizer, keep=True)
     if not whole.with_suffix(f".{config.precision}").exists():
         torch.save((middle, end), whole.with_suffix(f".{config.precision}"))
     middle_of_one, end_of_one = torch.load(whole.with_suffix(f".{config.precision}"), weights_only=False)
-    restore(engine, optimizer, middle_of_one)
+    restore_state(engine, optimizer, middle_of_one)
     train(engine, cluster, range(3, 5))
-    taken_over = collect(engine, optimizer, keep=True)
+    taken_over = gather_state(engine, optimizer, keep=True)
     return {
         "engine": type(engine).__name__,
         "world": engine.world_size,
@@ -122,7 +122,7 @@ def report(config: PretrainConfig, whole: Path) -> dict[str, object]:
         "start is exact": all(torch.equal(start.weights[name], begun.weights[name]) for name in start.weights),
         "a skip changes nothing": skipped and same(middle, after_skip),
         "resuming is exact": same(end, resumed),
-        "updates": end.updates,
+        "updates": end.optimizer_steps,
         "from one process's state": distance(taken_over, end_of_one),
         "from the start": distance(end, end_of_one),
         "gradient": max(

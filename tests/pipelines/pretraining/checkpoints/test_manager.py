@@ -20,15 +20,15 @@ from safetensors.torch import load_file, save_file
 
 from data_prep.storage.atomic import sha256_file
 from pipelines.errors import RunError
-from pipelines.pretraining.checkpoints.manager import COMPLETE, Checkpoints
+from pipelines.pretraining.checkpoints.manager import COMPLETE, CheckpointManager
 
 ROOT = Path(__file__).parents[4]
 WEIGHTS = Path("trainable") / "domain_encoder.safetensors"
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> Checkpoints:
-    return Checkpoints(tmp_path / "checkpoints", keep=2)
+def checkpoints(tmp_path: Path) -> CheckpointManager:
+    return CheckpointManager(tmp_path / "checkpoints", keep_last=2)
 
 
 def fill(folder: Path) -> None:
@@ -37,7 +37,7 @@ def fill(folder: Path) -> None:
     (folder / "state.json").write_text("{}")
 
 
-def saved(checkpoints: Checkpoints, *steps: int) -> Path:
+def saved(checkpoints: CheckpointManager, *steps: int) -> Path:
     """Save at the steps; gives the folder of the last."""
     for step in steps:
         checkpoints.save(step, fill)
@@ -53,18 +53,18 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_run_without_checkpoints_has_no_newest(checkpoints: Checkpoints) -> None:
-    assert checkpoints.newest() is None
+def test_a_run_without_checkpoints_has_no_newest(checkpoints: CheckpointManager) -> None:
+    assert checkpoints.latest() is None
 
 
-def test_a_checkpoint_holds_what_was_written(checkpoints: Checkpoints) -> None:
+def test_a_checkpoint_holds_what_was_written(checkpoints: CheckpointManager) -> None:
     path = saved(checkpoints, 1000)
-    assert path == checkpoints.newest() == checkpoints.folder / "step_00001000"
+    assert path == checkpoints.latest() == checkpoints.folder / "step_00001000"
     assert torch.equal(load_file(path / WEIGHTS)["numbers"], torch.arange(1000.0))
     assert names(checkpoints.folder) == ["step_00001000"]
 
 
-def test_the_marker_holds_the_digest_of_every_other_file(checkpoints: Checkpoints) -> None:
+def test_the_marker_holds_the_digest_of_every_other_file(checkpoints: CheckpointManager) -> None:
     path = saved(checkpoints, 10)
     assert json.loads((path / COMPLETE).read_text()) == {
         str(WEIGHTS): sha256_file(path / WEIGHTS),
@@ -72,7 +72,7 @@ def test_the_marker_holds_the_digest_of_every_other_file(checkpoints: Checkpoint
     }
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(checkpoints: Checkpoints) -> None:
+def test_training_goes_on_while_a_checkpoint_is_written(checkpoints: CheckpointManager) -> None:
     trained_on = threading.Event()
 
     def fill_slowly(folder: Path) -> None:
@@ -80,88 +80,88 @@ def test_training_goes_on_while_a_checkpoint_is_written(checkpoints: Checkpoints
         fill(folder)
 
     checkpoints.save(10, fill_slowly)
-    assert checkpoints.newest() is None
+    assert checkpoints.latest() is None
     trained_on.set()
     checkpoints.wait()
-    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+    assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
-def test_the_newest_two_are_kept(checkpoints: Checkpoints) -> None:
+def test_the_newest_two_are_kept(checkpoints: CheckpointManager) -> None:
     newest = saved(checkpoints, 5, 10, 15, 20)
     assert names(checkpoints.folder) == ["step_00000015", "step_00000020"]
-    assert checkpoints.newest() == newest
+    assert checkpoints.latest() == newest
 
 
 def test_every_kth_step_is_kept_for_good(tmp_path: Path) -> None:
-    saved(Checkpoints(tmp_path, keep=1, keep_every=10), 5, 10, 15, 20, 25)
+    saved(CheckpointManager(tmp_path, keep_last=1, keep_every=10), 5, 10, 15, 20, 25)
     assert names(tmp_path) == ["step_00000010", "step_00000020", "step_00000025"]
 
 
 @pytest.mark.parametrize("file", [str(WEIGHTS), "state.json"])
 def test_a_damaged_checkpoint_is_passed_by_with_a_warning(
-    checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture, file: str
+    checkpoints: CheckpointManager, caplog: pytest.LogCaptureFixture, file: str
 ) -> None:
     newest = saved(checkpoints, 10, 20)
     content = (newest / file).read_bytes()
     (newest / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+    assert checkpoints.latest() == checkpoints.folder / "step_00000010"
     assert len(warnings_in(caplog)) == 1
     assert f"{newest} is damaged (sha256 of {file} differs)" in warnings_in(caplog)[0]
 
 
-def test_a_checkpoint_that_lacks_a_file_is_passed_by(checkpoints: Checkpoints) -> None:
+def test_a_checkpoint_that_lacks_a_file_is_passed_by(checkpoints: CheckpointManager) -> None:
     (saved(checkpoints, 10, 20) / WEIGHTS).unlink()
-    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+    assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
 @pytest.mark.parametrize("marker", [b"", b"[]", b"\xff", b"{"])
-def test_a_checkpoint_with_another_marker_is_passed_by(checkpoints: Checkpoints, marker: bytes) -> None:
+def test_a_checkpoint_with_another_marker_is_passed_by(checkpoints: CheckpointManager, marker: bytes) -> None:
     (saved(checkpoints, 10, 20) / COMPLETE).write_bytes(marker)
-    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+    assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_damaged_checkpoints_never_cost_a_good_one_its_place(tmp_path: Path, keep: int) -> None:
-    checkpoints = Checkpoints(tmp_path, keep)
+    checkpoints = CheckpointManager(tmp_path, keep)
     for step in (20, 30):
-        (saved(Checkpoints(tmp_path, keep=9), step) / "state.json").unlink()
-    assert saved(checkpoints, 15) == checkpoints.newest()
-    assert saved(checkpoints, 20) == checkpoints.newest()
+        (saved(CheckpointManager(tmp_path, keep_last=9), step) / "state.json").unlink()
+    assert saved(checkpoints, 15) == checkpoints.latest()
+    assert saved(checkpoints, 20) == checkpoints.latest()
 
 
-def test_an_interrupted_save_is_never_taken_up(checkpoints: Checkpoints) -> None:
+def test_an_interrupted_save_is_never_taken_up(checkpoints: CheckpointManager) -> None:
     saved(checkpoints, 10)
     shutil.copytree(checkpoints.folder / "step_00000010", checkpoints.folder / ".step_00000020.partial")
-    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+    assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
-def test_the_next_save_removes_what_an_interrupted_one_left(checkpoints: Checkpoints) -> None:
+def test_the_next_save_removes_what_an_interrupted_one_left(checkpoints: CheckpointManager) -> None:
     (checkpoints.folder / ".step_00000020.partial").mkdir(parents=True)
     (checkpoints.folder / ".step_00000020.partial" / "half").write_text("half")
     saved(checkpoints, 30)
     assert names(checkpoints.folder) == ["step_00000030"]
 
 
-def test_a_removal_that_was_interrupted_is_finished_by_the_next_save(checkpoints: Checkpoints) -> None:
+def test_a_removal_that_was_interrupted_is_finished_by_the_next_save(checkpoints: CheckpointManager) -> None:
     saved(checkpoints, 10).rename(checkpoints.folder / ".step_00000010.removed.partial")
-    assert checkpoints.newest() is None
+    assert checkpoints.latest() is None
     saved(checkpoints, 20)
     assert names(checkpoints.folder) == ["step_00000020"]
 
 
-def test_a_folder_without_the_marker_is_not_a_checkpoint(checkpoints: Checkpoints) -> None:
+def test_a_folder_without_the_marker_is_not_a_checkpoint(checkpoints: CheckpointManager) -> None:
     saved(checkpoints, 10)
     (checkpoints.folder / "step_00000020").mkdir()
-    assert checkpoints.newest() == checkpoints.folder / "step_00000010"
+    assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
-def test_something_else_in_the_folder_is_not_a_checkpoint(checkpoints: Checkpoints) -> None:
+def test_something_else_in_the_folder_is_not_a_checkpoint(checkpoints: CheckpointManager) -> None:
     path = saved(checkpoints, 10)
     shutil.copytree(path, checkpoints.folder / "step_best")
-    assert checkpoints.complete() == [path]
+    assert checkpoints.list_complete() == [path]
 
 
-def test_saving_a_step_again_replaces_it(checkpoints: Checkpoints) -> None:
+def test_saving_a_step_again_replaces_it(checkpoints: CheckpointManager) -> None:
     (saved(checkpoints, 10) / "old").touch()
     saved(checkpoints, 10)
     assert names(checkpoints.folder / "step_00000010") == [COMPLETE, "state.json", "trainable"]
@@ -173,7 +173,7 @@ def half_filled(folder: Path) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_what_cannot_be_written_is_told_in_one_line_at_the_end(checkpoints: Checkpoints) -> None:
+def test_what_cannot_be_written_is_told_in_one_line_at_the_end(checkpoints: CheckpointManager) -> None:
     saved(checkpoints, 10)
     checkpoints.save(20, half_filled)
     with pytest.raises(RunError) as caught:
@@ -183,19 +183,19 @@ def test_what_cannot_be_written_is_told_in_one_line_at_the_end(checkpoints: Chec
     assert names(checkpoints.folder) == ["step_00000010"]
 
 
-def test_what_could_not_be_written_is_told_before_the_next_is_begun(checkpoints: Checkpoints) -> None:
+def test_what_could_not_be_written_is_told_before_the_next_is_begun(checkpoints: CheckpointManager) -> None:
     checkpoints.save(20, half_filled)
     with pytest.raises(RunError, match="No space left"):
         checkpoints.save(30, fill)
     checkpoints.wait()
-    assert checkpoints.complete() == []
+    assert checkpoints.list_complete() == []
 
 
-def test_it_is_told_once(checkpoints: Checkpoints) -> None:
+def test_it_is_told_once(checkpoints: CheckpointManager) -> None:
     checkpoints.save(20, half_filled)
     with pytest.raises(RunError):
         checkpoints.wait()
-    assert saved(checkpoints, 30) == checkpoints.newest()
+    assert saved(checkpoints, 30) == checkpoints.latest()
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_else(tiny_disk: Path) -> None:
-    checkpoints = Checkpoints(tiny_disk / "checkpoints", keep=2)
+    checkpoints = CheckpointManager(tiny_disk / "checkpoints", keep_last=2)
     before = saved(checkpoints, 10)
 
     def fill_the_disk(folder: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_else(tiny_disk: Pa
     with pytest.raises(RunError, match="No space left on device"):
         checkpoints.wait()
     assert names(checkpoints.folder) == ["step_00000010"]
-    assert checkpoints.newest() == before
+    assert checkpoints.latest() == before
 
 
 SAVE_FOR_EVER = """
@@ -250,7 +250,7 @@ def test_a_process_killed_while_it_saves_leaves_whole_checkpoints_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng, reached = random.Random(1), 0
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints = CheckpointManager(tmp_path / "checkpoints", keep_last=2)
     interrupted = 0
     for _ in range(12):
         command = [sys.executable, "-c", SAVE_FOR_EVER, str(checkpoints.folder)]
@@ -260,9 +260,9 @@ def test_a_process_killed_while_it_saves_leaves_whole_checkpoints_only(
             time.sleep(rng.uniform(0.05, 0.5))  # any moment will do
             process.send_signal(signal.SIGKILL)
         interrupted += any(checkpoints.folder.glob(".*"))
-        whole = checkpoints.complete()
+        whole = checkpoints.list_complete()
         assert all(len(names(path / "trainable")) == 8 for path in whole)
-        newest = checkpoints.newest()
+        newest = checkpoints.latest()
         assert newest == (whole[-1] if whole else None)
         step = int(newest.name.removeprefix("step_")) if newest else 0
         assert step >= reached
