@@ -6,7 +6,11 @@ if TYPE_CHECKING:
     from encoder.concepts.concept import Concept
     from encoder.pipeline import E4TPipeline
 
-__all__ = ["Concept", "E4TPipeline"]
+__all__ = ["Concept", "ConfigError", "E4TPipeline"]
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong, so running again without changing it cannot succeed (exit code 78)."""
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the command must not wait for imports that it does not use

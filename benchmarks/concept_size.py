@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.report import deliver
 from data_prep.synthetic.faces import Identity, Scene, render
-from encoder.concepts.weight_deltas import to_dense, quantize
+from encoder.concepts.weight_deltas import quantize, to_dense
 from encoder.pipeline import E4TPipeline
 
 Way = Callable[[Tensor], tuple[Tensor, float]]
@@ -72,7 +72,11 @@ def learned(release: str, steps: int) -> list[Tensor]:
     rng = random.Random(1)
     pipe = E4TPipeline.from_pretrained(release)
     [concept] = pipe.tune_checkpoints(render(Identity.random(rng), Scene.random(rng), pipe.resolution), [steps])
-    changes = (to_dense(change, change.shape) for change in concept.weight_deltas["unet"].values() if isinstance(change, Tensor))
+    changes = (
+        to_dense(change, change.shape)
+        for change in concept.weight_deltas["unet"].values()
+        if isinstance(change, Tensor)
+    )
     return [change.flatten(1) for change in changes if change.ndim > 1]
 
 

@@ -61,7 +61,10 @@ console = Console(width=140)
 def recipe(arguments: argparse.Namespace, batch: int, pretraining: dict[str, Any], tuning: dict[str, Any]) -> Recipe:
     """One row's."""
     plain = PretrainConfig(
-        global_batch_size=batch, micro_batch_size=batch, gradient_checkpointing=False, hidden_width=arguments.hidden_width
+        global_batch_size=batch,
+        micro_batch_size=batch,
+        gradient_checkpointing=False,
+        hidden_width=arguments.hidden_width,
     )
     return Recipe(
         name="device",

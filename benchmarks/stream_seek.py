@@ -45,7 +45,9 @@ def seek(root: Path, *, place: bool) -> dict[str, float]:
     process = psutil.Process()
     memory, started = process.memory_info().rss, time.perf_counter()
     samples = sum(shard.samples for shard in Manifest.load(root).shards("train")) if not place else 10_000_000
-    with ShardStream(root, "train", global_batch_size=32, samples_seen=samples * 7 // 4, config=DataLoaderConfig()) as stream:
+    with ShardStream(
+        root, "train", global_batch_size=32, samples_seen=samples * 7 // 4, config=DataLoaderConfig()
+    ) as stream:
         if place:
             stream.sequence.locate(stream.samples_seen)
         else:

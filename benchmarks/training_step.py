@@ -34,12 +34,12 @@ from encoder.backbone.unet_halves import unet_decoder_forward, unet_encoder_forw
 from encoder.config import BackboneConfig
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import EncodedImages, encode_images
-from encoder.model.losses import NoiseSample, denoising_loss, embedding_regularization, diffusion_target
-from encoder.model.weight_offsets import OverparametrizedOffset, OffsetPredictor, attention_projections
+from encoder.model.losses import NoiseSample, denoising_loss, diffusion_target, embedding_regularization
+from encoder.model.weight_offsets import OffsetPredictor, OverparametrizedOffset, attention_projections
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.pretraining.model import DomainModel
 from pipelines.runtime.device_specs import GIB
-from pipelines.runtime.memory import reset_peak_memory, host_peak_memory_bytes
+from pipelines.runtime.memory import host_peak_memory_bytes, reset_peak_memory
 
 TOLERANCE = 1e-4
 REGULARISER = 0.01
@@ -51,7 +51,9 @@ class Case:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        self.backbone = build_meta_backbone(BackboneConfig(model=arguments.base, image_encoder=tower_of(arguments.base)), "cpu")
+        self.backbone = build_meta_backbone(
+            BackboneConfig(model=arguments.base, image_encoder=tower_of(arguments.base)), "cpu"
+        )
         self.conditioning = Conditioning.from_backbone(self.backbone, CONDITIONING)
         config = PretrainConfig(hidden_width=arguments.hidden_width)
         self.model = DomainModel.build(config, self.backbone, self.conditioning)
@@ -92,7 +94,12 @@ def naive(case: Case) -> tuple[float, float]:
 
 
 def naive_loss(
-    backbone: Backbone, model: DomainModel, conditioning: Conditioning, pixels: Tensor, prompts: TokenizedPrompts, draw: NoiseSample
+    backbone: Backbone,
+    model: DomainModel,
+    conditioning: Conditioning,
+    pixels: Tensor,
+    prompts: TokenizedPrompts,
+    draw: NoiseSample,
 ) -> Tensor:
     """As one writes it first."""
     pictures, schedule = encode_images(backbone, pixels), backbone.noise_scheduler
@@ -104,7 +111,9 @@ def naive_loss(
     unet_decoder_forward(backbone, half)
     v = model.encoder(pictures.class_tokens, half.pooled_features)
     set_dense_offsets(backbone.unet, model.offsets)
-    prediction = backbone.unet_forward(noisy, draw.timesteps, conditioning.encode_prompts(prompts, conditioning.placeholder_embeddings(v)))
+    prediction = backbone.unet_forward(
+        noisy, draw.timesteps, conditioning.encode_prompts(prompts, conditioning.placeholder_embeddings(v))
+    )
     wanted = diffusion_target(schedule, latents, draw.noise, draw.timesteps)
     return denoising_loss(prediction, wanted) + embedding_regularization(v, REGULARISER)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from data_prep.credentials import check_no_credentials
-from data_prep.errors import ConfigError
+from e4t import ConfigError
 
 PILLOW_MAX_PIXELS = 178_956_970
 """Pillow refuses to open anything larger, whatever our own limit says."""
@@ -68,13 +68,17 @@ class SourceConfig:
         fields = Counter(re.findall(r"\{(\w*)\}", self.pattern))
         if "identity" not in fields and not self.identities:
             raise ConfigError(
-                f"data.read.pattern {self.pattern!r} names no {{identity}}; splits are by identity: say where, or give "
-                "data.read.identities"
+                f"data.source_options.pattern {self.pattern!r} names no {{identity}}; splits are by identity: say where, or give "
+                "data.source_options.identities"
             )
         if fields and (max(fields.values()) > 1 or not all(name.isidentifier() for name in fields)):
-            raise ConfigError(f"data.read.pattern {self.pattern!r} must give each field another name, of letters")
+            raise ConfigError(
+                f"data.source_options.pattern {self.pattern!r} must give each field another name, of letters"
+            )
         if not re.fullmatch(r"(\.[^./\\]+)+", self.caption_suffix):
-            raise ConfigError(f"data.read.caption_suffix is {self.caption_suffix!r}; give a suffix such as .txt")
+            raise ConfigError(
+                f"data.source_options.caption_suffix is {self.caption_suffix!r}; give a suffix such as .txt"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +104,20 @@ class FilterConfig:
     def __post_init__(self) -> None:
         for name in ("min_side", "max_pixels"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"data.select.{name} is {getattr(self, name)}; give at least 1")
+                raise ConfigError(f"data.filters.{name} is {getattr(self, name)}; give at least 1")
         if self.max_pixels > PILLOW_MAX_PIXELS:
-            raise ConfigError(f"data.select.max_pixels is {self.max_pixels}; Pillow opens at most {PILLOW_MAX_PIXELS}")
+            raise ConfigError(f"data.filters.max_pixels is {self.max_pixels}; Pillow opens at most {PILLOW_MAX_PIXELS}")
         if self.max_aspect is not None and self.max_aspect < 1:
-            raise ConfigError(f"data.select.max_aspect is {self.max_aspect}; give at least 1, or nothing")
+            raise ConfigError(f"data.filters.max_aspect is {self.max_aspect}; give at least 1, or nothing")
         if self.max_hash_distance is not None and not 0 <= self.max_hash_distance <= HASH_DISTANCE_LIMIT:
             raise ConfigError(
-                f"data.select.near_duplicates is {self.max_hash_distance}; give 0 to {HASH_DISTANCE_LIMIT} bits, or nothing"
+                f"data.filters.max_hash_distance is {self.max_hash_distance}; give 0 to {HASH_DISTANCE_LIMIT} bits, or nothing"
             )
         for name in (*self.scores, *([self.filter_fn] if self.filter_fn else [])):
             if name not in BUILTIN_SCORES and not re.fullmatch(r"[\w.]+:\w+", name):
-                raise ConfigError(f"data.select: {name!r} is no package.module:function; give one, or {BUILTIN_SCORES}")
+                raise ConfigError(
+                    f"data.filters: {name!r} is no package.module:function; give one, or {BUILTIN_SCORES}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +141,7 @@ class PrepareConfig:
     same every time. ``box``: around the box in the columns ``left, top, right, bottom`` (pixels of the upright
     picture). ``face``: around the largest face that OpenCV finds (extra ``face``), with some room. Without box or face,
     the middle."""
-    caption_template: str = "a photo of a {concept}"
+    caption_template: str = "a photo of a {domain}"
     """Caption of a picture that has none of its own."""
     format: Literal["png", "webp", "jpg"] = "webp"
     """How pictures are stored."""
@@ -152,7 +158,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         check_no_credentials(asdict(self), "data.")
-        for name in ("source", "output", "concept"):
+        for name in ("source", "output", "domain"):
             if not getattr(self, name):
                 raise ConfigError(f"data.{name} is empty; give one")
         for name in ("resolution", "shard_samples"):
@@ -163,17 +169,18 @@ class PrepareConfig:
             self.default_caption()
         except (LookupError, ValueError, AttributeError) as error:
             raise ConfigError(
-                f"data.caption_template {self.caption_template!r} does not format ({error!r}); "
-                "only {concept} is known"
+                f"data.caption_template {self.caption_template!r} does not format ({error!r}); only {{domain}} is known"
             ) from error
 
     def _check_format(self) -> None:
         if self.format not in ("png", "webp", "jpg"):
-            raise ConfigError(f"data.codec is {self.format!r}; give png, webp or jpg")
+            raise ConfigError(f"data.format is {self.format!r}; give png, webp or jpg")
         if not 1 <= self.quality <= 100:
             raise ConfigError(f"data.quality is {self.quality}; give 1 to 100")
         if self.lossless and self.format != "webp":
-            raise ConfigError(f"data.lossless is for webp, and data.codec is {self.format}; png has no loss, jpg always")
+            raise ConfigError(
+                f"data.lossless is for webp, and data.format is {self.format}; png has no loss, jpg always"
+            )
         if self.format == "webp" and self.resolution > WEBP_MAX_SIDE:
             raise ConfigError(
                 f"data.resolution is {self.resolution}; webp holds up to {WEBP_MAX_SIDE}: give png or jpg"
@@ -181,7 +188,7 @@ class PrepareConfig:
 
     def default_caption(self) -> str:
         """Caption of a picture without one of its own."""
-        return self.caption_template.format(concept=self.domain)
+        return self.caption_template.format(domain=self.domain)
 
     def content_settings(self) -> dict[str, Any]:
         """The settings that decide the shards' bytes: the same pictures elsewhere make the same set."""
@@ -222,19 +229,19 @@ class DataLoaderConfig:
     """What to do about samples that cannot be read: end the run, or put the next readable ones in their place."""
 
     def __post_init__(self) -> None:
-        for name in ("window_shards", "prefetch", "cache_bytes"):
+        for name in ("shuffle_window_shards", "prefetch", "cache_max_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"stream.{name} is {getattr(self, name)}; give at least 1")
-        for name in ("workers", "retries", "backoff_seconds"):
+        for name in ("num_workers", "retries", "backoff_seconds"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"stream.{name} is {getattr(self, name)}; give at least 0")
         if not self.timeout_seconds > 0:
             raise ConfigError(f"stream.timeout_seconds is {self.timeout_seconds}; give more than 0")
         if self.on_error not in ("stop", "skip"):
-            raise ConfigError(f"stream.damaged is {self.on_error!r}; give stop or skip")
+            raise ConfigError(f"stream.on_error is {self.on_error!r}; give stop or skip")
         for url, weight in self.mixture.items():
             if not 0 < weight < float("inf"):
-                raise ConfigError(f"stream.mix: {url} weighs {weight}; give more than 0, or leave it out")
+                raise ConfigError(f"stream.mixture: {url} weighs {weight}; give more than 0, or leave it out")
 
 
 def sha256_json(data: Any) -> str:  # noqa: ANN401 - any plain data

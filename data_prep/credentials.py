@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_prep.config_diff import flatten
-from data_prep.errors import ConfigError
+from e4t import ConfigError
 
 _USER_PASSWORD = re.compile(r"(?<=://)[^/\s@:?#\[]*:(?!\d+(?:[/?#\s]|$)|:[\w.+-]+://)\S*@")
 """``key:secret@`` up to the last @ of the word, as secrets hold slashes; neither a port nor the next URL of a chain

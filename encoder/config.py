@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 
 PLACEHOLDER = "*s"
 SEED_STRIDE = 1_000_003
 """Between the first samples of two tuning seeds."""
 Precision = Literal["float32", "bfloat16", "float16"]
 OptimizerName = Literal["adamw", "adamw8bit"]
-OffsetType = Literal["overparametrised", "direct", "none"]
+OffsetType = Literal["overparametrized", "direct", "none"]
 """Of the weight offsets: the method's own, or their factors themselves; none, to see what they are worth."""
-EncoderInputs = Literal["everything", "no maps", "last layer"]
+EncoderInputs = Literal["full", "no_unet_features", "last_layer_only"]
 """What the domain encoder looks at: every second CLIP layer and the UNet's maps; or, to see what each is worth, not the
 maps, or of CLIP only the last of these layers."""
 
@@ -51,7 +51,9 @@ class ConditioningConfig:
         if bad or not self.templates:
             raise ConfigError(f"conditioning.templates: {bad or 'none given'}; each must hold {PLACEHOLDER}")
         if not 0 <= self.caption_probability <= 1:
-            raise ConfigError(f"conditioning.caption_share is {self.caption_probability}; give a share from 0 to 1")
+            raise ConfigError(
+                f"conditioning.caption_probability is {self.caption_probability}; give a share from 0 to 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +69,14 @@ class TuneConfig:
     learning_rate: float = 1.6e-5
     regularization_weight: float = 0.1
     """lambda on ||v||^2."""
-    token_type: Literal["encoder", "embedding", "identifier"] = "encoder"
+    token_type: Literal["encoder", "embedding", "rare_token"] = "encoder"
     """What speaks of the concept: the domain encoder, which is then tuned, too; an embedding of its own, learned from
     the domain word's; or a rare word before the domain word."""
     embedding_learning_rate: float = 2.0e-3
     """Of the word ``embedding``; 0 keeps it as it is."""
     rare_token: str = "sks"
     """The rare word."""
-    trainable: Literal["unet", "attention", "lora", "nothing"] = "unet"
+    trainable: Literal["unet", "attention", "lora", "none"] = "unet"
     """What is tuned beside the word: the whole UNet, its attention layers, a low-rank change of these, or nothing."""
     lora_rank: int = 16
     lora_learning_rate: float = 2.0e-3
@@ -101,11 +103,11 @@ class TuneConfig:
                 raise ConfigError(f"tune.{name} is {getattr(self, name)}; give at least 1")
         if min(self.learning_rate, self.lora_learning_rate) <= 0:
             raise ConfigError("tune.learning_rate and lora_learning_rate must be positive")
-        for name in ("regulariser", "embedding_learning_rate", "prior_pictures", "prior_weight"):
+        for name in ("regularization_weight", "embedding_learning_rate", "num_class_images", "prior_loss_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"tune.{name} is {getattr(self, name)}; give at least 0")
-        if self.trainable == "nothing" and not self.train_text_encoder and not self._token_is_trained:
-            raise ConfigError("tune.train is nothing, and the word does not learn either; there is nothing to tune")
+        if self.trainable == "none" and not self.train_text_encoder and not self._token_is_trained:
+            raise ConfigError("tune.trainable is nothing, and the word does not learn either; there is nothing to tune")
 
     @property
     def _token_is_trained(self) -> bool:

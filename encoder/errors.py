@@ -1,9 +1,5 @@
 """What the method can refuse, each in one line that says what is wrong, where, and what to do."""
 
 
-class ConfigError(ValueError):
-    """The recipe is wrong; trying again cannot help."""
-
-
 class ModelError(RuntimeError):
     """A model, release or concept folder is bad."""

@@ -7,7 +7,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RevisionResolutionError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in __all__
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 
 HTTP_HINTS = {
     401: "it knows no such model or not your token; check the name, then run `hf auth login` or set HF_TOKEN",

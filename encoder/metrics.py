@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPTokenizer
 
+from e4t import ConfigError
 from encoder.backbone.backbone import preprocess_clip, resize_and_normalize
-from encoder.errors import ConfigError
 
 
 class ClipScorer:

@@ -12,22 +12,22 @@ from PIL import Image
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
-from encoder.concepts.concept import Concept, AppliedConcept
+from encoder.concepts.concept import AppliedConcept, Concept
 from encoder.concepts.concept_tokens import ConceptToken, expand_placeholder
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
 from encoder.errors import ModelError
-from encoder.images import preprocess_batch, to_images, preprocess
+from encoder.images import preprocess, preprocess_batch, to_images
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.guidance import ClassifierFreeGuidance, apply_guidance
 from encoder.model.losses import Losses
 from encoder.model.registry import AnyDomainEncoder, build_encoder
-from encoder.model.weight_offsets import merge_offsets, load_offsets
+from encoder.model.weight_offsets import load_offsets, merge_offsets
 from encoder.releases.download import release_folder
 from encoder.releases.release import Release
 from encoder.tuning.prior import domain_prompt
 from encoder.tuning.trainable import concept_modules
-from encoder.tuning.tuner import TuningImages, Tuner
+from encoder.tuning.tuner import Tuner, TuningImages
 
 BASE_ONLY = "bare "
 """What the identity of such a base begins with."""
@@ -156,8 +156,16 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         the settings ask for some and none are given. ``settings`` are fields of TuneConfig, in place of the release's
         own: ``steps=5, train="lora"``.
         """
-        tune_inputs: dict[str, Any] = {"caption": caption, "mask": mask, "start": init_concept, "prior": class_images, "on_step": on_step}
-        [concept] = self.tune_checkpoints(image, [replace(self.tune_config, **settings).steps], **tune_inputs, **settings)
+        tune_inputs: dict[str, Any] = {
+            "caption": caption,
+            "mask": mask,
+            "start": init_concept,
+            "prior": class_images,
+            "on_step": on_step,
+        }
+        [concept] = self.tune_checkpoints(
+            image, [replace(self.tune_config, **settings).steps], **tune_inputs, **settings
+        )
         self.load_concept(concept)
         return concept
 
@@ -202,10 +210,14 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         config = replace(self.tune_config, **settings)
         if config.num_class_images and class_images is None:
             class_images = self.generate_class_images(config.num_class_images, seed=config.seed)
-        tuning_images = TuningImages(pixels=self._preprocess_batch(images), captions=captions, masks=self._preprocess_masks(mask, images))
+        tuning_images = TuningImages(
+            pixels=self._preprocess_batch(images), captions=captions, masks=self._preprocess_masks(mask, images)
+        )
         class_pixels = self._preprocess_batch(class_images) if class_images else None
         modules = (self.backbone, self.domain_encoder, self.conditioning)
-        with Tuner(*modules, tuning_images, config, init_concept=init_concept, class_pixels=class_pixels) as self._tuner:
+        with Tuner(
+            *modules, tuning_images, config, init_concept=init_concept, class_pixels=class_pixels
+        ) as self._tuner:
             try:
                 yield self._tuner
             finally:
@@ -273,9 +285,9 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         config = self.sample_config
         if num_inference_steps is not None:
-            config = replace(config, steps=num_inference_steps)
+            config = replace(config, num_inference_steps=num_inference_steps)
         if guidance_scale is not None:
-            config = replace(config, guidance=guidance_scale)
+            config = replace(config, guidance_scale=guidance_scale)
         latents = self.sample(prompts, config, seed, on_step)
         return self.to_images(latents)
 
@@ -301,12 +313,16 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
     ) -> Tensor:
         """DDIM latents (B, C, h, w). Picture i depends on (seed + i) alone, not on the others in the batch."""
         token = self._concept_token
-        tokenized_prompts = self.conditioning.tokenize(expand_placeholder(prompts, token, self.conditioning.config.domain_word))
+        tokenized_prompts = self.conditioning.tokenize(
+            expand_placeholder(prompts, token, self.conditioning.config.domain_word)
+        )
         if token is None and tokenized_prompts.placeholder_mask.any():
             raise ModelError(
                 f"the prompt names {PLACEHOLDER} but no concept is loaded; call tune(image) or load_concept first"
             )
-        guidance = ClassifierFreeGuidance(self.backbone, self.domain_encoder, self.conditioning, tokenized_prompts, token)
+        guidance = ClassifierFreeGuidance(
+            self.backbone, self.domain_encoder, self.conditioning, tokenized_prompts, token
+        )
         shape = self.backbone.latent_shape(self.resolution)
         latents = torch.stack(
             [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(prompts))]

@@ -46,7 +46,9 @@ def backbone(base: Path) -> Backbone:
 
 @pytest.fixture
 def conditioning(backbone: Backbone) -> Conditioning:
-    return Conditioning.from_backbone(backbone, ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)))
+    return Conditioning.from_backbone(
+        backbone, ConditioningConfig(domain_word="person", templates=("a portrait of a *s",))
+    )
 
 
 @pytest.fixture

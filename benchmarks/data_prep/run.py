@@ -37,8 +37,8 @@ from benchmarks.data_prep.rivals import QUALITY, RESOLUTION, SHARD_SAMPLES
 from benchmarks.report import deliver
 
 E4T = (
-    "prepare --data.source {source} --data.output {output} --data.concept face --data.resolution {resolution} "
-    "--data.codec jpg --data.quality {quality} --data.shard_samples {shard_samples} --workers {processes}"
+    "prepare --data.source {source} --data.output {output} --data.domain face --data.resolution {resolution} "
+    "--data.format jpg --data.quality {quality} --data.shard_samples {shard_samples} --workers {processes}"
 )
 IMG2DATASET = "img2dataset==1.47.0"
 SMALL = 8

@@ -47,12 +47,12 @@ class Job:
             "seed": SEED,
             "base": {"model": str(ROOT / "models" / "base")},
             "data": data,
-            "stream": {"window_shards": WINDOW_SHARDS},
-            "conditioning": {"domain_word": "person", "templates": ["a portrait of a *s"], "caption_share": 0.5},
+            "stream": {"shuffle_window_shards": WINDOW_SHARDS},
+            "conditioning": {"domain_word": "person", "templates": ["a portrait of a *s"], "caption_probability": 0.5},
             "pretrain": {
-                "steps": steps, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 1.0e-3, "hidden_width": 64,
-                "log_every": 1, "checkpoint_every": 2, "sample_every": 1000, "validate_samples": 4, "zero_stage": 2,
-                "step_timeout_seconds": STEP_TIMEOUT, "start_timeout_seconds": START_TIMEOUT,
+                "max_steps": steps, "global_batch_size": 8, "micro_batch_size": 2, "learning_rate": 1.0e-3, "hidden_width": 64,
+                "log_every": 1, "checkpoint_every": 2, "eval_every": 1000, "eval_samples": 4, "zero_stage": 2,
+                "step_timeout_seconds": STEP_TIMEOUT, "init_timeout_seconds": START_TIMEOUT,
             },
         }  # fmt: skip
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -61,12 +61,12 @@ class Job:
     @property
     def steps(self) -> int:
         """Optimizer steps of the run."""
-        return int(self.recipe["pretrain"]["steps"])
+        return int(self.recipe["pretrain"]["max_steps"])
 
     @property
     def batch(self) -> int:
         """Samples a step."""
-        return int(self.recipe["pretrain"]["batch_size"])
+        return int(self.recipe["pretrain"]["global_batch_size"])
 
     def order(self) -> GlobalOrder:
         """In which the samples come."""

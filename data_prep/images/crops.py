@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep.errors import ConfigError
 from data_prep.records import Record, Scalar
+from e4t import ConfigError
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]

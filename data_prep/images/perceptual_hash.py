@@ -14,7 +14,9 @@ quality 50, or with grain of 10 grey levels at 512 x 512. Much more would take f
 apart: of a million random ones 4 were taken for near copies at distance 4, and 31,774 with 8.0."""
 
 
-_DCT_MATRIX = np.cos(np.pi / _DCT_SIZE * np.outer(np.arange(_HASH_SIZE), np.arange(_DCT_SIZE) + 0.5)) * math.sqrt(2 / _DCT_SIZE)
+_DCT_MATRIX = np.cos(np.pi / _DCT_SIZE * np.outer(np.arange(_HASH_SIZE), np.arange(_DCT_SIZE) + 0.5)) * math.sqrt(
+    2 / _DCT_SIZE
+)
 
 
 def perceptual_hash(image: Image.Image) -> int:

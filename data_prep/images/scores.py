@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
+from e4t import ConfigError
 
 
 def blur(image: Image.Image) -> float:
@@ -48,13 +49,13 @@ def _compute_score(name: str, image: Image.Image, source: str) -> float:
     except Exception as error:
         raise _function_error("scores", name, source, error) from error
     if not math.isfinite(value):
-        raise DataError(f"data.select.scores: {name} gave {value} for {source}; a score is a finite number")
+        raise DataError(f"data.filters.scores: {name} gave {value} for {source}; a score is a finite number")
     return value
 
 
 def _function_error(setting: str, name: str, source: str, error: Exception) -> DataError:
     details = " ".join(f"{type(error).__name__}: {error}".split())
-    return DataError(f"data.select.{setting}: {name} failed for {source}: {details}")
+    return DataError(f"data.filters.{setting}: {name} failed for {source}: {details}")
 
 
 @cache
@@ -66,8 +67,8 @@ def _import_function(name: str) -> Callable[[Any], Any]:
     except Exception as error:  # a module can fail in any way while it is imported
         details = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
-            f"data.select: {name} cannot be imported ({details}); install its package, or put its folder on PYTHONPATH"
+            f"data.filters: {name} cannot be imported ({details}); install its package, or put its folder on PYTHONPATH"
         ) from error
     if not callable(function):
-        raise ConfigError(f"data.select: {name} is a {type(function).__name__}; name a function")
+        raise ConfigError(f"data.filters: {name} is a {type(function).__name__}; name a function")
     return function

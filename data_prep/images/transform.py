@@ -8,16 +8,24 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from data_prep.config import PrepareConfig, FilterConfig
-from data_prep.errors import ConfigError
-from data_prep.images.color import ColorError, to_8bit_opaque, is_srgb, to_srgb
+from data_prep.config import FilterConfig, PrepareConfig
+from data_prep.images.color import ColorError, is_srgb, to_8bit_opaque, to_srgb
 from data_prep.images.containers import holds_only_pixels
-from data_prep.images.crops import Box, Size, to_stored_coords, face_crop_box, crop_box, apply_exif_orientation, upright_size
+from data_prep.images.crops import (
+    Box,
+    Size,
+    apply_exif_orientation,
+    crop_box,
+    face_crop_box,
+    to_stored_coords,
+    upright_size,
+)
 from data_prep.images.fast_png import try_decode_png
 from data_prep.images.perceptual_hash import perceptual_hash
 from data_prep.images.resize import crop_and_resize
-from data_prep.images.scores import passes_filter, compute_scores
+from data_prep.images.scores import compute_scores, passes_filter
 from data_prep.records import Record, SampleRejected
+from e4t import ConfigError
 
 INPUT_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What is opened. By name, because Pillow would start Ghostscript for a file that begins like PostScript."""
@@ -160,7 +168,9 @@ def _decode_crop(image: Image.Image, data: bytes, record: Record, config: Prepar
     if pixels is None:
         image.load()
     left, top, right, bottom = (edge / scale for edge in to_stored_coords(box, size, orientation))
-    cropped = crop_and_resize(to_8bit_opaque(image) if pixels is None else pixels, (left, top, right, bottom), config.resolution)
+    cropped = crop_and_resize(
+        to_8bit_opaque(image) if pixels is None else pixels, (left, top, right, bottom), config.resolution
+    )
     profile = image.info.get("icc_profile") or b""
     cropped.info = {"icc_profile": profile}
     is_passthrough = (

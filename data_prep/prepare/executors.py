@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from data_prep.config import PrepareConfig
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.prepare.worker import run_worker
+from e4t import ConfigError
 
 PollCallback = Callable[[], None]
 """Called again and again while the work runs."""

@@ -17,7 +17,15 @@ from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
 from data_prep.prepare.dedup import find_duplicates
 from data_prep.prepare.plan import REJECTS, Plan, json_line, load_shard
-from data_prep.prepare.shard_writer import count_reasons, draft_path, final_path, load_if_current, index_tar, write_draft, write_tar
+from data_prep.prepare.shard_writer import (
+    count_reasons,
+    draft_path,
+    final_path,
+    index_tar,
+    load_if_current,
+    write_draft,
+    write_tar,
+)
 from data_prep.prepare.splits import SPLITS
 from data_prep.shards.manifest import Manifest, Shard
 from data_prep.shards.shard_index import MemberOffsets, ShardIndex, index_path
@@ -90,13 +98,17 @@ def _duplicate_reasons(config: PrepareConfig, plan: Plan, store: Store) -> Itera
             "...); run the work of every rank, then merge"
         )
     duplicates = find_duplicates(
-        np.frombuffer(digests, np.uint8).reshape(-1, 32), np.asarray(hashes, np.uint64), config.filters.max_hash_distance
+        np.frombuffer(digests, np.uint8).reshape(-1, 32),
+        np.asarray(hashes, np.uint64),
+        config.filters.max_hash_distance,
     )
     reasons = np.where(duplicates.exact >= 0, 1, np.where(duplicates.near >= 0, 2, 0)).astype(np.int8)
     yield from np.split(reasons, np.cumsum(counts)[:-1])
 
 
-def _finalize_shard(name: str, reasons: NDArray[np.int8], plan: Plan, config: PrepareConfig, store: Store) -> ShardIndex:
+def _finalize_shard(
+    name: str, reasons: NDArray[np.int8], plan: Plan, config: PrepareConfig, store: Store
+) -> ShardIndex:
     """Put the shard, without its copies, into its place."""
     existing = _load_final(name, plan, store)
     if existing and list(existing.members) == list(compress(existing.sample_stats, reasons == 0)):
@@ -104,7 +116,9 @@ def _finalize_shard(name: str, reasons: NDArray[np.int8], plan: Plan, config: Pr
     # A set with a manifest is taken for finished, which it is not from here on.
     store.delete("manifest.json")
     # Without a draft an earlier merge left out copies whose originals are gone: they come back.
-    draft = _load_draft(name, plan, store) or write_draft(load_shard(plan, name, store), open_source(config), config, store)
+    draft = _load_draft(name, plan, store) or write_draft(
+        load_shard(plan, name, store), open_source(config), config, store
+    )
     final = final_path(name)
     store.delete(index_path(final))
     if reasons.any():
@@ -128,11 +142,12 @@ def _drop_duplicates(draft: ShardIndex, reasons: NDArray[np.int8], name: str, st
     duplicates = dict(compress(zip(draft.sample_stats, reasons.tolist(), strict=True), reasons))
     kept = {key: parts for key, parts in draft.members.items() if key not in duplicates}
     rejects = draft.rejects + [
-        {"key": key, "source": draft.sample_stats[key].source, "reason": REASONS[reason]} for key, reason in duplicates.items()
+        {"key": key, "source": draft.sample_stats[key].source, "reason": REASONS[reason]}
+        for key, reason in duplicates.items()
     ]
     with store.open(draft_path(name)) as old, store.atomic_open(final_path(name)) as new:
         write_tar(new, _copy_members(old, kept))
-        updated = replace(draft, samples=len(kept), rejects=rejects, dropped=count_reasons(rejects))
+        updated = replace(draft, samples=len(kept), rejects=rejects, reject_counts=count_reasons(rejects))
         return index_tar(new, updated, store.url_of(final_path(name)))
 
 

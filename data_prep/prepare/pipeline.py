@@ -9,7 +9,7 @@ from data_prep.prepare.executors import Executor, LocalExecutor
 from data_prep.prepare.merge import merge
 from data_prep.prepare.plan import Plan, load_plan
 from data_prep.prepare.status import shards_done
-from data_prep.prepare.worker import output_errors, make_new_plan
+from data_prep.prepare.worker import make_new_plan, output_errors
 from data_prep.shards.manifest import Manifest
 from data_prep.storage.store import Store
 
@@ -17,7 +17,9 @@ ProgressCallback = Callable[[int, int], None]
 """Called with the shards made and the shards planned."""
 
 
-def prepare(config: PrepareConfig, executor: Executor | None = None, on_progress: ProgressCallback | None = None) -> Manifest:
+def prepare(
+    config: PrepareConfig, executor: Executor | None = None, on_progress: ProgressCallback | None = None
+) -> Manifest:
     """Make the set, or what is missing of it, and return its manifest.
 
     The source is listed anew, so that changed pictures are noticed; the same pictures and configuration give the same

@@ -9,11 +9,12 @@ from typing import Any
 
 from data_prep.config import PrepareConfig, sha256_json
 from data_prep.config_diff import differences, flatten
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.prepare.splits import SPLITS, split_of
 from data_prep.records import Record, Reject
 from data_prep.sources import open_source
 from data_prep.storage.store import Store
+from e4t import ConfigError
 
 PLAN_DIR = "work/plan"
 PLAN_INDEX = f"{PLAN_DIR}/plan.json"
@@ -90,7 +91,7 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
     if not num_images:
         store.delete_folder("work")
         contents = f"{num_rejected} pictures, none of which can be taken ({reason})" if num_rejected else "no picture"
-        raise DataError(f"source {config.source} holds {contents}; check data.source and data.read")
+        raise DataError(f"source {config.source} holds {contents}; check data.source and data.source_options")
     shards = {name: digest for split in SPLITS for name, digest in by_split[split]}
     plan = Plan(config_digest=config.digest, shards=shards, num_images=num_images, num_rejected=num_rejected)
     store.write(PLAN_INDEX, json.dumps(asdict(plan)) + "\n")
@@ -129,7 +130,7 @@ def _save_shard(shard: PlannedShard, store: Store) -> None:
 def _parse_records(lines: bytes) -> Iterator[Record]:
     for line in lines.splitlines():
         data = json.loads(line)
-        yield Record(**data | {"place": tuple(data["place"])})
+        yield Record(**data | {"location": tuple(data["location"])})
 
 
 DATASET_CONFIG_NAME = "prepare.json"

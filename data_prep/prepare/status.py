@@ -74,7 +74,9 @@ def _finished_status(config: PrepareConfig, store: Store) -> Status:
     if not store.exists("prepare.json"):
         raise DataError(f"output {config.output}: nothing was begun there; run `e4t prepare`")
     if not store.exists("manifest.json"):
-        return Status(num_shards=0, shards_done=0, num_images=0, processed=0, rate=None, reject_counts={}, finished=False)
+        return Status(
+            num_shards=0, shards_done=0, num_images=0, processed=0, rate=None, reject_counts={}, finished=False
+        )
     manifest = Manifest.load(config.output)
     num_shards = sum(len(split_shards) for split_shards in manifest.splits.values())
     num_images = manifest.kept + sum(manifest.reject_counts.values())

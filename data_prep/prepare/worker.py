@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from data_prep.config import PrepareConfig
-from data_prep.errors import ConfigError, DataError
-from data_prep.prepare.plan import Plan, check_same_config, write_config, load_plan, load_shard, make_plan
+from data_prep.errors import DataError
+from data_prep.prepare.plan import Plan, check_same_config, load_plan, load_shard, make_plan, write_config
 from data_prep.prepare.shard_writer import draft_path, final_path, load_if_current, write_draft
 from data_prep.sources import open_source
 from data_prep.storage.store import Store
+from e4t import ConfigError
 
 
 def run_worker(config: PrepareConfig, rank: int, world_size: int) -> None:
@@ -28,7 +29,9 @@ def run_worker(config: PrepareConfig, rank: int, world_size: int) -> None:
         plan = load_plan(config, store) or make_new_plan(config, store)
         source = open_source(config)
         for name, digest in list(plan.shards.items())[rank::world_size]:
-            if not any(load_if_current(store, tar, config.digest, digest) for tar in (draft_path(name), final_path(name))):
+            if not any(
+                load_if_current(store, tar, config.digest, digest) for tar in (draft_path(name), final_path(name))
+            ):
                 write_draft(load_shard(plan, name, store), source, config, store)
 
 

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from data_prep.config import DataLoaderConfig
 from data_prep.config_diff import differences
-from data_prep.errors import ConfigError, DataError, SampleReadError
+from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.manifest import Manifest, Shard
 from data_prep.shards.reader import ShardReader
 from data_prep.storage.cached_files import CachedFiles, StoredFile
 from data_prep.storage.local_cache import FileCache
 from data_prep.storage.retrying_store import RetryingStore
 from data_prep.storage.store import Store
+from e4t import ConfigError
 
 VERSION = 1
 INDEX_NAME = "features.json"
@@ -50,7 +51,9 @@ def write_features(
     store = Store(f"{root}/{folder}")
     fingerprint = fingerprint | {"manifest": manifest.digest}
     check_fingerprint(store, fingerprint)
-    shards = [(split, number) for split, split_shards in manifest.splits.items() for number in range(len(split_shards))][rank::world_size]
+    shards = [
+        (split, number) for split, split_shards in manifest.splits.items() for number in range(len(split_shards))
+    ][rank::world_size]
     reader = cache(partial(ShardReader, root))  # one a split, which reads the manifest once
     try:
         store.write(INDEX_NAME, json.dumps({"version": VERSION, "made_for": fingerprint}, indent=1) + "\n")
@@ -71,7 +74,9 @@ def check_fingerprint(store: Store, fingerprint: dict[str, str]) -> None:
         changed = differences(recorded, fingerprint)
         if changed:
             details = "; ".join(f"{name}: {old} there, {new} now" for name, old, new in changed)
-            raise ConfigError(f"features {store.url} are made for something else ({details}); give another cache.folder")
+            raise ConfigError(
+                f"features {store.url} are made for something else ({details}); give another cache.folder"
+            )
 
 
 def verify_features(root: str, folder: str) -> Iterator[str]:

@@ -94,7 +94,9 @@ class Manifest:
         """A split's shards. Raises DataError if it has no sample."""
         shards = self.splits.get(split, [])
         if not any(shard.samples for shard in shards):
-            available = ", ".join(f"{name} {sum(shard.samples for shard in split_shards)}" for name, split_shards in self.splits.items())
+            available = ", ".join(
+                f"{name} {sum(shard.samples for shard in split_shards)}" for name, split_shards in self.splits.items()
+            )
             raise DataError(
                 f"split {split!r} has no picture (the set has {available}); add identities or change data.splits"
             )

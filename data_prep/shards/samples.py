@@ -17,7 +17,7 @@ from data_prep.config import DataLoaderConfig
 from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.shard_index import ShardIndex
-from data_prep.storage.cached_files import CachedFiles, TruncatedFile, StoredFile
+from data_prep.storage.cached_files import CachedFiles, StoredFile, TruncatedFile
 from data_prep.storage.local_cache import FileCache
 from data_prep.storage.retrying_store import RetryingStore
 
@@ -83,7 +83,9 @@ class ShardSamples:
         first = min(offsets.metadata[0], offsets.image[0])
         end = max(sum(offsets.metadata), sum(offsets.image))
         data = self._read(shard, row, first, end - first)
-        metadata_bytes, image_bytes = (data[offset - first : offset - first + size] for offset, size in (offsets.metadata, offsets.image))
+        metadata_bytes, image_bytes = (
+            data[offset - first : offset - first + size] for offset, size in (offsets.metadata, offsets.image)
+        )
         with self._decode_errors(shard, offsets.key):
             return _parse_metadata(offsets, metadata_bytes), self._decode(image_bytes)
 

@@ -81,7 +81,7 @@ class ShardIndex:
                     f"{store.url_of(name)} was written by a newer e4t (format {data['version']}, this one reads up to "
                     f"{SHARD_INDEX_VERSION}); upgrade e4t"
                 )
-            data["facts"] = {key: SampleStats(**stats) for key, stats in data["facts"].items()}
+            data["sample_stats"] = {key: SampleStats(**stats) for key, stats in data["sample_stats"].items()}
             return cls(**data)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(

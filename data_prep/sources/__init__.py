@@ -9,7 +9,7 @@ from data_prep.sources.webdataset import ShardSource
 
 
 def open_source(config: PrepareConfig) -> Source:
-    """The configured source; ``data.read.kind`` says what it is, or what it is called and holds does.
+    """The configured source; ``data.source_options.type`` says what it is, or what it is called and holds does.
 
     Raises DataError if it is missing, ConfigError if it lacks columns that are configured; some only once it is listed.
     """

@@ -9,7 +9,7 @@ from data_prep.sources.archive_files import ArchiveFile, find_archives
 from data_prep.sources.archive_reader import ArchiveReader
 from data_prep.sources.labels import Labels
 from data_prep.sources.members import Member
-from data_prep.sources.names import Keys, caption_path, hashed_key, is_image_path, escape, split_suffix
+from data_prep.sources.names import Keys, caption_path, escape, hashed_key, is_image_path, split_suffix
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class ArchiveSource:
         return self.reader.read_caption(record)
 
     def _list_archive(self, archive: ArchiveFile, labels: Labels) -> Iterator[Record | Reject]:
-        members = [member for member in self.reader.list_members(archive.name) if member is None or self._is_relevant(member)]
+        members = [
+            member for member in self.reader.list_members(archive.name) if member is None or self._is_relevant(member)
+        ]
         captions = {member.name: member for member in members if member and not member.problem}
         keys, seen = Keys(), set[str]()
         for index, member in enumerate(members):
@@ -69,7 +71,11 @@ class ArchiveSource:
                 yield Reject(key=key, source=escape(source), reason=problem)
                 continue
             caption_member = captions.get(caption_path(member.name, self.options.caption_suffix))
-            location: tuple[str | int, ...] = (archive.name, *member.location, *(caption_member.location if caption_member else ()))
+            location: tuple[str | int, ...] = (
+                archive.name,
+                *member.location,
+                *(caption_member.location if caption_member else ()),
+            )
             version = f"{member.version}+{caption_member.version}" if caption_member else member.version
             yield labels.to_record(member.name, key=key, source=source, location=location, version=version)
 

@@ -43,7 +43,9 @@ def find_archives(source: str) -> tuple[FileTree, tuple[ArchiveFile, ...]]:
         tree = open_tree(source)
         names = [entry.name for entry in tree.entries("", is_archive) if entry.kind == "file"]
     if not names:
-        raise DataError(f"source {source}: no such archive; give {', '.join(ARCHIVE_SUFFIXES)}, a folder or a pattern of them")
+        raise DataError(
+            f"source {source}: no such archive; give {', '.join(ARCHIVE_SUFFIXES)}, a folder or a pattern of them"
+        )
     return tree, with_unique_prefixes(names)
 
 

@@ -8,10 +8,10 @@ from typing import BinaryIO, cast
 from data_prep.errors import DataError
 from data_prep.records import Record
 from data_prep.sources.filesystem import MAX_FILE_BYTES, FileTree, reraise_as_oserror
-from data_prep.sources.members import Members, MemberLocation
+from data_prep.sources.members import MemberLocation, Members
 from data_prep.sources.names import MAX_CAPTION_BYTES, first_line
-from data_prep.sources.sequential import SequentialReader, HandleCache
-from data_prep.sources.tar import COMPRESSED_SUFFIXES, open_decompressed, list_tar
+from data_prep.sources.sequential import HandleCache, SequentialReader
+from data_prep.sources.tar import COMPRESSED_SUFFIXES, list_tar, open_decompressed
 from data_prep.sources.zip import list_zip, read_zip
 
 
@@ -37,7 +37,9 @@ class ArchiveReader:
     def read_caption(self, record: Record) -> str | None:
         """The first line of the text beside the picture, else the record's own. Raises OSError."""
         name, _, caption_location = _split_location(record)
-        return (first_line(self._read(name, caption_location, MAX_CAPTION_BYTES)) if caption_location else None) or record.caption
+        return (
+            first_line(self._read(name, caption_location, MAX_CAPTION_BYTES)) if caption_location else None
+        ) or record.caption
 
     @contextmanager
     def open_stream(self, name: str) -> Iterator[BinaryIO]:
@@ -65,7 +67,9 @@ class ArchiveReader:
                 return read_zip(lambda offset, size: self._tree.read(name, size, offset), location, limit)
             offset, size = location[0], min(location[1], limit)
             if name.lower().endswith(COMPRESSED_SUFFIXES):
-                data = self._streams.get(name, lambda: SequentialReader(lambda: self.open_stream(name))).read(offset, size)
+                data = self._streams.get(name, lambda: SequentialReader(lambda: self.open_stream(name))).read(
+                    offset, size
+                )
             else:
                 data = self._tree.read(name, size, offset)
             if len(data) < size:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 from data_prep.config import SourceConfig
-from data_prep.errors import ConfigError
 from data_prep.records import Record, Reject, Scalar
+from e4t import ConfigError
 
 
 def scalars(row: Mapping[str, object], exclude: Iterable[str | None] = ()) -> dict[str, Scalar]:
@@ -50,7 +50,13 @@ def non_empty(value: object) -> str | None:
 
 
 def record_from_row(
-    cells: Mapping[str, object], options: SourceConfig, *, key: str, source: str, location: tuple[str | int, ...], version: str
+    cells: Mapping[str, object],
+    options: SourceConfig,
+    *,
+    key: str,
+    source: str,
+    location: tuple[str | int, ...],
+    version: str,
 ) -> Record | Reject:
     """The picture of a row: its identity (the key, if no column says it), caption and other columns."""
     identity = non_empty(to_scalar(cells.get(options.identity_column))) if options.identity_column else key
@@ -73,4 +79,6 @@ def require_columns(label: str, available: Iterable[str], options: SourceConfig)
     for setting in ("image_column", "identity_column", "caption_column"):
         column = getattr(options, setting)
         if column is not None and column not in names:
-            raise ConfigError(f"{label} has no column {column!r}; set data.read.{setting} to one of {', '.join(names)}")
+            raise ConfigError(
+                f"{label} has no column {column!r}; set data.source_options.{setting} to one of {', '.join(names)}"
+            )

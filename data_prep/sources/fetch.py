@@ -3,7 +3,7 @@
 from typing import Any
 
 from data_prep.records import SampleRejected
-from data_prep.sources.filesystem import MAX_FILE_BYTES, LocalTree, FileTree, reraise_as_oserror, is_local
+from data_prep.sources.filesystem import MAX_FILE_BYTES, FileTree, LocalTree, is_local, reraise_as_oserror
 
 
 def fetch(tree: FileTree, path: str) -> bytes:

@@ -219,7 +219,9 @@ class RemoteTree:
         """As in Tree."""
         path = self._path(folder)
         with reraise_listing_errors(f"{self.url}/{folder}".rstrip("/")), reraise_as_oserror(path):
-            listed = [_remote_entry(info) for info in self.fs.ls(path, detail=True, refresh=True) if _is_inside(info, path)]
+            listed = [
+                _remote_entry(info) for info in self.fs.ls(path, detail=True, refresh=True) if _is_inside(info, path)
+            ]
         return sorted(
             (entry for entry in listed if entry.kind == "folder" or include(entry.name)), key=lambda entry: entry.name
         )

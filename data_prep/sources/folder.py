@@ -8,7 +8,7 @@ from data_prep.errors import DataError
 from data_prep.records import Record, Reject
 from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, FileTree, is_folder, open_tree
 from data_prep.sources.labels import Labels
-from data_prep.sources.names import MAX_CAPTION_BYTES, Keys, caption_path, first_line, is_image_path, is_utf8, escape
+from data_prep.sources.names import MAX_CAPTION_BYTES, Keys, caption_path, escape, first_line, is_image_path, is_utf8
 
 
 @dataclass(frozen=True)

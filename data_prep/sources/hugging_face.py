@@ -11,14 +11,23 @@ import datasets  # type: ignore[import-untyped]
 import huggingface_hub
 
 from data_prep.config import PrepareConfig, SourceConfig, sha256_json
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.records import Record, Reject, Scalar
-from data_prep.sources.columns import require_columns, record_from_row
+from data_prep.sources.columns import record_from_row, require_columns
 from data_prep.sources.detect import HUB_PREFIX
-from data_prep.sources.fetch import limit_size, fetch
-from data_prep.sources.filesystem import LocalTree, FileTree, reraise_as_oserror, is_file, is_local, open_parent, open_tree
+from data_prep.sources.fetch import fetch, limit_size
+from data_prep.sources.filesystem import (
+    FileTree,
+    LocalTree,
+    is_file,
+    is_local,
+    open_parent,
+    open_tree,
+    reraise_as_oserror,
+)
 from data_prep.sources.names import row_key
-from data_prep.sources.sequential import SequentialRows, HandleCache
+from data_prep.sources.sequential import HandleCache, SequentialRows
+from e4t import ConfigError
 
 DATA_FILE_SUFFIXES = (".parquet", ".arrow")
 
@@ -68,10 +77,14 @@ def load(source: str, options: SourceConfig) -> Dataset:
     other_features = {name: kind for name, kind in dataset.features.items() if name != options.image_column}
     streamed = isinstance(dataset, datasets.IterableDataset)
     return Dataset(
-        parts=[dataset.shard(dataset.num_shards, index) for index in range(dataset.num_shards)] if streamed else [dataset],
+        parts=[dataset.shard(dataset.num_shards, index) for index in range(dataset.num_shards)]
+        if streamed
+        else [dataset],
         image_rows=None if streamed else dataset.select_columns([options.image_column]),
         image_column=options.image_column,
-        class_names={name: kind.names for name, kind in other_features.items() if isinstance(kind, datasets.ClassLabel)},
+        class_names={
+            name: kind.names for name, kind in other_features.items() if isinstance(kind, datasets.ClassLabel)
+        },
         scalar_columns=[name for name, kind in other_features.items() if _is_scalar_feature(kind)],
         version=version,
         image_root=_image_root(source),
@@ -87,7 +100,9 @@ def reraise_loading_errors(source: str) -> Iterator[None]:
         raise
     except Exception as error:  # what the hub, networks and damaged files raise has nothing in common
         reason = (str(error).splitlines() or [repr(error)])[0]
-        raise DataError(f"source {source} cannot be loaded ({reason}); check data.source and data.read") from error
+        raise DataError(
+            f"source {source} cannot be loaded ({reason}); check data.source and data.source_options"
+        ) from error
 
 
 def _open(source: str, options: SourceConfig) -> Any:  # noqa: ANN401 - datasets has no types
@@ -103,7 +118,9 @@ def _open(source: str, options: SourceConfig) -> Any:  # noqa: ANN401 - datasets
     if is_file(tree, "dataset_dict.json"):
         splits = datasets.load_from_disk(source)
         if options.split not in splits:
-            raise ConfigError(f"dataset {source} has no split {options.split!r}; set data.read.split: {', '.join(splits)}")
+            raise ConfigError(
+                f"dataset {source} has no split {options.split!r}; set data.source_options.split: {', '.join(splits)}"
+            )
         return splits[options.split]
     if is_file(tree, "state.json"):
         return datasets.load_from_disk(source)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from data_prep.config import SourceConfig
-from data_prep.errors import ConfigError
 from data_prep.records import Record, Reject
 from data_prep.sources.columns import non_empty
 from data_prep.sources.names import escape, split_suffix
 from data_prep.sources.side_tables import Columns, load_attributes, load_identities
+from e4t import ConfigError
 
 Row = TypeVar("Row")
 
@@ -33,7 +33,9 @@ class Labels:
         attributes = load_attributes(options.attributes) if options.attributes else {}
         column = options.caption_column if attributes else None
         if column and not any(column in columns for columns in attributes.values()):
-            raise ConfigError(f"attributes {options.attributes} have no column {column!r}; check data.read.caption_column")
+            raise ConfigError(
+                f"attributes {options.attributes} have no column {column!r}; check data.source_options.caption_column"
+            )
         return cls(
             pattern=_compile(options.pattern),
             identities=load_identities(options.identities) if options.identities else None,
@@ -41,7 +43,9 @@ class Labels:
             caption_column=column,
         )
 
-    def to_record(self, path: str, *, key: str, source: str, location: tuple[str | int, ...], version: str) -> Record | Reject:
+    def to_record(
+        self, path: str, *, key: str, source: str, location: tuple[str | int, ...], version: str
+    ) -> Record | Reject:
         """The picture at a path relative to the source, or why it is kept out."""
         identity = self.identity(path)
         if identity is None:
@@ -50,7 +54,13 @@ class Labels:
         columns = dict(self._lookup(path, self.attributes) or {})
         caption = non_empty(columns.pop(self.caption_column, None)) if self.caption_column else None
         return Record(
-            key=key, identity=identity, source=source, location=location, version=version, caption=caption, columns=columns
+            key=key,
+            identity=identity,
+            source=source,
+            location=location,
+            version=version,
+            caption=caption,
+            columns=columns,
         )
 
     def identity(self, path: str) -> str | None:

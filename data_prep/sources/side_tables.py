@@ -100,4 +100,4 @@ def _open_text(setting: str, url: str) -> Iterator[TextIO]:
             yield lines
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{setting} {url} cannot be read ({reason}); check data.read.{setting}") from error
+        raise DataError(f"{setting} {url} cannot be read ({reason}); check data.source_options.{setting}") from error

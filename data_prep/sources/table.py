@@ -14,12 +14,13 @@ import pyarrow.parquet
 
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.credentials import redact
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.records import Record, Reject
-from data_prep.sources.columns import require_columns, parse_scalar, record_from_row
+from data_prep.sources.columns import parse_scalar, record_from_row, require_columns
 from data_prep.sources.fetch import fetch, version_of
 from data_prep.sources.filesystem import FileTree, open_parent
-from data_prep.sources.names import hashed_key, is_utf8, escape, row_key, split_suffix
+from data_prep.sources.names import escape, hashed_key, is_utf8, row_key, split_suffix
+from e4t import ConfigError
 
 ROW_BATCH_SIZE = 1024
 """Of a parquet file, held in memory."""
@@ -65,7 +66,9 @@ class TableSource:
         key = hashed_key(_key_name(source), f"row {row}")
         if not is_utf8(path):
             return Reject(key=key, source=escape(source), reason="name is not UTF-8")
-        return record_from_row(cells, self.options, key=key, source=source, location=(path,), version=version_of(self.tree, path))
+        return record_from_row(
+            cells, self.options, key=key, source=source, location=(path,), version=version_of(self.tree, path)
+        )
 
 
 def parquet_text_columns(config: PrepareConfig) -> list[str]:
@@ -104,7 +107,12 @@ def _key_name(path: str) -> str:
 
 def _is_scalar_type(arrow_type: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
     types = pyarrow.types
-    return _is_text_type(arrow_type) or types.is_integer(arrow_type) or types.is_floating(arrow_type) or types.is_boolean(arrow_type)
+    return (
+        _is_text_type(arrow_type)
+        or types.is_integer(arrow_type)
+        or types.is_floating(arrow_type)
+        or types.is_boolean(arrow_type)
+    )
 
 
 def _is_text_type(arrow_type: Any) -> bool:  # noqa: ANN401 - pyarrow has no types

@@ -38,7 +38,9 @@ def list_tar(file: BinaryIO, version: str) -> Members:
             last_offset = info.offset
             if not info.isdir():
                 name = clean_name(info.name)
-                yield Member(name, (info.offset_data, info.size), info.size, version, name_problem(name) or _header_problem(info))
+                yield Member(
+                    name, (info.offset_data, info.size), info.size, version, name_problem(name) or _header_problem(info)
+                )
     except DataError:
         raise  # the archive cannot be had, which says nothing of what is in it
     except Exception:  # damaged headers and streams make tarfile and decompressors raise nearly anything

@@ -12,10 +12,10 @@ from data_prep.errors import DataError
 from data_prep.records import Record, Reject, Scalar
 from data_prep.sources.archive_files import ArchiveFile, find_archives, with_unique_prefixes
 from data_prep.sources.archive_reader import ArchiveReader
-from data_prep.sources.columns import non_empty, parse_scalar, to_scalar, scalars
+from data_prep.sources.columns import non_empty, parse_scalar, scalars, to_scalar
 from data_prep.sources.filesystem import FileTree, is_file, open_parent, open_tree
 from data_prep.sources.members import Member
-from data_prep.sources.names import hashed_key, is_valid_key, is_image_path, make_key, escape
+from data_prep.sources.names import escape, hashed_key, is_image_path, is_valid_key, make_key
 from data_prep.sources.tar import list_tar
 
 
@@ -85,7 +85,7 @@ class ShardSource:
     def from_config(cls, config: PrepareConfig) -> "ShardSource":
         """The configured source. Raises DataError if there is no shard."""
         tree, shards = find_shards(config.source)
-        return cls(shards, config.source_options, ArchiveReader(tree), ours=has_manifest(tree))
+        return cls(shards, config.source_options, ArchiveReader(tree), is_e4t_dataset=has_manifest(tree))
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """Samples shard by shard, in each one's order; a shard's names are in memory while it is listed.
@@ -129,7 +129,11 @@ class ShardSource:
             key=key,
             identity=identity or key,
             source=source,
-            location=(shard.name, *image.location, *(caption_member.location if caption_member and not caption_member.problem else ())),
+            location=(
+                shard.name,
+                *image.location,
+                *(caption_member.location if caption_member and not caption_member.problem else ()),
+            ),
             version=image.version,
             caption=non_empty(to_scalar(sample.metadata.get(caption_column))),
             columns=sample.columns(exclude=(identity_column or "identity", caption_column)),
@@ -174,7 +178,11 @@ def _expand_braces(pattern: str) -> Iterator[str]:
         yield pattern
         return
     number_range = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
-    width = max(len(number_range[1]), len(number_range[2])) if number_range and "0" in (number_range[1][0], number_range[2][0]) else 0
+    width = (
+        max(len(number_range[1]), len(number_range[2]))
+        if number_range and "0" in (number_range[1][0], number_range[2][0])
+        else 0
+    )
     numbers = range(int(number_range[1]), int(number_range[2]) + 1) if number_range else ()
     for choice in [f"{number:0{width}d}" for number in numbers] if number_range else braces[1].split(","):
         yield from _expand_braces(pattern[: braces.start()] + choice + pattern[braces.end() :])

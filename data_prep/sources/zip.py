@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from data_prep.errors import DataError
 from data_prep.sources.filesystem import MAX_FILE_BYTES
-from data_prep.sources.members import Member, Members, MemberLocation, clean_name, name_problem
+from data_prep.sources.members import Member, MemberLocation, Members, clean_name, name_problem
 
 ENCRYPTED_FLAG = 0x1
 UTF8_NAME_FLAG = 0x800
@@ -47,7 +47,9 @@ def read_zip(read_range: Callable[[int, int], bytes], location: MemberLocation, 
     offset, compressed_size, size, checksum = location
     num_bytes = min(limit, size)
     if num_bytes < size:
-        compressed_size = min(compressed_size, 2 * num_bytes)  # of a text's beginning, more than what it can be packed into
+        compressed_size = min(
+            compressed_size, 2 * num_bytes
+        )  # of a text's beginning, more than what it can be packed into
     if offset < 0:
         raise OSError("no member before the archive's beginning")
     data = read_range(offset, LOCAL_HEADER.size + PREFETCHED_NAME_BYTES + compressed_size)

@@ -44,7 +44,9 @@ class CachedFiles:
             with Path(self.store.local_path(stored_file.name)).open("rb") as local_file:
                 yield local_file
         else:
-            with self.cache.open(stored_file.sha256, stored_file.bytes, lambda file: self._fetch(stored_file, file)) as file:
+            with self.cache.open(
+                stored_file.sha256, stored_file.bytes, lambda file: self._fetch(stored_file, file)
+            ) as file:
                 yield file
 
     def read(self, stored_file: StoredFile, offset: int, size: int) -> bytes:

@@ -93,7 +93,7 @@ class FileCache:
     def _reserve(self, file: BinaryIO, size: int) -> None:
         """Give the empty file its size, after removing what must go for it. Raises OSError if it can never have it."""
         if size > self.max_bytes:
-            raise OSError(f"its {size} bytes are more than stream.cache_bytes, {self.max_bytes}")
+            raise OSError(f"its {size} bytes are more than stream.cache_max_bytes, {self.max_bytes}")
         file.truncate(0)
         while True:
             with self._lock():

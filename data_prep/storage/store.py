@@ -12,7 +12,7 @@ import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
 
 from data_prep.errors import DataError
-from data_prep.storage.atomic import partial_name, atomic_open
+from data_prep.storage.atomic import atomic_open, partial_name
 
 
 class Store:

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from data_prep.errors import SampleReadError
 from data_prep.shards.features import FeatureReader
-from data_prep.stream.decoder import DecodeResult, ProcessDecoder, DecoderConfig, InProcessDecoder, Task, allocate_shared_pixels
+from data_prep.stream.decoder import (
+    DecoderConfig,
+    DecodeResult,
+    InProcessDecoder,
+    ProcessDecoder,
+    Task,
+    allocate_shared_pixels,
+)
 from data_prep.stream.sample_sequence import SampleSequence
 from data_prep.stream.shuffle import is_flipped
 
@@ -49,7 +56,9 @@ class PixelBuffer:
             size=sequence.manifests[0].resolution,
         )
         self._memory_fd, self._pixels = allocate_shared_pixels(config)
-        self.decoders: list[Decoder] = [ProcessDecoder(config, self._memory_fd) for _ in range(sequence.config.num_workers)]
+        self.decoders: list[Decoder] = [
+            ProcessDecoder(config, self._memory_fd) for _ in range(sequence.config.num_workers)
+        ]
         self.decoders = self.decoders or [InProcessDecoder(config, self._pixels)]
 
     def gather(self, start: int, count: int) -> dict[str, Tensor]:
@@ -86,7 +95,9 @@ class FeatureBuffer:
     def _read(self, task: Task) -> DecodeResult:
         try:
             metadata = self._sequence.readers[task.dataset].metadata(task.shard, task.row)
-            flipped = self._sequence.config.horizontal_flip and is_flipped(self._sequence.seed, task.epoch, metadata.key)
+            flipped = self._sequence.config.horizontal_flip and is_flipped(
+                self._sequence.seed, task.epoch, metadata.key
+            )
             self._tensors[task.slot] = self._features[task.dataset].read(task.shard, task.row, flipped=flipped)
         except SampleReadError as error:
             return error

@@ -23,7 +23,7 @@ import numpy as np
 from data_prep.config import DataLoaderConfig
 from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.manifest import Manifest
-from data_prep.shards.samples import SampleMetadata, Pixels, ShardSamples
+from data_prep.shards.samples import Pixels, SampleMetadata, ShardSamples
 from data_prep.stream.shuffle import is_flipped
 
 PACKAGE_ROOT = str(Path(__file__).parents[2])
@@ -80,7 +80,10 @@ class InProcessDecoder:
 
     def __init__(self, config: DecoderConfig, pixels: Pixels) -> None:
         self._config, self._pixels = config, pixels
-        self._datasets = [ShardSamples(root, config.split, config.loader_config, manifest=manifest) for root, manifest in config.datasets]
+        self._datasets = [
+            ShardSamples(root, config.split, config.loader_config, manifest=manifest)
+            for root, manifest in config.datasets
+        ]
 
     def decode(self, tasks: Sequence[Task]) -> list[DecodeResult]:
         """Write pictures to their rows; what is known of each, or why there is none."""
@@ -123,7 +126,7 @@ class ProcessDecoder:
                 if is_retry:
                     raise DataError(
                         f"a decoding process has ended twice at the same pictures (exit code {code}); is memory short? "
-                        "lower stream.workers, or run `e4t prepare --verify`"
+                        "lower stream.num_workers, or run `e4t prepare --verify`"
                     ) from error
                 self._start()
             else:

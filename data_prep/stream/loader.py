@@ -12,7 +12,7 @@ from torch import Tensor
 from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.features import FeatureReader
 from data_prep.shards.samples import SampleMetadata
-from data_prep.stream.buffers import Decoder, FeatureBuffer, PixelBuffer, BatchBuffer
+from data_prep.stream.buffers import BatchBuffer, Decoder, FeatureBuffer, PixelBuffer
 from data_prep.stream.decoder import DecodeResult, Task
 from data_prep.stream.prefetch import Prefetcher
 from data_prep.stream.sample_sequence import SampleSequence
@@ -98,7 +98,11 @@ class Loader:
 
     def _open(self) -> None:
         count = self._ring_size * self._local_batch_size
-        self._buffer = FeatureBuffer(self._sequence, count, self._features) if self._features else PixelBuffer(self._sequence, count)
+        self._buffer = (
+            FeatureBuffer(self._sequence, count, self._features)
+            if self._features
+            else PixelBuffer(self._sequence, count)
+        )
         self._num_threads = len(self._buffer.decoders)
         self._idle_decoders: SimpleQueue[Decoder] = SimpleQueue()
         for decoder in self._buffer.decoders:
@@ -114,7 +118,9 @@ class Loader:
             tasks = [Task(first_slot + row, *self._sequence.locate(index + row)) for row in range(count)]
             readable = [task for task in tasks if not self._is_shard_lost(task)]
             results = dict(zip(readable, decoder.decode(readable), strict=True))
-            return [self._read_or_replace(decoder, index + row, task, results.get(task)) for row, task in enumerate(tasks)]
+            return [
+                self._read_or_replace(decoder, index + row, task, results.get(task)) for row, task in enumerate(tasks)
+            ]
         finally:
             self._idle_decoders.put(decoder)
 
@@ -127,7 +133,9 @@ class Loader:
                 self._handle_unreadable(task, result)
                 failures += 1
                 if failures >= max(MAX_CONSECUTIVE_FAILURES, 2 * self._config.shuffle_window_shards):
-                    raise DataError(f"{failures} samples in a row cannot be read, the last because: {result}") from result
+                    raise DataError(
+                        f"{failures} samples in a row cannot be read, the last because: {result}"
+                    ) from result
             index += 1
             task = Task(task.slot, *self._sequence.locate(index))
             result = None if self._is_shard_lost(task) else decoder.decode([task])[0]
@@ -153,9 +161,13 @@ class Loader:
             return
         self._windows = windows
         spans = [order.shards_from(*window) for order, window in zip(self._sequence.orders, windows, strict=True)]
-        shards = [(dataset, shard) for _ in ("now", "then") for dataset, span in enumerate(spans) for shard in next(span)]
+        shards = [
+            (dataset, shard) for _ in ("now", "then") for dataset, span in enumerate(spans) for shard in next(span)
+        ]
         cumulative_bytes = accumulate(self._cache_bytes(*shard) for shard in shards)
-        fitting = [shard for shard, end in zip(shards, cumulative_bytes, strict=True) if end <= self._config.cache_max_bytes]
+        fitting = [
+            shard for shard, end in zip(shards, cumulative_bytes, strict=True) if end <= self._config.cache_max_bytes
+        ]
         self._prefetcher.submit(partial(self._fetch_shard, *shard) for shard in fitting)
 
     def _cache_bytes(self, dataset: int, shard: int) -> int:

@@ -3,10 +3,10 @@
 from typing import Any, NamedTuple
 
 from data_prep.config import DataLoaderConfig
-from data_prep.errors import ConfigError
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardReader
 from data_prep.stream.shuffle import GlobalOrder, WeightedInterleave
+from e4t import ConfigError
 
 
 class SampleLocation(NamedTuple):
@@ -52,7 +52,9 @@ class SampleSequence:
 
     def window_of(self, index: int) -> list[tuple[int, int]]:
         """Epoch and window, of every set, from which on a position reads."""
-        return [order.window_of(self.interleave.count_before(index, dataset)) for dataset, order in enumerate(self.orders)]
+        return [
+            order.window_of(self.interleave.count_before(index, dataset)) for dataset, order in enumerate(self.orders)
+        ]
 
     def epoch_of(self, index: int) -> int:
         """Epoch of the own set's last sample before a position, from 0."""
@@ -70,17 +72,23 @@ class SampleSequence:
 def _check_compatible(manifests: list[Manifest]) -> None:
     resolutions = [manifest.resolution for manifest in manifests]
     if len(set(resolutions)) > 1:
-        raise ConfigError(f"stream.mix: the sets' pictures have sides of {resolutions} pixels; prepare all with the same one")
+        raise ConfigError(
+            f"stream.mixture: the sets' pictures have sides of {resolutions} pixels; prepare all with the same one"
+        )
     if len({manifest.digest for manifest in manifests}) < len(manifests):
-        raise ConfigError("stream.mix: a set is named twice, under two addresses; name it once, with its whole weight")
+        raise ConfigError(
+            "stream.mixture: a set is named twice, under two addresses; name it once, with its whole weight"
+        )
 
 
 def _check_cache_size(readers: list[ShardReader], config: DataLoaderConfig) -> None:
     """Every window must fit, or its shards would push each other out for each sample."""
     remote = [reader for reader in readers if not reader.files.store.is_local]
-    need = sum(sum(sorted((s.bytes for s in reader.shards), reverse=True)[: config.shuffle_window_shards]) for reader in remote)
+    need = sum(
+        sum(sorted((s.bytes for s in reader.shards), reverse=True)[: config.shuffle_window_shards]) for reader in remote
+    )
     if need > config.cache_max_bytes:
         raise ConfigError(
-            f"stream.cache_bytes is {config.cache_max_bytes}, and {config.shuffle_window_shards} shards (stream.window_shards) of "
+            f"stream.cache_max_bytes is {config.cache_max_bytes}, and {config.shuffle_window_shards} shards (stream.shuffle_window_shards) of "
             f"each set take up to {need}; give at least that, twice as much to hide downloads, or a smaller window"
         )

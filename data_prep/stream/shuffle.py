@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.errors import ConfigError
+from e4t import ConfigError
 
 IntArray = NDArray[np.int64]
 
@@ -118,7 +118,7 @@ class WeightedInterleave:
         """Positions in a block."""
         if self.block_size > MAX_BLOCK:
             raise ConfigError(
-                f"stream.mix: weights {list(weights)} (the first is of the recipe's own set) are exact only over "
+                f"stream.mixture: weights {list(weights)} (the first is of the recipe's own set) are exact only over "
                 f"{self.block_size} samples; give weights with fewer digits (at most {MAX_BLOCK} samples)"
             )
         self._seed = seed

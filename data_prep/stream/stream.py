@@ -11,11 +11,11 @@ from typing import Any, Self
 from torch import Tensor
 
 from data_prep.config import DataLoaderConfig, sha256_json
-from data_prep.errors import ConfigError
 from data_prep.shards.features import FeatureReader
 from data_prep.shards.reader import Sample, ShardReader, to_float
 from data_prep.stream.loader import Loader, PendingBatch
 from data_prep.stream.sample_sequence import SampleSequence
+from e4t import ConfigError
 
 __all__ = ["Batch", "Sample", "ShardReader", "ShardStream", "to_float"]
 log = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ from typing import Any
 
 from PIL import Image
 
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.storage.atomic import atomic_dir
+from e4t import ConfigError
 
 DOMAIN_WORD = "emoji"
 VENDORS = {"google": "noto", "twitter": "twemoji"}
@@ -60,8 +61,20 @@ class Glyph:
         with_tone = f" with {self.tone} skin" if self.tone else ""
         by_vendor = f" drawn by {self.vendor}"
         with_name = f"an {DOMAIN_WORD} of {self.name}"
-        partial_caption = rng.choice((f"an {DOMAIN_WORD}{with_tone}", f"{with_name}{with_tone}", f"an {DOMAIN_WORD}{by_vendor}", f"{with_name}{by_vendor}"))
-        return [f"an {DOMAIN_WORD}{with_tone}{by_vendor}", f"{with_name}{with_tone}{by_vendor}", with_name, partial_caption]
+        partial_caption = rng.choice(
+            (
+                f"an {DOMAIN_WORD}{with_tone}",
+                f"{with_name}{with_tone}",
+                f"an {DOMAIN_WORD}{by_vendor}",
+                f"{with_name}{by_vendor}",
+            )
+        )
+        return [
+            f"an {DOMAIN_WORD}{with_tone}{by_vendor}",
+            f"{with_name}{with_tone}{by_vendor}",
+            with_name,
+            partial_caption,
+        ]
 
     def image(self) -> Image.Image:
         """On white, RGB."""
@@ -119,7 +132,9 @@ def iter_glyphs(package: Path) -> Iterator[Glyph]:
                 member = files.get(f"package/img/{vendor}/64/{entry['image']}")
                 if member and entry.get(f"has_img_{vendor}"):
                     png = _read_member(tar, member)
-                    yield Glyph(_folder_name(entry["short_name"]), _normalize_name(entry["name"]), VENDORS[vendor], tone, png)
+                    yield Glyph(
+                        _folder_name(entry["short_name"]), _normalize_name(entry["name"]), VENDORS[vendor], tone, png
+                    )
     except (OSError, tarfile.TarError, ValueError, KeyError) as error:
         raise DataError(f"{package} is not a package of emoji ({error}); fetch it again with npm pack") from error
 

@@ -22,9 +22,10 @@ import resvg_py
 from dicebear import Avatar, Style
 from PIL import Image
 
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.storage.atomic import atomic_dir
 from data_prep.synthetic.vocabulary import ACCESSORIES, BACKGROUNDS, BEARDS, CLOTHES, EXPRESSIONS, HAIR, HEADS, SKINS
+from e4t import ConfigError
 
 DOMAIN_WORD = "person"
 BEARD_PROBABILITY, ACCESSORY_PROBABILITY = 0.4, 0.45
@@ -201,7 +202,9 @@ def sample_identities(config: FacesConfig) -> list[Identity]:
     return list(people.values())
 
 
-def generate_faces(config: FacesConfig, *, workers: int = 2, on_progress: Callable[[int, int], None] | None = None) -> Path:
+def generate_faces(
+    config: FacesConfig, *, workers: int = 2, on_progress: Callable[[int, int], None] | None = None
+) -> Path:
     """Draw the whole set; a finished one is left as it is. The folder appears by rename, when whole.
 
     Raises ConfigError if the folder holds a set that was drawn with another configuration.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from encoder.backbone.loading import load_parts
-from encoder.backbone.text_encoders import TextEncoders, PromptEmbeddings
+from encoder.backbone.text_encoders import PromptEmbeddings, TextEncoders
 from encoder.config import BackboneConfig
 from encoder.hub_client import resolved_revision
 
@@ -42,7 +42,13 @@ class Backbone(nn.Module):
         config: BackboneConfig,
     ) -> None:
         super().__init__()
-        self.vae, self.text_encoders, self.unet, self.image_encoder, self.config = vae, text_encoders, unet, image_encoder, config
+        self.vae, self.text_encoders, self.unet, self.image_encoder, self.config = (
+            vae,
+            text_encoders,
+            unet,
+            image_encoder,
+            config,
+        )
         self.scheduler = scheduler
         self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
         self.requires_grad_(False).eval()
@@ -110,7 +116,9 @@ class Backbone(nn.Module):
         """What the UNet predicts at z_t (B, C, h, w), t (B,) or a scalar: (B, C, h, w), float32."""
         noisy_latents = noisy_latents.to(self.dtype)
         added_cond_kwargs = self.added_cond_kwargs(noisy_latents, prompt_embeddings)
-        prediction: Tensor = self.unet(noisy_latents, timesteps, prompt_embeddings.prompt_embeds, added_cond_kwargs=added_cond_kwargs).sample
+        prediction: Tensor = self.unet(
+            noisy_latents, timesteps, prompt_embeddings.prompt_embeds, added_cond_kwargs=added_cond_kwargs
+        ).sample
         return prediction.float()
 
     def added_cond_kwargs(self, noisy_latents: Tensor, prompt_embeddings: PromptEmbeddings) -> dict[str, Tensor] | None:
@@ -123,7 +131,10 @@ class Backbone(nn.Module):
             return None
         height, width = (side * self.vae_scale_factor for side in noisy_latents.shape[-2:])
         time_ids = torch.tensor([height, width, 0, 0, height, width], device=noisy_latents.device, dtype=self.dtype)
-        return {"text_embeds": prompt_embeddings.pooled_prompt_embeds, "time_ids": time_ids.expand(len(noisy_latents), -1)}
+        return {
+            "text_embeds": prompt_embeddings.pooled_prompt_embeds,
+            "time_ids": time_ids.expand(len(noisy_latents), -1),
+        }
 
     def fingerprint(self) -> dict[str, str]:
         """Which base this is: ``model`` and, of a hub's, ``revision``; ``weights`` is a digest of what is held."""

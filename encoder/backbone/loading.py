@@ -18,9 +18,9 @@ from transformers import (
     MetaClip2VisionModel,
 )
 
+from e4t import ConfigError
 from encoder.backbone.text_encoders import TextEncoders
 from encoder.config import BackboneConfig
-from encoder.errors import ConfigError
 from encoder.hub_client import is_hub_id
 
 TEXT_ENCODERS = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
@@ -75,7 +75,9 @@ def _text_encoders(config: BackboneConfig, index: Mapping[str, Any]) -> TextEnco
         )
         for name in names
     ]
-    return TextEncoders(encoders, tokenizers, force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", False)))
+    return TextEncoders(
+        encoders, tokenizers, force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", False))
+    )
 
 
 def _unet(config: BackboneConfig) -> UNet2DConditionModel:
@@ -97,7 +99,9 @@ def _image_encoder(config: BackboneConfig) -> CLIPVisionModel:
         raise ConfigError(
             f"picture tower {config.image_encoder or config.model} is a {family}; give one of {', '.join(sorted(CLIP_IMAGE_ENCODERS))}"
         )
-    return CLIP_IMAGE_ENCODERS[family].from_pretrained(**source, dtype=getattr(torch, config.dtype), use_safetensors=True)
+    return CLIP_IMAGE_ENCODERS[family].from_pretrained(
+        **source, dtype=getattr(torch, config.dtype), use_safetensors=True
+    )
 
 
 def _load_component(model_class: type, config: BackboneConfig, name: str) -> Any:  # noqa: ANN401 - of the kind that was asked for

@@ -19,10 +19,10 @@ from transformers import (
     CLIPVisionModel,
 )
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.backbone.text_encoders import TextEncoders
 from encoder.config import BackboneConfig
-from encoder.errors import ConfigError
 
 DUMMY_TOKEN = "a"
 """The one word that an outline's tokenizers know."""
@@ -68,7 +68,9 @@ def _text_encoders(shapes: Mapping[str, Any]) -> TextEncoders:
 @cache
 def published_configs() -> dict[str, dict[str, dict[str, Any]]]:
     """Published configurations: ``bases`` and ``clips``, by hub id."""
-    configs: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
+    configs: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
+        Path(__file__).with_name("published.yaml").read_text()
+    )
     return configs
 
 
@@ -94,10 +96,14 @@ def _image_encoder_shape(config: BackboneConfig) -> dict[str, Any]:
     if config.image_encoder in published_configs()["clips"]:
         return published_configs()["clips"][config.image_encoder]
     try:
-        clip_config = _transformers_config(config.image_encoder or config.model, "" if config.image_encoder else "clip", None)
+        clip_config = _transformers_config(
+            config.image_encoder or config.model, "" if config.image_encoder else "clip", None
+        )
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"the shape of the picture tower {config.image_encoder} is not to be had: {reason}") from error
+        raise ConfigError(
+            f"the shape of the picture tower {config.image_encoder} is not to be had: {reason}"
+        ) from error
     vision: dict[str, Any] = clip_config.get("vision_config", clip_config)
     return vision
 

@@ -38,16 +38,25 @@ class PromptEmbeddings:
 
     def concat(self, other: "PromptEmbeddings") -> "PromptEmbeddings":
         """One batch of both."""
-        pooled_prompt_embeds = None if self.pooled_prompt_embeds is None or other.pooled_prompt_embeds is None else torch.cat([self.pooled_prompt_embeds, other.pooled_prompt_embeds])
+        pooled_prompt_embeds = (
+            None
+            if self.pooled_prompt_embeds is None or other.pooled_prompt_embeds is None
+            else torch.cat([self.pooled_prompt_embeds, other.pooled_prompt_embeds])
+        )
         return PromptEmbeddings(torch.cat([self.prompt_embeds, other.prompt_embeds]), pooled_prompt_embeds)
 
     def to(self, device: torch.device) -> "PromptEmbeddings":
         """The same on another device."""
-        return PromptEmbeddings(self.prompt_embeds.to(device), None if self.pooled_prompt_embeds is None else self.pooled_prompt_embeds.to(device))
+        return PromptEmbeddings(
+            self.prompt_embeds.to(device),
+            None if self.pooled_prompt_embeds is None else self.pooled_prompt_embeds.to(device),
+        )
 
     def zeros_like(self) -> "PromptEmbeddings":
         """Zeros of the same shape."""
-        pooled_prompt_embeds = None if self.pooled_prompt_embeds is None else torch.zeros_like(self.pooled_prompt_embeds)
+        pooled_prompt_embeds = (
+            None if self.pooled_prompt_embeds is None else torch.zeros_like(self.pooled_prompt_embeds)
+        )
         return PromptEmbeddings(torch.zeros_like(self.prompt_embeds), pooled_prompt_embeds)
 
 
@@ -101,14 +110,18 @@ class TextEncoders(nn.Module):
         return PromptEmbeddings(prompt_embeds, outputs[-1].text_embeds)
 
 
-def _encode(encoder: CLIPTextModel, input_ids: Tensor, placeholder_mask: Tensor, placeholder_embeddings: Tensor | None) -> Any:  # noqa: ANN401
+def _encode(
+    encoder: CLIPTextModel, input_ids: Tensor, placeholder_mask: Tensor, placeholder_embeddings: Tensor | None
+) -> Any:  # noqa: ANN401
     """Transformers' own output, with the states after every layer."""
     input_ids, placeholder_mask = input_ids.to(encoder.device), placeholder_mask.to(encoder.device)
     if placeholder_embeddings is None:
         return encoder(input_ids, output_hidden_states=True)
 
     def replace_placeholder_embeddings(_module: nn.Module, _args: tuple[object, ...], embeddings: Tensor) -> Tensor:
-        return torch.where(placeholder_mask[..., None], placeholder_embeddings.to(embeddings.dtype)[:, None], embeddings)
+        return torch.where(
+            placeholder_mask[..., None], placeholder_embeddings.to(embeddings.dtype)[:, None], embeddings
+        )
 
     hook = encoder.get_input_embeddings().register_forward_hook(replace_placeholder_embeddings)
     try:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
-from encoder.concepts.concept_tokens import RareToken, LearnedToken, EncodedToken, ConceptToken
-from encoder.concepts.weight_deltas import WeightDeltas, to_dense, from_tensors, to_tensors
+from encoder.concepts.concept_tokens import ConceptToken, EncodedToken, LearnedToken, RareToken
+from encoder.concepts.weight_deltas import WeightDeltas, from_tensors, to_dense, to_tensors
 from encoder.errors import ModelError
 
 FORMAT_VERSION = 3
@@ -79,12 +79,19 @@ class Concept:
 
     def _serialize(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors by name, and everything else."""
-        deltas = {f"{part}/{name}": change for part in self.weight_deltas for name, change in self.weight_deltas[part].items()}
+        deltas = {
+            f"{part}/{name}": change for part in self.weight_deltas for name, change in self.weight_deltas[part].items()
+        }
         token_fields = self.token._asdict()
         tensors = {name: value.contiguous() for name, value in token_fields.items() if isinstance(value, Tensor)}
         delta_tensors = [to_tensors(key, change) for key, change in deltas.items()]
         token_config = {name: value for name, value in token_fields.items() if name not in tensors}
-        config = {"format_version": FORMAT_VERSION, "release": self.release, "word": token_config, "settings": self.settings}
+        config = {
+            "format_version": FORMAT_VERSION,
+            "release": self.release,
+            "word": token_config,
+            "settings": self.settings,
+        }
         return {key: tensor for some in (tensors, *delta_tensors) for key, tensor in some.items()}, config
 
     @classmethod
@@ -99,7 +106,7 @@ class Concept:
         for key, delta in from_tensors(tensors).items():
             part, _, name = key.partition("/")
             weight_deltas.setdefault(part, {})[name] = delta
-        return cls(changes=weight_deltas, word=token, release=config["release"], settings=config["settings"])
+        return cls(weight_deltas=weight_deltas, token=token, release=config["release"], settings=config["settings"])
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -124,7 +131,9 @@ class AppliedConcept:
     def __init__(self, concept: Concept, modules: dict[str, nn.Module]) -> None:
         """Load into the modules of the concept's parts."""
         self.concept, self._modules = concept, modules
-        self._original_values = {part: apply_deltas(modules[part], changes) for part, changes in concept.weight_deltas.items()}
+        self._original_values = {
+            part: apply_deltas(modules[part], changes) for part, changes in concept.weight_deltas.items()
+        }
 
     def unload(self) -> None:
         """Put the former weights back."""

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import RareToken, LearnedToken, EncodedToken
-from encoder.concepts.weight_deltas import WeightDeltas, LowRankDelta
+from encoder.concepts.concept_tokens import EncodedToken, LearnedToken, RareToken
+from encoder.concepts.weight_deltas import LowRankDelta, WeightDeltas
 from encoder.errors import ModelError
 
 TI_WEIGHTS_NAME = "learned_embeds.safetensors"
@@ -34,7 +34,7 @@ def to_diffusers(concept: Concept, folder: Path | str, *, token: str = "<concept
         raise ModelError("the domain encoder speaks of this concept, which diffusers' files cannot hold; tune another")
     deltas = concept.weight_deltas.get("unet", {})
     if concept.weight_deltas.keys() - {"unet"} or not all(isinstance(delta, LowRankDelta) for delta in deltas.values()):
-        raise ModelError("this concept changes whole weights; diffusers takes a low-rank change (tune.train lora)")
+        raise ModelError("this concept changes whole weights; diffusers takes a low-rank change (tune.trainable lora)")
     folder, written = Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(concept.token, LearnedToken):
@@ -70,7 +70,9 @@ def from_diffusers(folder: Path | str, *, release: str, rare_token: str = "sks")
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(f"{folder} cannot be read ({error}); give what diffusers has saved") from error
     if not embeddings and not deltas:
-        raise ModelError(f"{folder} holds neither {TI_WEIGHTS_NAME} nor {LORA_WEIGHTS_NAME}; give a folder that diffusers has saved")
+        raise ModelError(
+            f"{folder} holds neither {TI_WEIGHTS_NAME} nor {LORA_WEIGHTS_NAME}; give a folder that diffusers has saved"
+        )
     token = _learned_token(embeddings) if embeddings else RareToken(rare_token)
     return Concept(weight_deltas={"unet": deltas} if deltas else {}, token=token, release=release, settings={})
 
@@ -85,9 +87,13 @@ def _learned_token(tensors: dict[str, Tensor]) -> LearnedToken:
 
 def _lora_deltas(folder: Path) -> WeightDeltas:
     """Whatever of the usual layouts the file has, diffusers' own or kohya's."""
-    layers, alphas = StableDiffusionPipeline.lora_state_dict(folder, weight_name=LORA_WEIGHTS_NAME, use_safetensors=True)
+    layers, alphas = StableDiffusionPipeline.lora_state_dict(
+        folder, weight_name=LORA_WEIGHTS_NAME, use_safetensors=True
+    )
     if foreign := sorted(name for name in layers if not name.startswith("unet.")):
-        raise ModelError(f"{LORA_WEIGHTS_NAME} changes {foreign[0]}; a concept holds low-rank changes of the UNet alone")
+        raise ModelError(
+            f"{LORA_WEIGHTS_NAME} changes {foreign[0]}; a concept holds low-rank changes of the UNet alone"
+        )
     layers, alphas = (_to_peft_layout(named) for named in (layers, alphas or {}))
     deltas: WeightDeltas = {}
     for name, down in layers.items():
@@ -96,7 +102,9 @@ def _lora_deltas(folder: Path) -> WeightDeltas:
         module_name, rank = name.removesuffix(_LORA_DOWN_SUFFIX), down.shape[0]
         up = layers[module_name + _LORA_UP_SUFFIX].float() * (alphas.get(f"{name}.alpha", rank) / rank)
         if up.ndim != 2:
-            raise ModelError(f"{LORA_WEIGHTS_NAME} changes {module_name}; a concept holds low-rank changes of linear layers alone")
+            raise ModelError(
+                f"{LORA_WEIGHTS_NAME} changes {module_name}; a concept holds low-rank changes of linear layers alone"
+            )
         deltas[f"{module_name}.weight"] = LowRankDelta(up.half(), down.half())
     return deltas
 

@@ -92,9 +92,13 @@ def from_tensors(tensors: dict[str, Tensor]) -> dict[str, WeightDelta]:
     deltas: dict[str, WeightDelta] = {}
     for key, tensor in tensors.items():
         if key.endswith(UP_SUFFIX):
-            deltas[key.removesuffix(UP_SUFFIX)] = LowRankDelta(tensor, tensors[key.removesuffix(UP_SUFFIX) + DOWN_SUFFIX])
+            deltas[key.removesuffix(UP_SUFFIX)] = LowRankDelta(
+                tensor, tensors[key.removesuffix(UP_SUFFIX) + DOWN_SUFFIX]
+            )
         elif key.endswith(VALUES_SUFFIX):
-            deltas[key.removesuffix(VALUES_SUFFIX)] = QuantizedDelta(tensor, tensors[key.removesuffix(VALUES_SUFFIX) + SCALE_SUFFIX])
+            deltas[key.removesuffix(VALUES_SUFFIX)] = QuantizedDelta(
+                tensor, tensors[key.removesuffix(VALUES_SUFFIX) + SCALE_SUFFIX]
+            )
         elif not key.endswith((DOWN_SUFFIX, SCALE_SUFFIX)):
             deltas[key] = tensor
     return deltas

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.text_encoders import TokenizedPrompts, TextEncoders, PromptEmbeddings
+from encoder.backbone.text_encoders import PromptEmbeddings, TextEncoders, TokenizedPrompts
 from encoder.config import PLACEHOLDER, ConditioningConfig
-from encoder.errors import ConfigError
 
 
 class Conditioning:
@@ -19,7 +19,9 @@ class Conditioning:
     def __init__(self, text_encoders: TextEncoders, config: ConditioningConfig) -> None:
         """Raises ConfigError if the domain word is not one token of every tokenizer of the base."""
         self.text_encoders, self.config = text_encoders, config
-        self._tokenizers = [_PlaceholderTokenizer(tokenizer, config.domain_word) for tokenizer in text_encoders.tokenizers]
+        self._tokenizers = [
+            _PlaceholderTokenizer(tokenizer, config.domain_word) for tokenizer in text_encoders.tokenizers
+        ]
         self._unconditional_embeddings: PromptEmbeddings | None = None
 
     @classmethod
@@ -33,7 +35,9 @@ class Conditioning:
         input_ids, placeholder_mask = (torch.stack(each, dim=1) for each in zip(*pairs, strict=True))
         return TokenizedPrompts(input_ids, placeholder_mask)
 
-    def encode_prompts(self, prompts: TokenizedPrompts, placeholder_embeddings: Tensor | None = None) -> PromptEmbeddings:
+    def encode_prompts(
+        self, prompts: TokenizedPrompts, placeholder_embeddings: Tensor | None = None
+    ) -> PromptEmbeddings:
         """Text states with ``words`` (B, d) as embeddings at the placeholder, by default the domain word's own."""
         return self.text_encoders(prompts, placeholder_embeddings)  # type: ignore[no-any-return]
 
@@ -50,7 +54,9 @@ class Conditioning:
         if self._unconditional_embeddings is None:
             with torch.no_grad():
                 embeddings = self.encode_prompts(self.tokenize([""]))
-            self._unconditional_embeddings = embeddings.zeros_like() if self.text_encoders.force_zeros_for_empty_prompt else embeddings
+            self._unconditional_embeddings = (
+                embeddings.zeros_like() if self.text_encoders.force_zeros_for_empty_prompt else embeddings
+            )
         return self._unconditional_embeddings.to(self.text_encoders.device)
 
     def sample_prompts(self, captions: Sequence[str], prompt_choice: Tensor) -> TokenizedPrompts:

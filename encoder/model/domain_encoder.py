@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.backbone.unet_halves import UNetEncoderOutput
 from encoder.config import EncoderInputs
-from encoder.errors import ConfigError
 from encoder.model.features import class_token_layers, class_tokens, feature_channels
 
 
@@ -29,18 +29,18 @@ class DomainEncoderConfig:
     def __post_init__(self) -> None:
         if self.hidden_width < 1:
             raise ConfigError(f"encoder.hidden_width is {self.hidden_width}; give at least 1 (the CLIP width is usual)")
-        object.__setattr__(self, "map_channels", tuple(self.feature_channels))
+        object.__setattr__(self, "feature_channels", tuple(self.feature_channels))
 
     @classmethod
     def for_backbone(
-        cls, backbone: Backbone, hidden_width: int | None = None, encoder_inputs: EncoderInputs = "everything"
+        cls, backbone: Backbone, hidden_width: int | None = None, encoder_inputs: EncoderInputs = "full"
     ) -> "DomainEncoderConfig":
         """The shape that fits a backbone; ``hidden_width`` is CLIP's own width unless given."""
         clip = backbone.image_encoder.config
         return cls(
-            class_tokens=1 if encoder_inputs == "last layer" else len(class_token_layers(clip.num_hidden_layers)),
+            class_tokens=1 if encoder_inputs == "last_layer_only" else len(class_token_layers(clip.num_hidden_layers)),
             clip_width=clip.hidden_size,
-            map_channels=() if encoder_inputs == "no maps" else feature_channels(backbone.unet),
+            feature_channels=() if encoder_inputs == "no_unet_features" else feature_channels(backbone.unet),
             embedding_width=backbone.embedding_width,
             hidden_width=hidden_width or clip.hidden_size,
         )
@@ -78,6 +78,8 @@ class DomainEncoder(nn.Module):
         tokens = class_tokens[:, -len(self.clip_proj) :].to(dtype).unbind(1)
         projections = [project(token) for project, token in zip(self.clip_proj, tokens, strict=True)]
         if self.unet_proj:
-            projections += [project(pooled.to(dtype)) for project, pooled in zip(self.unet_proj, unet_features, strict=True)]
+            projections += [
+                project(pooled.to(dtype)) for project, pooled in zip(self.unet_proj, unet_features, strict=True)
+            ]
         v: Tensor = self.out_proj(self.activation(torch.stack(projections).mean(dim=0)))
         return v

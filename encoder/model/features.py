@@ -59,7 +59,9 @@ def feature_channels(unet: UNet2DConditionModel) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def unet_encoder_features(backbone: Backbone, noisy_latents: Tensor, timesteps: Tensor, unconditional_embeddings: PromptEmbeddings) -> UNetEncoderOutput:
+def unet_encoder_features(
+    backbone: Backbone, noisy_latents: Tensor, timesteps: Tensor, unconditional_embeddings: PromptEmbeddings
+) -> UNetEncoderOutput:
     """What the UNet makes of (z_t, t, states of the empty prompt): an encoder takes from it the maps that it looks at.
 
     Runs the UNet's encoder half only, without gradient. ``null`` is one prompt, for all of ``noisy`` (B, C, h, w).

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.text_encoders import TokenizedPrompts, PromptEmbeddings
-from encoder.backbone.unet_halves import UNetEncoderOutput, unet_decoder_forward, unet_encoder_forward, concat
-from encoder.concepts.concept_tokens import LearnedToken, EncodedToken, ConceptToken
+from encoder.backbone.text_encoders import PromptEmbeddings, TokenizedPrompts
+from encoder.backbone.unet_halves import UNetEncoderOutput, concat, unet_decoder_forward, unet_encoder_forward
+from encoder.concepts.concept_tokens import ConceptToken, EncodedToken, LearnedToken
 from encoder.config import SampleConfig
 from encoder.model.conditioning import Conditioning
 from encoder.model.registry import AnyDomainEncoder
@@ -31,24 +31,39 @@ class ClassifierFreeGuidance:
         self._backbone, self._encoder, self._conditioning, self._prompts = backbone, encoder, conditioning, prompts
         self._unconditional_embeddings = conditioning.unconditional_embeddings().expand(len(prompts.input_ids))
         self._class_tokens = self._expand_to_batch(token.class_tokens) if isinstance(token, EncodedToken) else None
-        placeholder_embeddings = self._expand_to_batch(token.embedding[None]) if isinstance(token, LearnedToken) else None
+        placeholder_embeddings = (
+            self._expand_to_batch(token.embedding[None]) if isinstance(token, LearnedToken) else None
+        )
         depends_on_timestep = self._class_tokens is not None and bool(prompts.placeholder_mask.any())
-        self._prompt_embeds = None if depends_on_timestep else conditioning.encode_prompts(prompts, placeholder_embeddings)
+        self._prompt_embeds = (
+            None if depends_on_timestep else conditioning.encode_prompts(prompts, placeholder_embeddings)
+        )
 
     def _expand_to_batch(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._backbone.device).expand(len(self._prompts.input_ids), *tensor.shape[1:])
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, ...]:
         """Predictions at z_t (B, C, h, w) and t, a scalar: unconditional and conditional, each (B, C, h, w)."""
-        encoder_output = self._single_pass(latents, timestep, self._prompt_embeds) if self._prompt_embeds else self._two_pass(latents, timestep)
+        encoder_output = (
+            self._single_pass(latents, timestep, self._prompt_embeds)
+            if self._prompt_embeds
+            else self._two_pass(latents, timestep)
+        )
         return unet_decoder_forward(self._backbone, encoder_output).chunk(2)
 
     def _single_pass(self, latents: Tensor, timestep: Tensor, prompt_embeds: PromptEmbeddings) -> UNetEncoderOutput:
-        return unet_encoder_forward(self._backbone, torch.cat([latents, latents]), timestep, self._unconditional_embeddings.concat(prompt_embeds))
+        return unet_encoder_forward(
+            self._backbone,
+            torch.cat([latents, latents]),
+            timestep,
+            self._unconditional_embeddings.concat(prompt_embeds),
+        )
 
     def _two_pass(self, latents: Tensor, timestep: Tensor) -> UNetEncoderOutput:
         unconditional = unet_encoder_forward(self._backbone, latents, timestep, self._unconditional_embeddings)
-        placeholder_embeddings = self._conditioning.placeholder_embeddings(self._encoder(self._class_tokens, self._encoder.unet_features(unconditional)))
+        placeholder_embeddings = self._conditioning.placeholder_embeddings(
+            self._encoder(self._class_tokens, self._encoder.unet_features(unconditional))
+        )
         prompt_embeds = self._conditioning.encode_prompts(self._prompts, placeholder_embeddings)
         return concat([unconditional, unet_encoder_forward(self._backbone, latents, timestep, prompt_embeds)])
 

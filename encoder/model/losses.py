@@ -7,9 +7,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone, Posterior
-from encoder.backbone.text_encoders import TokenizedPrompts, PromptEmbeddings
-from encoder.errors import ConfigError
+from encoder.backbone.text_encoders import PromptEmbeddings, TokenizedPrompts
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import unet_encoder_features
 from encoder.model.registry import AnyDomainEncoder
@@ -48,7 +48,9 @@ class NoiseSample:
         return cls(posterior_noise, noise, timesteps, prompt_choice)
 
 
-def _sample_noise(seed: int, latent_shape: Sequence[int], num_train_timesteps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sample_noise(
+    seed: int, latent_shape: Sequence[int], num_train_timesteps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     posterior_noise, noise = (torch.randn(*latent_shape, generator=generator) for _ in range(2))
     timestep = torch.randint(0, num_train_timesteps, (), generator=generator)
@@ -68,7 +70,9 @@ class Losses:
         return Losses(self.total * factor, self.denoising * factor, self.regularization * factor)
 
     def __add__(self, other: "Losses") -> "Losses":
-        return Losses(self.total + other.total, self.denoising + other.denoising, self.regularization + other.regularization)
+        return Losses(
+            self.total + other.total, self.denoising + other.denoising, self.regularization + other.regularization
+        )
 
     def add_penalty(self, penalty: Tensor) -> "Losses":
         """The same with ``penalty`` in the total, too."""
@@ -121,10 +125,14 @@ def e4t_loss(
     those set on the UNet; both passes use them.
     """
     noisy_latents = backbone.noise_scheduler.add_noise(latents, noise, timesteps)
-    unet_features = encoder.unet_features(unet_encoder_features(backbone, noisy_latents, timesteps, conditioning.unconditional_embeddings()))
+    unet_features = encoder.unet_features(
+        unet_encoder_features(backbone, noisy_latents, timesteps, conditioning.unconditional_embeddings())
+    )
     v = encoder(class_tokens, unet_features)
     prompt_embeddings = conditioning.encode_prompts(prompts, conditioning.placeholder_embeddings(v))
-    denoising = diffusion_loss(backbone, prompt_embeddings, latents=latents, noise=noise, timesteps=timesteps, mask=mask)
+    denoising = diffusion_loss(
+        backbone, prompt_embeddings, latents=latents, noise=noise, timesteps=timesteps, mask=mask
+    )
     regularization = embedding_regularization(v, regularization_weight)
     return Losses(denoising + regularization, denoising, regularization)
 
@@ -140,5 +148,5 @@ def diffusion_loss(
 ) -> Tensor:
     """The base's own loss, a scalar, under text states: ``latents`` and ``noise`` (B, C, h, w), ``timesteps`` (B,)."""
     noisy_latents = backbone.noise_scheduler.add_noise(latents, noise, timesteps)
-    target = target(backbone.noise_scheduler, latents, noise, timesteps)
+    target = diffusion_target(backbone.noise_scheduler, latents, noise, timesteps)
     return denoising_loss(backbone.unet_forward(noisy_latents, timesteps, prompt_embeddings), target, mask)

@@ -30,7 +30,7 @@ class PatchEncoderConfig:
         return cls(
             tokens=1 + (clip.image_size // clip.patch_size) ** 2 // 2,
             clip_width=clip.hidden_size,
-            map_channels=all_feature_channels(backbone.unet),
+            feature_channels=all_feature_channels(backbone.unet),
             embedding_width=backbone.embedding_width,
         )
 
@@ -47,7 +47,9 @@ class PatchEncoder(nn.Module):
         super().__init__()
         self.config = config
         width = config.clip_width
-        self.unet_proj = nn.Sequential(nn.Linear(config.feature_channels, width), nn.LeakyReLU(), nn.Linear(width, width))
+        self.unet_proj = nn.Sequential(
+            nn.Linear(config.feature_channels, width), nn.LeakyReLU(), nn.Linear(width, width)
+        )
         self.fusion_proj = nn.Linear(2 * width, width)
         self.clip_proj = nn.ModuleList(nn.Linear(width, width) for _ in range(config.tokens))
         self.activation = nn.LeakyReLU()
@@ -72,7 +74,9 @@ class PatchEncoder(nn.Module):
         """Residual v (B, d) from tokens (B, K, width) and the UNet's pooled maps [(B, C_j)]."""
         dtype = self.out_proj.weight.dtype
         projected_features = self.unet_proj(torch.cat(unet_features, dim=1).to(dtype))
-        fused_tokens = self.fusion_proj(torch.cat([tokens.to(dtype), projected_features[:, None].expand(-1, tokens.shape[1], -1)], dim=2))
+        fused_tokens = self.fusion_proj(
+            torch.cat([tokens.to(dtype), projected_features[:, None].expand(-1, tokens.shape[1], -1)], dim=2)
+        )
         projections = [project(token) for project, token in zip(self.clip_proj, fused_tokens.unbind(1), strict=True)]
         v: Tensor = self.out_proj(self.activation(torch.stack(projections).mean(dim=0)))
         return v

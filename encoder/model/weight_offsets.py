@@ -76,20 +76,23 @@ class LowRankOffset(nn.Module):
         return self.u, F.pad(self.v, (0, 1), value=1.0)
 
 
-OFFSET_TYPES: dict[str, type[OverparametrizedOffset] | type[LowRankOffset]] = {"overparametrised": OverparametrizedOffset, "direct": LowRankOffset}
+OFFSET_TYPES: dict[str, type[OverparametrizedOffset] | type[LowRankOffset]] = {
+    "overparametrized": OverparametrizedOffset,
+    "direct": LowRankOffset,
+}
 
 
 class OffsetPredictor(nn.Module):
     """The offsets of all attention projections of a UNet; a function of its parameters alone."""
 
-    def __init__(self, shapes: dict[str, tuple[int, int]], offset_type: OffsetType = "overparametrised") -> None:
+    def __init__(self, shapes: dict[str, tuple[int, int]], offset_type: OffsetType = "overparametrized") -> None:
         """Take each projection's (out, in) by name."""
         super().__init__()
         self.shapes, self.offset_type = shapes, offset_type
         self.offsets = nn.ModuleList(OFFSET_TYPES[offset_type](*shape) for shape in shapes.values())
 
     @classmethod
-    def for_unet(cls, unet: UNet2DConditionModel, offset_type: OffsetType = "overparametrised") -> "OffsetPredictor":
+    def for_unet(cls, unet: UNet2DConditionModel, offset_type: OffsetType = "overparametrized") -> "OffsetPredictor":
         """A predictor for the projections of ``unet``."""
         projections = {} if offset_type == "none" else attention_projections(unet)
         return cls({name: (each.out_features, each.in_features) for name, each in projections.items()}, offset_type)

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 
 from encoder.errors import ModelError
-from encoder.hub_client import is_hub_id, explain_hub_error
+from encoder.hub_client import explain_hub_error, is_hub_id
 from encoder.releases.release import RELEASE_PATTERNS, REQUIRED_FILES
 
 MAX_WEIGHTS_BYTES, MAX_OTHER_BYTES = 4 * 2**30, 32 * 2**20
@@ -40,7 +40,9 @@ def release_folder(location: str | Path) -> Path:
 def _download(repo: str, revision: str | None) -> Path:
     """The release's files alone, once it is known that they are all there, and how large they are."""
     commit, patterns = HfApi().resolve_revision(repo, revision=revision), list(RELEASE_PATTERNS)
-    files = snapshot_download(repo, revision=commit, allow_patterns=patterns, ignore_patterns=IGNORE_PATTERNS, dry_run=True)
+    files = snapshot_download(
+        repo, revision=commit, allow_patterns=patterns, ignore_patterns=IGNORE_PATTERNS, dry_run=True
+    )
     sizes = {file.filename: file.file_size or 0 for file in files}
     if missing := sorted(REQUIRED_FILES - sizes.keys()):
         raise ModelError(f"{repo} on the hub is not a release of e4t: it lacks {missing[0]}")

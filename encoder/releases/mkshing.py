@@ -9,7 +9,7 @@ from transformers import CLIPVisionModel
 
 from encoder.backbone.backbone import Backbone
 from encoder.model.patch_encoder import PatchEncoder, PatchEncoderConfig
-from encoder.model.weight_offsets import OverparametrizedOffset, Offsets, attention_projections
+from encoder.model.weight_offsets import Offsets, OverparametrizedOffset, attention_projections
 from encoder.releases.torch_file import read_tensors
 
 OFFSET_PARTS = {
@@ -74,7 +74,9 @@ def read_offsets(path: Path, unet: UNet2DConditionModel) -> Offsets:
     for name, parts in offset_names(unet).items():
         linear = unet.get_submodule(name)
         offset = _meta_offset(linear.out_features, linear.in_features)
-        offset.load_state_dict({part: tensors[source_name].double() for part, source_name in parts.items()}, assign=True)
+        offset.load_state_dict(
+            {part: tensors[source_name].double() for part, source_name in parts.items()}, assign=True
+        )
         u, v = offset()
         offsets[name] = (u.float(), v.float())
     return offsets
@@ -95,7 +97,9 @@ def read_encoder(path: Path, backbone: Backbone) -> tuple[PatchEncoder, CLIPVisi
         return encoder, None
     with torch.device("meta"):
         image_encoder = CLIPVisionModel(backbone.image_encoder.config)
-    image_encoder.load_state_dict({name: _vision_tensor(name, tensors) for name in image_encoder.state_dict()}, assign=True)
+    image_encoder.load_state_dict(
+        {name: _vision_tensor(name, tensors) for name in image_encoder.state_dict()}, assign=True
+    )
     return encoder, image_encoder
 
 

@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from e4t import ConfigError
 from encoder.config import BackboneConfig, Precision
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ModelError
 
-ConfigT = TypeVar("Settings")
+ConfigT = TypeVar("ConfigT")
 FORMAT_VERSION = 1
 KIND = "e4t-domain-encoder"
 INDEX, ENCODER, OFFSETS, PROVENANCE = "index.json", "domain_encoder", "weight_offsets", "provenance.json"
@@ -57,7 +58,9 @@ class Release:
             fields = {key: index[key] for key in ("name", "version", "base", "conditioning", "tuning", "sampling")}
         except KeyError as error:
             raise ModelError(f"{folder / INDEX} lacks {error}; get the release again") from error
-        if mistyped := [key for key, value in fields.items() if isinstance(value, dict) is (key in ("name", "version"))]:
+        if mistyped := [
+            key for key, value in fields.items() if isinstance(value, dict) is (key in ("name", "version"))
+        ]:
             raise ModelError(f"{folder / INDEX}: {mistyped[0]} is no such thing; get the release again")
         encoder_config = _read_json(folder, f"{ENCODER}/{CONFIG}")
         return cls(folder=folder, encoder_config=encoder_config, resolution=index.get("resolution"), **fields)

@@ -42,11 +42,15 @@ def read_tensors(path: Path, required: Shapes, optional: Shapes | None = None) -
 
 def _check_container(path: Path, allowed: Shapes) -> None:
     """Whole, plain, and no larger than these tensors: so far only its size and its table of contents are read."""
-    max_bytes = sum(MAX_NUMBER_BYTES * prod(shape) + MAX_ENTRY_OVERHEAD_BYTES for shape in allowed.values()) + MAX_PICKLE_BYTES
+    max_bytes = (
+        sum(MAX_NUMBER_BYTES * prod(shape) + MAX_ENTRY_OVERHEAD_BYTES for shape in allowed.values()) + MAX_PICKLE_BYTES
+    )
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise ModelError(f"{path} has {size:,} bytes, more than the {max_bytes:,} that this base can need; check --base")
+            raise ModelError(
+                f"{path} has {size:,} bytes, more than the {max_bytes:,} that this base can need; check --base"
+            )
         with ZipFile(path) as file:
             entries = file.infolist()
     except OSError as error:
@@ -62,7 +66,9 @@ def _check_container(path: Path, allowed: Shapes) -> None:
 def _check_names(path: Path, found: dict[str, Tensor], expected: Shapes) -> None:
     if mismatched := sorted(map(str, found.keys() ^ expected.keys())):
         verb = "lacks" if mismatched[0] in expected else "has"
-        raise ModelError(f"{path} {verb} {mismatched[0]} and differs in {len(mismatched)} names from what this base needs")
+        raise ModelError(
+            f"{path} {verb} {mismatched[0]} and differs in {len(mismatched)} names from what this base needs"
+        )
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

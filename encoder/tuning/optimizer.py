@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from e4t import ConfigError
 from encoder.config import OptimizerName
-from encoder.errors import ConfigError
 
 
 class InBackwardAdamW:
@@ -49,7 +49,9 @@ class InBackwardOptimizer:
 
     def __init__(self, learning_rates: Mapping[Tensor, float], optimizer: OptimizerName) -> None:
         """Take every parameter's learning rate."""
-        self._optimizers = {parameter: InBackwardAdamW(parameter, rate, optimizer) for parameter, rate in learning_rates.items()}
+        self._optimizers = {
+            parameter: InBackwardAdamW(parameter, rate, optimizer) for parameter, rate in learning_rates.items()
+        }
         self._hooks: list[RemovableHandle] = []
         self._step_in_backward = False
 

@@ -15,14 +15,14 @@ METHODS: dict[MethodName, TuneConfig] = {
     "e4t": TuneConfig(),
     "textual-inversion": TuneConfig(
         token_type="embedding",
-        trainable="nothing",
+        trainable="none",
         steps=3000,
         batch_size=4,
         micro_batch_size=4,
         embedding_learning_rate=2.0e-3,  # 5e-4, scaled by the batch
     ),
     "dreambooth": TuneConfig(
-        token_type="identifier",
+        token_type="rare_token",
         trainable="unet",
         steps=800,
         batch_size=1,

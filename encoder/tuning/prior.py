@@ -30,9 +30,13 @@ class Prior:
         num_images, *shape = self._posterior.mean.shape
         noise_sample = NoiseSample.from_seeds(seeds, shape, self._backbone.noise_scheduler.config.num_train_timesteps)
         image_index = torch.tensor(seeds) % num_images
-        prompt_embeddings = self._conditioning.encode_prompts(self._prompt).expand(count)  # one prompt: the text encoder runs once
+        prompt_embeddings = self._conditioning.encode_prompts(self._prompt).expand(
+            count
+        )  # one prompt: the text encoder runs once
         return diffusion_loss(
-            self._backbone, prompt_embeddings, **noise_sample.loss_inputs(Posterior(*(each[image_index] for each in self._posterior)))
+            self._backbone,
+            prompt_embeddings,
+            **noise_sample.loss_inputs(Posterior(*(each[image_index] for each in self._posterior))),
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import Concept, restore
 from encoder.concepts.concept_tokens import ConceptToken
-from encoder.concepts.weight_deltas import WeightDeltas, DeltaQuantizer
+from encoder.concepts.weight_deltas import DeltaQuantizer, WeightDeltas
 from encoder.config import TuneConfig
 from encoder.model.registry import AnyDomainEncoder
 from encoder.tuning.lora import LoraInjector
@@ -26,7 +26,9 @@ def concept_modules(backbone: Backbone, encoder: AnyDomainEncoder) -> dict[str, 
 class TrainableParameters:
     """The parameters under tuning: they learn inside the ``with`` block and are what they were before after it."""
 
-    def __init__(self, backbone: Backbone, encoder: AnyDomainEncoder, config: TuneConfig, token_embedding: Tensor) -> None:
+    def __init__(
+        self, backbone: Backbone, encoder: AnyDomainEncoder, config: TuneConfig, token_embedding: Tensor
+    ) -> None:
         """``embedding`` (d,) is where a learned word starts."""
         self.modules, self._config = concept_modules(backbone, encoder), config
         self.token_embedding = nn.Parameter(token_embedding.clone(), requires_grad=False)

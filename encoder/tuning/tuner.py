@@ -9,15 +9,16 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone, Posterior
 from encoder.backbone.text_encoders import TokenizedPrompts
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import RareToken, LearnedToken, EncodedToken, ConceptToken, expand_placeholder
+from encoder.concepts.concept_tokens import ConceptToken, EncodedToken, LearnedToken, RareToken, expand_placeholder
 from encoder.config import SEED_STRIDE, TuneConfig
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ModelError
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import EncodedImages
-from encoder.model.losses import NoiseSample, Losses, diffusion_loss, e4t_loss
+from encoder.model.losses import Losses, NoiseSample, diffusion_loss, e4t_loss
 from encoder.model.registry import AnyDomainEncoder
 from encoder.tuning.prior import Prior
 from encoder.tuning.trainable import TrainableParameters
@@ -92,7 +93,9 @@ class Tuner:
         self._prompts = [images.captions] if images.captions else templates
         self._prior = Prior(backbone, conditioning, class_pixels, config) if class_pixels is not None else None
         self._seed = config.seed * SEED_STRIDE
-        self.trainable = TrainableParameters(backbone, encoder, config, _initial_token_embedding(conditioning, init_concept))
+        self.trainable = TrainableParameters(
+            backbone, encoder, config, _initial_token_embedding(conditioning, init_concept)
+        )
 
     def __enter__(self) -> "Tuner":
         with ExitStack() as stack:
@@ -123,11 +126,13 @@ class Tuner:
     def step(self) -> Losses:
         """An optimizer step, each copy of a picture with noise, timestep and prompt of its own."""
         shape = self.encoded.posterior.mean.shape[1:]
-        noise_sample = NoiseSample.from_seeds(self._seeds, shape, self.backbone.noise_scheduler.config.num_train_timesteps)
+        noise_sample = NoiseSample.from_seeds(
+            self._seeds, shape, self.backbone.noise_scheduler.config.num_train_timesteps
+        )
         prompt_indices = (noise_sample.prompt_choice * len(self._prompts)).long().tolist()
         pairs = zip(prompt_indices, self._image_index.tolist(), strict=True)
         prompts = [self._prompts[c][image_index] for c, image_index in pairs]
-        token = RareToken(self.config.rare_token) if self.config.token_type == "identifier" else None
+        token = RareToken(self.config.rare_token) if self.config.token_type == "rare_token" else None
         expanded_prompts = expand_placeholder(prompts, token, self.conditioning.config.domain_word)
         losses = self.micro_batched_step(noise_sample, self.conditioning.tokenize(expanded_prompts))
         self._seed = self._seeds.stop
@@ -150,7 +155,9 @@ class Tuner:
             rows = slice(start, start + self.config.micro_batch_size)
             losses = self.compute_losses(rows, noise_sample, prompts)
             if self._prior:
-                losses = losses.add_penalty(self.config.prior_loss_weight * self._prior.loss(len(self._image_index[rows])))
+                losses = losses.add_penalty(
+                    self.config.prior_loss_weight * self._prior.loss(len(self._image_index[rows]))
+                )
             scaled = losses * (len(self._image_index[rows]) / self.config.batch_size)
             self.trainable.accumulate(scaled.total, step=rows.stop >= self.config.batch_size)
             sums.append(sums[-1] + scaled.detach() if sums else scaled.detach())
@@ -172,8 +179,14 @@ class Tuner:
                 mask=mask,
                 **loss_inputs,
             )
-        placeholder_embeddings = self.trainable.token_embedding.expand(len(image_index), -1) if self.config.token_type == "embedding" else None
-        loss = diffusion_loss(self.backbone, self.conditioning.encode_prompts(prompts, placeholder_embeddings), mask=mask, **loss_inputs)
+        placeholder_embeddings = (
+            self.trainable.token_embedding.expand(len(image_index), -1)
+            if self.config.token_type == "embedding"
+            else None
+        )
+        loss = diffusion_loss(
+            self.backbone, self.conditioning.encode_prompts(prompts, placeholder_embeddings), mask=mask, **loss_inputs
+        )
         return Losses(loss, loss, torch.zeros_like(loss))
 
     def concept(self, release: str, step: int) -> Concept:
@@ -183,10 +196,12 @@ class Tuner:
 
     def token(self) -> ConceptToken:
         """What stands for it in prompts by now."""
-        if self.config.token_type == "identifier":
+        if self.config.token_type == "rare_token":
             return RareToken(self.config.rare_token)
         if self.config.token_type == "embedding":
-            return LearnedToken(self.trainable.token_embedding.detach().cpu().clone(), tuple(self.backbone.text_encoders.widths))
+            return LearnedToken(
+                self.trainable.token_embedding.detach().cpu().clone(), tuple(self.backbone.text_encoders.widths)
+            )
         return EncodedToken(self.encoded.class_tokens.mean(0, keepdim=True).float().cpu())
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from e4t import ConfigError
 from encoder.concepts.concept import Concept
 from encoder.config import Precision
-from encoder.errors import ConfigError
 from encoder.pipeline import E4TPipeline
 from encoder.releases.release import Release
 
@@ -67,13 +67,16 @@ class TuningBackend:
         pipe = self.pipeline_for(release)
         prompt, preview_every = pipe.conditioning.config.templates[0], -(-steps // NUM_PREVIEWS)
         with pipe.tuning_session(image, steps=steps) as tuner:
-            yield TuneEvent(step=0, preview=pipe(prompt, steps=PREVIEW_INFERENCE_STEPS)[0])
+            yield TuneEvent(step=0, preview=pipe(prompt, num_inference_steps=PREVIEW_INFERENCE_STEPS)[0])
             step = 0
             while step < steps and not should_stop():
                 tuner.step()
                 step += 1
                 preview_due = step % preview_every == 0 or step == steps
-                yield TuneEvent(step=step, preview=pipe(prompt, steps=PREVIEW_INFERENCE_STEPS)[0] if preview_due else None)
+                yield TuneEvent(
+                    step=step,
+                    preview=pipe(prompt, num_inference_steps=PREVIEW_INFERENCE_STEPS)[0] if preview_due else None,
+                )
             concept = tuner.concept(pipe.release, step)
         yield TuneEvent(step=step, concept=concept)
 
@@ -85,4 +88,4 @@ class TuningBackend:
         pipe = self.pipeline_for(loaded.release)
         pipe.load_concept(loaded)
         for prompt in prompts:
-            yield pipe([prompt] * variants, steps=steps, seed=seed)
+            yield pipe([prompt] * variants, num_inference_steps=steps, seed=seed)

@@ -42,7 +42,9 @@ class RouteFilter:
             return False
         if method == "POST":
             return path in ALLOWED_POST_PATHS
-        return method in ("GET", "HEAD") and (path == "/" or path.startswith((*ALLOWED_GET_PREFIXES, self._file_prefix)))
+        return method in ("GET", "HEAD") and (
+            path == "/" or path.startswith((*ALLOWED_GET_PREFIXES, self._file_prefix))
+        )
 
 
 def _content_length(scope: Scope) -> int:

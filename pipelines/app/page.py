@@ -9,7 +9,7 @@ import gradio as gr
 from encoder.config import SampleConfig, TuneConfig
 from encoder.releases.release import Release
 from pipelines.app import html as pieces
-from pipelines.app.session import FILE_TTL_HOURS, MAX_PROMPTS, MAX_WAITING, Session, PageUpdate
+from pipelines.app.session import FILE_TTL_HOURS, MAX_PROMPTS, MAX_WAITING, PageUpdate, Session
 from pipelines.app.upload import image_upload
 
 CSS_PATH = Path(__file__).with_name("page.css")
@@ -101,7 +101,9 @@ class Page:
             )
             self.variants = gr.Slider(1, 4, 3, step=1, label="Variants of each", buttons=[], elem_id="variants")
             with gr.Accordion("More settings", open=False, elem_id="more"):
-                self.sampling_steps = gr.Slider(2, 100, steps, step=1, label="Sampling steps", buttons=[], elem_id="sampling")
+                self.sampling_steps = gr.Slider(
+                    2, 100, steps, step=1, label="Sampling steps", buttons=[], elem_id="sampling"
+                )
                 self.seed = gr.Number(0, precision=0, minimum=0, maximum=2**31, label="Seed", elem_id="seed")
             self.generate_button = gr.Button("Generate", variant="primary", elem_id="generate")
             self.generation_status = gr.HTML(pieces.status(""), elem_id="painting")
@@ -125,19 +127,32 @@ class Page:
             session.stop(_visitor_id(request))
 
         outputs = [self.tuning_status, self.preview_strip, self.stop_button, self.concept, self.concept_file]
-        instant_kwargs: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+        instant_kwargs: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress": "hidden",
+            "concurrency_limit": None,
+        }
         queued_kwargs = instant_kwargs | {"concurrency_id": "desk", "concurrency_limit": 2 * MAX_WAITING}
-        self.image.change(lambda path: to_widget_updates(session.on_upload(path)), self.image, outputs, **instant_kwargs)
+        self.image.change(
+            lambda path: to_widget_updates(session.on_upload(path)), self.image, outputs, **instant_kwargs
+        )
         self.tune_button.click(tune, [self.release, self.image, self.steps], outputs, **queued_kwargs)
         self.stop_button.click(request_stop, **instant_kwargs)
         generate_inputs = [self.concept, self.prompts, self.variants, self.sampling_steps, self.seed]
-        self.generate_button.click(generate, generate_inputs, [self.generation_status, self.gallery, self.zip_file], **queued_kwargs)
+        self.generate_button.click(
+            generate, generate_inputs, [self.generation_status, self.gallery, self.zip_file], **queued_kwargs
+        )
         self.blocks.unload(request_stop)
         self.blocks.queue(max_size=2 * MAX_WAITING)
 
     def _to_widget_updates(self, update: PageUpdate) -> WidgetUpdates:
         """What it means for the widgets."""
-        html_by_widget = {self.tuning_status: update.tuning_status, self.preview_strip: update.preview_strip, self.generation_status: update.generation_status, self.gallery: update.gallery}
+        html_by_widget = {
+            self.tuning_status: update.tuning_status,
+            self.preview_strip: update.preview_strip,
+            self.generation_status: update.generation_status,
+            self.gallery: update.gallery,
+        }
         updates: WidgetUpdates = {widget: html for widget, html in html_by_widget.items() if html is not None}
         if update.can_stop is not None:
             updates[self.stop_button] = gr.update(interactive=update.can_stop)

@@ -39,7 +39,7 @@ def create_app(backend: TuningBackend, folder: Path) -> FastAPI:
     """The page as a web application whose files lie in ``folder``."""
     import gradio as gr  # reads its settings from the environment when it is imported
 
-    from pipelines.app.page import HEAD_HTML, CSS_PATH, Page, make_theme
+    from pipelines.app.page import CSS_PATH, HEAD_HTML, Page, make_theme
     from pipelines.app.session import Session
 
     app, instance_id = FastAPI(openapi_url=None), uuid4().hex

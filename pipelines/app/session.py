@@ -8,8 +8,9 @@ from tempfile import mkdtemp
 
 from PIL import Image
 
+from e4t import ConfigError
 from encoder.config import PLACEHOLDER
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ModelError
 from encoder.images import open_image
 from pipelines.app import html as pieces
 from pipelines.app.backend import TuningBackend
@@ -58,7 +59,10 @@ class Session:
         if image_path is None:
             return PageUpdate(tuning_status=pieces.status(""), preview_strip=pieces.preview_strip(None, []))
         try:
-            return PageUpdate(tuning_status=pieces.status("Ready to tune."), preview_strip=pieces.preview_strip(_open_upload(image_path), []))
+            return PageUpdate(
+                tuning_status=pieces.status("Ready to tune."),
+                preview_strip=pieces.preview_strip(_open_upload(image_path), []),
+            )
         except ModelError as error:
             return PageUpdate(tuning_status=pieces.error(error), preview_strip=pieces.preview_strip(None, []))
 
@@ -88,7 +92,9 @@ class Session:
     def _tune(self, visitor: str, release: str, image: Image.Image, steps: int) -> Iterator[PageUpdate]:
         previews: list[tuple[int, Image.Image]] = []
         yield PageUpdate(
-            tuning_status=pieces.progress("Looking at the picture", 0, steps), preview_strip=pieces.preview_strip(image, []), can_stop=True
+            tuning_status=pieces.progress("Looking at the picture", 0, steps),
+            preview_strip=pieces.preview_strip(image, []),
+            can_stop=True,
         )
         for event in self._backend.tune(release, image, steps, lambda: visitor in self._stop_requested):
             if event.preview:
@@ -109,7 +115,9 @@ class Session:
         """The visitor has had enough of tuning, or has gone away."""
         self._stop_requested.add(visitor)
 
-    def generate(self, concept_path: str | None, text: str, variants: int, steps: int, seed: int) -> Iterator[PageUpdate]:
+    def generate(
+        self, concept_path: str | None, text: str, variants: int, steps: int, seed: int
+    ) -> Iterator[PageUpdate]:
         """Paint a prompt a line, each in some variants; the pictures appear prompt by prompt."""
         try:
             prompts = _parse_prompts(text)
@@ -128,7 +136,10 @@ class Session:
                     status = pieces.progress(f"Painted {len(rows)} of {len(prompts)} prompts", len(rows), len(prompts))
                     yield PageUpdate(generation_status=status, gallery=pieces.gallery(prompts, rows))
             zip_path = self._write_zip(prompts, rows, seed)
-            yield PageUpdate(generation_status=pieces.status(f"{pieces.pluralize(variants * len(rows), 'picture')}."), zip_path=zip_path)
+            yield PageUpdate(
+                generation_status=pieces.status(f"{pieces.pluralize(variants * len(rows), 'picture')}."),
+                zip_path=zip_path,
+            )
         except USER_ERRORS as error:
             yield PageUpdate(generation_status=pieces.error(error))
 

@@ -17,12 +17,12 @@ from data_prep.shards.manifest import verify_shards
 from data_prep.storage.atomic import atomic_write
 from data_prep.synthetic.emoji import EmojiConfig, build_emoji_dataset
 from data_prep.synthetic.faces import FacesConfig, generate_faces
+from e4t import ConfigError
 from encoder.config import TuneConfig
-from encoder.errors import ConfigError
 from encoder.tuning.presets import METHODS
 from pipelines.cli import options
 from pipelines.cli.tables import report_table, status_lines
-from pipelines.errors import EXIT_OK, EXIT_FAILURE, RunError
+from pipelines.errors import EXIT_FAILURE, EXIT_OK, RunError
 from pipelines.runtime.console import ProgressBar, console
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
         run_worker(config, arguments.rank, arguments.world)
         return EXIT_OK
     with ProgressBar("preparing shards") as bar:
-        manifest = merge_dataset(config, bar) if arguments.stage == "merge" else prepare(config, _executor(arguments), bar)
+        manifest = (
+            merge_dataset(config, bar) if arguments.stage == "merge" else prepare(config, _executor(arguments), bar)
+        )
     if arguments.runs:
         from pipelines.tracking.stage_runs import log_dataset
 
@@ -161,7 +163,9 @@ def pretrain(arguments: Namespace, raw: list[str]) -> int:
 
     return run(
         recipe,
-        RunOptions(max_minutes=arguments.max_minutes, profile=arguments.profile, allow_config_change=arguments.accept_changes),
+        RunOptions(
+            max_minutes=arguments.max_minutes, profile=arguments.profile, allow_config_change=arguments.accept_changes
+        ),
     )
 
 
@@ -185,7 +189,7 @@ def plan(arguments: Namespace, _: list[str]) -> None:
         plans.append(stage(recipe))
         console.print(format_plan(plans[-1], *suggest_overrides(recipe, plans[-1], stage)), soft_wrap=True)
     if arguments.json:
-        atomic_write(Path(arguments.json), json.dumps([each.plain() for each in plans], indent=1) + "\n")
+        atomic_write(Path(arguments.json), json.dumps([each.to_dict() for each in plans], indent=1) + "\n")
 
 
 def doctor(arguments: Namespace, _: list[str]) -> int:
@@ -247,7 +251,7 @@ def lineage(arguments: Namespace, _: list[str]) -> int:
     for link in lineage_of(arguments.release, Path(arguments.runs), base=arguments.base):
         console.print(link.format(), markup=False, soft_wrap=True)
         links.append(link)
-    return EXIT_FAILURE if any(link.state == DIFFERS for link in links) else EXIT_OK
+    return EXIT_FAILURE if any(link.status == DIFFERS for link in links) else EXIT_OK
 
 
 def evaluate(arguments: Namespace, _: list[str]) -> None:
@@ -302,7 +306,9 @@ def submit(arguments: Namespace, _: list[str]) -> None:
         use_feature_cache=recipe.pretrain.use_feature_cache,
         extra_args=arguments.extra,
     )
-    submission = scheduler.submission(jobs, site, next_folder(recipe, arguments.job), recipe.name, snapshot_files(recipe))
+    submission = scheduler.submission(
+        jobs, site, next_folder(recipe, arguments.job), recipe.name, snapshot_files(recipe)
+    )
     if arguments.dry_run:
         for name, text in submission.files.items():
             console.file.write(f"--- {submission.folder / name}\n{text}\n")  # print would make pictures of :these:
@@ -406,8 +412,8 @@ def generate(arguments: Namespace, _: list[str]) -> None:
             images = pipe(
                 [prompt] * arguments.count,
                 seed=arguments.seed,
-                steps=arguments.steps,
-                guidance=arguments.guidance,
+                num_inference_steps=arguments.steps,
+                guidance_scale=arguments.guidance,
                 on_step=bar,
             )
         for seed, image in enumerate(images, arguments.seed):

@@ -10,11 +10,11 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from data_prep.errors import ConfigError as DataConfigError
 from data_prep.errors import DataError
-from encoder.errors import ConfigError, ModelError
+from e4t import ConfigError
+from encoder.errors import ModelError
 from pipelines.cli.commands import COMMANDS
-from pipelines.errors import EXIT_OK, EXIT_FAILURE, EXIT_CONFIG_ERROR, RunError
+from pipelines.errors import EXIT_CONFIG_ERROR, EXIT_FAILURE, EXIT_OK, RunError
 from pipelines.runtime.logging import configure_logging
 
 RUNS = "runs"
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging()
     try:
         return _run(arguments)
-    except (ConfigError, DataConfigError, ArgumentError) as error:
+    except (ConfigError, ArgumentError) as error:
         return _complain(error, EXIT_CONFIG_ERROR)
     except (ModelError, DataError, RunError) as error:
         return _complain(error, EXIT_FAILURE)

@@ -20,7 +20,14 @@ def quickstart(recipe: Recipe, *, nproc: int) -> int:
     started = time.monotonic()
     resolved = recipe.folder / "recipe.yaml"
     Run.open(recipe)
-    faces = ["--output", recipe.data.source, "--identities", str(FACES_CONFIG.num_identities), "--pictures", str(FACES_CONFIG.images_per_identity)]
+    faces = [
+        "--output",
+        recipe.data.source,
+        "--identities",
+        str(FACES_CONFIG.num_identities),
+        "--pictures",
+        str(FACES_CONFIG.images_per_identity),
+    ]
     stages = [
         ("draw the faces", ["faces", *faces]),
         ("faces to shards", ["prepare", "--recipe", str(resolved)]),

@@ -10,7 +10,7 @@ RECIPE_FILE = "recipe.yaml"
 """In the submission's folder."""
 ALL_STAGES: tuple[Stage, ...] = ("prepare", "cache", "pretrain", "evaluate", "release")
 """What ``pipeline`` sends; features are cached if the recipe trains on them. The evaluation comes before the release,
-which takes its numbers into the card and is refused below the recipe's ``publish.gate``."""
+which takes its numbers into the card and is refused below the recipe's ``publish.min_scores``."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Job:
         return [self.args[0], "--recipe", recipe, *self.args[1:]]
 
 
-def jobs_for_stage(stage: Stage, *, nodes: int, array_size: int, use_feature_cache: bool, extra_args: Sequence[str] = ()) -> list[Job]:
+def jobs_for_stage(
+    stage: Stage, *, nodes: int, array_size: int, use_feature_cache: bool, extra_args: Sequence[str] = ()
+) -> list[Job]:
     """Jobs of a stage in their order; ``extra`` words go to the last."""
     stages = [each for each in ALL_STAGES if each != "cache" or use_feature_cache] if stage == "pipeline" else [stage]
     jobs = [job for each in stages for job in _jobs(each, nodes, array_size)]

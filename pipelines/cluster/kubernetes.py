@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import yaml
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from pipelines.cluster.jobs import RECIPE_FILE, Job
 from pipelines.cluster.submission import SUBMIT_SCRIPT, StrictDumper, Submission
 from pipelines.errors import RunError
@@ -103,8 +103,12 @@ def build_submission(
     manifest_files = {}
     for index, job in enumerate(jobs, 1):
         manifests = build_manifests(job, site, job_name(job, folder, run_name), snapshot[RECIPE_FILE])
-        manifest_files[f"{index}-{job.name}.yaml"] = yaml.dump_all(manifests, Dumper=StrictDumper, sort_keys=False, allow_unicode=True)
-    submit_script = f'#!/usr/bin/env bash\ncd "$(dirname "$0")" && exec bash {SEND_SCRIPT} {shlex.join(manifest_files)}\n'
+        manifest_files[f"{index}-{job.name}.yaml"] = yaml.dump_all(
+            manifests, Dumper=StrictDumper, sort_keys=False, allow_unicode=True
+        )
+    submit_script = (
+        f'#!/usr/bin/env bash\ncd "$(dirname "$0")" && exec bash {SEND_SCRIPT} {shlex.join(manifest_files)}\n'
+    )
     script = files("k8s").joinpath(SEND_SCRIPT).read_text()
     return Submission(folder, {**snapshot, **manifest_files, SEND_SCRIPT: script, SUBMIT_SCRIPT: submit_script})
 
@@ -205,7 +209,10 @@ def render_overlay(overlay: str, *components: str) -> list[Manifest]:
 
 @cache
 def _render_overlay(overlay: str, *components: str) -> list[Manifest]:
-    kustomization = {"resources": [f"k8s/overlays/{overlay}"], "components": [f"k8s/components/{name}" for name in components]}
+    kustomization = {
+        "resources": [f"k8s/overlays/{overlay}"],
+        "components": [f"k8s/components/{name}" for name in components],
+    }
     with as_file(files("k8s")) as source, tempfile.TemporaryDirectory() as folder:
         shutil.copytree(source, Path(folder) / "k8s")
         (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
@@ -246,7 +253,9 @@ def job_status(job: str) -> str:
     namespace, _, workload = job.partition("/")
     namespace_args = ["--namespace", namespace] if namespace else []
     try:
-        resource = json.loads(_kubectl("get", workload, *namespace_args, "--ignore-not-found", "--output", "json") or "{}")
+        resource = json.loads(
+            _kubectl("get", workload, *namespace_args, "--ignore-not-found", "--output", "json") or "{}"
+        )
     except RunError as error:
         return f"unknown: {error}"
     if not resource:

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from pipelines.cluster.jobs import RECIPE_FILE, Job
 from pipelines.cluster.submission import SUBMIT_SCRIPT, Submission
 from pipelines.errors import RunError
@@ -90,7 +90,9 @@ class SbatchCall:
     """And what it is told."""
 
 
-def sbatch_calls(jobs: Sequence[Job], site: SlurmSite, folder: Path, run_name: str, max_array: int = DEFAULT_MAX_ARRAY_SIZE) -> list[SbatchCall]:
+def sbatch_calls(
+    jobs: Sequence[Job], site: SlurmSite, folder: Path, run_name: str, max_array: int = DEFAULT_MAX_ARRAY_SIZE
+) -> list[SbatchCall]:
     """Calls of sbatch for jobs in their order; an array larger than the cluster takes is several."""
     calls = []
     for job in jobs:
@@ -132,10 +134,20 @@ def _sbatch_options(job: Job, site: SlurmSite, folder: Path, run_name: str) -> I
     yield from site.options
 
 
-def build_submission(jobs: Sequence[Job], site: SlurmSite, folder: Path, run_name: str, snapshot: Mapping[str, str]) -> Submission:
+def build_submission(
+    jobs: Sequence[Job], site: SlurmSite, folder: Path, run_name: str, snapshot: Mapping[str, str]
+) -> Submission:
     """Everything that is sent, as files: the script, the site's lines, the commands."""
     calls = sbatch_calls(jobs, site, folder, run_name, max_array_size())
-    return Submission(folder, {**snapshot, JOB_SCRIPT: read_job_script(), SITE_FILE: render_site_script(site), SUBMIT_SCRIPT: render_submit_script(calls)})
+    return Submission(
+        folder,
+        {
+            **snapshot,
+            JOB_SCRIPT: read_job_script(),
+            SITE_FILE: render_site_script(site),
+            SUBMIT_SCRIPT: render_submit_script(calls),
+        },
+    )
 
 
 def read_job_script() -> str:
@@ -178,7 +190,9 @@ def send(submission: Submission) -> dict[str, list[str]]:
     submission.record_job_ids("slurm", job_ids)
     if process.returncode:
         stderr = " ".join(process.stderr.split())
-        raise RunError(f"sbatch refuses {submission.folder.name} ({stderr}); sent so far: {', '.join(job_ids) or 'nothing'}")
+        raise RunError(
+            f"sbatch refuses {submission.folder.name} ({stderr}); sent so far: {', '.join(job_ids) or 'nothing'}"
+        )
     return job_ids
 
 

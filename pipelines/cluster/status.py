@@ -11,7 +11,7 @@ import yaml
 from data_prep.errors import DataError
 from data_prep.shards.manifest import Manifest
 from pipelines.cluster.schedulers import SCHEDULERS
-from pipelines.cluster.submission import load_submitted_jobs, list_submissions
+from pipelines.cluster.submission import list_submissions, load_submitted_jobs
 from pipelines.errors import RunError
 
 

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from e4t import ConfigError
 from encoder.config import TuneConfig
-from encoder.errors import ConfigError
 from encoder.tuning.presets import METHODS
 
 RELEASE, BASE = "release", "base"
@@ -83,7 +83,12 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(sorted(self.steps)))
-        if self.num_concepts < self.num_grid_concepts or self.num_grid_concepts < 1 or not self.steps or self.num_prompts < 1:
+        if (
+            self.num_concepts < self.num_grid_concepts
+            or self.num_grid_concepts < 1
+            or not self.steps
+            or self.num_prompts < 1
+        ):
             raise ConfigError("evaluate: give at least one step and edit, and at least as many concepts as are shown")
 
     @property
@@ -134,5 +139,7 @@ class CompareConfig:
             if any(system.slug == other.slug for other in by_name.values()):
                 raise ConfigError(f"compare.systems: two are called {system.name!r}")
             if system.init_from and by_name.get(system.init_from, system).method != "textual-inversion":
-                raise ConfigError(f"system {system.name!r}: after {system.init_from!r}; name a Textual Inversion above it")
+                raise ConfigError(
+                    f"system {system.name!r}: after {system.init_from!r}; name a Textual Inversion above it"
+                )
             by_name[system.name] = system

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from e4t import ConfigError
 from encoder.config import EncoderInputs, OffsetType
-from encoder.errors import ConfigError
 
 ZERO_BUCKET_SIZE = 50_000_000
 """Numbers that ranks send at once. DeepSpeed holds a buffer of so many: of its own 500 million, 1 GB for nothing."""
@@ -37,7 +37,7 @@ class PretrainConfig:
     micro_batch_size: int = 8
     """The most pictures that a device holds at once; the rest of its share of the batch is accumulated."""
     learning_rate: float = 1.6e-5
-    offset_type: OffsetType = "overparametrised"
+    offset_type: OffsetType = "overparametrized"
     """The method's own form of the weight offsets (143 M parameters on SD1.x), their factors themselves (0.37 M), or
     none at all."""
     offsets_learning_rate: float | None = None
@@ -49,13 +49,13 @@ class PretrainConfig:
     """lambda on ||v||^2, mean over the batch."""
     hidden_width: int | None = None
     """Width of the domain encoder's pooled hierarchy; CLIP's own unless given."""
-    encoder_inputs: EncoderInputs = "everything"
+    encoder_inputs: EncoderInputs = "full"
     """What the domain encoder looks at; anything less is for ablations."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage: 1 shards the optimizer's state, 2 gradients, too, 3 the trained weights, too."""
     offload_optimizer: bool = False
     """Keep the optimizer's state in the host's memory, and step there."""
-    precision: Literal["bf16", "fp16", "no"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Of the trained modules in the step; the optimizer's weights are always fp32."""
     gradient_checkpointing: bool = True
     compile: bool = False
@@ -88,27 +88,27 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         for name in (
-            "steps",
-            "batch_size",
+            "max_steps",
+            "global_batch_size",
             "micro_batch_size",
             "log_every",
             "checkpoint_every",
-            "keep",
-            "sample_every",
-            "validate_samples",
-            "skips_allowed",
+            "keep_last",
+            "eval_every",
+            "eval_samples",
+            "max_consecutive_skips",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; give at least 1")
-        for name in ("regulariser", "warmup_steps", "keep_every"):
+        for name in ("regularization_weight", "warmup_steps", "keep_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; give at least 0")
         if min(self.learning_rates) <= 0:
             raise ConfigError("pretrain.learning_rate and offsets_learning_rate must be positive")
         if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"pretrain.average is {self.ema_decay}; give a decay such as 0.999, or 0 for none")
+            raise ConfigError(f"pretrain.ema_decay is {self.ema_decay}; give a decay such as 0.999, or 0 for none")
         if min(self.init_timeout_seconds, self.step_timeout_seconds) <= 0:
-            raise ConfigError("pretrain.start_timeout_seconds and step_timeout_seconds must be positive")
+            raise ConfigError("pretrain.init_timeout_seconds and step_timeout_seconds must be positive")
 
     @property
     def learning_rates(self) -> tuple[float, float]:
@@ -122,10 +122,14 @@ class PretrainConfig:
         """
         local_batch_size, remainder = divmod(self.global_batch_size, world_size)
         if remainder or not local_batch_size:
-            divisors = ", ".join(str(n) for n in range(1, self.global_batch_size + 1) if self.global_batch_size % n == 0)
+            divisors = ", ".join(
+                str(n) for n in range(1, self.global_batch_size + 1) if self.global_batch_size % n == 0
+            )
             raise ConfigError(
-                f"pretrain.batch_size {self.global_batch_size} cannot be shared by {world_size} devices; start {divisors} of them, or "
+                f"pretrain.global_batch_size {self.global_batch_size} cannot be shared by {world_size} devices; start {divisors} of them, or "
                 "change it"
             )
-        micro_batch_size = next(n for n in range(min(self.micro_batch_size, local_batch_size), 0, -1) if local_batch_size % n == 0)
+        micro_batch_size = next(
+            n for n in range(min(self.micro_batch_size, local_batch_size), 0, -1) if local_batch_size % n == 0
+        )
         return micro_batch_size, local_batch_size // micro_batch_size

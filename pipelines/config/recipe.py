@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import PrepareConfig, DataLoaderConfig
+from data_prep.config import DataLoaderConfig, PrepareConfig
 from data_prep.credentials import check_no_credentials
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from pipelines.config.evaluation import CompareConfig, EvaluateConfig

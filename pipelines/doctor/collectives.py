@@ -41,7 +41,14 @@ def check_collectives(requirements: JobRequirements) -> list[CheckResult]:
     outputs = [process.communicate() for process in processes]
     if error_output := next((err for (_, err), code in zip(outputs, exit_codes, strict=True) if code), None):
         reason = (error_output.strip().splitlines() or ["no word"])[-1]
-        return [CheckResult(name="ranks", status="broken", detail=f"{world_size} ranks do not meet: {reason}", remedy=COLLECTIVES_REMEDY)]
+        return [
+            CheckResult(
+                name="ranks",
+                status="broken",
+                detail=f"{world_size} ranks do not meet: {reason}",
+                remedy=COLLECTIVES_REMEDY,
+            )
+        ]
     measured = json.loads(outputs[0][0].splitlines()[-1])
     detail = (
         f"{world_size} over {measured['backend']}: {measured['bandwidth'] / 1e9:.2f} GB/s of each in an all-reduce of "

@@ -29,7 +29,9 @@ def count_gpus() -> int:
     """GPUs by the driver's own list and the environment, without waiting for torch."""
     num_present = len(list((NVIDIA_PROC_DIR / "gpus").glob("*")))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return num_present if visible is None else min(num_present, len([each for each in visible.split(",") if each.strip()]))
+    return (
+        num_present if visible is None else min(num_present, len([each for each in visible.split(",") if each.strip()]))
+    )
 
 
 def check_devices(requirements: JobRequirements) -> list[CheckResult]:
@@ -42,7 +44,9 @@ def check_devices(requirements: JobRequirements) -> list[CheckResult]:
         return check_gpus(gpus, torch.version.cuda, _driver_cuda_version(), requirements.nproc)
     features = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
     feature_names = [words for flag, words in CPU_FEATURES.items() if flag in features] or ["neither AVX-512 nor bf16"]
-    detail = f"no GPU; {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, {', '.join(feature_names)}"
+    detail = (
+        f"no GPU; {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, {', '.join(feature_names)}"
+    )
     remedy = "enough for the quickstart; Stable Diffusion takes a GPU: e4t plan --device H100 tells which"
     return [CheckResult(name="device", status="note", detail=detail, remedy=remedy)]
 

@@ -19,7 +19,9 @@ SLOW_BYTES_PER_SECOND = 50e6
 
 def check_disk(requirements: JobRequirements) -> list[CheckResult]:
     """Write and read a file where runs would be, and leave nothing."""
-    folder = next(path for path in (requirements.runs.absolute(), *requirements.runs.absolute().parents) if path.exists())
+    folder = next(
+        path for path in (requirements.runs.absolute(), *requirements.runs.absolute().parents) if path.exists()
+    )
     try:
         write_speed, read_speed = _measure_speeds(folder)
     except OSError as error:

@@ -28,13 +28,17 @@ def check_memory(requirements: JobRequirements) -> list[CheckResult]:
     return [CheckResult(name="memory", status="ok", detail=detail)]
 
 
-def cgroup_memory_limit(cgroup_file: Path = Path("/proc/self/cgroup"), cgroup_root: Path = Path("/sys/fs/cgroup")) -> int | None:
+def cgroup_memory_limit(
+    cgroup_file: Path = Path("/proc/self/cgroup"), cgroup_root: Path = Path("/sys/fs/cgroup")
+) -> int | None:
     """Bytes that the control groups above this process allow, the least of them; None if none says so.
 
     ``own`` names the groups, ``root`` is where they are mounted: version 2, or version 1 with a folder a controller.
     """
     limits = [
-        int(text) for path in _limit_files(cgroup_file, cgroup_root) if path.is_file() and (text := path.read_text().strip()) != "max"
+        int(text)
+        for path in _limit_files(cgroup_file, cgroup_root)
+        if path.is_file() and (text := path.read_text().strip()) != "max"
     ]
     return min(limits, default=None)
 

@@ -28,7 +28,9 @@ def unmet_requirements(dist: Distribution) -> Iterator[CheckResult]:
     python = SpecifierSet(dist.metadata["Requires-Python"] or "")
     if not python.contains(platform.python_version(), prereleases=True):
         detail = f"python {platform.python_version()}, but it takes {python}"
-        yield CheckResult(name="packages", status="broken", detail=detail, remedy="make the environment with another python")
+        yield CheckResult(
+            name="packages", status="broken", detail=detail, remedy="make the environment with another python"
+        )
     for requirement in map(Requirement, dist.requires or ()):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue

@@ -15,7 +15,9 @@ from pipelines.tracking.client import first_line
 ProgressCallback = Callable[[int, int], None]
 
 
-def run_checks(checks: Sequence[Check], requirements: JobRequirements, on_progress: ProgressCallback | None = None) -> list[CheckResult]:
+def run_checks(
+    checks: Sequence[Check], requirements: JobRequirements, on_progress: ProgressCallback | None = None
+) -> list[CheckResult]:
     """What all checks find, in their order; ``watch`` hears how many are done."""
     results: dict[str, list[CheckResult]] = {}
     exclusive, concurrent = ([check for check in checks if check.exclusive is alone] for alone in (True, False))
@@ -49,7 +51,9 @@ class _CheckProcess:
         """What it found, or how it ended without a word."""
         if not self.parent_conn.poll():
             load, cores = os.getloadavg()[0], os.cpu_count()
-            return self.check.failure(f"no answer in {self.check.timeout_seconds:g} s, at a load of {load:.1f} on {cores} cores")
+            return self.check.failure(
+                f"no answer in {self.check.timeout_seconds:g} s, at a load of {load:.1f} on {cores} cores"
+            )
         try:
             received: list[CheckResult] = self.parent_conn.recv()
             return received

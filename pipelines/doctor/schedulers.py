@@ -16,13 +16,19 @@ def check_slurm(_: JobRequirements) -> list[CheckResult]:
     """Whether sbatch is here and its controller answers."""
     if not shutil.which("sbatch"):
         return [
-            CheckResult(name="slurm", status="ok", detail="no sbatch here: e4t submit slurm works on the cluster's nodes")
+            CheckResult(
+                name="slurm", status="ok", detail="no sbatch here: e4t submit slurm works on the cluster's nodes"
+            )
         ]
     answers, output = _run_command("scontrol", "ping")
     if answers and " UP" in output:
         return [CheckResult(name="slurm", status="ok", detail=output)]
     remedy = "ask on a node of the cluster, or look at /etc/slurm/slurm.conf and munge"
-    return [CheckResult(name="slurm", status="note", detail=f"sbatch is here, its controller is not: {output}", remedy=remedy)]
+    return [
+        CheckResult(
+            name="slurm", status="note", detail=f"sbatch is here, its controller is not: {output}", remedy=remedy
+        )
+    ]
 
 
 def check_kubernetes(_: JobRequirements) -> list[CheckResult]:
@@ -34,19 +40,35 @@ def check_kubernetes(_: JobRequirements) -> list[CheckResult]:
     has_context, context = _run_command(kubectl, "config", "current-context")
     if not has_context:
         remedy = "name the cluster for e4t submit k8s: kubectl config use-context NAME, or KUBECONFIG"
-        return [CheckResult(name="kubernetes", status="note", detail=f"kubectl has no context ({context})", remedy=remedy)]
-    answers, output = _run_command(kubectl, "get", "--raw", "/readyz", "--request-timeout", f"{TIMEOUT_SECONDS - 1:.0f}s")
+        return [
+            CheckResult(name="kubernetes", status="note", detail=f"kubectl has no context ({context})", remedy=remedy)
+        ]
+    answers, output = _run_command(
+        kubectl, "get", "--raw", "/readyz", "--request-timeout", f"{TIMEOUT_SECONDS - 1:.0f}s"
+    )
     if answers:
         return [CheckResult(name="kubernetes", status="ok", detail=f"context {context} answers: {output}")]
     remedy = "log in again, or choose another: kubectl config use-context NAME"
-    return [CheckResult(name="kubernetes", status="note", detail=f"context {context} does not answer: {output}", remedy=remedy)]
+    return [
+        CheckResult(
+            name="kubernetes", status="note", detail=f"context {context} does not answer: {output}", remedy=remedy
+        )
+    ]
 
 
 def check_containers(_: JobRequirements) -> list[CheckResult]:
     """Which container engines are here."""
-    versions = [said for name in CONTAINER_ENGINES if shutil.which(name) for works, said in [_run_command(name, "--version")] if works]
+    versions = [
+        said
+        for name in CONTAINER_ENGINES
+        if shutil.which(name)
+        for works, said in [_run_command(name, "--version")]
+        if works
+    ]
     return [
-        CheckResult(name="containers", status="ok", detail=", ".join(versions) or "no engine: only container images need one")
+        CheckResult(
+            name="containers", status="ok", detail=", ".join(versions) or "no engine: only container images need one"
+        )
     ]
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from data_prep.stream.stream import Sample, ShardReader
+from e4t import ConfigError
 from encoder.config import PLACEHOLDER
-from encoder.errors import ConfigError
 from encoder.model.conditioning import caption_prompt
 from pipelines.config.recipe import Recipe
 
@@ -61,7 +61,7 @@ def choose_cases(recipe: Recipe, num_images: int) -> list[Case]:
     if not eligible:
         raise ConfigError(
             f"no concept of {recipe.data.output}'s {config.split} split has {needed} pictures, {num_images} of them to "
-            "tune on; give systems fewer pictures, evaluate.edits fewer, or evaluate.prompts"
+            "tune on; give systems fewer pictures, evaluate.num_prompts fewer, or evaluate.prompts"
         )
     rng = random.Random(f"evaluate-{config.seed}")
     chosen = rng.sample(eligible, min(config.num_concepts, len(eligible)))
@@ -79,7 +79,8 @@ def _case(recipe: Recipe, samples: Sequence[Sample], num_images: int, prompts: S
         concept=samples[0].identity,
         images=tuple(_to_image(sample) for sample in tuning_samples),
         captions=tuple(caption_prompt(sample.caption, recipe.conditioning) for sample in tuning_samples),
-        edit_prompts=tuple(prompts) or tuple(caption_prompt(sample.caption, recipe.conditioning) for sample in edit_samples),
+        edit_prompts=tuple(prompts)
+        or tuple(caption_prompt(sample.caption, recipe.conditioning) for sample in edit_samples),
         reference_images=tuple(_to_image(sample) for sample in edit_samples),
         seed=recipe.evaluate.seed + 1000 * index,
     )

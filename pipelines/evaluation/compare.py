@@ -27,12 +27,20 @@ def present(comparison: Comparison, release: Path, on_progress: Callable[[int, i
     Raises RunError if some of it is missing.
     """
     if num_missing := comparison.num_missing():
-        raise RunError(f"{comparison.output} lacks {num_missing} results; run `e4t compare` again, or its ranks that failed")
+        raise RunError(
+            f"{comparison.output} lacks {num_missing} results; run `e4t compare` again, or its ranks that failed"
+        )
     loaded_release = Release.open(release)
     with stage_run(comparison.recipe, "compare", evaluation_label("compare", loaded_release.content_digest)) as tracker:
         report = make_report(comparison, compute_scores(comparison, on_progress))
         draw_figure(comparison)
         draw_plots(report)
         write_page(report)
-        log_evaluation(tracker, report, loaded_release, "compare", [f"{FIGURE}.png", f"{TRADE_OFF}.png", f"{SIMILARITY_BY_TIME}.png", PAGE])
+        log_evaluation(
+            tracker,
+            report,
+            loaded_release,
+            "compare",
+            [f"{FIGURE}.png", f"{TRADE_OFF}.png", f"{SIMILARITY_BY_TIME}.png", PAGE],
+        )
     return report

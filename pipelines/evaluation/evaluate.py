@@ -17,7 +17,9 @@ from pipelines.tracking.stage_runs import evaluation_label, stage_run
 GRID = "grid.png"
 
 
-def evaluate(recipe: Recipe, release: Path, output: Path, on_progress: Callable[[int, int], None] | None = None) -> Report:
+def evaluate(
+    recipe: Recipe, release: Path, output: Path, on_progress: Callable[[int, int], None] | None = None
+) -> Report:
     """Personalise held-out concepts; write report.json, scores.csv, table.md and grid.png, and tell MLflow.
 
     What an earlier call has made of the same recipe and release is kept. The numbers depend on neither the number of
@@ -46,5 +48,7 @@ def comparison_grid(comparison: Comparison) -> Image.Image:
         tuned_images = comparison.results.load(tuned, case).images
         base_image = comparison.results.load(base, case).images[0][0]
         reconstructed = [tuned_images[steps][0] for steps in tuned.steps]
-        rows.append([case.images[0], base_image, *reconstructed, *tuned_images[tuned.steps[-1]][1:], *case.reference_images])
+        rows.append(
+            [case.images[0], base_image, *reconstructed, *tuned_images[tuned.steps[-1]][1:], *case.reference_images]
+        )
     return labeled_grid(rows, labels)

@@ -32,7 +32,9 @@ def write_page(report: Report) -> Path:
         releases=data["releases"],
         environment=data["environment"],
         settings=yaml.safe_dump(data["recipe"], sort_keys=False),
-        systems=[(system.name, system.tune_config(report.comparison.recipe.tune)) for system in report.comparison.systems],
+        systems=[
+            (system.name, system.tune_config(report.comparison.recipe.tune)) for system in report.comparison.systems
+        ],
     )
     atomic_write(folder / PAGE, html)
     return folder / PAGE

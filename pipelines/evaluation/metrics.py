@@ -13,7 +13,15 @@ from encoder.images import preprocess_batch
 from encoder.metrics import ClipScorer, ImageFeatureExtractor, cosine_similarity
 from pipelines.config.recipe import Recipe
 from pipelines.evaluation.cases import Case
-from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, IDENTITY_ATTRIBUTES, SCENE_ATTRIBUTES, AttributeClassifier, matching_fraction, parse_scene, expected_attributes
+from pipelines.tiny_base.attribute_classifier import (
+    ATTRIBUTE_WEIGHTS_NAME,
+    IDENTITY_ATTRIBUTES,
+    SCENE_ATTRIBUTES,
+    AttributeClassifier,
+    expected_attributes,
+    matching_fraction,
+    parse_scene,
+)
 
 CONCEPT_SIMILARITY, RECOGNIZER_SIMILARITY = "concept", "recognised"
 """How close the edits are to the concept's picture: by CLIP, by a recogniser."""
@@ -64,8 +72,14 @@ class ClipMetric:
     def _reference_features(self, case: Case, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Features of the case's first picture, of its edits' words and of their truths."""
         prompts = [edit.replace(PLACEHOLDER, self._domain_word) for edit in case.edit_prompts]
-        reference_features = self._clip.image_features(preprocess_batch(case.reference_images, size)) if case.reference_images else None
-        return self._clip.image_features(preprocess_batch(case.images[:1], size)), self._clip.text_features(prompts), reference_features
+        reference_features = (
+            self._clip.image_features(preprocess_batch(case.reference_images, size)) if case.reference_images else None
+        )
+        return (
+            self._clip.image_features(preprocess_batch(case.images[:1], size)),
+            self._clip.text_features(prompts),
+            reference_features,
+        )
 
 
 class RecognizerMetric:
@@ -77,7 +91,11 @@ class RecognizerMetric:
     def compute(self, case: Case, images: Tensor) -> dict[str, float]:
         """Closeness of the edits to the concept's picture."""
         image_features = self._image_features(case, images.shape[-1])
-        return {RECOGNIZER_SIMILARITY: float(cosine_similarity(self._extractor.image_features(images[1:]), image_features).mean())}
+        return {
+            RECOGNIZER_SIMILARITY: float(
+                cosine_similarity(self._extractor.image_features(images[1:]), image_features).mean()
+            )
+        }
 
     @cache  # noqa: B019 - an instrument lives as long as the command
     def _image_features(self, case: Case, size: int) -> Tensor:
@@ -91,7 +109,11 @@ class PixelMetric:
         """Root mean square difference, of a range from 0 to 1."""
         if not case.reference_images:
             return {}
-        return {"pixels off": float(((images[1:] - preprocess_batch(case.reference_images, images.shape[-1])) / 2).pow(2).mean().sqrt())}
+        return {
+            "pixels off": float(
+                ((images[1:] - preprocess_batch(case.reference_images, images.shape[-1])) / 2).pow(2).mean().sqrt()
+            )
+        }
 
 
 class AttributeMetric:
@@ -110,5 +132,6 @@ class AttributeMetric:
         pairs = list(zip(self._reader.predict(images), expected, strict=True))
         return {
             "person": sum(matching_fraction(r, k, list(IDENTITY_ATTRIBUTES)) for r, k in pairs) / len(pairs),
-            ATTRIBUTE_ACCURACY: sum(matching_fraction(r, k, list(SCENE_ATTRIBUTES)) for r, k in pairs[1:]) / len(pairs[1:]),
+            ATTRIBUTE_ACCURACY: sum(matching_fraction(r, k, list(SCENE_ATTRIBUTES)) for r, k in pairs[1:])
+            / len(pairs[1:]),
         }

@@ -13,7 +13,9 @@ def log_evaluation(tracker: Tracker, report: Report, release: Release, stage: st
     tracker.set_tags({RELEASE_TAG: release.id, WEIGHTS_TAG: release.content_digest})
     for row in report.rows:
         values = {name: estimate.mean for name, estimate in row.scores.items()} | {"seconds": row.seconds.mean}
-        tracker.log_metrics(row.steps, {f"{_mlflow_name(row.system)}/{_mlflow_name(name)}": value for name, value in values.items()})
+        tracker.log_metrics(
+            row.steps, {f"{_mlflow_name(row.system)}/{_mlflow_name(name)}": value for name, value in values.items()}
+        )
     for file in (REPORT, SCORES, TABLE, *image_files):
         tracker.log_artifact(report.comparison.output / file)
     tracker.tag_model_versions(release.name, WEIGHTS_TAG, release.content_digest, f"{stage}_run_id")

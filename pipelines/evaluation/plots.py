@@ -8,7 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pipelines.evaluation.figure import save_figure
-from pipelines.evaluation.metrics import CONCEPT_SIMILARITY, ATTRIBUTE_ACCURACY, PROMPT_SIMILARITY, RECOGNIZER_SIMILARITY
+from pipelines.evaluation.metrics import (
+    ATTRIBUTE_ACCURACY,
+    CONCEPT_SIMILARITY,
+    PROMPT_SIMILARITY,
+    RECOGNIZER_SIMILARITY,
+)
 from pipelines.evaluation.report import Report
 from pipelines.evaluation.statistics import REFERENCE, Estimate, Row
 
@@ -19,7 +24,9 @@ MARKERS = "osD^vP*Xph<>"
 def draw_plots(report: Report) -> list[Path]:
     """Write both as PNG and PDF."""
     concept = RECOGNIZER_SIMILARITY if RECOGNIZER_SIMILARITY in report.columns else CONCEPT_SIMILARITY
-    prompt = ATTRIBUTE_ACCURACY if ATTRIBUTE_ACCURACY in report.columns else PROMPT_SIMILARITY  # a tiny CLIP hardly tells prompts apart
+    prompt = (
+        ATTRIBUTE_ACCURACY if ATTRIBUTE_ACCURACY in report.columns else PROMPT_SIMILARITY
+    )  # a tiny CLIP hardly tells prompts apart
     curves = _group_by_system(report.rows)
     return [*_plot_trade_off(report, curves, concept, prompt), *_plot_time(report, curves, concept)]
 

@@ -53,7 +53,9 @@ class Results:
         recipe = {part: asdict(getattr(self._recipe, part)) for part in ("base", "conditioning", "sample")}
         prompts = {"captions": case.captions[: system.num_images], "edits": case.edit_prompts, "seed": case.seed}
         image_digests = case.image_digests[: system.num_images]
-        return sha256_json([system_settings, recipe, prompts, image_digests, self._recipe.data.resolution, self._recipe.seed])
+        return sha256_json(
+            [system_settings, recipe, prompts, image_digests, self._recipe.data.resolution, self._recipe.seed]
+        )
 
     def has(self, system: System, case: Case) -> bool:
         """Whether this result is there, as it would be made now."""

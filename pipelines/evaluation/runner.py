@@ -21,7 +21,7 @@ from pipelines.evaluation.cases import Case, choose_cases
 from pipelines.evaluation.result_store import Result, Results
 from pipelines.registry.resolve import resolve_release
 from pipelines.runtime.logging import configure_worker_logging
-from pipelines.runtime.memory import reset_peak_memory, peak_memory_bytes
+from pipelines.runtime.memory import peak_memory_bytes, reset_peak_memory
 
 POLL_SECONDS = 0.5
 
@@ -32,7 +32,7 @@ class Comparison:
     def __init__(self, recipe: Recipe, systems: Sequence[System], release: Path, output: Path) -> None:
         """``release`` is where systems that start from ``release`` do."""
         self.recipe, self.output = recipe, output
-        self.systems = [replace(each, start=_resolve_init(each, release, recipe)) for each in systems]
+        self.systems = [replace(each, init=_resolve_init(each, release, recipe)) for each in systems]
         self.cases = choose_cases(recipe, max(system.num_images for system in systems))
         self.results = Results(output, recipe, self.systems)
 

@@ -90,7 +90,9 @@ def _reference_scores(cases: Sequence[Case], metrics: Sequence[Metric], size: in
             yield Score(system, 0, case.concept, values, 0.0, 0.0)
 
 
-def _compute_metrics(metrics: Sequence[Metric], case: Case, images: Sequence[Image.Image], size: int) -> dict[str, float]:
+def _compute_metrics(
+    metrics: Sequence[Metric], case: Case, images: Sequence[Image.Image], size: int
+) -> dict[str, float]:
     batch = preprocess_batch(images, size)
     return {name: number for tool in metrics for name, number in tool.compute(case, batch).items()}
 

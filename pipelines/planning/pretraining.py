@@ -6,18 +6,18 @@ from dataclasses import replace
 import torch
 
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.shapes import DUMMY_TOKEN, default_dtype, build_meta_backbone
+from encoder.backbone.shapes import DUMMY_TOKEN, build_meta_backbone, default_dtype
 from encoder.config import PLACEHOLDER
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import encode_images
 from pipelines.config.pretraining import ZERO_BUCKET_SIZE, PretrainConfig
 from pipelines.config.recipe import Recipe
-from pipelines.planning.fake_execution import module_bytes, measure_cost, num_parameters, fake_tensors
+from pipelines.planning.fake_execution import fake_tensors, measure_cost, module_bytes, num_parameters
 from pipelines.planning.plan import Plan
 from pipelines.pretraining.model import DomainModel, sample_noise
 from pipelines.runtime.device_specs import Device
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def plan_pretraining(recipe: Recipe, device: Device, num_devices: int) -> Plan:
@@ -35,7 +35,11 @@ def plan_pretraining(recipe: Recipe, device: Device, num_devices: int) -> Plan:
         cost = measure_cost(_make_micro_batch(recipe, model, backbone, conditioning, micro_batch_size))
         num_trainable, gradient_bytes = num_parameters(model), num_parameters(model) * dtype.itemsize
         state_memory, host_memory = _state_memory(config, num_devices, num_trainable, dtype.itemsize)
-        encoder_bytes = module_bytes(backbone.vae) + module_bytes(backbone.image_encoder) if config.use_feature_cache and device.is_gpu else 0
+        encoder_bytes = (
+            module_bytes(backbone.vae) + module_bytes(backbone.image_encoder)
+            if config.use_feature_cache and device.is_gpu
+            else 0
+        )
         frozen_memory = {"frozen weights": module_bytes(backbone) - encoder_bytes}
         working_memory = {"activations": max(cost.peak_bytes - gradient_bytes, 0), "runtime": device.overhead_bytes}
     return Plan(
@@ -67,7 +71,11 @@ def _make_micro_batch(
     prompts = conditioning.tokenize([f"{DUMMY_TOKEN} {PLACEHOLDER}"] * micro_batch_size)
     conditioning.unconditional_embeddings()
     noise_sample = sample_noise(recipe, backbone, list(range(micro_batch_size)))
-    cached_images = encode_images(backbone, torch.zeros(micro_batch_size, 3, resolution, resolution)) if recipe.pretrain.use_feature_cache else None
+    cached_images = (
+        encode_images(backbone, torch.zeros(micro_batch_size, 3, resolution, resolution))
+        if recipe.pretrain.use_feature_cache
+        else None
+    )
 
     def forward_backward() -> None:
         pictures = cached_images or encode_images(backbone, torch.zeros(micro_batch_size, 3, resolution, resolution))
@@ -76,14 +84,17 @@ def _make_micro_batch(
     return forward_backward
 
 
-def _state_memory(config: PretrainConfig, num_devices: int, num_trainable: int, element_size: int) -> tuple[dict[str, int], dict[str, int]]:
+def _state_memory(
+    config: PretrainConfig, num_devices: int, num_trainable: int, element_size: int
+) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes on a device and on its host, as ZeRO shares them (Rajbhandari et al., arXiv 1910.02054)."""
     stage = config.zero_stage
-    master_bytes = 0 if config.precision == "no" else 4
+    master_bytes = 0 if config.precision == "fp32" else 4
     optimizer = num_trainable * (master_bytes + 8 + 4 * (config.ema_decay > 0)) // (num_devices if stage >= 1 else 1)
     memory = {
         "trained weights": num_trainable * element_size // (num_devices if stage == 3 else 1),
-        "gradients": num_trainable * element_size // (num_devices if stage >= 2 else 1) + min(num_trainable, ZERO_BUCKET_SIZE) * element_size,
+        "gradients": num_trainable * element_size // (num_devices if stage >= 2 else 1)
+        + min(num_trainable, ZERO_BUCKET_SIZE) * element_size,
     }
     return (memory, {"optimizer": optimizer}) if config.offload_optimizer else (memory | {"optimizer": optimizer}, {})
 

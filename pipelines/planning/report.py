@@ -30,7 +30,10 @@ def _memory_table(plan: Plan) -> Table:
         if not size:
             continue
         table.add_row(
-            part, f"{size / GIB:.2f}", f"{cumulative_bytes / GIB:.2f}", style="red" if cumulative_bytes > plan.device.memory_bytes else None
+            part,
+            f"{size / GIB:.2f}",
+            f"{cumulative_bytes / GIB:.2f}",
+            style="red" if cumulative_bytes > plan.device.memory_bytes else None,
         )
     for part, size in plan.host_memory.items():
         table.add_row(f"{part} (in the host's memory)", f"{size / GIB:.2f}", "", style="dim")
@@ -39,7 +42,9 @@ def _memory_table(plan: Plan) -> Table:
 
 def _speed_lines(plan: Plan) -> list[str]:
     device, hours = plan.device, plan.hours
-    time = f"{hours:,.1f} hours, {hours * plan.num_devices:,.1f} device-hours" if hours > 0.1 else f"{hours * 3600:.0f} s"
+    time = (
+        f"{hours:,.1f} hours, {hours * plan.num_devices:,.1f} device-hours" if hours > 0.1 else f"{hours * 3600:.0f} s"
+    )
     source = "measured" if not device.is_gpu else "assumed, never measured"
     lines = [
         f"parameters      {plan.num_trainable:,} trained, {plan.num_frozen:,} frozen",
@@ -59,7 +64,10 @@ def _verdict_lines(plan: Plan, overrides: list[str], revised: Plan) -> list[str]
         return [f"fits            {usage}; memory: {calibration}"]
     lines = [f"does not fit    {usage}; first: {plan.first_overflow}; memory: {calibration}"]
     suggestion = f"{' '.join(overrides)}: {revised.total_bytes / GIB:.1f} GiB"
-    return [*lines, f"what to change  {suggestion}" if revised.fits else f"not enough      {suggestion}; take a larger device"]
+    return [
+        *lines,
+        f"what to change  {suggestion}" if revised.fits else f"not enough      {suggestion}; take a larger device",
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,9 +34,12 @@ def _pretraining_overrides(recipe: Recipe, num_devices: int) -> Iterator[Overrid
         yield "--pretrain.gradient_checkpointing=true", _replace_pretrain(recipe, gradient_checkpointing=True)
     micro_batch_size = config.micro_batch_split(num_devices)[0]
     if micro_batch_size > 1:
-        yield f"--pretrain.micro_batch_size={micro_batch_size // 2}", _replace_pretrain(recipe, micro_batch_size=micro_batch_size // 2)
+        yield (
+            f"--pretrain.micro_batch_size={micro_batch_size // 2}",
+            _replace_pretrain(recipe, micro_batch_size=micro_batch_size // 2),
+        )
     if config.offset_type != "direct":
-        yield "--pretrain.offsets=direct", _replace_pretrain(recipe, offsets="direct")
+        yield "--pretrain.offset_type=direct", _replace_pretrain(recipe, offsets="direct")
     if config.zero_stage < 2 and num_devices > 1:
         yield "--pretrain.zero_stage=2", _replace_pretrain(recipe, zero_stage=2)
     if not config.offload_optimizer:
@@ -53,11 +56,14 @@ def _tuning_overrides(recipe: Recipe, _: int) -> Iterator[Override]:
         yield "--tune.optimizer=adamw8bit", _replace_tune(recipe, optimizer="adamw8bit")
     micro_batch_size = min(config.micro_batch_size, config.batch_size)
     if micro_batch_size > 1:
-        yield f"--tune.micro_batch_size={micro_batch_size // 2}", _replace_tune(recipe, micro_batch_size=micro_batch_size // 2)
+        yield (
+            f"--tune.micro_batch_size={micro_batch_size // 2}",
+            _replace_tune(recipe, micro_batch_size=micro_batch_size // 2),
+        )
     if config.trainable == "unet":
-        yield "--tune.train=attention", _replace_tune(recipe, train="attention")
+        yield "--tune.trainable=attention", _replace_tune(recipe, train="attention")
     if config.trainable == "attention":
-        yield "--tune.train=lora", _replace_tune(recipe, train="lora")
+        yield "--tune.trainable=lora", _replace_tune(recipe, train="lora")
 
 
 def _replace_pretrain(recipe: Recipe, **changes: object) -> Recipe:

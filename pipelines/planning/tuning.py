@@ -9,9 +9,9 @@ from torch import Tensor
 from encoder.backbone.shapes import DUMMY_TOKEN, build_meta_backbone
 from encoder.config import PLACEHOLDER
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.tuning.tuner import TuningImages, Tuner
+from encoder.tuning.tuner import Tuner, TuningImages
 from pipelines.config.recipe import Recipe
-from pipelines.planning.fake_execution import module_bytes, measure_cost, num_parameters, fake_tensors
+from pipelines.planning.fake_execution import fake_tensors, measure_cost, module_bytes, num_parameters
 from pipelines.planning.plan import Plan
 from pipelines.planning.pretraining import dummy_conditioning
 from pipelines.pretraining.model import sample_noise
@@ -30,16 +30,26 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
         hidden_width, encoder_inputs = recipe.pretrain.hidden_width, recipe.pretrain.encoder_inputs
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, hidden_width, encoder_inputs))
         adamw_config = replace(config, optimizer="adamw")  # no step is taken, and others need a library
-        tuner = Tuner(backbone, encoder, conditioning, TuningImages(pixels=torch.zeros(1, 3, resolution, resolution)), adamw_config)
+        tuner = Tuner(
+            backbone,
+            encoder,
+            conditioning,
+            TuningImages(pixels=torch.zeros(1, 3, resolution, resolution)),
+            adamw_config,
+        )
         noise_sample = sample_noise(recipe, backbone, list(range(config.batch_size)))
         prompts = conditioning.tokenize([f"{DUMMY_TOKEN} {PLACEHOLDER}"] * config.batch_size)
         micro_batch = slice(0, min(config.micro_batch_size, config.batch_size))
         with tuner:
-            cost = measure_cost(lambda: _run_micro_batch(tuner, lambda: tuner.compute_losses(micro_batch, noise_sample, prompts).total))
+            cost = measure_cost(
+                lambda: _run_micro_batch(tuner, lambda: tuner.compute_losses(micro_batch, noise_sample, prompts).total)
+            )
             weights, lora_factors = tuner.trainable.weights, tuner.trainable.lora_factors
         encoder_bytes = module_bytes(backbone.vae) + module_bytes(backbone.image_encoder)
         frozen_bytes = module_bytes(backbone) + module_bytes(encoder) - encoder_bytes - _num_bytes(weights)
-    low_precision_weights = [weight for weight in weights if weight.dtype != torch.float32]  # stepped as float32, one by one
+    low_precision_weights = [
+        weight for weight in weights if weight.dtype != torch.float32
+    ]  # stepped as float32, one by one
     concept_bytes = (_num_elements(weights) * config.delta_bits + _num_elements(lora_factors) * 16) // 8
     original_memory = {"original weights": _num_bytes(weights), "autoencoder and picture tower": encoder_bytes}
     step_memory = {

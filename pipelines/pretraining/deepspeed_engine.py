@@ -11,7 +11,7 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from deepspeed import DeepSpeedEngine
 from torch import distributed as dist
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from pipelines.config.pretraining import ZERO_BUCKET_SIZE, PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
@@ -52,7 +52,11 @@ def init_distributed(recipe: Recipe) -> ProcessGroup:
 def deepspeed_config(config: PretrainConfig, world_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration for a recipe on ``world`` devices."""
     micro_batch_size, gradient_accumulation_steps = config.micro_batch_split(world_size)
-    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": ZERO_BUCKET_SIZE, "allgather_bucket_size": ZERO_BUCKET_SIZE}
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "reduce_bucket_size": ZERO_BUCKET_SIZE,
+        "allgather_bucket_size": ZERO_BUCKET_SIZE,
+    }
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {
@@ -71,7 +75,9 @@ def deepspeed_config(config: PretrainConfig, world_size: int) -> dict[str, Any]:
     }
 
 
-def build_engine(model: DomainModel, config: PretrainConfig, process_group: ProcessGroup) -> tuple[DeepSpeedEngine, SkipStepAdamW]:
+def build_engine(
+    model: DomainModel, config: PretrainConfig, process_group: ProcessGroup
+) -> tuple[DeepSpeedEngine, SkipStepAdamW]:
     """The model in a DeepSpeed engine, and the AdamW that it steps.
 
     Raises ConfigError if the device cannot do what the recipe asks, RunError if Accelerate gives anything else.

@@ -47,7 +47,9 @@ def _cache_features(recipe: Recipe, rank: int, world_size: int, on_progress: Cal
 
 def open_feature_cache(recipe: Recipe, backbone: Backbone, split: str) -> FeatureReader:
     """The set's features for this base. Raises ConfigError if they are made for another, DataError if some miss."""
-    return FeatureReader(recipe.data.output, recipe.cache.folder, split, feature_fingerprint(recipe, backbone), recipe.stream)
+    return FeatureReader(
+        recipe.data.output, recipe.cache.folder, split, feature_fingerprint(recipe, backbone), recipe.stream
+    )
 
 
 def feature_fingerprint(recipe: Recipe, backbone: Backbone) -> dict[str, str]:

@@ -7,7 +7,7 @@ from encoder.backbone.text_encoders import TokenizedPrompts
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.features import EncodedImages
-from encoder.model.losses import NoiseSample, Losses, e4t_loss
+from encoder.model.losses import Losses, NoiseSample, e4t_loss
 from encoder.model.weight_offsets import OffsetPredictor, set_offsets
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
@@ -29,7 +29,9 @@ class DomainModel(nn.Module):
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, config.hidden_width, config.encoder_inputs))
         return cls(encoder, OffsetPredictor.for_unet(backbone.unet, config.offset_type), backbone, conditioning)
 
-    def forward(self, images: EncodedImages, prompts: TokenizedPrompts, noise: NoiseSample, regularization_weight: float) -> Losses:
+    def forward(
+        self, images: EncodedImages, prompts: TokenizedPrompts, noise: NoiseSample, regularization_weight: float
+    ) -> Losses:
         """Losses of a micro-batch; the offsets are evaluated once, for both passes."""
         backbone, conditioning = self._frozen
         set_offsets(backbone.unet, self.offsets())

@@ -11,7 +11,7 @@ import yaml
 
 from data_prep.config_diff import differences, flatten
 from data_prep.storage.atomic import atomic_write
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from pipelines.config.recipe import Recipe
 from pipelines.tracking.environment import environment
 
@@ -23,29 +23,29 @@ MUTABLE_SETTINGS = (
     "sample.",
     "pretrain.log_every",
     "pretrain.checkpoint_every",
-    "pretrain.keep",
+    "pretrain.keep_last",
     "pretrain.keep_every",
-    "pretrain.sample_every",
-    "pretrain.validate_samples",
+    "pretrain.eval_every",
+    "pretrain.eval_samples",
     "pretrain.micro_batch_size",
     "pretrain.zero_stage",
     "pretrain.offload_optimizer",
     "pretrain.gradient_checkpointing",
     "pretrain.compile",
     "pretrain.deterministic",
-    "pretrain.skips_allowed",
-    "pretrain.spike_factor",
-    "pretrain.start_timeout_seconds",
+    "pretrain.max_consecutive_skips",
+    "pretrain.loss_spike_factor",
+    "pretrain.init_timeout_seconds",
     "pretrain.step_timeout_seconds",
     "pretrain.stop_signal",
-    "stream.workers",
+    "stream.num_workers",
     "stream.prefetch",
-    "stream.cache_folder",
-    "stream.cache_bytes",
+    "stream.cache_dir",
+    "stream.cache_max_bytes",
     "stream.retries",
     "stream.backoff_seconds",
     "stream.timeout_seconds",
-    "stream.damaged",
+    "stream.on_error",
 )
 """Settings that may change between the sittings of a run."""
 
@@ -83,7 +83,9 @@ class Run:
         if not path.exists():
             return []
         changed = differences(flatten(yaml.safe_load(path.read_text())), flatten(recipe.to_dict()))
-        mutable = MUTABLE_SETTINGS if recipe.pretrain.lr_schedule == "cosine" else (*MUTABLE_SETTINGS, "pretrain.steps")
+        mutable = (
+            MUTABLE_SETTINGS if recipe.pretrain.lr_schedule == "cosine" else (*MUTABLE_SETTINGS, "pretrain.max_steps")
+        )
         return [f"{key}: {then!r} there, {now!r} now" for key, then, now in changed if not key.startswith(mutable)]
 
     def log_to_file(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Self
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 
 TIME_LIMIT = 1000
 """Beyond every signal's number."""

@@ -59,9 +59,15 @@ class StepResult:
 class StepMonitor:
     """Judges steps one behind the newest, so that no step waits for the device."""
 
-    def __init__(self, max_consecutive_skips: int, loss_spike_factor: float, on_result: Callable[[StepResult], None]) -> None:
+    def __init__(
+        self, max_consecutive_skips: int, loss_spike_factor: float, on_result: Callable[[StepResult], None]
+    ) -> None:
         """``tell`` hears of every step; ``skips_allowed`` in a row are the most that a run survives."""
-        self.max_consecutive_skips, self.loss_spike_factor, self.on_result = max_consecutive_skips, loss_spike_factor, on_result
+        self.max_consecutive_skips, self.loss_spike_factor, self.on_result = (
+            max_consecutive_skips,
+            loss_spike_factor,
+            on_result,
+        )
         self.num_skipped, self._consecutive_skips = 0, 0
         self._recent_losses: deque[float] = deque(maxlen=WINDOW)
         self._pending: deque[tuple[StepRecord, AsyncTensorRead]] = deque()

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from data_prep.config_diff import differences
 from data_prep.shards.manifest import Manifest
 from data_prep.stream.stream import Batch, ShardStream, to_float
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
-from encoder.errors import ConfigError
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import EncodedImages, encode_images
 from pipelines.config.pretraining import PretrainConfig
@@ -31,13 +31,13 @@ from pipelines.pretraining.checkpoints.gather import gather_state, restore_state
 from pipelines.pretraining.checkpoints.manager import CheckpointManager
 from pipelines.pretraining.checkpoints.state import TrainingState
 from pipelines.pretraining.deepspeed_engine import build_engine, init_distributed
-from pipelines.pretraining.feature_cache import to_encoded_images, open_feature_cache
-from pipelines.pretraining.metrics import MetricsAccumulator, SystemMetrics, format_duration, aggregate
+from pipelines.pretraining.feature_cache import open_feature_cache, to_encoded_images
+from pipelines.pretraining.metrics import MetricsAccumulator, SystemMetrics, aggregate, format_duration
 from pipelines.pretraining.model import DomainModel, sample_noise
 from pipelines.pretraining.profiler import profile_steps
 from pipelines.pretraining.run_folder import Run
 from pipelines.pretraining.signals import StopSignalHandler
-from pipelines.pretraining.step_monitor import StepMonitor, StepResult, StepRecord
+from pipelines.pretraining.step_monitor import StepMonitor, StepRecord, StepResult
 from pipelines.pretraining.validation import Validation
 from pipelines.pretraining.watchdog import Watchdog
 from pipelines.tracking.environment import environment
@@ -97,7 +97,13 @@ class Trainer:
     """One rank of a pre-training run."""
 
     def __init__(
-        self, recipe: Recipe, run: Run, manifest: Manifest, stop_handler: StopSignalHandler, watchdog: Watchdog, options: RunOptions
+        self,
+        recipe: Recipe,
+        run: Run,
+        manifest: Manifest,
+        stop_handler: StopSignalHandler,
+        watchdog: Watchdog,
+        options: RunOptions,
     ) -> None:
         self.recipe, self.config, self.run, self.manifest = recipe, recipe.pretrain, run, manifest
         self.stop_handler, self.watchdog, self.options = stop_handler, watchdog, options
@@ -117,7 +123,9 @@ class Trainer:
         self.engine, self.optimizer = build_engine(model, self.config, self.process_group)
         self.validation = Validation(recipe, self.backbone, self.conditioning)
         self.checkpoints = CheckpointManager(run.folder / "checkpoints", self.config.keep_last, self.config.keep_every)
-        self.step_monitor = StepMonitor(self.config.max_consecutive_skips, self.config.loss_spike_factor, self._on_step_result)
+        self.step_monitor = StepMonitor(
+            self.config.max_consecutive_skips, self.config.loss_spike_factor, self._on_step_result
+        )
         self.metrics, self.teraflops_per_step = MetricsAccumulator(), 0.0
         self.attempt_id = self.process_group.broadcast_from_rank_0(f"{int(time.time())}-{os.getpid()}")
         self.progress, self.saved_step, self.last_heartbeat = Progress(), -1, 0.0
@@ -181,7 +189,9 @@ class Trainer:
         self.metrics.add(losses)
         self.progress.step += 1
         self.progress.samples_seen = batch.samples_seen
-        self.step_monitor.record(StepRecord(self.progress.step, batch.indices[0], batch.keys), losses, self.optimizer.skipped)
+        self.step_monitor.record(
+            StepRecord(self.progress.step, batch.indices[0], batch.keys), losses, self.optimizer.skipped
+        )
         self.watchdog.reset(self.config.step_timeout_seconds)
         if self._due(self.config.log_every):
             self._log_metrics()
@@ -269,14 +279,18 @@ class Trainer:
         factor = lr_factor(self.config, self.progress.step)
         for group, rate in zip(self.engine.optimizer.param_groups, self.config.learning_rates, strict=False):
             group["lr"] = rate * factor  # without offsets there is one group
-        noise = sample_noise(self.recipe, self.backbone, [self.recipe.seed * 1_000_003 + index for index in batch.indices])
+        noise = sample_noise(
+            self.recipe, self.backbone, [self.recipe.seed * 1_000_003 + index for index in batch.indices]
+        )
         prompts = self.conditioning.sample_prompts(batch.captions, noise.prompt_choice)
         self.optimizer.skipped = torch.ones(())  # unless it is asked to step
         micro_batch_size, accumulation_steps = self.config.micro_batch_split(self.process_group.world_size)
         totals = []
         for start in range(0, micro_batch_size * accumulation_steps, micro_batch_size):
             rows = slice(start, start + micro_batch_size)
-            losses = self.engine(self._encode_batch(batch, rows), prompts[rows], noise[rows], self.config.regularization_weight)
+            losses = self.engine(
+                self._encode_batch(batch, rows), prompts[rows], noise[rows], self.config.regularization_weight
+            )
             self.engine.backward(losses.total)
             self.engine.step()
             totals.append(torch.stack([losses.total, losses.denoising, losses.regulariser]).detach().float())
@@ -301,13 +315,20 @@ class Trainer:
 
     def _log_metrics(self) -> None:
         """One line everywhere: metrics.jsonl, the terminal, MLflow. Every rank must call."""
-        gathered = self.process_group.all_gather_object((self.metrics.read(), self.system_metrics.read() if self.system_metrics else {}))
+        gathered = self.process_group.all_gather_object(
+            (self.metrics.read(), self.system_metrics.read() if self.system_metrics else {})
+        )
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-        metrics = aggregate([ranks for ranks, _ in gathered], self.config.global_batch_size, self.teraflops_per_step, device)
+        metrics = aggregate(
+            [ranks for ranks, _ in gathered], self.config.global_batch_size, self.teraflops_per_step, device
+        )
         self.progress.seconds += metrics.pop("seconds")
         norm = self.engine.get_global_grad_norm()
         metrics |= {} if norm is None else {"grad_norm": float(norm)}
-        metrics |= {"learning_rate": self.engine.optimizer.param_groups[0]["lr"], "skipped_steps": self._total_skipped()}
+        metrics |= {
+            "learning_rate": self.engine.optimizer.param_groups[0]["lr"],
+            "skipped_steps": self._total_skipped(),
+        }
         if not self.tracker:
             return
         step, steps_left = self.progress.step, self.config.max_steps - self.progress.step
@@ -375,7 +396,9 @@ class Trainer:
         self.step_monitor.flush()
         self.checkpoints.wait()
         if self.tracker:
-            self.tracker.set_tags({"e4t.checkpoints": "\n".join(str(path) for path in self.checkpoints.list_complete())})
+            self.tracker.set_tags(
+                {"e4t.checkpoints": "\n".join(str(path) for path in self.checkpoints.list_complete())}
+            )
         self.run.heartbeat(self.progress.step)
         self.process_group.barrier()
         if reason and self.process_group.rank == 0:
@@ -392,7 +415,9 @@ class Trainer:
 def lr_factor(config: PretrainConfig, step: int) -> float:
     """Factor on the learning rates at a step, from 0."""
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    return warmup * (0.5 + 0.5 * math.cos(math.pi * step / config.max_steps)) if config.lr_schedule == "cosine" else warmup
+    return (
+        warmup * (0.5 + 0.5 * math.cos(math.pi * step / config.max_steps)) if config.lr_schedule == "cosine" else warmup
+    )
 
 
 def _is_peer_failure(error: RuntimeError) -> bool:

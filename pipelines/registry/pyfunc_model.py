@@ -103,7 +103,7 @@ class _Request:
     def run(self, pipe: "E4TPipeline") -> dict[str, Any]:
         """A row of the answer."""
         concept = pipe.tune(self.image, **self.settings)
-        images = pipe(self.prompts, seed=self.settings.get("seed", 0), guidance=self.guidance_scale)
+        images = pipe(self.prompts, seed=self.settings.get("seed", 0), guidance_scale=self.guidance_scale)
         pipe.unload_concept()
         return {"pictures": [_png(image) for image in images], "concept": concept.to_bytes()}
 
@@ -112,7 +112,9 @@ def _decode_image(data: bytes) -> "Image.Image":
     from encoder.errors import ModelError
     from encoder.images import open_image
 
-    _require(len(data) <= MAX_IMAGE_BYTES, f"the picture has {len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} are taken")
+    _require(
+        len(data) <= MAX_IMAGE_BYTES, f"the picture has {len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} are taken"
+    )
     try:
         return open_image(io.BytesIO(data), "the picture")
     except ModelError as error:

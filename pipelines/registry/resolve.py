@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from data_prep.config import sha256_json
 from data_prep.storage.atomic import atomic_dir_shared
-from encoder.errors import ConfigError, ModelError
+from e4t import ConfigError
+from encoder.errors import ModelError
 from encoder.releases.download import release_folder
 from encoder.releases.release import Release
 from pipelines.errors import RunError
@@ -32,7 +33,11 @@ def resolve_release(location: str, runs: Path | str = "runs") -> Path:
 
     Raises RunError if the registry has no such version or does not answer, ConfigError for a place of no known form.
     """
-    return _download_once(get_version(location, runs), runs) if location.startswith("models:") else release_folder(location)
+    return (
+        _download_once(get_version(location, runs), runs)
+        if location.startswith("models:")
+        else release_folder(location)
+    )
 
 
 def get_version(location: str, runs: Path | str) -> "ModelVersion":
@@ -68,6 +73,8 @@ def _download(version: "ModelVersion", runs: Path | str, folder: Path) -> None:
     from mlflow.artifacts import download_artifacts
 
     source_uri = connect(runs).get_model_version_download_uri(version.name, version.version)
-    download_artifacts(f"{source_uri}/artifacts/{RELEASE_FOLDER}", dst_path=str(folder), tracking_uri=tracking_uri(runs))
+    download_artifacts(
+        f"{source_uri}/artifacts/{RELEASE_FOLDER}", dst_path=str(folder), tracking_uri=tracking_uri(runs)
+    )
     if Release.open(folder / RELEASE_FOLDER).content_digest != version.tags.get(WEIGHTS_TAG):
         raise ModelError("what is stored is not what was registered; register the release under another version")

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.manager import CheckpointManager
@@ -25,7 +25,9 @@ def select_checkpoint(recipe: Recipe, selector: str = NEWEST, metric: str = "val
     by_step = {int(path.name.partition("_")[2]): path for path in manager.list_complete()}
     available = ", ".join(map(str, by_step)) or "none"
     if selector == BEST:
-        metric_values = {step: value for step, value in _metric_by_step(recipe.folder, metric).items() if step in by_step}
+        metric_values = {
+            step: value for step, value in _metric_by_step(recipe.folder, metric).items() if step in by_step
+        }
         if not metric_values:
             raise RunError(f"{recipe.folder} has logged no {metric} at a step of its checkpoints ({available})")
         return by_step[min(metric_values, key=lambda step: metric_values[step])]

@@ -32,7 +32,11 @@ class EvaluationReport:
             evaluated_digests = {release["weights"] for release in report["releases"].values()}
         except (OSError, ValueError, KeyError, TypeError):  # none, a broken one, or an older e4t's
             return None
-        return cls(folder, weights_digest, report["systems"], len(report["concepts"])) if weights_digest in evaluated_digests else None
+        return (
+            cls(folder, weights_digest, report["systems"], len(report["concepts"]))
+            if weights_digest in evaluated_digests
+            else None
+        )
 
     @property
     def final_scores(self) -> dict[str, dict[str, float]]:
@@ -49,15 +53,19 @@ def check_min_scores(recipe: Recipe, evaluation: EvaluationReport | None) -> Non
         return
     if evaluation is None:
         raise RunError(
-            f"publish.gate asks for {', '.join(min_scores)}, and {recipe.folder} has no evaluation of this checkpoint; run "
+            f"publish.min_scores asks for {', '.join(min_scores)}, and {recipe.folder} has no evaluation of this checkpoint; run "
             "`e4t evaluate` first"
         )
     if unknown := min_scores.keys() - evaluation.final_scores.keys():
         raise RunError(
-            f"publish.gate asks for {', '.join(sorted(unknown))}; the evaluation measured {', '.join(evaluation.final_scores)}"
+            f"publish.min_scores asks for {', '.join(sorted(unknown))}; the evaluation measured {', '.join(evaluation.final_scores)}"
         )
     means = {name: evaluation.final_scores[name]["mean"] for name in min_scores}
     # Not a number is below everything.
-    too_low = [f"{name} is {means[name]:.3f} of {least}" for name, least in min_scores.items() if not means[name] >= least]
+    too_low = [
+        f"{name} is {means[name]:.3f} of {least}" for name, least in min_scores.items() if not means[name] >= least
+    ]
     if too_low:
-        raise RunError(f"below publish.gate: {'; '.join(too_low)}. Train further, or lower what the recipe asks for")
+        raise RunError(
+            f"below publish.min_scores: {'; '.join(too_low)}. Train further, or lower what the recipe asks for"
+        )

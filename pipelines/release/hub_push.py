@@ -9,8 +9,8 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
 from data_prep.storage.atomic import sha256_file
-from encoder.errors import ConfigError
-from encoder.hub_client import is_hub_id, explain_hub_error
+from e4t import ConfigError
+from encoder.hub_client import explain_hub_error, is_hub_id
 from encoder.releases.download import filter_release_files
 from encoder.releases.release import REQUIRED_FILES, Release
 from pipelines.errors import RunError
@@ -36,7 +36,9 @@ def push(release: Release, repo: str, *, private: bool = False) -> str:
     except RunError:
         raise
     except Exception as error:
-        raise RunError(f"{release.folder} is whole, but not on the hub as {repo}: {explain_hub_error(error)}") from error
+        raise RunError(
+            f"{release.folder} is whole, but not on the hub as {repo}: {explain_hub_error(error)}"
+        ) from error
 
 
 def _push(api: HfApi, release: Release, files: Mapping[str, Path], repo: str, *, private: bool) -> str:
@@ -53,12 +55,18 @@ def _push(api: HfApi, release: Release, files: Mapping[str, Path], repo: str, *,
         log.info("%s has %s already, with the same bytes", repo, tag)
     else:
         operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-        deletions = [CommitOperationDelete(name) for name in _remote_files(api, repo, model_info.sha) if name not in files]
+        deletions = [
+            CommitOperationDelete(name) for name in _remote_files(api, repo, model_info.sha) if name not in files
+        ]
         commit = api.create_commit(
             repo, [*operations, *deletions], commit_message=release.id, parent_commit=model_info.sha
         )
-        if differing := _differing(_remote_files(api, repo, commit.oid), files):  # a .gitignore there leaves files out silently
-            raise RunError(f"{repo} did not take {differing[0]} as it is; see its .gitignore on the hub; {tag} is not set")
+        if differing := _differing(
+            _remote_files(api, repo, commit.oid), files
+        ):  # a .gitignore there leaves files out silently
+            raise RunError(
+                f"{repo} did not take {differing[0]} as it is; see its .gitignore on the hub; {tag} is not set"
+            )
         api.create_tag(repo, tag=tag, revision=commit.oid)
     return f"{api.endpoint}/{repo}/tree/{tag}"
 

@@ -9,15 +9,16 @@ from typing import Any
 import yaml
 from safetensors.torch import save_file
 
-from data_prep.storage.atomic import sha256_file, atomic_dir
+from data_prep.storage.atomic import atomic_dir, sha256_file
+from e4t import ConfigError
 from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ModelError
 from encoder.model.registry import PATCHES
 from encoder.model.weight_offsets import save_offsets
 from encoder.releases.mkshing import read_encoder, read_offsets
 from encoder.releases.release import ENCODER, OFFSETS, PROVENANCE, WEIGHTS, Release
-from pipelines.release.index import check_output_is_new, check_version, write_index, build_index
+from pipelines.release.index import build_index, check_output_is_new, check_version, write_index
 from pipelines.release.provenance import CARD_FILE, write_provenance
 from pipelines.tracking.environment import environment
 
@@ -150,7 +151,9 @@ def _provenance(path: Path, raw_config: dict[str, Any], backbone_config: Backbon
         "imported": {
             "from": PROJECT,
             "config": raw_config,
-            "files": {name: {"bytes": file.stat().st_size, "sha256": sha256_file(file)} for name, file in files.items()},
+            "files": {
+                name: {"bytes": file.stat().st_size, "sha256": sha256_file(file)} for name, file in files.items()
+            },
         },
         "base": {"model": backbone_config.model, "revision": backbone_config.revision},
         "mlflow_run_id": None,

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from e4t import ConfigError
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
-from encoder.errors import ConfigError
 from encoder.releases.release import (
     CONFIG,
     ENCODER,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from data_prep.errors import DataError
 from data_prep.shards.manifest import Manifest, verify_shards
 from data_prep.storage.atomic import sha256_file
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
-from encoder.errors import ConfigError
 from encoder.releases.release import WEIGHTS as WEIGHTS_FILE
 from encoder.releases.release import Release
 from pipelines.pretraining.checkpoints.format import weights_dir
@@ -70,7 +70,9 @@ def lineage_of(location: str, runs: Path, base: str | None = None) -> Iterator[L
 def _version(version: "ModelVersion", release: Release) -> LineageStep:
     detail = f"{version.name} {version.version}, aliases {', '.join(version.aliases) or 'none'}, run {version.run_id}"
     recorded = version.tags.get(WEIGHTS_TAG)
-    return LineageStep("version", detail, RECORDED if not recorded else VERIFIED if recorded == release.content_digest else DIFFERS)
+    return LineageStep(
+        "version", detail, RECORDED if not recorded else VERIFIED if recorded == release.content_digest else DIFFERS
+    )
 
 
 def _imported_from(imported: dict[str, Any]) -> LineageStep:
@@ -127,7 +129,9 @@ def _data(provenance: dict[str, Any]) -> LineageStep:
     except DataError as error:
         return LineageStep("data", f"{detail} ({first_line(error)})", UNREACHABLE)
     shards = sum(map(len, manifest.splits.values()))
-    return LineageStep("data", f"{detail}, {problems[0] if problems else f'{shards} shards'}", DIFFERS if problems else VERIFIED)
+    return LineageStep(
+        "data", f"{detail}, {problems[0] if problems else f'{shards} shards'}", DIFFERS if problems else VERIFIED
+    )
 
 
 class _MlflowHistory:
@@ -169,7 +173,9 @@ class _MlflowHistory:
         """The run that made the set."""
         found = list(self._search_runs("prepare", MANIFEST_TAG, provenance["data_manifest"]))
         if not found:
-            return LineageStep("prepare", self._unreachable_reason or f"no run of this set in MLflow at {self._uri}", UNREACHABLE)
+            return LineageStep(
+                "prepare", self._unreachable_reason or f"no run of this set in MLflow at {self._uri}", UNREACHABLE
+            )
         return LineageStep(
             "prepare", f"run {found[0].info.run_id}, source {found[0].data.params.get('data.source')}", VERIFIED
         )

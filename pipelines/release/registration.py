@@ -9,22 +9,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.registry.resolve import RELEASE_FOLDER
 from pipelines.release.provenance import read_provenance
-from pipelines.tracking.client import SEMANTIC_VERSION_TAG, mlflow_tracking_uri, connect, get_or_create_experiment, first_line, redacted_uri
+from pipelines.tracking.client import (
+    SEMANTIC_VERSION_TAG,
+    connect,
+    first_line,
+    get_or_create_experiment,
+    mlflow_tracking_uri,
+    redacted_uri,
+)
 from pipelines.tracking.stage_runs import (
     MANIFEST_TAG,
     RELEASE_TAG,
     STAGE_TAG,
     WEIGHTS_TAG,
-    stage_run_id,
     evaluation_label,
     release_label,
     stage_run,
+    stage_run_id,
 )
 
 if TYPE_CHECKING:

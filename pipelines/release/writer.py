@@ -7,14 +7,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.storage.atomic import sha256_file, atomic_dir
+from data_prep.storage.atomic import atomic_dir, sha256_file
 from encoder.backbone.backbone import Backbone
 from encoder.model.domain_encoder import DomainEncoderConfig
 from encoder.releases.release import ENCODER, INDEX, OFFSETS, WEIGHTS, Release
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.checkpoints import format as saved_state
-from pipelines.pretraining.checkpoints.format import weights_dir, load_metadata
-from pipelines.release.index import write_index, build_index
+from pipelines.pretraining.checkpoints.format import load_metadata, weights_dir
+from pipelines.release.index import build_index, write_index
 
 FinishFn = Callable[[Path], None]
 RELEASE_FILES = {ENCODER: saved_state.ENCODER_FILE, OFFSETS: saved_state.OFFSETS_FILE}
@@ -29,7 +29,9 @@ def write_release(recipe: Recipe, checkpoint: Path, output: Path, version: str, 
         for part, file in RELEASE_FILES.items():
             (folder / part).mkdir()
             shutil.copyfile(weights_dir(checkpoint) / file, folder / part / WEIGHTS)
-        write_index(folder, index=_release_index(recipe, checkpoint, output, version), encoder_config=asdict(encoder_config))
+        write_index(
+            folder, index=_release_index(recipe, checkpoint, output, version), encoder_config=asdict(encoder_config)
+        )
         finish(folder)
     return Release.open(output)
 
@@ -46,7 +48,9 @@ def is_same_release(output: Path, recipe: Recipe, checkpoint: Path, version: str
 
 
 def _release_index(recipe: Recipe, checkpoint: Path, output: Path, version: str) -> dict[str, Any]:
-    revision = load_metadata(checkpoint)["base"]["revision"] or None  # the one that was trained on, whatever main is now
+    revision = (
+        load_metadata(checkpoint)["base"]["revision"] or None
+    )  # the one that was trained on, whatever main is now
     return build_index(
         recipe.name,
         version,

@@ -40,7 +40,13 @@ DEVICES = (
     Device(name="RTX 3090", memory_bytes=23 * GIB, teraflops=71.0),
     Device(name="T4", memory_bytes=15 * GIB, teraflops=65.0),
     Device(
-        name="cpu", memory_bytes=24 * GIB, teraflops=0.1, efficiency=1.0, bandwidth=1e9, overhead_bytes=800 * 2**20, is_gpu=False
+        name="cpu",
+        memory_bytes=24 * GIB,
+        teraflops=0.1,
+        efficiency=1.0,
+        bandwidth=1e9,
+        overhead_bytes=800 * 2**20,
+        is_gpu=False,
     ),
 )
 

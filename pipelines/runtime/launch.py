@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from pipelines.errors import EXIT_FAILURE, RunError
 
 PEER_EXIT_GRACE_SECONDS = 15.0

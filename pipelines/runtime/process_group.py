@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import distributed as dist
 
-T = TypeVar("Told")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)

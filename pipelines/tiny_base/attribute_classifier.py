@@ -20,8 +20,14 @@ IDENTITY_ATTRIBUTES: dict[str, Collection[str]] = {
     "beard": BEARDS,
     "accessory": ACCESSORIES,
 }
-SCENE_ATTRIBUTES: dict[str, Collection[str]] = {"expression": EXPRESSIONS, "clothes": CLOTHES, "background": BACKGROUNDS}
-ATTRIBUTE_VALUES: dict[str, list[str]] = {name: list(words) for name, words in (IDENTITY_ATTRIBUTES | SCENE_ATTRIBUTES).items()}
+SCENE_ATTRIBUTES: dict[str, Collection[str]] = {
+    "expression": EXPRESSIONS,
+    "clothes": CLOTHES,
+    "background": BACKGROUNDS,
+}
+ATTRIBUTE_VALUES: dict[str, list[str]] = {
+    name: list(words) for name, words in (IDENTITY_ATTRIBUTES | SCENE_ATTRIBUTES).items()
+}
 ATTRIBUTE_WEIGHTS_NAME = "attributes.safetensors"
 
 
@@ -33,7 +39,9 @@ class AttributeClassifier(nn.Module):
         self.trunk = nn.Sequential(
             *self._block(3, 32), *self._block(32, 64), *self._block(64, 128), *self._block(128, 128), nn.Flatten()
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(128 * 4 * 4, len(words)) for name, words in ATTRIBUTE_VALUES.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(128 * 4 * 4, len(words)) for name, words in ATTRIBUTE_VALUES.items()}
+        )
 
     @staticmethod
     def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
@@ -48,11 +56,17 @@ class AttributeClassifier(nn.Module):
     def predict(self, pixels: Tensor) -> list[dict[str, str]]:
         """The likeliest word of every attribute, for each picture."""
         best_indices = {name: logits.argmax(dim=1).tolist() for name, logits in self(pixels).items()}
-        return [{name: ATTRIBUTE_VALUES[name][best_indices[name][row]] for name in ATTRIBUTE_VALUES} for row in range(len(pixels))]
+        return [
+            {name: ATTRIBUTE_VALUES[name][best_indices[name][row]] for name in ATTRIBUTE_VALUES}
+            for row in range(len(pixels))
+        ]
 
     def save(self, folder: Path) -> None:
         """Write fp16 weights into the base's folder."""
-        save_file({name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}, folder / ATTRIBUTE_WEIGHTS_NAME)
+        save_file(
+            {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()},
+            folder / ATTRIBUTE_WEIGHTS_NAME,
+        )
 
     @classmethod
     def load(cls, folder: Path | str) -> "AttributeClassifier":
@@ -81,7 +95,9 @@ def parse_scene(caption: str) -> Scene:
 
 def expected_attributes(identity: Identity, scene: Scene) -> dict[str, str]:
     """What a picture of this person in this scene shows."""
-    return {name: getattr(identity, name) for name in IDENTITY_ATTRIBUTES} | {name: getattr(scene, name) for name in SCENE_ATTRIBUTES}
+    return {name: getattr(identity, name) for name in IDENTITY_ATTRIBUTES} | {
+        name: getattr(scene, name) for name in SCENE_ATTRIBUTES
+    }
 
 
 def matching_fraction(predicted: dict[str, str], expected: dict[str, str], names: Sequence[str]) -> float:

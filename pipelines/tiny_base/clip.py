@@ -18,12 +18,12 @@ CAPTION_WEIGHTS = (3, 2, 3, 3)
 """Scene, complete, person alone, partial: the person often enough that the picture tower tells people apart."""
 
 
-def train_clip(config: BaseConfig, dataset: CaptionedImages, tokenizer: CLIPTokenizer, accelerator: Accelerator) -> None:
+def train_clip(
+    config: BaseConfig, dataset: CaptionedImages, tokenizer: CLIPTokenizer, accelerator: Accelerator
+) -> None:
     """Train and write ``<output>/clip`` (both towers, tokenizer, image processor)."""
     torch.manual_seed(config.seed)
-    tokens = [
-        tokenizer(captions, padding="max_length", return_tensors="pt").input_ids for captions in dataset.captions
-    ]
+    tokens = [tokenizer(captions, padding="max_length", return_tensors="pt").input_ids for captions in dataset.captions]
     folder = Path(config.output) / "clip"
     exists = (folder / "model.safetensors").exists()
     model = (
@@ -33,7 +33,8 @@ def train_clip(config: BaseConfig, dataset: CaptionedImages, tokenizer: CLIPToke
     )
     if config.init_from and not exists:
         init_from(
-            model, CLIPModel.from_pretrained(config.init_from, subfolder="clip", dtype=torch.float32, use_safetensors=True)
+            model,
+            CLIPModel.from_pretrained(config.init_from, subfolder="clip", dtype=torch.float32, use_safetensors=True),
         )
     tokenizer.save_pretrained(folder)
     size = config.resolution
@@ -48,7 +49,9 @@ def train_clip(config: BaseConfig, dataset: CaptionedImages, tokenizer: CLIPToke
         assert isinstance(ema, CLIPModel)  # noqa: S101 - narrows the type for mypy
         to_fp16(ema).save_pretrained(folder)
 
-    batches = _image_caption_batches(dataset, torch.stack(tokens), config.clip.batch_size, config.seed + accelerator.process_index)
+    batches = _image_caption_batches(
+        dataset, torch.stack(tokens), config.clip.batch_size, config.seed + accelerator.process_index
+    )
     train("clip", model, batches, _losses, save, config.clip, Path(config.output), accelerator)
 
 
@@ -77,7 +80,9 @@ def _clip_config(config: BaseConfig, tokenizer: CLIPTokenizer) -> CLIPConfig:
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.text_width)
 
 
-def _image_caption_batches(dataset: CaptionedImages, tokens: Tensor, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _image_caption_batches(
+    dataset: CaptionedImages, tokens: Tensor, batch_size: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     for indices, rng in random_batches(dataset, batch_size, seed):
         caption_indices = torch.tensor(rng.choices(range(len(CAPTION_WEIGHTS)), CAPTION_WEIGHTS, k=batch_size))
         yield preprocess_clip(dataset.images(indices), dataset.pixels.shape[-1]), tokens[indices, caption_indices]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

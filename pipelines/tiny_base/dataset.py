@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
-from encoder.errors import ConfigError
+from e4t import ConfigError
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class CaptionedImages:
 
     def shard(self, rank: int, world_size: int) -> "CaptionedImages":
         """Every ``world``-th picture from ``rank`` on."""
-        return CaptionedImages(self.pixels[rank::world_size], self.captions[rank::world_size], self.identities[rank::world_size])
+        return CaptionedImages(
+            self.pixels[rank::world_size], self.captions[rank::world_size], self.identities[rank::world_size]
+        )
 
 
 def load_split(folder: Path, split: str) -> CaptionedImages:

@@ -63,15 +63,23 @@ class LatentPosteriors:
         return self.mean[indices] + self.std[indices] * torch.randn_like(self.mean[indices])
 
 
-def train_diffusion(config: BaseConfig, dataset: CaptionedImages, tokenizer: CLIPTokenizer, accelerator: Accelerator) -> None:
+def train_diffusion(
+    config: BaseConfig, dataset: CaptionedImages, tokenizer: CLIPTokenizer, accelerator: Accelerator
+) -> None:
     """Train on the output folder's autoencoder and CLIP, and write the whole as a StableDiffusionPipeline folder."""
     output = Path(config.output)
     torch.manual_seed(config.seed)
     vae = AutoencoderKL.from_pretrained(output / "vae", use_safetensors=True).eval()
     exists = (output / "unet").exists()
-    model = _load_trained(output) if exists else TextConditionedUNet(_new_unet(config), _text_encoder_from_clip(output / "clip"))
+    model = (
+        _load_trained(output)
+        if exists
+        else TextConditionedUNet(_new_unet(config), _text_encoder_from_clip(output / "clip"))
+    )
     if config.init_from and not exists:
-        init_from(model.unet, UNet2DConditionModel.from_pretrained(config.init_from, subfolder="unet", use_safetensors=True))
+        init_from(
+            model.unet, UNet2DConditionModel.from_pretrained(config.init_from, subfolder="unet", use_safetensors=True)
+        )
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -182,7 +190,9 @@ def encode_latents(vae: AutoencoderKL, dataset: CaptionedImages, batch_size: int
         vae.encode(dataset.images(indices)).latent_dist for indices in torch.arange(len(dataset)).split(batch_size)
     ]
     scale = vae.config.scaling_factor
-    return LatentPosteriors(torch.cat([p.mean for p in posteriors]) * scale, torch.cat([p.std for p in posteriors]) * scale)
+    return LatentPosteriors(
+        torch.cat([p.mean for p in posteriors]) * scale, torch.cat([p.std for p in posteriors]) * scale
+    )
 
 
 def _latents_and_tokens(

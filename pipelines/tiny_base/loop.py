@@ -88,7 +88,9 @@ def train(
 def init_from(model: M, source: nn.Module) -> M:
     """Give a new model another's weights where names and shapes agree; a vocabulary's do not."""
     target_state = model.state_dict()
-    matching = {name: weight for name, weight in source.state_dict().items() if target_state[name].shape == weight.shape}
+    matching = {
+        name: weight for name, weight in source.state_dict().items() if target_state[name].shape == weight.shape
+    }
     model.load_state_dict(matching, strict=False)
     return model
 

@@ -17,7 +17,13 @@ from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig
 from encoder.metrics import ClipScorer, ImageFeatureExtractor
 from encoder.pipeline import E4TPipeline
 from pipelines.runtime.image_grid import labeled_grid
-from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, IDENTITY_ATTRIBUTES, SCENE_ATTRIBUTES, AttributeClassifier, expected_attributes
+from pipelines.tiny_base.attribute_classifier import (
+    ATTRIBUTE_WEIGHTS_NAME,
+    IDENTITY_ATTRIBUTES,
+    SCENE_ATTRIBUTES,
+    AttributeClassifier,
+    expected_attributes,
+)
 from pipelines.tiny_base.config import BaseConfig
 from pipelines.tiny_base.dataset import CaptionedImages, load_split
 from pipelines.tiny_base.recognizer import RECOGNIZER_DIR, recall
@@ -33,7 +39,9 @@ def evaluate_base(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
     output = Path(config.output)
     dataset = load_split(Path(config.image_dir), "test")
     scorer = ClipScorer(str(output / "clip"))
-    features = torch.cat([scorer.image_features(dataset.images(rows)) for rows in torch.arange(len(dataset)).split(256)])
+    features = torch.cat(
+        [scorer.image_features(dataset.images(rows)) for rows in torch.arange(len(dataset)).split(256)]
+    )
     report = {
         "test_identities": len(set(dataset.identities)),
         "vae_psnr_db": psnr(AutoencoderKL.from_pretrained(output / "vae", use_safetensors=True).eval(), dataset),
@@ -78,7 +86,9 @@ def identity_auc(features: Tensor, identities: list[str]) -> float:
     upper = torch.triu(torch.ones_like(same), diagonal=1)
     cosine = features @ features.T
     same_identity, different_identity = cosine[same & upper].sort().values, cosine[~same & upper]
-    different_identity = different_identity[torch.randperm(len(different_identity), generator=torch.Generator().manual_seed(0))[:200_000]]
+    different_identity = different_identity[
+        torch.randperm(len(different_identity), generator=torch.Generator().manual_seed(0))[:200_000]
+    ]
     return 1 - float(torch.searchsorted(same_identity, different_identity).float().mean()) / len(same_identity)
 
 
@@ -90,7 +100,10 @@ def classifier_accuracy(classifier: AttributeClassifier, dataset: CaptionedImage
         {name: logits.argmax(1) for name, logits in classifier(dataset.images(rows)).items()}
         for rows in torch.arange(len(dataset)).split(256)
     ]
-    return {name: float((torch.cat([part[name] for part in predictions]) == targets[name]).float().mean()) for name in targets}
+    return {
+        name: float((torch.cat([part[name] for part in predictions]) == targets[name]).float().mean())
+        for name in targets
+    }
 
 
 def prompt_accuracy(config: BaseConfig, sample: SampleConfig, grid: Path, count: int = 128) -> dict[str, float]:
@@ -114,14 +127,19 @@ def prompt_accuracy(config: BaseConfig, sample: SampleConfig, grid: Path, count:
     _prompt_grid(images, prompts).save(grid)
     predicted = AttributeClassifier.load(config.output).predict(torch.cat([pipe.preprocess(image) for image in images]))
     expected = [expected_attributes(who, scene) for who, scene in zip(people, scenes, strict=True)]
-    scene_accuracy = {name: sum(r[name] == k[name] for r, k in zip(predicted, expected, strict=True)) / count for name in SCENE_ATTRIBUTES}
+    scene_accuracy = {
+        name: sum(r[name] == k[name] for r, k in zip(predicted, expected, strict=True)) / count
+        for name in SCENE_ATTRIBUTES
+    }
     return scene_accuracy | {
         name: sum(r[name] == k[name] for r, k in zip(predicted[half:], expected[half:], strict=True)) / half
         for name in IDENTITY_ATTRIBUTES
     }
 
 
-def save_caption_grid(config: BaseConfig, sample: SampleConfig, dataset: CaptionedImages, grid: Path, count: int = 12) -> None:
+def save_caption_grid(
+    config: BaseConfig, sample: SampleConfig, dataset: CaptionedImages, grid: Path, count: int = 12
+) -> None:
     """Paint the complete captions of some test pictures, as they come."""
     rows = torch.linspace(0, len(dataset) - 1, count).long().tolist()
     prompts = [dataset.captions[row][1] for row in rows]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ConvNextConfig, ConvNextImageProcessorPil, ConvNextModel
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from encoder.metrics import ImageFeatureExtractor
 from pipelines.tiny_base.config import BaseConfig
 from pipelines.tiny_base.dataset import CaptionedImages, load_split, random_batches
@@ -63,7 +63,9 @@ def train_recognizer(config: BaseConfig, accelerator: Accelerator) -> None:
         assert isinstance(ema, CosFaceModel)  # noqa: S101 - narrows the type for mypy
         to_fp16(ema.network).save_pretrained(folder)
 
-    batches = _labeled_batches(dataset, identities, config.recognizer.batch_size, config.seed + accelerator.process_index)
+    batches = _labeled_batches(
+        dataset, identities, config.recognizer.batch_size, config.seed + accelerator.process_index
+    )
     model = CosFaceModel(network, len(identities))
     train(RECOGNIZER_DIR, model, batches, _losses, save, config.recognizer, Path(config.output), accelerator)
 
@@ -90,7 +92,9 @@ def _network_config(config: BaseConfig) -> ConvNextConfig:
     )
 
 
-def _labeled_batches(dataset: CaptionedImages, identities: list[str], batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _labeled_batches(
+    dataset: CaptionedImages, identities: list[str], batch_size: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     index_by_identity = {name: number for number, name in enumerate(identities)}
     labels = torch.tensor([index_by_identity[name] for name in dataset.identities])
     for indices, _ in random_batches(dataset, batch_size, seed):

@@ -28,6 +28,12 @@ def train_tokenizer(captions: Iterable[str], text_length: int) -> CLIPTokenizer:
         ),
     )
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
-    tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(pair) for pair in merges), BOS_TOKEN, EOS_TOKEN]
+    tokens = [
+        *alphabet,
+        *(f"{byte}</w>" for byte in alphabet),
+        *("".join(pair) for pair in merges),
+        BOS_TOKEN,
+        EOS_TOKEN,
+    ]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=text_length, pad_token=EOS_TOKEN)

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_prep.synthetic.faces import Identity
-from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, ATTRIBUTE_VALUES, AttributeClassifier, parse_scene, expected_attributes
+from pipelines.tiny_base.attribute_classifier import (
+    ATTRIBUTE_VALUES,
+    ATTRIBUTE_WEIGHTS_NAME,
+    AttributeClassifier,
+    expected_attributes,
+    parse_scene,
+)
 from pipelines.tiny_base.config import BaseConfig
 from pipelines.tiny_base.dataset import CaptionedImages, random_batches
 from pipelines.tiny_base.loop import train
@@ -36,10 +42,14 @@ def attribute_labels(dataset: CaptionedImages) -> dict[str, Tensor]:
         expected_attributes(Identity.parse(name), parse_scene(captions[0]))
         for name, captions in zip(dataset.identities, dataset.captions, strict=True)
     ]
-    return {name: torch.tensor([words.index(row[name]) for row in attributes]) for name, words in ATTRIBUTE_VALUES.items()}
+    return {
+        name: torch.tensor([words.index(row[name]) for row in attributes]) for name, words in ATTRIBUTE_VALUES.items()
+    }
 
 
-def _labeled_batches(dataset: CaptionedImages, batch_size: int, seed: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+def _labeled_batches(
+    dataset: CaptionedImages, batch_size: int, seed: int
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     targets = attribute_labels(dataset)
     for indices, _ in random_batches(dataset, batch_size, seed):
         yield dataset.images(indices), {name: values[indices] for name, values in targets.items()}

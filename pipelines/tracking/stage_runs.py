@@ -15,7 +15,7 @@ from data_prep.shards.manifest import Manifest
 from data_prep.storage.atomic import atomic_write
 from pipelines.config.recipe import Recipe
 from pipelines.tracking.environment import code_diff, code_revision, environment
-from pipelines.tracking.tracker import Tracker, read_run_id, has_unsent_after_end
+from pipelines.tracking.tracker import Tracker, has_unsent_after_end, read_run_id
 
 TRACKING_DIR = "tracking"
 """In a run's folder: a folder for each of its runs in MLflow."""
@@ -60,7 +60,9 @@ def log_dataset(config: PrepareConfig, manifest: Manifest, runs: Path) -> None:
         return
     tracker = _start_tracker(runs, folder, "prepare", name, {"data": asdict(config)})
     tracker.log_dataset(manifest.domain, manifest.digest, config.output, "prepared")
-    tracker.log_metrics(0, {"kept": manifest.kept, **{f"dropped/{why}": n for why, n in manifest.reject_counts.items()}})
+    tracker.log_metrics(
+        0, {"kept": manifest.kept, **{f"dropped/{why}": n for why, n in manifest.reject_counts.items()}}
+    )
     atomic_write(folder / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
     tracker.log_artifact(folder / "manifest.json")
     tracker.close("FINISHED")

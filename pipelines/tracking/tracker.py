@@ -15,7 +15,7 @@ from pipelines.tracking.event_queue import EventQueue
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from pipelines.tracking.client import connect, get_or_create_experiment, first_line, redacted_uri
+from pipelines.tracking.client import connect, first_line, get_or_create_experiment, redacted_uri
 
 log = logging.getLogger("e4t")
 MIN_BACKOFF, MAX_BACKOFF = 1.0, 60.0
@@ -137,7 +137,9 @@ class Tracker:
             except Exception as error:
                 if not _is_permanent(error):
                     raise
-                log.warning("tracking at %s refuses an entry (%s); it is left out", self.redacted_uri, first_line(error))
+                log.warning(
+                    "tracking at %s refuses an entry (%s); it is left out", self.redacted_uri, first_line(error)
+                )
 
     def _connect(self) -> "MlflowClient":
         client = connect(self._runs)
@@ -145,14 +147,18 @@ class Tracker:
         if known and _has_run(client, known):
             self.run_id = known
         else:
-            self.run_id = client.create_run(get_or_create_experiment(client, self._runs), run_name=self._run_name).info.run_id
+            self.run_id = client.create_run(
+                get_or_create_experiment(client, self._runs), run_name=self._run_name
+            ).info.run_id
             atomic_write(self._folder / RUN_ID_FILE, self.run_id + "\n")
         return client
 
     def _on_unreachable(self, error: Exception) -> None:
         if not self._unreachable:
             log.warning(
-                "tracking at %s is away (%s); training goes on, and it is told later", self.redacted_uri, first_line(error)
+                "tracking at %s is away (%s); training goes on, and it is told later",
+                self.redacted_uri,
+                first_line(error),
             )
         self._unreachable = True
 
@@ -199,7 +205,9 @@ def _send_metrics(client: "MlflowClient", run_id: str, values: list[list[Any]]) 
 def _send_dataset(client: "MlflowClient", run_id: str, payload: dict[str, str]) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    data = Dataset(payload["name"], payload["digest"][:MAX_DIGEST_LENGTH], "local", json.dumps({"uri": payload["source"]}))
+    data = Dataset(
+        payload["name"], payload["digest"][:MAX_DIGEST_LENGTH], "local", json.dumps({"uri": payload["source"]})
+    )
     client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", payload["context"])])])
     client.set_tag(run_id, "e4t.data_manifest", payload["digest"])
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from benchmarks.faults.job import Job, RunFolder
 from pipelines.cli.main import main
-from pipelines.cluster.submission import load_submitted_jobs, list_submissions
+from pipelines.cluster.submission import list_submissions, load_submitted_jobs
 from pipelines.tracking.client import EXPERIMENT, connect
 from tests.cluster.slurm import SlurmCluster, cannot_have_slurm, processes
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.config import PrepareConfig, SplitFractions, DataLoaderConfig
+from data_prep.config import DataLoaderConfig, PrepareConfig, SplitFractions
 from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.shards.manifest import Manifest
@@ -41,9 +41,9 @@ def make_config(source: Path, output: Path, **changes: Any) -> PrepareConfig:
     settings: dict[str, Any] = {
         "source": str(source),
         "output": str(output),
-        "concept": "cat",
+        "domain": "cat",
         "resolution": 16,
-        "codec": "png",
+        "format": "png",
         "shard_samples": 5,
         "splits": SplitFractions(train=0.7, val=0.1, test=0.2),
     }

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from data_prep.config import PrepareConfig, FilterConfig, SourceConfig, SplitFractions, DataLoaderConfig
-from data_prep.errors import ConfigError
+from data_prep.config import DataLoaderConfig, FilterConfig, PrepareConfig, SourceConfig, SplitFractions
+from e4t import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -14,15 +14,15 @@ from data_prep.errors import ConfigError
         ({"resolution": 0}, "data.resolution"),
         ({"shard_samples": 0}, "data.shard_samples"),
         ({"quality": 101}, "data.quality"),
-        ({"codec": "tiff"}, "data.codec"),
-        ({"codec": "jpg", "lossless": True}, "data.lossless"),
+        ({"format": "tiff"}, "data.format"),
+        ({"format": "jpg", "lossless": True}, "data.lossless"),
         ({"resolution": 20_000}, "webp holds up to"),
         ({"caption_template": "a {thing}"}, "data.caption_template"),
         ({"caption_template": "a {"}, "data.caption_template"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(changes: dict[str, Any], named: str) -> None:
-    settings: dict[str, Any] = {"source": "in", "output": "out", "concept": "cat"}
+    settings: dict[str, Any] = {"source": "in", "output": "out", "domain": "cat"}
     with pytest.raises(ConfigError) as caught:
         PrepareConfig(**settings | changes)
     assert named in str(caught.value)
@@ -41,7 +41,7 @@ def test_shares_that_are_no_shares_are_refused(shares: tuple[float, float, float
         ({"pattern": "{person}/{picture}"}, "{identity}"),
         ({"pattern": "{identity}/{identity}"}, "another name"),
         ({"pattern": "{identity}/{1}"}, "another name"),
-        ({"caption_suffix": "txt"}, "data.read.caption_suffix"),
+        ({"caption_suffix": "txt"}, "data.source_options.caption_suffix"),
     ],
 )
 def test_a_wrong_way_to_read_is_refused_by_its_name(changes: dict[str, Any], named: str) -> None:
@@ -52,10 +52,10 @@ def test_a_wrong_way_to_read_is_refused_by_its_name(changes: dict[str, Any], nam
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"max_pixels": 10**9}, "data.select.max_pixels"),
-        ({"min_side": 0}, "data.select.min_side"),
-        ({"max_aspect": 0.5}, "data.select.max_aspect"),
-        ({"near_duplicates": 40}, "data.select.near_duplicates"),
+        ({"max_pixels": 10**9}, "data.filters.max_pixels"),
+        ({"min_side": 0}, "data.filters.min_side"),
+        ({"max_aspect": 0.5}, "data.filters.max_aspect"),
+        ({"near_duplicates": 40}, "data.filters.max_hash_distance"),
         ({"predicate": "not a function"}, "package.module:function"),
         ({"scores": ("sharpness",)}, "'sharpness'"),
     ],
@@ -82,10 +82,10 @@ def test_a_stream_setting_below_one_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"workers": -1}, "stream.workers is -1"),
+        ({"workers": -1}, "stream.num_workers is -1"),
         ({"retries": -1}, "stream.retries is -1"),
-        ({"damaged": "ignore"}, "stream.damaged is 'ignore'; give stop or skip"),
-        ({"mix": {"other": 0.0}}, "stream.mix: other weighs 0.0"),
+        ({"damaged": "ignore"}, "stream.on_error is 'ignore'; give stop or skip"),
+        ({"mix": {"other": 0.0}}, "stream.mixture: other weighs 0.0"),
     ],
 )
 def test_a_wrong_way_to_stream_is_refused_by_its_name(changes: dict[str, Any], said: str) -> None:

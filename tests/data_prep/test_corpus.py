@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.config import PrepareConfig, FilterConfig
+from data_prep.config import FilterConfig, PrepareConfig
 from data_prep.images.transform import process_image
 from data_prep.records import Record, SampleRejected
 from tests.data_prep.corpus import Case, cases, whole

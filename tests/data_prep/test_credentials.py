@@ -3,8 +3,8 @@
 import pytest
 
 from data_prep.config import PrepareConfig
-from data_prep.credentials import redact, check_no_credentials
-from data_prep.errors import ConfigError
+from data_prep.credentials import check_no_credentials, redact
+from e4t import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_is_no_secret_stays(url: str) -> None:
 
 @pytest.mark.parametrize("setting", ["source", "output"])
 def test_a_setting_with_a_password_is_refused_without_telling_it(setting: str) -> None:
-    settings = {"source": "in", "output": "out", "concept": "cat"} | {setting: "s3://key:s3cr3t@bucket/a"}
+    settings = {"source": "in", "output": "out", "domain": "cat"} | {setting: "s3://key:s3cr3t@bucket/a"}
     with pytest.raises(ConfigError, match=rf"data.{setting} .*s3://\*\*\*@bucket/a.*environment") as caught:
         PrepareConfig(**settings)
     assert "s3cr3t" not in str(caught.value)

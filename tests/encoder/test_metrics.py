@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from encoder.metrics import ClipScorer, cosine_similarity
 
 CLIP = Path(__file__).parents[2] / "models" / "base" / "clip"

@@ -7,11 +7,12 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import Concept
 from encoder.concepts.concept_tokens import EncodedToken
 from encoder.config import BackboneConfig, SampleConfig, TuneConfig
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ModelError
 from encoder.images import open_image, to_images
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder
@@ -169,6 +170,8 @@ def test_settings_of_tuning_can_be_given_instead_of_the_releases(pipe: E4TPipeli
 def test_a_release_paints_and_tunes_at_the_size_that_it_was_trained_at(
     backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, image: Image.Image
 ) -> None:
-    smaller = E4TPipeline(backbone, encoder, conditioning, resolution=32, sample_config=SampleConfig(num_inference_steps=1))
+    smaller = E4TPipeline(
+        backbone, encoder, conditioning, resolution=32, sample_config=SampleConfig(num_inference_steps=1)
+    )
     assert smaller.preprocess(image).shape == (1, 3, 32, 32)
     assert smaller("a portrait of a person")[0].size == (32, 32)

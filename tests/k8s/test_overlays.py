@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipelines.cluster.kubernetes import Manifest, job_spec, kustomize, render_overlay
-from pipelines.errors import EXIT_REQUEUE, EXIT_CONFIG_ERROR
+from pipelines.errors import EXIT_CONFIG_ERROR, EXIT_REQUEUE
 from tests.k8s.manifests import COMPONENTS, OVERLAYS, OWN_KINDS, ROOT, breaches, pod_of, refusals, validate
 
 CHOICES = [(overlay, *some) for overlay, some in product(OVERLAYS, [(), *((c,) for c in COMPONENTS), COMPONENTS])]
@@ -38,7 +38,12 @@ def test_custom_kinds_follow_theirs(choice: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_job_within_another_kind_is_one_that_kubernetes_takes(overlay: str) -> None:
-    whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "e4t"}, "spec": job_spec(render_overlay(overlay))}
+    whole = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "e4t"},
+        "spec": job_spec(render_overlay(overlay)),
+    }
     validate(whole)
 
 
@@ -69,7 +74,8 @@ def test_there_is_one_service_of_the_pods_subdomain(manifests: list[Manifest]) -
     if "Service" in kinds:
         assert kinds["Service"]["metadata"]["name"] == pod_of(manifests)["subdomain"]
         assert (
-            kinds["Service"]["spec"]["selector"].items() <= job_spec(manifests)["template"]["metadata"]["labels"].items()
+            kinds["Service"]["spec"]["selector"].items()
+            <= job_spec(manifests)["template"]["metadata"]["labels"].items()
         )
     else:  # JobSet makes it
         assert kinds.keys() & {"JobSet", "TrainJob"}
@@ -78,7 +84,9 @@ def test_there_is_one_service_of_the_pods_subdomain(manifests: list[Manifest]) -
 def test_ranks_are_told_where_the_first_pod_is_by_a_name_that_outlives_it() -> None:
     hosts = {}
     for overlay in OVERLAYS:
-        environment = {each["name"]: each.get("value") for each in pod_of(render_overlay(overlay))["containers"][0]["env"]}
+        environment = {
+            each["name"]: each.get("value") for each in pod_of(render_overlay(overlay))["containers"][0]["env"]
+        }
         hosts[overlay] = environment["MASTER_ADDR"]
     assert hosts == {"plain": "e4t-0.e4t", "jobset-kueue": "e4t-nodes-0-0.e4t", "trainjob": "e4t-node-0-0.e4t"}
 

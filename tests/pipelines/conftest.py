@@ -36,17 +36,17 @@ def small_recipe(shards: Path) -> dict[str, Any]:
         "name": "small",
         "base": {"model": str(ROOT / "models" / "base")},
         "data": {
-            "source": str(shards.parent / "faces"), "output": str(shards), "concept": "person",
-            "resolution": 64, "codec": "png", "shard_samples": 20,
+            "source": str(shards.parent / "faces"), "output": str(shards), "domain": "person",
+            "resolution": 64, "format": "png", "shard_samples": 20,
         },
-        "conditioning": {"domain_word": "person", "templates": ["a portrait of a *s"], "caption_share": 0.5},
+        "conditioning": {"domain_word": "person", "templates": ["a portrait of a *s"], "caption_probability": 0.5},
         "pretrain": {
-            "steps": 4, "batch_size": 6, "micro_batch_size": 2, "learning_rate": 1.0e-3, "hidden_width": 64,
-            "log_every": 1, "checkpoint_every": 2, "sample_every": 4, "validate_samples": 4, "zero_stage": 2,
+            "max_steps": 4, "global_batch_size": 6, "micro_batch_size": 2, "learning_rate": 1.0e-3, "hidden_width": 64,
+            "log_every": 1, "checkpoint_every": 2, "eval_every": 4, "eval_samples": 4, "zero_stage": 2,
         },
         "tune": {"steps": 2, "batch_size": 2, "learning_rate": 5.0e-5},
-        "sample": {"steps": 3, "guidance": 3.0},
-        "evaluate": {"concepts": 2, "shown": 1, "edits": 1, "steps": [0, 2]},
+        "sample": {"num_inference_steps": 3, "guidance_scale": 3.0},
+        "evaluate": {"num_concepts": 2, "num_grid_concepts": 1, "num_prompts": 1, "steps": [0, 2]},
     }  # fmt: skip
 
 

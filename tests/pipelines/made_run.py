@@ -60,9 +60,7 @@ def recipe_in(folder: Path, name: str = "faces", **publish: Any) -> Recipe:
         name=name,
         runs=str(folder / "runs"),
         base=BackboneConfig(model=str(SHIPPED)),
-        data=PrepareConfig(
-            source=str(folder / "faces"), output=str(folder / "shards"), domain="person", resolution=64
-        ),
+        data=PrepareConfig(source=str(folder / "faces"), output=str(folder / "shards"), domain="person", resolution=64),
         conditioning=ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)),
         pretrain=PretrainConfig(hidden_width=32),
         tune=TuneConfig(steps=1, batch_size=2),

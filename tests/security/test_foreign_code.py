@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.config import BackboneConfig
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ModelError
 from encoder.images import open_image
 from encoder.metrics import ImageFeatureExtractor
 from tests.bases import SHIPPED

@@ -18,16 +18,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from data_prep.config import PrepareConfig, SourceConfig
-from data_prep.errors import ConfigError as DataConfigError
 from data_prep.errors import DataError
 from data_prep.prepare.pipeline import prepare
 from data_prep.shards.features import FeatureReader, write_features
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import Concept
 from encoder.concepts.concept_tokens import LearnedToken
-from encoder.concepts.diffusers_io import TI_WEIGHTS_NAME, LORA_WEIGHTS_NAME, from_diffusers
+from encoder.concepts.diffusers_io import LORA_WEIGHTS_NAME, TI_WEIGHTS_NAME, from_diffusers
 from encoder.config import BackboneConfig
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ModelError
 from encoder.metrics import ClipScorer, ImageFeatureExtractor
 from encoder.pipeline import E4TPipeline
 from pipelines.errors import RunError
@@ -37,7 +37,7 @@ from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, Att
 from tests.bases import SHIPPED, make_base
 
 RELEASE = SHIPPED.parent / "faces"
-REFUSALS = (ConfigError, DataConfigError, ModelError, DataError, RunError)
+REFUSALS = (ConfigError, ModelError, DataError, RunError)
 
 
 @pytest.fixture
@@ -79,7 +79,9 @@ class TestModels:
 
     @pytest.mark.parametrize("file", ["concept.json", "concept.safetensors"])
     def test_a_folder_of_a_concept(self, hostile: bytes, file: str, refused, tmp_path: Path) -> None:
-        folder = Concept(weight_deltas={}, token=LearnedToken(torch.zeros(4), (4,)), release="any").save(tmp_path / "me")
+        folder = Concept(weight_deltas={}, token=LearnedToken(torch.zeros(4), (4,)), release="any").save(
+            tmp_path / "me"
+        )
         (folder / file).write_bytes(hostile)
         assert "not a whole concept" in refused(lambda: Concept.load(folder))
 
@@ -131,7 +133,9 @@ class TestModels:
 def test_a_checkpoint(hostile: bytes, file: str, refused, tmp_path: Path) -> None:
     (tmp_path / "trainable").mkdir()
     (tmp_path / "optimizer").mkdir()
-    (tmp_path / "state.json").write_text(json.dumps({"format": saved_state.FORMAT_VERSION, "updates": 1, "loss_scale": None}))
+    (tmp_path / "state.json").write_text(
+        json.dumps({"format": saved_state.FORMAT_VERSION, "updates": 1, "loss_scale": None})
+    )
     for name in saved_state.FILE_BY_PREFIX.values():
         save_file({"weight": torch.zeros(1)}, tmp_path / "trainable" / name)
     assert load_state(tmp_path).optimizer_steps == 1

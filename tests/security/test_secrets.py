@@ -47,7 +47,7 @@ def e4t(capfd: pytest.CaptureFixture[str]) -> E4T:
 
 @pytest.mark.parametrize("stage", ["prepare", "pretrain", "release"])
 @pytest.mark.parametrize(
-    "key", ["data.source", "data.output", "data.read.attributes", "base.model", "runs", "stream.mix"]
+    "key", ["data.source", "data.output", "data.source_options.attributes", "base.model", "runs", "stream.mixture"]
 )
 def test_a_recipe_with_a_password_is_refused_by_every_stage_and_leaves_nothing(
     e4t: E4T, stage: str, key: str, tmp_path: Path

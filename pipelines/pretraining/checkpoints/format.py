@@ -17,7 +17,11 @@ from pipelines.pretraining.optimizer import EMA
 
 FORMAT_VERSION = 1
 TRAINABLE_DIR, EMA_DIR, OPTIMIZER_DIR, STATE_FILE = "trainable", "averaged", "optimizer", "state.json"
-ENCODER_FILE, PREDICTOR_FILE, OFFSETS_FILE = "domain_encoder.safetensors", "offset_predictor.safetensors", "weight_offsets.safetensors"
+ENCODER_FILE, PREDICTOR_FILE, OFFSETS_FILE = (
+    "domain_encoder.safetensors",
+    "offset_predictor.safetensors",
+    "weight_offsets.safetensors",
+)
 FILE_BY_PREFIX = {"encoder.": ENCODER_FILE, "offsets.": PREDICTOR_FILE}
 
 
@@ -103,4 +107,6 @@ def _save_parts(folder: Path, weights: Tensors, predictor: OffsetPredictor) -> N
 
 
 def _load_parts(folder: Path) -> Tensors:
-    return {f"{prefix}{name}": t for prefix, file in FILE_BY_PREFIX.items() for name, t in load_file(folder / file).items()}
+    return {
+        f"{prefix}{name}": t for prefix, file in FILE_BY_PREFIX.items() for name, t in load_file(folder / file).items()
+    }

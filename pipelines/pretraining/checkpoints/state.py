@@ -28,7 +28,7 @@ class TrainingState:
         """Of a model that has not been trained."""
         weights = {name: p.detach().float().cpu().clone() for name, p in model.named_parameters()}
         moments = {key: {name: torch.zeros_like(tensor) for name, tensor in weights.items()} for key in MOMENTS}
-        return cls(weights, moments, updates=0, loss_scale=0.0)
+        return cls(weights, moments, optimizer_steps=0, loss_scale=0.0)
 
     @property
     def ema_or_weights(self) -> Tensors:

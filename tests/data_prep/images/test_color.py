@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from data_prep.images.color import ColorError, to_8bit_opaque, is_srgb, to_srgb
+from data_prep.images.color import ColorError, is_srgb, to_8bit_opaque, to_srgb
 from tests.data_prep.corpus import bgr_profile
 
 
@@ -53,7 +53,9 @@ def test_white_is_white_in_every_mode(mode: str, color: int | tuple[int, ...]) -
 
 
 def test_lab_is_converted_by_its_definition() -> None:
-    red, _, blue = np.asarray(to_srgb(to_8bit_opaque(colored("LAB", (138, 209, 195)))))[2, 2]  # L* 54, a* 81, b* 67: red
+    red, _, blue = np.asarray(to_srgb(to_8bit_opaque(colored("LAB", (138, 209, 195)))))[
+        2, 2
+    ]  # L* 54, a* 81, b* 67: red
     assert red > 245
     assert blue < 15
 

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from data_prep.errors import ConfigError
 from data_prep.images.crops import (
     FACE_MARGIN,
     _face_detector,
-    to_stored_coords,
-    bbox_crop_box,
-    face_crop_box,
-    crop_box,
-    center_crop_box,
-    random_crop_box,
-    expand_to_square,
     apply_exif_orientation,
+    bbox_crop_box,
+    center_crop_box,
+    crop_box,
+    expand_to_square,
+    face_crop_box,
+    random_crop_box,
+    to_stored_coords,
     upright_size,
 )
 from data_prep.records import Record, Scalar
+from e4t import ConfigError
 
 
 def box_in(left: Scalar, top: Scalar, right: Scalar, bottom: Scalar) -> dict[str, Scalar]:

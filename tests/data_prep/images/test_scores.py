@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from data_prep.errors import ConfigError, DataError
-from data_prep.images.scores import passes_filter, blur, compute_scores
+from data_prep.errors import DataError
+from data_prep.images.scores import blur, compute_scores, passes_filter
+from e4t import ConfigError
 
 FUNCTIONS = """
 limit = 3

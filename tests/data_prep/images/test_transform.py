@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFilter, PngImagePlugin
 
-from data_prep.config import PrepareConfig, FilterConfig
-from data_prep.errors import ConfigError, DataError
+from data_prep.config import FilterConfig, PrepareConfig
+from data_prep.errors import DataError
 from data_prep.images.crops import _face_detector
 from data_prep.images.perceptual_hash import perceptual_hash
 from data_prep.images.transform import ProcessedImage, encode_image, process_image
 from data_prep.records import Record, SampleRejected, Scalar
+from e4t import ConfigError
 from tests.data_prep.corpus import bgr_profile, saved
 
 

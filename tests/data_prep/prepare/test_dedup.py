@@ -95,7 +95,9 @@ def digests(names: Sequence[str]) -> NDArray[np.uint8]:
 
 def near(hashes: Sequence[int], distance: int) -> list[int]:
     """Of files that all differ."""
-    found = find_duplicates(digests([str(place) for place in range(len(hashes))]), np.array(hashes, np.uint64), distance)
+    found = find_duplicates(
+        digests([str(place) for place in range(len(hashes))]), np.array(hashes, np.uint64), distance
+    )
     return found.near.tolist()
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from data_prep.config import PrepareConfig
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.prepare.executors import Executor, LocalExecutor, RayExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.prepare.worker import run_worker
 from data_prep.shards.manifest import Manifest
+from e4t import ConfigError
 
 ConfigFor = Callable[..., PrepareConfig]
 Contents = Callable[[Path], dict[str, bytes]]

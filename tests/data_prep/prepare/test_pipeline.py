@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from data_prep.config import PrepareConfig, FilterConfig, SplitFractions
-from data_prep.errors import ConfigError, DataError
+from data_prep.config import FilterConfig, PrepareConfig, SplitFractions
+from data_prep.errors import DataError
 from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.prepare.splits import split_of
 from data_prep.shards.manifest import Manifest, verify_shards
 from data_prep.storage.store import Store
+from e4t import ConfigError
 
 ConfigFor = Callable[..., PrepareConfig]
 Made = Callable[[PrepareConfig], Manifest]

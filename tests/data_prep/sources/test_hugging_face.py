@@ -10,9 +10,10 @@ import pyarrow.parquet
 import pytest
 
 from data_prep.config import PrepareConfig
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.records import Record, Reject
 from data_prep.sources import open_source
+from e4t import ConfigError
 
 ConfigOf = Callable[..., PrepareConfig]
 Fetched = Callable[..., dict[str, bytes]]
@@ -145,14 +146,16 @@ def test_a_folder_that_the_library_knows_is_loaded_by_it(
 def test_a_column_that_is_not_there_is_one_clear_error(
     setting: str, source_of: Callable[[str], dict[str, Any]], listed: Listed
 ) -> None:
-    with pytest.raises(ConfigError, match=f"no column 'nope'; set data.read.{setting} to one of image, who, text"):
+    with pytest.raises(
+        ConfigError, match=f"no column 'nope'; set data.source_options.{setting} to one of image, who, text"
+    ):
         listed(**source_of("saved") | {setting: "nope"})
 
 
 def test_a_split_that_is_not_there_is_one_clear_error(
     source_of: Callable[[str], dict[str, Any]], listed: Listed
 ) -> None:
-    with pytest.raises(ConfigError, match="no split 'test'; set data.read.split: train"):
+    with pytest.raises(ConfigError, match="no split 'test'; set data.source_options.split: train"):
         listed(**source_of("splits"), split="test")
 
 
@@ -164,7 +167,9 @@ def test_a_missing_file_is_one_clear_error(tmp_path: Path, name: str, listed: Li
 
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, listed: Listed) -> None:
     (tmp_path / "bad.arrow").write_bytes(b"no arrow")
-    with pytest.raises(DataError, match=r"bad.arrow cannot be loaded \(.*\); check data.source and data.read$"):
+    with pytest.raises(
+        DataError, match=r"bad.arrow cannot be loaded \(.*\); check data.source and data.source_options$"
+    ):
         listed(tmp_path / "bad.arrow")
 
 

@@ -6,7 +6,7 @@ from typing import BinaryIO
 import pytest
 
 from data_prep.sources import sequential as forward
-from data_prep.sources.sequential import SequentialReader, SequentialRows, HandleCache
+from data_prep.sources.sequential import HandleCache, SequentialReader, SequentialRows
 
 DATA = bytes(range(256)) * 40
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.records import Record, Reject
 from data_prep.sources.side_tables import load_attributes, load_identities
+from e4t import ConfigError
 
 Listed = Callable[..., list[Record | Reject]]
 Put = Callable[..., Path]
@@ -155,12 +156,12 @@ def test_a_row_of_identities_takes_no_more_than_it_says(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("who.txt", "0.png Ann\n1.png\n", "line 2: '1.png' is no line `picture identity`"),
-        ("who.txt", None, r"cannot be read \(No such file or directory\); check data.read.identities"),
+        ("who.txt", None, r"cannot be read \(No such file or directory\); check data.source_options.identities"),
         ("about.txt", "0.png 1\n", "begins with no count"),
         ("about.txt", "1\nBald Young\n0.png 1 1 1 1\n", "line 3: 4 values for 2 columns"),
         ("about.json", "[]", "is no JSON object by picture"),
         ("about.json", "{", "cannot be read"),
-        ("about.csv", None, r"cannot be read \(No such file or directory\); check data.read.attributes"),
+        ("about.csv", None, r"cannot be read \(No such file or directory\); check data.source_options.attributes"),
     ],
 )
 def test_a_bad_table_is_one_clear_error(tmp_path: Path, name: str, content: str | None, message: str) -> None:
@@ -174,5 +175,5 @@ def test_a_bad_table_is_one_clear_error(tmp_path: Path, name: str, content: str 
 def test_a_caption_column_that_the_attributes_lack_is_one_clear_error(tmp_path: Path, put: Put, listed: Listed) -> None:
     put(tmp_path / "set", "a/0.png")
     (tmp_path / "about.csv").write_text("name,age\na/0.png,31\n")
-    with pytest.raises(ConfigError, match="have no column 'text'; check data.read.caption_column"):
+    with pytest.raises(ConfigError, match="have no column 'text'; check data.source_options.caption_column"):
         listed(tmp_path / "set", attributes=str(tmp_path / "about.csv"), caption_column="text")

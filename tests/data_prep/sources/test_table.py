@@ -10,9 +10,10 @@ import pyarrow.parquet
 import pytest
 
 from data_prep.config import PrepareConfig
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.records import Record, Reject, SampleRejected
 from data_prep.sources import fetch, open_source
+from e4t import ConfigError
 
 ConfigOf = Callable[..., PrepareConfig]
 Listed = Callable[..., list[Record | Reject]]
@@ -118,7 +119,7 @@ def test_a_column_that_is_not_there_is_one_clear_error(
     suffix: str, setting: str, table: Callable[[str], Path], listed: Listed
 ) -> None:
     with pytest.raises(
-        ConfigError, match=f"no column 'nope'; set data.read.{setting} to one of image, who, text, left"
+        ConfigError, match=f"no column 'nope'; set data.source_options.{setting} to one of image, who, text, left"
     ):
         listed(table(suffix), kind="table", **{setting: "nope"})
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.storage.atomic import sha256_file, atomic_open, atomic_dir, atomic_write
+from data_prep.storage.atomic import atomic_dir, atomic_open, atomic_write, sha256_file
 
 
 def test_a_file_replaces_the_one_before_it_and_leaves_nothing_beside(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.errors import ConfigError
 from data_prep.stream.shuffle import WeightedInterleave
+from e4t import ConfigError
 
 weights = st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0]), min_size=1, max_size=4)
 
@@ -29,7 +29,9 @@ def test_each_sets_own_line_is_walked_without_a_gap(given: list[float], start: i
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=20))
 def test_a_position_has_one_place_in_whatever_order_it_is_asked(indices: list[int]) -> None:
     walked = WeightedInterleave([1, 3], seed=5)
-    assert [walked.locate(index) for index in indices] == [WeightedInterleave([1, 3], seed=5).locate(index) for index in indices]
+    assert [walked.locate(index) for index in indices] == [
+        WeightedInterleave([1, 3], seed=5).locate(index) for index in indices
+    ]
 
 
 def test_blocks_and_seeds_differ() -> None:
@@ -41,7 +43,9 @@ def test_blocks_and_seeds_differ() -> None:
 
 
 def test_weights_that_are_exact_over_no_short_block_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"stream.mix: weights \[1.0, 0.123457\].* give weights with fewer digits"):
+    with pytest.raises(
+        ConfigError, match=r"stream.mixture: weights \[1.0, 0.123457\].* give weights with fewer digits"
+    ):
         WeightedInterleave([1.0, 0.123457], seed=0)
 
 

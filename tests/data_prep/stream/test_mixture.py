@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from data_prep.config import SplitFractions, DataLoaderConfig
+from data_prep.config import DataLoaderConfig, SplitFractions
 from data_prep.config_diff import differences
-from data_prep.errors import ConfigError
 from data_prep.shards.features import FeatureReader, write_features
 from data_prep.stream.stream import Batch, ShardReader, ShardStream
+from e4t import ConfigError
 from tests.data_prep.conftest import make_config, make_set, noise
 
 Settings = Callable[..., DataLoaderConfig]

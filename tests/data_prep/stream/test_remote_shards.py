@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from data_prep.config import DataLoaderConfig
-from data_prep.errors import ConfigError, DataError, SampleReadError
+from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.features import FeatureReader, write_features
 from data_prep.shards.manifest import Manifest
 from data_prep.stream.stream import Batch, ShardReader, ShardStream
+from e4t import ConfigError
 from tests.data_prep.flaky_server import FlakyServer, flaky_server
 
 Settings = Callable[..., DataLoaderConfig]
@@ -73,7 +74,7 @@ def test_shards_of_this_window_and_the_next_are_fetched_before_they_are_read(
 
 
 def test_a_cache_too_small_for_a_window_is_refused_at_once(server: FlakyServer, patient: Settings) -> None:
-    with pytest.raises(ConfigError, match=r"stream.cache_bytes is 1000, and 3 shards .* give at least that"):
+    with pytest.raises(ConfigError, match=r"stream.cache_max_bytes is 1000, and 3 shards .* give at least that"):
         take(server.url, 1, patient(cache_bytes=1000))
 
 
@@ -167,5 +168,7 @@ def test_features_lost_at_the_store_are_named(shared_set: Path, patient: Setting
     with flaky_server(tmp_path / "set") as server:
         server.always["features/train/train-000001.safetensors"] = "500"
         features = FeatureReader(server.url, "features", "train", {}, patient())
-        with pytest.raises(SampleReadError, match=r"features http.*train-000001.safetensors cannot be read .*`e4t cache`"):
+        with pytest.raises(
+            SampleReadError, match=r"features http.*train-000001.safetensors cannot be read .*`e4t cache`"
+        ):
             features.read(1, 0, flipped=False)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.config import DataLoaderConfig
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.stream.stream import Batch, ShardReader, ShardStream, to_float
+from e4t import ConfigError
 
 QUICK = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, prefetch=1)
 
@@ -88,8 +89,18 @@ def test_a_resumed_stream_gives_the_same_batches_to_the_last_bit(shared_set: Pat
 
 
 def test_workers_and_prefetch_change_nothing(shared_set: Path) -> None:
-    slow = take(shared_set, 10, global_batch=5, config=DataLoaderConfig(shuffle_window_shards=3, num_workers=0, prefetch=1, horizontal_flip=True))
-    fast = take(shared_set, 10, global_batch=5, config=DataLoaderConfig(shuffle_window_shards=3, num_workers=3, prefetch=7, horizontal_flip=True))
+    slow = take(
+        shared_set,
+        10,
+        global_batch=5,
+        config=DataLoaderConfig(shuffle_window_shards=3, num_workers=0, prefetch=1, horizontal_flip=True),
+    )
+    fast = take(
+        shared_set,
+        10,
+        global_batch=5,
+        config=DataLoaderConfig(shuffle_window_shards=3, num_workers=3, prefetch=7, horizontal_flip=True),
+    )
     assert all(same(one, other) for one, other in zip(slow, fast, strict=True))
 
 

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from data_prep.config import PrepareConfig
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import DataError
 from data_prep.prepare.pipeline import prepare
 from data_prep.shards.manifest import verify_shards
-from data_prep.synthetic.emoji import EmojiConfig, iter_glyphs, build_emoji_dataset
+from data_prep.synthetic.emoji import EmojiConfig, build_emoji_dataset, iter_glyphs
+from e4t import ConfigError
 
 WAVE = {
     "name": "WAVING HAND SIGN", "short_name": "wave", "image": "1f44b.png",
@@ -83,7 +84,11 @@ def test_equal_packages_give_equal_sets(config: EmojiConfig, tmp_path: Path) -> 
 
 def test_the_set_can_be_prepared(config: EmojiConfig, tmp_path: Path) -> None:
     shards = PrepareConfig(
-        source=str(build_emoji_dataset(config)), output=str(tmp_path / "shards"), domain="emoji", resolution=64, format="png"
+        source=str(build_emoji_dataset(config)),
+        output=str(tmp_path / "shards"),
+        domain="emoji",
+        resolution=64,
+        format="png",
     )
     manifest = prepare(shards)
     assert manifest.kept + sum(manifest.reject_counts.values()) == 6  # the tones of these discs are copies

@@ -4,8 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import ConfigError, DataError
-from data_prep.synthetic.faces import FacesConfig, Identity, Scene, render, generate_faces, extra_captions, sample_identities
+from data_prep.errors import DataError
+from data_prep.synthetic.faces import (
+    FacesConfig,
+    Identity,
+    Scene,
+    extra_captions,
+    generate_faces,
+    render,
+    sample_identities,
+)
+from e4t import ConfigError
 
 PERSON = Identity(head="afro", hair="ginger", skin="tan", beard="none", accessory="glasses5")
 SCENE = Scene(expression="smiling", clothes="red", background="navy")
@@ -54,7 +63,8 @@ def test_every_attribute_changes_the_picture() -> None:
     reference = render(PERSON, SCENE).tobytes()
     changes = {"head": "bun", "hair": "blue", "skin": "pale", "beard": "full", "accessory": "none"}
     assert all(
-        render(Identity(**{**vars(PERSON), name: value}), SCENE).tobytes() != reference for name, value in changes.items()
+        render(Identity(**{**vars(PERSON), name: value}), SCENE).tobytes() != reference
+        for name, value in changes.items()
     )
 
 

@@ -8,14 +8,14 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
-from encoder.backbone.unet_halves import unet_decoder_forward, unet_encoder_forward, concat
+from encoder.backbone.unet_halves import concat, unet_decoder_forward, unet_encoder_forward
 from encoder.concepts.concept import Concept
 from encoder.config import SampleConfig, TuneConfig
 from encoder.images import to_images
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder
 from encoder.model.features import class_tokens, unet_encoder_features
-from encoder.model.losses import NoiseSample, Losses, e4t_loss, diffusion_target
+from encoder.model.losses import Losses, NoiseSample, diffusion_target, e4t_loss
 from encoder.model.weight_offsets import OffsetPredictor, clear_offsets, merge_offsets, set_offsets
 from encoder.pipeline import E4TPipeline
 from tests.bases import UNETS
@@ -75,9 +75,15 @@ def test_both_halves_are_the_whole_unet(backbone: Backbone, conditioning: Condit
 
 def test_two_halves_joined_are_decoded_as_each_alone(backbone: Backbone, conditioning: Conditioning) -> None:
     noisy, timestep = torch.randn(1, 4, 4, 4), torch.tensor(500)
-    texts = [conditioning.unconditional_embeddings(), conditioning.encode_prompts(conditioning.tokenize(["a portrait"]))]
+    texts = [
+        conditioning.unconditional_embeddings(),
+        conditioning.encode_prompts(conditioning.tokenize(["a portrait"])),
+    ]
     halves = [unet_encoder_forward(backbone, noisy, timestep, text) for text in texts]
-    torch.testing.assert_close(unet_decoder_forward(backbone, concat(halves)), torch.cat([unet_decoder_forward(backbone, half) for half in halves]))
+    torch.testing.assert_close(
+        unet_decoder_forward(backbone, concat(halves)),
+        torch.cat([unet_decoder_forward(backbone, half) for half in halves]),
+    )
 
 
 def test_every_text_encoder_hears_the_word(backbone: Backbone, conditioning: Conditioning) -> None:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from e4t import ConfigError
 from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import BackboneConfig
-from encoder.errors import ConfigError
 from encoder.model.domain_encoder import DomainEncoderConfig
 from encoder.model.weight_offsets import OffsetPredictor, attention_projections
 from tests.bases import SHIPPED
@@ -55,7 +55,10 @@ def test_the_offsets_of_sd1_have_the_known_sizes() -> None:
 
 @pytest.mark.parametrize(("model", "matrices"), [(SD2, 96), (SDXL, 420)])
 def test_every_attention_of_the_larger_bases_has_offsets(model: str, matrices: int) -> None:
-    assert len(attention_projections(build_meta_backbone(BackboneConfig(model=model, image_encoder=VIT_H)).unet)) == matrices
+    assert (
+        len(attention_projections(build_meta_backbone(BackboneConfig(model=model, image_encoder=VIT_H)).unet))
+        == matrices
+    )
 
 
 def test_a_folders_outline_has_its_shapes() -> None:

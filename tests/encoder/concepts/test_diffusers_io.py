@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encoder.concepts.concept import Concept
-from encoder.concepts.diffusers_io import TI_WEIGHTS_NAME, LORA_WEIGHTS_NAME, from_diffusers, to_diffusers
+from encoder.concepts.diffusers_io import LORA_WEIGHTS_NAME, TI_WEIGHTS_NAME, from_diffusers, to_diffusers
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from encoder.errors import ModelError
 from encoder.images import to_images

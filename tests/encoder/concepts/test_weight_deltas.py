@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from encoder.concepts.weight_deltas import LowRankDelta, QuantizedDelta, DeltaQuantizer, to_dense, from_tensors, quantize, to_tensors
+from encoder.concepts.weight_deltas import (
+    DeltaQuantizer,
+    LowRankDelta,
+    QuantizedDelta,
+    from_tensors,
+    quantize,
+    to_dense,
+    to_tensors,
+)
 
 
 @pytest.mark.parametrize("shape", [(5, 8), (5, 7), (4, 3, 3, 3)])
@@ -23,7 +31,9 @@ def test_nothing_learned_stays_nothing() -> None:
 def test_the_error_is_relative_to_everything_learned() -> None:
     rounding, change = DeltaQuantizer(4), torch.randn(20, 20)
     kept = rounding(change)
-    assert rounding.relative_error == pytest.approx(float((to_dense(kept, change.shape) - change).norm() / change.norm()))
+    assert rounding.relative_error == pytest.approx(
+        float((to_dense(kept, change.shape) - change).norm() / change.norm())
+    )
 
 
 def test_vectors_keep_16_bits() -> None:

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.config import ConditioningConfig
-from encoder.errors import ConfigError
 from encoder.model.conditioning import Conditioning
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.config import EncoderInputs
-from encoder.errors import ConfigError
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 
 SMALL = DomainEncoderConfig(class_tokens=3, clip_width=8, feature_channels=(4, 6), embedding_width=5, hidden_width=7)
@@ -31,7 +31,9 @@ def test_its_shape_follows_from_the_backbone(backbone: Backbone) -> None:
     assert config.embedding_width == 128
 
 
-@pytest.mark.parametrize(("sees", "tokens", "maps"), [("no maps", 4, ()), ("last layer", 1, (48, 96, 160, 160))])
+@pytest.mark.parametrize(
+    ("sees", "tokens", "maps"), [("no_unet_features", 4, ()), ("last_layer_only", 1, (48, 96, 160, 160))]
+)
 def test_an_ablated_encoder_does_not_look_at_what_it_lacks(
     backbone: Backbone, sees: EncoderInputs, tokens: int, maps: tuple[int, ...]
 ) -> None:

@@ -22,5 +22,7 @@ def test_the_feature_pass_runs_no_decoder_and_no_gradient(backbone: Backbone, co
     backbone.unet.requires_grad_(True)
     for block in backbone.unet.up_blocks:
         block.register_forward_hook(lambda *_: pytest.fail("the decoder half ran"))
-    maps = unet_encoder_features(backbone, torch.randn(1, 8, 16, 16), torch.tensor([5]), conditioning.unconditional_embeddings()).pooled_features
+    maps = unet_encoder_features(
+        backbone, torch.randn(1, 8, 16, 16), torch.tensor([5]), conditioning.unconditional_embeddings()
+    ).pooled_features
     assert not any(pooled.requires_grad for pooled in maps)

@@ -6,7 +6,7 @@ from encoder.backbone.backbone import Backbone
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder
 from encoder.model.features import class_tokens, unet_encoder_features
-from encoder.model.losses import NoiseSample, Losses, denoising_loss, e4t_loss, embedding_regularization
+from encoder.model.losses import Losses, NoiseSample, denoising_loss, e4t_loss, embedding_regularization
 from encoder.model.weight_offsets import OffsetPredictor, set_offsets
 
 
@@ -37,7 +37,9 @@ def test_the_word_changes_with_the_timestep_the_noise_and_the_picture(
 ) -> None:
     def word(picture: int, noise: int, timestep: int) -> Tensor:
         noisy = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(noise))
-        maps = unet_encoder_features(backbone, noisy, torch.tensor([timestep]), conditioning.unconditional_embeddings()).pooled_features
+        maps = unet_encoder_features(
+            backbone, noisy, torch.tensor([timestep]), conditioning.unconditional_embeddings()
+        ).pooled_features
         return encoder(class_tokens(backbone, pixels[picture : picture + 1]), maps)
 
     reference = word(0, 0, 500)
@@ -64,7 +66,10 @@ def test_a_mask_leaves_out_what_it_covers() -> None:
 
 
 def test_a_samples_randomness_depends_on_its_seed_alone() -> None:
-    together, alone = NoiseSample.from_seeds([7, 8, 9], (8, 16, 16), 1000), NoiseSample.from_seeds([8], (8, 16, 16), 1000)
+    together, alone = (
+        NoiseSample.from_seeds([7, 8, 9], (8, 16, 16), 1000),
+        NoiseSample.from_seeds([8], (8, 16, 16), 1000),
+    )
     assert torch.equal(together.noise[1], alone.noise[0])
     assert together.timesteps[1] == alone.timesteps[0]
     assert not torch.equal(together.noise[0], together.noise[1])

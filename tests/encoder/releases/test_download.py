@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.config import BackboneConfig
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ModelError
 from encoder.hub_client import is_hub_id, resolved_revision
 from encoder.pipeline import E4TPipeline
 from encoder.releases import download as encoder_hub

@@ -13,7 +13,7 @@ from encoder.backbone.backbone import Backbone
 from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import BackboneConfig
 from encoder.errors import ModelError
-from encoder.model.weight_offsets import attention_projections, merge_offsets, load_offsets, save_offsets
+from encoder.model.weight_offsets import attention_projections, load_offsets, merge_offsets, save_offsets
 from encoder.releases.mkshing import offset_shapes, read_encoder, read_offsets, vision_shapes
 from tests.mkshing import tower, weight_offsets, write_checkpoint
 

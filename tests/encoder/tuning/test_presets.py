@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from e4t import ConfigError
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import RareToken, LearnedToken
+from encoder.concepts.concept_tokens import LearnedToken, RareToken
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ModelError
 from encoder.images import to_images
 from encoder.model.losses import Losses
 from encoder.pipeline import E4TPipeline

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
-from encoder.concepts.concept import Concept, AppliedConcept
-from encoder.concepts.weight_deltas import WeightDelta, WeightDeltas, LowRankDelta, to_dense
+from encoder.concepts.concept import AppliedConcept, Concept
+from encoder.concepts.weight_deltas import LowRankDelta, WeightDelta, WeightDeltas, to_dense
 from encoder.config import BackboneConfig, ConditioningConfig, Precision, TuneConfig
-from encoder.errors import ConfigError, ModelError
+from encoder.errors import ModelError
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder
 from encoder.model.features import class_tokens
@@ -43,7 +44,8 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 def distance(one: Concept, other: Concept) -> float:
     """Of what they do to the UNet, relative to it."""
     a, b = (
-        torch.cat([rows(change).flatten() for change in concept.weight_deltas["unet"].values()]) for concept in (one, other)
+        torch.cat([rows(change).flatten() for change in concept.weight_deltas["unet"].values()])
+        for concept in (one, other)
     )
     return float((a - b).norm() / a.norm())
 
@@ -96,7 +98,9 @@ def test_an_interrupt_leaves_the_models_as_they_were(
 
     before, config = weights(backbone, encoder), TuneConfig(**QUICK, trainable=train)
     with pytest.raises(KeyboardInterrupt):
-        tune(backbone, encoder, conditioning, TuningImages(pixels=pixels[:1]), config, release="test", on_step=interrupt)
+        tune(
+            backbone, encoder, conditioning, TuningImages(pixels=pixels[:1]), config, release="test", on_step=interrupt
+        )
     assert same(weights(backbone, encoder), before)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
@@ -204,7 +208,9 @@ def test_a_mask_weighs_the_loss(tuned: Tune, pixels: Tensor) -> None:
     everything = torch.ones(1, 1, *pixels.shape[-2:])
     half = everything.clone()
     half[..., 32:] = 0
-    plain, all_of_it, left = (tuned(TuningImages(pixels=pixels[:1], masks=mask))[0] for mask in (None, everything, half))
+    plain, all_of_it, left = (
+        tuned(TuningImages(pixels=pixels[:1], masks=mask))[0] for mask in (None, everything, half)
+    )
     assert distance(plain, all_of_it) < 0.02
     assert distance(plain, left) > 0.1
 

@@ -8,7 +8,7 @@ from PIL import Image
 from encoder.concepts.concept import Concept
 from encoder.images import open_image
 from pipelines.app.backend import TuningBackend
-from pipelines.app.session import MAX_WAITING, Session, PageUpdate
+from pipelines.app.session import MAX_WAITING, PageUpdate, Session
 from tests.pipelines.app.served import RELEASE
 
 FACES = "faces 1.0.1"
@@ -34,7 +34,9 @@ def last(acts: Iterator[PageUpdate]) -> PageUpdate:
     return list(acts)[-1]
 
 
-def test_the_concept_is_the_one_that_tuning_without_previews_gives(desk: Session, studio: TuningBackend, picture: Path) -> None:
+def test_the_concept_is_the_one_that_tuning_without_previews_gives(
+    desk: Session, studio: TuningBackend, picture: Path
+) -> None:
     alone = studio.pipeline_for(FACES).tune(open_image(picture), steps=2)
     assert Path(tuned(desk, picture, steps=2)).read_bytes() == alone.to_bytes()
 
@@ -69,7 +71,9 @@ def test_who_comes_second_is_told_so_and_goes_on_when_the_first_has_gone_away(de
     assert last(second).concept_path
 
 
-def test_who_goes_away_while_tuning_leaves_the_release_as_it_was(desk: Session, studio: TuningBackend, picture: Path) -> None:
+def test_who_goes_away_while_tuning_leaves_the_release_as_it_was(
+    desk: Session, studio: TuningBackend, picture: Path
+) -> None:
     before = studio.pipeline_for(FACES)("a portrait of a person", steps=2)[0].tobytes()
     tuning = desk.tune("me", FACES, str(picture), 5)
     for shown in tuning:

@@ -18,7 +18,9 @@ def test_the_chain_goes_from_pictures_to_a_release_of_what_was_evaluated() -> No
 
 
 def test_features_are_cached_only_for_a_recipe_that_trains_on_them() -> None:
-    assert "cache" not in [job.name for job in jobs_for_stage("pipeline", nodes=1, array_size=1, use_feature_cache=False)]
+    assert "cache" not in [
+        job.name for job in jobs_for_stage("pipeline", nodes=1, array_size=1, use_feature_cache=False)
+    ]
 
 
 def test_nodes_are_for_training_and_tasks_for_what_is_shared_out() -> None:
@@ -32,6 +34,8 @@ def test_every_task_knows_how_many_there_are() -> None:
 
 
 def test_more_words_go_to_the_last_job() -> None:
-    *others, last = jobs_for_stage("pipeline", nodes=1, array_size=1, use_feature_cache=False, extra_args=["--version", "1.2.0"])
+    *others, last = jobs_for_stage(
+        "pipeline", nodes=1, array_size=1, use_feature_cache=False, extra_args=["--version", "1.2.0"]
+    )
     assert last.args == ("release", "--version", "1.2.0")
     assert not any("1.2.0" in job.args for job in others)

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from pipelines.cluster.jobs import RECIPE_FILE, Job, Stage, jobs_for_stage
 from pipelines.cluster.kubernetes import (
     WORKLOAD_KINDS,
     KubernetesSite,
     Manifest,
-    job_spec,
     build_manifests,
-    job_name,
     build_submission,
+    job_name,
+    job_spec,
 )
-from pipelines.cluster.submission import SubmittedJobs, load_submitted_jobs, list_submissions
+from pipelines.cluster.submission import SubmittedJobs, list_submissions, load_submitted_jobs
 from tests.k8s.manifests import OVERLAYS, breaches, pod_of, refusals, validate
 
 PRETRAIN = Job("pretrain", "ranks", ("pretrain",), 2)
@@ -132,7 +132,9 @@ def test_preparing_asks_for_no_gpu() -> None:
 @settings(max_examples=50, deadline=None)
 @given(recipe=some.text(some.characters(exclude_categories=["Cs", "Cc"]) | some.just("\n")) | some.sampled_from("1yN"))
 def test_a_recipe_arrives_as_itself(recipe: str) -> None:
-    files = build_submission([PRETRAIN], KubernetesSite(), Path("runs/run/submissions/001-pretrain"), "run", {RECIPE_FILE: recipe})
+    files = build_submission(
+        [PRETRAIN], KubernetesSite(), Path("runs/run/submissions/001-pretrain"), "run", {RECIPE_FILE: recipe}
+    )
     (kept,) = (each["data"] for each in read_by_kubectl(files.files["1-pretrain.yaml"]) if each["kind"] == "ConfigMap")
     assert kept == {"recipe.yaml": recipe}
 
@@ -238,7 +240,9 @@ def test_sending_leaves_a_record_with_the_jobs_names(
 def test_what_is_shown_beforehand_is_every_file(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = e4t("submit", "k8s", "--recipe", recipe, "--job", "pipeline", "--dry-run", "true")
     assert code == 0
-    assert all(f"-{job.name}.yaml" in out for job in jobs_for_stage("pipeline", nodes=1, array_size=8, use_feature_cache=False))
+    assert all(
+        f"-{job.name}.yaml" in out for job in jobs_for_stage("pipeline", nodes=1, array_size=8, use_feature_cache=False)
+    )
     assert not list_submissions(recipe.parent / "runs" / "small")
 
 

@@ -13,10 +13,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from pipelines.cluster.jobs import Job, jobs_for_stage
-from pipelines.cluster.slurm import SlurmSite, sbatch_calls, render_submit_script, read_job_script, render_site_script, job_status
-from pipelines.cluster.submission import SubmittedJobs, load_submitted_jobs, list_submissions
+from pipelines.cluster.slurm import (
+    SlurmSite,
+    job_status,
+    read_job_script,
+    render_site_script,
+    render_submit_script,
+    sbatch_calls,
+)
+from pipelines.cluster.submission import SubmittedJobs, list_submissions, load_submitted_jobs
 
 FAKE_SBATCH = """#!/usr/bin/env python3
 import json, sys
@@ -104,7 +111,7 @@ def test_a_recipe_of_any_name_is_sent_whole(
 ) -> None:
     program(tmp_path, "sbatch", FAKE_SBATCH.format(log=str(tmp_path / "calls")))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    words = ["--name", name, "--data.concept", name, "--conditioning.templates", json.dumps([f"{name} *s"])]
+    words = ["--name", name, "--data.domain", name, "--conditioning.templates", json.dumps([f"{name} *s"])]
     assert e4t("submit", "slurm", "--recipe", recipe, "--job", "release", *words)[0] == 0
     (folder,) = list_submissions(tmp_path / "runs" / name)
     (told,) = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]

@@ -1,7 +1,7 @@
 import pytest
 
+from e4t import ConfigError
 from encoder.config import TuneConfig
-from encoder.errors import ConfigError
 from encoder.tuning.presets import METHODS
 from pipelines.config.evaluation import CompareConfig, EvaluateConfig, System
 

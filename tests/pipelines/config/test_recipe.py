@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from pipelines.config.pretraining import PretrainConfig
 
 RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
@@ -24,7 +24,10 @@ RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
 def test_every_device_holds_as_many_at_once_as_it_may_and_divide_its_share(
     batch_size: int, micro_batch_size: int, world: int, passes: tuple[int, int]
 ) -> None:
-    assert PretrainConfig(global_batch_size=batch_size, micro_batch_size=micro_batch_size).micro_batch_split(world) == passes
+    assert (
+        PretrainConfig(global_batch_size=batch_size, micro_batch_size=micro_batch_size).micro_batch_split(world)
+        == passes
+    )
 
 
 @pytest.mark.parametrize("world", [3, 16])
@@ -77,5 +80,6 @@ def test_every_recipe_that_ships_is_named_after_its_file_and_accepted(path: Path
     recipe = commands._recipe(parser.parse_args(["--recipe", str(path)]))
     assert recipe.name == path.stem
     assert (
-        recipe.to_dict()["conditioning"]["domain_word"] == yaml.safe_load(path.read_text())["conditioning"]["domain_word"]
+        recipe.to_dict()["conditioning"]["domain_word"]
+        == yaml.safe_load(path.read_text())["conditioning"]["domain_word"]
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.doctor.check import GIB, JobRequirements
-from pipelines.doctor.devices import Gpu, check_devices, count_gpus, check_gpus
+from pipelines.doctor.devices import Gpu, check_devices, check_gpus, count_gpus
 
 H100 = Gpu(name="NVIDIA H100", memory=79 * GIB, capability=(9, 0))
 T4 = Gpu(name="Tesla T4", memory=15 * GIB, capability=(7, 5))

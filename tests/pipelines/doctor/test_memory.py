@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.doctor.check import JobRequirements
-from pipelines.doctor.memory import check_memory, check_shared_memory, cgroup_memory_limit
+from pipelines.doctor.memory import cgroup_memory_limit, check_memory, check_shared_memory
 
 
 def needs(nproc: int) -> JobRequirements:

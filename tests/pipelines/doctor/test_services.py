@@ -35,7 +35,9 @@ def closed() -> str:
 
 
 def found_by(look, runs: Path) -> CheckResult:
-    (found,) = run_checks([Check(name="it", run=look, timeout_seconds=40, remedy="")], JobRequirements(runs=runs, nproc=2))
+    (found,) = run_checks(
+        [Check(name="it", run=look, timeout_seconds=40, remedy="")], JobRequirements(runs=runs, nproc=2)
+    )
     return found
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from encoder.metrics import ImageFeatureExtractor
 from pipelines.config.evaluation import System
 from pipelines.evaluation.statistics import Estimate, Score, aggregate_scores, write_csv

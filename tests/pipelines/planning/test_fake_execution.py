@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from pipelines.planning.fake_execution import module_bytes, measure_cost, num_parameters, fake_tensors
+from pipelines.planning.fake_execution import fake_tensors, measure_cost, module_bytes, num_parameters
 
 
 def test_the_peak_is_the_most_that_was_held_at_once() -> None:

@@ -41,7 +41,9 @@ def tuned(**changes: Any) -> Plan:  # noqa: ANN401
 
 def test_sd15_with_vit_h_trains_what_the_method_says() -> None:
     """Conformance check 9, seen from the plan: 143,226,592 parameters of the offsets, or 373,632."""
-    recipe = replace(SMALL, base=BackboneConfig(model=SD1, image_encoder=VIT_H), data=replace(SMALL.data, resolution=64))
+    recipe = replace(
+        SMALL, base=BackboneConfig(model=SD1, image_encoder=VIT_H), data=replace(SMALL.data, resolution=64)
+    )
     faithful = plan_pretraining(recipe, GPU, 1)
     direct = plan_pretraining(replace(recipe, pretrain=replace(recipe.pretrain, offsets="direct")), GPU, 1)
     assert faithful.num_trainable - direct.num_trainable == 143_226_592 - 373_632
@@ -87,7 +89,9 @@ def test_what_is_tuned_decides_what_learns() -> None:
 
 def test_8_bit_moments_take_a_quarter() -> None:
     part = "optimizer"
-    assert tuned(optimizer="adamw8bit").device_memory[part] == pytest.approx(0.25 * tuned().device_memory[part], rel=0.02)
+    assert tuned(optimizer="adamw8bit").device_memory[part] == pytest.approx(
+        0.25 * tuned().device_memory[part], rel=0.02
+    )
 
 
 def test_weights_of_low_precision_keep_what_rounding_took() -> None:
@@ -132,6 +136,8 @@ def test_what_to_change_makes_it_fit() -> None:
 
 def test_what_cannot_fit_is_said_so() -> None:
     tiny = replace(GPU, memory=GIB // 2, runtime=GIB)
-    overrides, changed = suggest_overrides(SMALL, plan_pretraining(SMALL, tiny, 1), lambda r: plan_pretraining(r, tiny, 1))
+    overrides, changed = suggest_overrides(
+        SMALL, plan_pretraining(SMALL, tiny, 1), lambda r: plan_pretraining(r, tiny, 1)
+    )
     assert "--pretrain.offload_optimizer=true" in overrides
     assert not changed.fits

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from deepspeed.runtime.config import DeepSpeedConfig
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.pretraining.deepspeed_engine import deepspeed_config
 
@@ -33,7 +33,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
         deepspeed_config(PretrainConfig(global_batch_size=8), 5)
 
 
-@pytest.mark.parametrize(("precision", "bf16", "fp16"), [("bf16", 1, 0), ("fp16", 0, 1), ("no", 0, 0)])
+@pytest.mark.parametrize(("precision", "bf16", "fp16"), [("bf16", 1, 0), ("fp16", 0, 1), ("fp32", 0, 0)])
 @pytest.mark.parametrize("offload", [False, True])
 def test_deepspeed_reads_it_as_it_is_meant(precision: str, bf16: bool, fp16: bool, offload: bool) -> None:
     recipe = PretrainConfig(precision=precision, offload_optimizer=offload, max_grad_norm=0.5, global_batch_size=6)

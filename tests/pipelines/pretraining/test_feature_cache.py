@@ -15,7 +15,9 @@ E4T = Callable[..., tuple[int, str, str]]
 
 def test_what_is_kept_is_what_was_encoded_to_rounding(backbone: Backbone, pixels: Tensor) -> None:
     fresh = encode_images(backbone, pixels)
-    kept = to_encoded_images({name: tensor.bfloat16() for name, tensor in fresh.to_tensors().items()}, torch.device("cpu"))
+    kept = to_encoded_images(
+        {name: tensor.bfloat16() for name, tensor in fresh.to_tensors().items()}, torch.device("cpu")
+    )
     assert isinstance(kept, EncodedImages)
     for again, first in (
         (kept.posterior.mean, fresh.posterior.mean),
@@ -38,7 +40,7 @@ def test_training_on_the_cache_gives_the_losses_of_training_on_pictures(e4t: E4T
     assert e4t("cache", "--recipe", recipe, "--nproc", "2")[0] == 0
     losses = []
     for name, cached in (("pictures", "false"), ("features", "true")):
-        chosen = ("--name", name, "--pretrain.cached", cached)
+        chosen = ("--name", name, "--pretrain.use_feature_cache", cached)
         code, _, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", *chosen)
         assert code == 0, err
         lines = (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()

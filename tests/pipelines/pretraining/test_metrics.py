@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.pretraining.metrics import MetricsAccumulator, format_duration, aggregate
+from pipelines.pretraining.metrics import MetricsAccumulator, aggregate, format_duration
 
 ROOT = Path(__file__).parents[3]
 MINE = [1.0, 2.0, 3.0, 10.0, 4.0, 1.0, 2.0**30]

@@ -135,7 +135,7 @@ def test_ranks_draw_different_noise(run: Path) -> None:
 
 def test_a_run_is_taken_up_at_its_newest_whole_checkpoint(e4t: E4T, recipe: Path, run: Path) -> None:
     (run / "checkpoints" / "step_00000099").mkdir()  # begun, never finished
-    code, out, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", "--pretrain.steps", "6")
+    code, out, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", "--pretrain.max_steps", "6")
     assert code == 0, err
     assert "at step 4" in out
     assert [line["step"] for line in lines(run / "metrics.jsonl") if "images_per_second" in line] == [1, 2, 3, 4, 5, 6]
@@ -160,7 +160,7 @@ def test_other_shards_are_refused_unless_told(e4t: E4T, recipe: Path, run: Path)
     for checkpoint in (run / "checkpoints").iterdir():
         (checkpoint / "state.json").write_text(json.dumps(state | {"data": state["data"] | {"set": "0" * 64}}))
         (checkpoint / "COMPLETE").write_text("{}")
-    longer = ("pretrain", "--recipe", recipe, "--nproc", "1", "--pretrain.steps", "5")
+    longer = ("pretrain", "--recipe", recipe, "--nproc", "1", "--pretrain.max_steps", "5")
     code, _, err = e4t(*longer)
     assert code == 78
     assert f"other data (set: {'0' * 64} there" in err
@@ -193,7 +193,7 @@ def test_a_run_whose_rank_is_killed_goes_on_to_the_same_bits(recipe: Path, finis
 
 
 def test_a_rank_that_waits_for_ever_ends_and_leaves_its_stack(recipe: Path) -> None:
-    endless = ("--pretrain.steps", "1000", "--pretrain.checkpoint_every", "1000", "--pretrain.sample_every", "1000")
+    endless = ("--pretrain.max_steps", "1000", "--pretrain.checkpoint_every", "1000", "--pretrain.eval_every", "1000")
     started = Started(recipe, "--pretrain.step_timeout_seconds", "20", *endless).after_step(2)
     frozen = started.ranks()[1]
     os.kill(frozen, signal.SIGSTOP)
@@ -209,7 +209,7 @@ def test_one_two_and_three_ranks_of_any_stage_continue_each_others_run(
 ) -> None:
     run = tmp_path / "runs" / "small"
     for steps, ranks, stage in ((1, 1, 0), (2, 3, 3), (4, 2, 1)):
-        options = ("--nproc", str(ranks), "--pretrain.zero_stage", str(stage), "--pretrain.steps", str(steps))
+        options = ("--nproc", str(ranks), "--pretrain.zero_stage", str(stage), "--pretrain.max_steps", str(steps))
         code, _, err = e4t("pretrain", "--recipe", recipe, *options)
         assert code == 0, err
         engine = engine_of(run)
@@ -230,7 +230,7 @@ def test_the_gradient_of_two_ranks_is_that_of_one(e4t: E4T, recipe: Path, tmp_pa
     """Conformance check 10, on the real model: after one step the first moment is a tenth of the gradient."""
     found = []
     for ranks in (1, 2):
-        options = ("--nproc", str(ranks), "--pretrain.precision", "no", "--pretrain.steps", "1")
+        options = ("--nproc", str(ranks), "--pretrain.precision", "fp32", "--pretrain.max_steps", "1")
         code, _, err = e4t("pretrain", "--recipe", recipe, "--runs", tmp_path / f"runs of {ranks}", *options)
         assert code == 0, err
         checkpoint = tmp_path / f"runs of {ranks}" / "small" / "checkpoints" / "step_00000001"
@@ -246,7 +246,7 @@ def test_a_run_stops_when_its_time_is_up(e4t: E4T, recipe: Path) -> None:
 
 
 def test_a_run_that_is_not_finite_stops_and_names_the_pictures(e4t: E4T, recipe: Path, tmp_path: Path) -> None:
-    wild = ("--pretrain.learning_rate", "1e30", "--pretrain.steps", "20", "--pretrain.skips_allowed", "2")
+    wild = ("--pretrain.learning_rate", "1e30", "--pretrain.max_steps", "20", "--pretrain.max_consecutive_skips", "2")
     code, _, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", *wild)
     assert code == 1
     assert "2 steps in a row" in err
@@ -262,7 +262,7 @@ def test_a_run_that_is_not_finite_stops_and_names_the_pictures(e4t: E4T, recipe:
 def test_a_batch_that_does_not_fit_is_found_before_the_first_step(recipe: Path) -> None:
     limit = 12 * 2**30
     command = [sys.executable, "-m", "e4t", "pretrain", "--recipe", str(recipe), "--pretrain.gradient_checkpointing",
-               "false", "--pretrain.batch_size", "6000", "--pretrain.micro_batch_size", "6000"]  # fmt: skip
+               "false", "--pretrain.global_batch_size", "6000", "--pretrain.micro_batch_size", "6000"]  # fmt: skip
     done = subprocess.run(  # noqa: S603 - our own command
         command, capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
@@ -273,16 +273,16 @@ def test_a_batch_that_does_not_fit_is_found_before_the_first_step(recipe: Path) 
 
 
 OPTIONS = {
-    "fp32": ["--pretrain.precision", "no"],
+    "fp32": ["--pretrain.precision", "fp32"],
     "all activations kept, deterministic": [
         "--pretrain.gradient_checkpointing", "false", "--pretrain.deterministic", "true",
     ],
     "offloaded optimizer": ["--pretrain.offload_optimizer", "true"],
-    "direct offsets": ["--pretrain.offsets", "direct"],
-    "no offsets, no maps": ["--pretrain.offsets", "none", "--pretrain.encoder_sees", "no maps"],
-    "averaged weights": ["--pretrain.average", "0.9"],
+    "direct offsets": ["--pretrain.offset_type", "direct"],
+    "no offsets, no maps": ["--pretrain.offset_type", "none", "--pretrain.encoder_inputs", "no_unet_features"],
+    "averaged weights": ["--pretrain.ema_decay", "0.9"],
     "compiled": ["--pretrain.compile", "true", "--pretrain.gradient_checkpointing", "false"],
-    "profiled": ["--profile", "true", "--pretrain.steps", "5"],
+    "profiled": ["--profile", "true", "--pretrain.max_steps", "5"],
 }  # fmt: skip
 
 
@@ -304,7 +304,7 @@ def test_what_a_recipe_may_ask_for_trains_the_same_model(
         for folder in (run, finished / "small")
     )
     assert first == pytest.approx(expected, rel=0.01)
-    assert (run / LAST / "averaged").exists() == ("--pretrain.average" in options)
+    assert (run / LAST / "averaged").exists() == ("--pretrain.ema_decay" in options)
     assert (run / "profile" / "rank_0.json.gz").exists() == ("--profile" in options)
 
 

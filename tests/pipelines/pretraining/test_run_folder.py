@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from data_prep.config import PrepareConfig
+from e4t import ConfigError
 from encoder.config import BackboneConfig, ConditioningConfig
-from encoder.errors import ConfigError
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.run_folder import Run

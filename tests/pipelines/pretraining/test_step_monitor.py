@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.errors import RunError
-from pipelines.pretraining.step_monitor import MIN_HISTORY, StepMonitor, StepResult, StepRecord
+from pipelines.pretraining.step_monitor import MIN_HISTORY, StepMonitor, StepRecord, StepResult
 
 NAN = float("nan")
 

@@ -5,7 +5,8 @@ from threading import Thread
 
 import pytest
 
-from encoder.errors import ConfigError, ModelError
+from e4t import ConfigError
+from encoder.errors import ModelError
 from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
@@ -57,7 +58,11 @@ def test_the_cache_is_where_the_environment_says(
 def test_several_that_fetch_the_same_at_once_all_get_it(release: Release, recipe: Recipe) -> None:
     found: list[str] = []
     threads = [
-        Thread(target=lambda: found.append(Release.open(resolve_release(f"models:/{release.name}/1", recipe.runs)).content_digest))
+        Thread(
+            target=lambda: found.append(
+                Release.open(resolve_release(f"models:/{release.name}/1", recipe.runs)).content_digest
+            )
+        )
         for _ in range(4)
     ]
     for thread in threads:
@@ -78,7 +83,9 @@ def test_what_the_server_has_lost_is_one_line_and_nothing_half_is_kept(release: 
     finally:
         away.rename(stored)
     assert "\n" not in str(caught.value)
-    assert Release.open(resolve_release(f"models:/{release.name}/1", recipe.runs)).content_digest == release.content_digest
+    assert (
+        Release.open(resolve_release(f"models:/{release.name}/1", recipe.runs)).content_digest == release.content_digest
+    )
 
 
 def test_what_is_stored_and_is_not_what_was_registered_is_refused(release: Release, recipe: Recipe) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoder.errors import ConfigError, ModelError
+from e4t import ConfigError
+from encoder.errors import ModelError
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.weight_offsets import load_offsets
 from encoder.pipeline import E4TPipeline

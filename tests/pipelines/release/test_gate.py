@@ -32,7 +32,7 @@ def test_what_reaches_it_passes_and_so_does_what_is_exactly_there(recipe: Recipe
 
 
 def test_one_score_below_is_enough_and_all_that_are_below_are_named(recipe: Recipe) -> None:
-    with pytest.raises(RunError, match="^below publish.gate: truth is 0.299 of 0.3. Train further"):
+    with pytest.raises(RunError, match="^below publish.min_scores: truth is 0.299 of 0.3. Train further"):
         checked(recipe, likeness=0.9, truth=0.299)
     with pytest.raises(RunError, match="likeness is 0.000 of 0.5; truth is 0.100 of 0.3"):
         checked(recipe, likeness=0.0, truth=0.1)

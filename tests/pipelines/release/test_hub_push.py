@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from encoder.pipeline import E4TPipeline
 from encoder.releases.release import INDEX, Release
 from pipelines.errors import RunError

@@ -264,7 +264,7 @@ def test_the_run_of_a_stage_has_recipe_environment_and_code(chain: Chain, stage:
     assert {"recipe.yaml", "environment.json"} <= files
     assert ("code.diff" in files) is run.data.tags["mlflow.source.git.commit"].endswith("-changed")
     assert run.data.tags["mlflow.source.name"] == f"e4t {stage}"
-    assert run.data.params["data.concept"] == "person"
+    assert run.data.params["data.domain"] == "person"
 
 
 def test_the_set_is_an_input_of_the_run_that_made_it_and_of_the_run_that_read_it(chain: Chain) -> None:

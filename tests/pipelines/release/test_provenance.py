@@ -10,7 +10,7 @@ from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.release.build import make_release
-from pipelines.release.provenance import modified_files, read_provenance, check_clean
+from pipelines.release.provenance import check_clean, modified_files, read_provenance
 from tests.pipelines.made_run import REVISION, Trained, made_run, recipe_in
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
@@ -16,7 +16,7 @@ from pipelines.registry.resolve import resolve_release
 from pipelines.release.build import make_release
 from pipelines.release.registration import promote, register
 from pipelines.tracking.client import connect
-from pipelines.tracking.stage_runs import stage_run_id, stage_run
+from pipelines.tracking.stage_runs import stage_run, stage_run_id
 from tests.pipelines.made_run import Trained, save
 from tests.pipelines.mlflow_server import free_port
 

@@ -8,7 +8,13 @@ from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
 from data_prep.synthetic.faces import Identity, Scene, render
 from encoder.errors import ModelError
-from pipelines.tiny_base.attribute_classifier import IDENTITY_ATTRIBUTES, SCENE_ATTRIBUTES, AttributeClassifier, matching_fraction, expected_attributes
+from pipelines.tiny_base.attribute_classifier import (
+    IDENTITY_ATTRIBUTES,
+    SCENE_ATTRIBUTES,
+    AttributeClassifier,
+    expected_attributes,
+    matching_fraction,
+)
 
 BASE = Path(__file__).parents[3] / "models" / "base"
 
@@ -19,14 +25,19 @@ def test_the_reader_knows_people_that_it_has_never_seen() -> None:
     unseen = [(who, scene) for who, scene in drawn if split_of(who.name, SplitFractions()) == "test"]
     pixels = torch.stack([torch.frombuffer(bytearray(render(*pair).tobytes()), dtype=torch.uint8) for pair in unseen])
     read = AttributeClassifier.load(BASE).predict(pixels.view(-1, 64, 64, 3).permute(0, 3, 1, 2).float() / 127.5 - 1)
-    right = [matching_fraction(r, expected_attributes(*pair), [*IDENTITY_ATTRIBUTES, *SCENE_ATTRIBUTES]) for r, pair in zip(read, unseen, strict=True)]
+    right = [
+        matching_fraction(r, expected_attributes(*pair), [*IDENTITY_ATTRIBUTES, *SCENE_ATTRIBUTES])
+        for r, pair in zip(read, unseen, strict=True)
+    ]
     assert len(unseen) > 10
     assert sum(right) / len(right) > 0.9
 
 
 def test_agreement_is_the_share_of_the_named_attributes() -> None:
     read = expected_attributes(Identity(head="afro", hair="blue", skin="tan", beard="none", accessory="none"), SCENE_A)
-    wanted = expected_attributes(Identity(head="afro", hair="gray", skin="tan", beard="none", accessory="none"), SCENE_A)
+    wanted = expected_attributes(
+        Identity(head="afro", hair="gray", skin="tan", beard="none", accessory="none"), SCENE_A
+    )
     assert matching_fraction(read, wanted, ["head", "hair"]) == 0.5
 
 

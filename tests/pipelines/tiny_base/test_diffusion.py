@@ -3,7 +3,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from encoder.backbone.backbone import Backbone
-from pipelines.tiny_base.diffusion import TextConditionedUNet, sample_timesteps, face_loss_weight
+from pipelines.tiny_base.diffusion import TextConditionedUNet, face_loss_weight, sample_timesteps
 
 
 def test_the_loss_weighs_most_where_eyes_and_mouth_are() -> None:

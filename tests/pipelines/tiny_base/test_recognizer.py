@@ -10,11 +10,11 @@ from torch import Tensor
 from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
 from data_prep.synthetic.faces import FacesConfig, generate_faces
-from encoder.errors import ConfigError
+from e4t import ConfigError
 from encoder.metrics import ImageFeatureExtractor
 from pipelines.tiny_base.config import BaseConfig, TimeBudget
 from pipelines.tiny_base.dataset import CaptionedImages, load_split
-from pipelines.tiny_base.recognizer import recall, held_out_identities, train_recognizer
+from pipelines.tiny_base.recognizer import held_out_identities, recall, train_recognizer
 from tests.bases import SHIPPED
 
 

@@ -13,8 +13,8 @@ from pipelines.config.recipe import Recipe
 from pipelines.tracking import tracker as tracking
 from pipelines.tracking.client import connect, get_or_create_experiment
 from pipelines.tracking.environment import code_revision
-from pipelines.tracking.stage_runs import DATASETS_DIR, STAGE_TAG, stage_run_id, open_tracker, log_dataset, stage_run
-from pipelines.tracking.tracker import read_run_id, has_unsent_after_end
+from pipelines.tracking.stage_runs import DATASETS_DIR, STAGE_TAG, log_dataset, open_tracker, stage_run, stage_run_id
+from pipelines.tracking.tracker import has_unsent_after_end, read_run_id
 from tests.pipelines.made_run import recipe_in
 from tests.pipelines.mlflow_server import free_port
 

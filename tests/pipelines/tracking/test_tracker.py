@@ -98,15 +98,15 @@ def test_everything_that_a_run_logs_is_found_again(
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(runs: Path, client: MlflowClient) -> None:
     folder = folder_of(runs, "two")
     first = begun(runs, folder, "two")
-    first.log_params({"pretrain.steps": 100})
+    first.log_params({"pretrain.max_steps": 100})
     first.close("KILLED")
     assert client.get_run(first.run_id).info.status == "KILLED"
     second = begun(runs, folder, "two")
     wait_for(lambda: client.get_run(first.run_id).info.status == "RUNNING")
-    second.log_params({"pretrain.steps": 200, "pretrain.keep": 2})
+    second.log_params({"pretrain.max_steps": 200, "pretrain.keep_last": 2})
     second.close("FINISHED")
     assert second.run_id == first.run_id == (folder / RUN_ID_FILE).read_text().strip()
-    assert client.get_run(second.run_id).data.params == {"pretrain.steps": "100", "pretrain.keep": "2"}
+    assert client.get_run(second.run_id).data.params == {"pretrain.max_steps": "100", "pretrain.keep_last": "2"}
 
 
 def test_a_run_that_the_tracker_has_forgotten_is_begun_anew(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -156,7 +156,7 @@ def test_what_nobody_took_is_sent_by_the_next_sitting(
 ) -> None:
     folder = folder_of(runs, "five")
     first = begun(runs, folder, "five")
-    first.log_params({"pretrain.steps": 100})
+    first.log_params({"pretrain.max_steps": 100})
     first.log_metrics(1, {"loss": 1.0})
     first.close("KILLED")
     first._thread.join()
@@ -167,7 +167,7 @@ def test_what_nobody_took_is_sent_by_the_next_sitting(
     assert any("lacks" in line for line in warnings_in(caplog))
     client = connect(runs)
     assert steps_of(client, second.run_id) == [1, 2]
-    assert client.get_run(second.run_id).data.params == {"pretrain.steps": "100"}
+    assert client.get_run(second.run_id).data.params == {"pretrain.max_steps": "100"}
     assert client.get_run(second.run_id).info.status == "FINISHED"
 
 
@@ -228,7 +228,7 @@ def test_a_server_that_dies_is_told_when_it_is_back_what_it_has_missed(
     folder.mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(folder / "picture.png")
     tracker = begun(runs, folder, "one")
-    tracker.log_params({"pretrain.steps": 100})
+    tracker.log_params({"pretrain.max_steps": 100})
     for step in range(3):
         tracker.log_metrics(step, {"loss": 1.0})
     client = connect(runs)

@@ -40,7 +40,7 @@ class Model(nn.Module):
 
 
 def configurations() -> Iterator[PretrainConfig]:
-    for precision in ("no", "bf16"):
+    for precision in ("fp32", "bf16"):
         for stage, offload in ((0, False), (1, False), (2, False), (3, False), (1, True), (2, True), (3, True)):
             yield PretrainConfig(
                 global_batch_size=BATCH, micro_batch_size=BATCH, learning_rate=1e-2, ema_decay=0.9,
@@ -74,7 +74,9 @@ def train(engine: DeepSpeedEngine, cluster: ProcessGroup, steps: range, *, broke
 
 def same(one: TrainingState, other: TrainingState) -> bool:
     tensors = [(one.weights, other.weights), *((one.moments[key], other.moments[key]) for key in one.moments)]
-    return one.optimizer_steps == other.optimizer_steps and all(torch.equal(a[name], b[name]) for a, b in tensors for name in a)
+    return one.optimizer_steps == other.optimizer_steps and all(
+        torch.equal(a[name], b[name]) for a, b in tensors for name in a
+    )
 
 
 def distance(one: TrainingState, other: TrainingState) -> float:

@@ -13,11 +13,11 @@ from encoder.model.weight_offsets import OffsetPredictor, load_offsets
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.format import (
     Progress,
-    weights_dir,
     load_metadata,
     load_progress,
     load_state,
     save_state,
+    weights_dir,
 )
 from pipelines.pretraining.checkpoints.state import Tensors, TrainingState
 from pipelines.pretraining.optimizer import EMA, MOMENTS
@@ -36,7 +36,9 @@ def state(encoder: DomainEncoder, offsets: OffsetPredictor) -> TrainingState:
 
 
 def without_average(state: TrainingState) -> TrainingState:
-    return TrainingState(state.weights, {key: state.moments[key] for key in MOMENTS}, state.optimizer_steps, state.loss_scale)
+    return TrainingState(
+        state.weights, {key: state.moments[key] for key in MOMENTS}, state.optimizer_steps, state.loss_scale
+    )
 
 
 def written(folder: Path, state: TrainingState, offsets: OffsetPredictor) -> Path:
