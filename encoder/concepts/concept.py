@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from encoder.concepts.concept_tokens import ConceptToken, EncodedToken, LearnedToken, RareToken
 from encoder.concepts.weight_deltas import WeightDeltas, from_tensors, to_dense, to_tensors
 from encoder.errors import ModelError
+from encoder.legacy_keys import rename_legacy_tensors
 
 FORMAT_VERSION = 3
 _WEIGHTS_NAME, _CONFIG_NAME = "concept.safetensors", "concept.json"
@@ -103,7 +104,7 @@ class Concept:
             )
         token = _parse_token(config.get("word", {}), tensors)
         weight_deltas: dict[str, WeightDeltas] = {}
-        for key, delta in from_tensors(tensors).items():
+        for key, delta in from_tensors(rename_legacy_tensors(tensors)).items():
             part, _, name = key.partition("/")
             weight_deltas.setdefault(part, {})[name] = delta
         return cls(weight_deltas=weight_deltas, token=token, release=config["release"], settings=config["settings"])

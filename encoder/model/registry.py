@@ -3,6 +3,7 @@
 from typing import Any
 
 from encoder.errors import ModelError
+from encoder.legacy_keys import ENCODER_CONFIG_KEYS, rename_keys
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.patch_encoder import PatchEncoder, PatchEncoderConfig
 
@@ -16,6 +17,7 @@ def build_encoder(*, kind: str | None = None, **shape: Any) -> AnyDomainEncoder:
 
     Raises ModelError if it is of a kind that this e4t does not know.
     """
+    shape = rename_keys(shape, ENCODER_CONFIG_KEYS)
     if kind == PATCHES:
         return PatchEncoder(PatchEncoderConfig(**shape))
     if kind is not None:

@@ -20,10 +20,10 @@ OFFSET_PARTS = {
     "rows": "linear_row",
 }
 ENCODER_PARTS = {
-    "from_unet": "unet_feature_embedder",
-    "joined": "feature_linear",
-    "from_clip": "first_linears",
-    "to_embedding": "final_linear",
+    "unet_proj": "unet_feature_embedder",
+    "fusion_proj": "feature_linear",
+    "clip_proj": "first_linears",
+    "out_proj": "final_linear",
 }
 """Both by our names."""
 VISION_PREFIX = "clip_vision."

@@ -16,6 +16,7 @@ from torch import nn
 from e4t import ConfigError
 from encoder.config import BackboneConfig, Precision
 from encoder.errors import ModelError
+from encoder.legacy_keys import rename_legacy_tensors
 
 ConfigT = TypeVar("ConfigT")
 FORMAT_VERSION = 1
@@ -125,7 +126,7 @@ class Release:
         """Read the domain encoder's weights into ``encoder``. Raises ModelError if they are broken or do not fit."""
         path = self.folder / ENCODER / WEIGHTS
         try:
-            encoder.load_state_dict(load_file(path))
+            encoder.load_state_dict(rename_legacy_tensors(load_file(path)))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ModelError(
                 f"{path} cannot be loaded ({str(error).splitlines()[0]}); get the release again"

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from data_prep.storage.atomic import atomic_write
+from encoder.legacy_keys import rename_legacy_tensors
 from encoder.model.weight_offsets import OffsetPredictor, save_offsets
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.state import Tensors, TrainingState
@@ -62,7 +63,10 @@ def load_state(folder: Path) -> TrainingState:
     """What ``write_state`` wrote. Raises RunError if it is anything else."""
     metadata = load_metadata(folder)
     try:
-        moments = {path.stem: load_file(path) for path in sorted((folder / OPTIMIZER_DIR).glob("*.safetensors"))}
+        moments = {
+            path.stem: rename_legacy_tensors(load_file(path))
+            for path in sorted((folder / OPTIMIZER_DIR).glob("*.safetensors"))
+        }
         if (folder / EMA_DIR).exists():
             moments[EMA] = _load_parts(folder / EMA_DIR)
         return TrainingState(_load_parts(folder / TRAINABLE_DIR), moments, metadata["updates"], metadata["loss_scale"])
@@ -108,5 +112,7 @@ def _save_parts(folder: Path, weights: Tensors, predictor: OffsetPredictor) -> N
 
 def _load_parts(folder: Path) -> Tensors:
     return {
-        f"{prefix}{name}": t for prefix, file in FILE_BY_PREFIX.items() for name, t in load_file(folder / file).items()
+        f"{prefix}{name}": t
+        for prefix, file in FILE_BY_PREFIX.items()
+        for name, t in rename_legacy_tensors(load_file(folder / file)).items()
     }

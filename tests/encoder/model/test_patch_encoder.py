@@ -58,12 +58,12 @@ def word_written_out(encoder: PatchEncoder, tokens: Tensor, maps: Tensor) -> Ten
     def leaky(features: Tensor) -> Tensor:
         return torch.where(features > 0, features, 0.01 * features)
 
-    unet = linear("from_unet.2", leaky(linear("from_unet.0", maps)))
+    unet = linear("unet_proj.2", leaky(linear("unet_proj.0", maps)))
     each = [
-        linear(f"from_clip.{index}", linear("joined", torch.cat([tokens[:, index], unet], dim=1)))
+        linear(f"clip_proj.{index}", linear("fusion_proj", torch.cat([tokens[:, index], unet], dim=1)))
         for index in range(tokens.shape[1])
     ]
-    return linear("to_embedding", leaky(sum(each) / len(each)))
+    return linear("out_proj", leaky(sum(each) / len(each)))
 
 
 def test_it_sees_the_class_token_and_every_second_patch_of_the_last_layer(

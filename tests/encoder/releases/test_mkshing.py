@@ -91,9 +91,9 @@ def test_an_encoders_weights_go_under_our_names(base: Path, backbone: Backbone, 
     encoder, none = read_encoder(checkpoint / "encoder.pt", backbone)
     saved, read = torch.load(checkpoint / "encoder.pt", weights_only=True), encoder.state_dict()
     pairs = {
-        "from_unet.0.weight": "unet_feature_embedder.0.weight", "from_unet.2.bias": "unet_feature_embedder.2.bias",
-        "joined.weight": "feature_linear.weight", "from_clip.2.weight": "first_linears.2.weight",
-        "to_embedding.bias": "final_linear.bias",
+        "unet_proj.0.weight": "unet_feature_embedder.0.weight", "unet_proj.2.bias": "unet_feature_embedder.2.bias",
+        "fusion_proj.weight": "feature_linear.weight", "clip_proj.2.weight": "first_linears.2.weight",
+        "out_proj.bias": "final_linear.bias",
     }  # fmt: skip
     assert none is None
     assert len(read) == len(saved)

@@ -120,7 +120,7 @@ def test_only_the_trained_modules_are_in_a_checkpoint(run: Path) -> None:
         "trainable/weight_offsets",
     ]
     trained = {name.split("/")[-1].split(".")[0] for name in tensors(run / LAST) if "domain_encoder" in name}
-    assert trained == {"from_clip", "from_unet", "to_embedding"}
+    assert trained == {"clip_proj", "unet_proj", "out_proj"}
 
 
 def test_each_rank_records_which_pictures_it_took_in_which_step(run: Path) -> None:

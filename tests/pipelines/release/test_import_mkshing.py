@@ -85,7 +85,7 @@ def test_tuning_changes_its_encoder_and_lowers_the_loss(imported: Import, checkp
     assert isinstance(pipe.domain_encoder, PatchEncoder)
     settings = {"steps": 12, "batch_size": 16, "learning_rate": 1e-3, "regulariser": 0.0}
     concept = pipe.tune(ORANGE, on_step=lambda _, loss: losses.append(float(loss.denoising)), **settings)
-    assert {"from_unet.0.weight", "joined.weight", "from_clip.2.weight"} <= concept.weight_deltas["encoder"].keys()
+    assert {"unet_proj.0.weight", "fusion_proj.weight", "clip_proj.2.weight"} <= concept.weight_deltas["encoder"].keys()
     assert sum(losses[-3:]) < sum(losses[:3])
 
 

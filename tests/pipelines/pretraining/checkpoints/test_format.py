@@ -88,18 +88,18 @@ def test_without_an_average_there_is_none_to_come_back(
 
 def released(folder: Path) -> Tensor:
     with safe_open(weights_dir(folder) / "domain_encoder.safetensors", "pt") as file:
-        return file.get_tensor("to_embedding.weight")
+        return file.get_tensor("out_proj.weight")
 
 
 def test_what_is_released_is_the_average_if_there_is_one(state: TrainingState, folder: Path) -> None:
-    assert torch.equal(released(folder), state.moments[EMA]["encoder.to_embedding.weight"])
+    assert torch.equal(released(folder), state.moments[EMA]["encoder.out_proj.weight"])
 
 
 def test_what_is_released_is_the_weights_if_there_is_no_average(
     state: TrainingState, offsets: OffsetPredictor, tmp_path: Path
 ) -> None:
     folder = written(tmp_path / "plain", without_average(state), offsets)
-    assert torch.equal(released(folder), state.weights["encoder.to_embedding.weight"])
+    assert torch.equal(released(folder), state.weights["encoder.out_proj.weight"])
 
 
 def test_the_offsets_beside_the_weights_are_the_predictors(offsets: OffsetPredictor, folder: Path) -> None:
