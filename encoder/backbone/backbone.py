@@ -138,12 +138,12 @@ class Backbone(nn.Module):
 
     def fingerprint(self) -> dict[str, str]:
         """Which base this is: ``model`` and, of a hub's, ``revision``; ``weights`` is a digest of what is held."""
-        parts = "".join(self.part_digest(part) for part in ("vae", "text", "unet", "clip"))
+        parts = "".join(self.part_digest(part) for part in ("vae", "text_encoders", "unet", "image_encoder"))
         revision = resolved_revision(self.config.model, self.config.revision)
         named = {"model": self.config.model, "revision": revision or ""}
         return {**named, "weights": hashlib.sha256(parts.encode()).hexdigest()}
 
-    def part_digest(self, part: Literal["vae", "text", "unet", "clip"]) -> str:
+    def part_digest(self, part: Literal["vae", "text_encoders", "unet", "image_encoder"]) -> str:
         """Digest of a part's weights as they are held: equal weights have equal ones, wherever they came from."""
         digest = hashlib.sha256()
         for name, tensor in sorted(getattr(self, part).state_dict().items()):

@@ -44,10 +44,10 @@ def load_parts(config: BackboneConfig) -> dict[str, Any]:
         index = DiffusionPipeline.load_config(config.model, revision=config.revision)
         return {
             "vae": _vae(config),
-            "text": _text_encoders(config, index),
+            "text_encoders": _text_encoders(config, index),
             "unet": _unet(config),
             "scheduler": DDIMScheduler.from_pretrained(config.model, subfolder="scheduler", revision=config.revision),
-            "clip": _image_encoder(config),
+            "image_encoder": _image_encoder(config),
         }
     except (OSError, ValueError, SafetensorError) as error:
         if isinstance(error, ConfigError):

@@ -293,7 +293,7 @@ class Trainer:
             )
             self.engine.backward(losses.total)
             self.engine.step()
-            totals.append(torch.stack([losses.total, losses.denoising, losses.regulariser]).detach().float())
+            totals.append(torch.stack([losses.total, losses.denoising, losses.regularization]).detach().float())
         return torch.stack(totals).mean(dim=0)
 
     def _encode_batch(self, batch: Batch, rows: slice) -> EncodedImages:
