@@ -208,7 +208,7 @@ def doctor(arguments: Namespace, _: list[str]) -> int:
     console.print(format_results(findings))
     if arguments.json:
         atomic_write(Path(arguments.json), json.dumps([asdict(each) for each in findings], indent=1) + "\n")
-    return EXIT_FAILURE if any(each.status == "broken" for each in findings) else EXIT_OK
+    return EXIT_FAILURE if any(each.status == "fail" for each in findings) else EXIT_OK
 
 
 def release(arguments: Namespace, _: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""Whether this machine can do the job: checks of a function each, none of which can hold up the others."""
+"""``e4t doctor``: check whether this machine can run training jobs."""

@@ -1,4 +1,4 @@
-"""What a check is asked and what it says."""
+"""The types of checks: their input, their result and their declaration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,52 +7,52 @@ from typing import Literal
 
 from data_prep.credentials import redact
 
-Status = Literal["ok", "note", "broken"]
+Status = Literal["ok", "warn", "fail"]
 """``note`` is worth knowing, but the job can be done; ``broken`` is needed and does not work."""
 GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequirements:
-    """The job that the machine is looked at for."""
+    """The training job that the machine is checked for."""
 
     runs: Path
-    """Folder of all runs."""
+    """Folder that holds all run folders."""
     nproc: int
-    """Ranks that would train here."""
+    """Number of ranks that would train on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """A line of the screen. Secrets in URLs are masked, whoever said them."""
+    """One row of the report. Credentials in URLs are redacted from ``detail``, whichever library produced the text."""
 
     name: str
     status: Status
     detail: str
     remedy: str = ""
-    """What to do if it is not ok."""
+    """What the user should do if the status is not ``ok``."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "found", redact(" ".join(self.detail.split())))
+        object.__setattr__(self, "detail", redact(" ".join(self.detail.split())))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Something to look at."""
+    """A check: a function, its time limit, and whether the job depends on it."""
 
     name: str
     run: Callable[[JobRequirements], list[CheckResult]]
-    """A function of a module, as it runs in a process of its own; what it raises is what it found."""
+    """Module-level function that performs the check in a separate process. An exception counts as a failed check."""
     timeout_seconds: float
-    """After so many it is ended."""
+    """Seconds after which the check is killed and reported as failed."""
     required: bool = True
-    """Whether nothing goes without; then failing is broken, else it is a note."""
+    """Whether a job cannot run without it. A failure is reported as ``fail`` if so, else as ``warn``."""
     remedy: str
-    """What to do when it fails or does not answer."""
+    """What the user should do when the check fails or times out."""
     exclusive: bool = False
-    """Looked at before the others start, as it measures what they would disturb."""
+    """Run this check alone, before the others start, because they would disturb its measurement."""
 
     def failure(self, reason: str) -> list[CheckResult]:
-        """That it found nothing, and why."""
-        status: Status = "broken" if self.required else "note"
+        """Build the result of a check that raised, crashed or timed out."""
+        status: Status = "fail" if self.required else "warn"
         return [CheckResult(name=self.name, status=status, detail=reason, remedy=self.remedy)]

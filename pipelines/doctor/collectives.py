@@ -1,4 +1,4 @@
-"""Ranks that talk: processes meet as in training, sum a tensor, and say how fast."""
+"""Start ranks as training does, all-reduce a tensor, and measure bandwidth and latency."""
 
 import json
 import os
@@ -11,15 +11,15 @@ from pipelines.runtime.launch import free_port
 from pipelines.tracking.client import first_line
 
 NUM_ELEMENTS = 2**22
-"""Of float32 in the tensor that is summed: 16 MiB."""
+"""Number of float32 elements in the tensor that is all-reduced (16 MiB)."""
 ROUNDS, SMALL_ROUNDS = 5, 50
 COLLECTIVES_REMEDY = (
-    "set GLOO_SOCKET_IFNAME (GPUs: NCCL_SOCKET_IFNAME) to an interface of `ip -br address`; NCCL_DEBUG=INFO says more"
+    "set GLOO_SOCKET_IFNAME (GPUs: NCCL_SOCKET_IFNAME) to an interface of `ip -br address`; NCCL_DEBUG=INFO prints more"
 )
 
 
 def check_collectives(requirements: JobRequirements) -> list[CheckResult]:
-    """As many ranks as would train here, at least two: over NCCL if each has a GPU, else over gloo."""
+    """Run an all-reduce on as many ranks as would train here (at least two): NCCL if each rank has a GPU, else gloo."""
     world_size = max(requirements.nproc, 2)
     rendezvous = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     environment = os.environ | rendezvous | {"OMP_NUM_THREADS": "1"}
@@ -36,29 +36,29 @@ def check_collectives(requirements: JobRequirements) -> list[CheckResult]:
     while None in exit_codes and not any(exit_codes):
         time.sleep(0.02)
         exit_codes = [process.poll() for process in processes]
-    for process in processes:  # those whose peer has failed would wait for it
+    for process in processes:  # ranks whose peer has failed would wait for it until their timeout
         process.kill()
     outputs = [process.communicate() for process in processes]
     if error_output := next((err for (_, err), code in zip(outputs, exit_codes, strict=True) if code), None):
-        reason = (error_output.strip().splitlines() or ["no word"])[-1]
+        reason = (error_output.strip().splitlines() or ["no error message"])[-1]
         return [
             CheckResult(
-                name="ranks",
-                status="broken",
-                detail=f"{world_size} ranks do not meet: {reason}",
+                name="collectives",
+                status="fail",
+                detail=f"{world_size} ranks cannot communicate: {reason}",
                 remedy=COLLECTIVES_REMEDY,
             )
         ]
     measured = json.loads(outputs[0][0].splitlines()[-1])
     detail = (
-        f"{world_size} over {measured['backend']}: {measured['bandwidth'] / 1e9:.2f} GB/s of each in an all-reduce of "
-        f"{4 * NUM_ELEMENTS / 2**20:.0f} MiB, {measured['latency'] * 1e6:.0f} us for one number"
+        f"{world_size} ranks over {measured['backend']}: {measured['bandwidth'] / 1e9:.2f} GB/s per rank in an "
+        f"all-reduce of {4 * NUM_ELEMENTS / 2**20:.0f} MiB, {measured['latency'] * 1e6:.0f} us for one element"
     )
-    return [CheckResult(name="ranks", status="ok", detail=detail)]
+    return [CheckResult(name="collectives", status="ok", detail=detail)]
 
 
 def _rank_main() -> None:
-    """A rank: rank 0 says how fast it was."""
+    """Run one rank of the benchmark. Rank 0 prints the result as JSON."""
     import torch
     from torch import distributed as dist
 
@@ -79,15 +79,15 @@ def _rank_main() -> None:
     dist.destroy_process_group()
 
 
-def _mean_all_reduce_seconds(tensor, rounds: int) -> float:  # type: ignore[no-untyped-def]  # noqa: ANN001 - torch is not yet here
-    """Of an all-reduce, the mean."""
+def _mean_all_reduce_seconds(tensor, rounds: int) -> float:  # type: ignore[no-untyped-def]  # noqa: ANN001 - torch is imported lazily
+    """Return the mean duration of an all-reduce in seconds."""
     from torch import distributed as dist
 
     dist.barrier()
     start = time.perf_counter()
     for _ in range(rounds):
         dist.all_reduce(tensor)
-    tensor.sum().item()  # waits for a GPU
+    tensor.sum().item()  # waits until the GPU has finished
     return (time.perf_counter() - start) / rounds
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed: whether it imports, what it computes on, and whether an engine steps."""
+"""Check that DeepSpeed imports, which accelerator it uses, and that an engine can take a training step."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pipelines.runtime.launch import free_port, set_deepspeed_accelerator
 
 
 def check_deepspeed(_: JobRequirements) -> list[CheckResult]:
-    """Build a tiny ZeRO-2 engine, of one rank, and take a step with it."""
+    """Build a tiny single-rank ZeRO-2 engine and take one training step."""
     set_deepspeed_accelerator()
     import deepspeed
     from deepspeed.ops.op_builder.fused_adam import FusedAdamBuilder
@@ -16,18 +16,25 @@ def check_deepspeed(_: JobRequirements) -> list[CheckResult]:
     accelerator = deepspeed.accelerator.get_accelerator()
     _train_step(deepspeed)
     if accelerator.device_name() != "cuda":
-        optimizer_text = "PyTorch's AdamW, nothing is compiled"
+        optimizer_text = "the optimizer is PyTorch's AdamW, no kernel is compiled"
     else:
         is_compatible = FusedAdamBuilder().is_compatible(verbose=False)
-        optimizer_text = f"its fused Adam would {'compile' if is_compatible else 'not compile'}, PyTorch's is used"
-    detail = f"a ZeRO-2 engine steps on {accelerator.device_name()} over {accelerator.communication_backend_name()}; {optimizer_text}"
+        optimizer_text = (
+            f"DeepSpeed's fused Adam {'can' if is_compatible else 'cannot'} be compiled, PyTorch's AdamW is used"
+        )
+    detail = (
+        f"a ZeRO-2 engine takes a step on {accelerator.device_name()} with {accelerator.communication_backend_name()}; "
+        f"{optimizer_text}"
+    )
     return [CheckResult(name="deepspeed", status="ok", detail=detail), _check_compiler()]
 
 
 def _train_step(deepspeed) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - a module
     import torch
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # as in training: gloo needs no compiler
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # as in training: gloo does not need compiled kernels
+    )
     environment = {
         "RANK": "0",
         "LOCAL_RANK": "0",
@@ -57,5 +64,5 @@ def _check_compiler() -> CheckResult:
     )
     if compiler_path:
         return CheckResult(name="compiler", status="ok", detail=compiler_path)
-    remedy = "only pretrain.compile and DeepSpeed's own kernels need one: apt-get install g++"
-    return CheckResult(name="compiler", status="note", detail="no C++ compiler", remedy=remedy)
+    remedy = "needed only by pretrain.compile and DeepSpeed's own kernels: apt-get install g++"
+    return CheckResult(name="compiler", status="warn", detail="no C++ compiler", remedy=remedy)

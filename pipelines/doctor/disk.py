@@ -1,4 +1,4 @@
-"""The folder of runs: whether it can be written, how fast, and how much room it has."""
+"""Check that the folder of runs is writable, and measure its speed and free space."""
 
 import os
 import shutil
@@ -9,16 +9,16 @@ from pathlib import Path
 from pipelines.doctor.check import GIB, CheckResult, JobRequirements, Status
 
 CHUNK_BYTES, MAX_BYTES, MAX_SECONDS = 4 * 2**20, 64 * 2**20, 2.0
-"""What is written, until either bound is reached."""
+"""Size of one write in bytes, and the limits of the speed test: total bytes and seconds, whichever comes first."""
 MIN_FREE_BYTES, RECOMMENDED_FREE_BYTES = GIB, 10 * GIB
-"""Three checkpoints of SD 1.5, two kept and one being written, take about 7 GiB."""
-DISK_REMEDY = "give a --runs that can be written"
+"""Free bytes below which the check fails or warns. Three SD 1.5 checkpoints take about 7 GiB."""
+DISK_REMEDY = "set --runs to a writable folder"
 SLOW_BYTES_PER_SECOND = 50e6
-"""Bytes a second; a checkpoint of SD 1.5 takes most of a minute then."""
+"""Bytes per second below which the check warns: saving an SD 1.5 checkpoint would take most of a minute."""
 
 
 def check_disk(requirements: JobRequirements) -> list[CheckResult]:
-    """Write and read a file where runs would be, and leave nothing."""
+    """Write and read a temporary file in the folder of runs, or in its nearest existing parent."""
     folder = next(
         path for path in (requirements.runs.absolute(), *requirements.runs.absolute().parents) if path.exists()
     )
@@ -26,21 +26,24 @@ def check_disk(requirements: JobRequirements) -> list[CheckResult]:
         write_speed, read_speed = _measure_speeds(folder)
     except OSError as error:
         detail = f"{folder} cannot be written ({error.strerror})"
-        return [CheckResult(name="runs folder", status="broken", detail=detail, remedy=DISK_REMEDY)]
+        return [CheckResult(name="runs folder", status="fail", detail=detail, remedy=DISK_REMEDY)]
     free = shutil.disk_usage(folder).free
-    detail = f"{folder}: writes {write_speed / 1e6:,.0f} MB/s, reads {read_speed / 1e6:,.0f} MB/s, {free / GIB:,.1f} GiB free"
+    detail = (
+        f"{folder}: writes {write_speed / 1e6:,.0f} MB/s, reads {read_speed / 1e6:,.0f} MB/s, "
+        f"{free / GIB:,.1f} GiB free"
+    )
     if free < RECOMMENDED_FREE_BYTES:
-        status: Status = "note" if free >= MIN_FREE_BYTES else "broken"
-        remedy = "make room or give another --runs: checkpoints of SD 1.5 take about 7 GiB"
+        status: Status = "warn" if free >= MIN_FREE_BYTES else "fail"
+        remedy = "free some space or set --runs to another disk: SD 1.5 checkpoints take about 7 GiB"
         return [CheckResult(name="runs folder", status=status, detail=detail, remedy=remedy)]
     if write_speed < SLOW_BYTES_PER_SECOND:
-        remedy = "slow: save less often (pretrain.checkpoint_every), or give another --runs"
-        return [CheckResult(name="runs folder", status="note", detail=detail, remedy=remedy)]
+        remedy = "slow disk: raise pretrain.checkpoint_every, or set --runs to another disk"
+        return [CheckResult(name="runs folder", status="warn", detail=detail, remedy=remedy)]
     return [CheckResult(name="runs folder", status="ok", detail=detail)]
 
 
 def _measure_speeds(folder: Path) -> tuple[float, float]:
-    """Bytes a second to the disk and from it, as far as the system can be made to forget what it has just written."""
+    """Return write and read speed in bytes per second. The page cache is dropped before reading."""
     chunk = os.urandom(CHUNK_BYTES)
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         start, size = time.perf_counter(), 0

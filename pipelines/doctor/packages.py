@@ -1,4 +1,4 @@
-"""Python and packages against the bounds that e4t was installed with."""
+"""Compare the versions of Python and of packages with the requirements of e4t."""
 
 import platform
 from collections.abc import Iterator
@@ -12,32 +12,32 @@ from pipelines.tracking.environment import PACKAGES
 
 
 def check_packages(_: JobRequirements) -> list[CheckResult]:
-    """Which versions there are, then each that is not what e4t asks for."""
+    """Report installed versions, and every requirement that is not met."""
     try:
         dist = distribution("e4t")
     except PackageNotFoundError:
-        detail = "e4t runs from a checkout that is not installed: nobody has chosen versions"
-        return [CheckResult(name="packages", status="note", detail=detail, remedy="pip install -e .")]
+        detail = "e4t is not installed as a package, so versions cannot be checked"
+        return [CheckResult(name="packages", status="warn", detail=detail, remedy="pip install -e .")]
     versions = ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES)
     installed = CheckResult(name="packages", status="ok", detail=f"python {platform.python_version()}, {versions}")
     return [installed, *unmet_requirements(dist)]
 
 
 def unmet_requirements(dist: Distribution) -> Iterator[CheckResult]:
-    """What a distribution requires and is not here."""
+    """Yield a failed result for every requirement of a distribution that the environment does not meet."""
     python = SpecifierSet(dist.metadata["Requires-Python"] or "")
     if not python.contains(platform.python_version(), prereleases=True):
-        detail = f"python {platform.python_version()}, but it takes {python}"
+        detail = f"python {platform.python_version()}, but e4t needs {python}"
         yield CheckResult(
-            name="packages", status="broken", detail=detail, remedy="make the environment with another python"
+            name="packages", status="fail", detail=detail, remedy="create the environment with a supported Python"
         )
     for requirement in map(Requirement, dist.requires or ()):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         installed = _version(requirement.name)
         if installed is None or not requirement.specifier.contains(installed, prereleases=True):
-            detail = f"{requirement.name} {installed or 'is missing'}, but it takes {requirement.specifier}"
-            yield CheckResult(name="packages", status="broken", detail=detail, remedy=f"pip install '{requirement}'")
+            detail = f"{requirement.name} {installed or 'is missing'}, but e4t needs {requirement.specifier}"
+            yield CheckResult(name="packages", status="fail", detail=detail, remedy=f"pip install '{requirement}'")
 
 
 def _version(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Findings as people read them."""
+"""Format check results as a table."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from rich.text import Text
 
 from pipelines.doctor.check import CheckResult
 
-STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
+STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def format_results(results: Sequence[CheckResult]) -> Group:
-    """A row a finding, with what to do under what is not ok, then the verdict."""
+    """Build a table with one row per result, the remedy below each detail, and a final verdict."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("what", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("found", overflow="fold")
+    table.add_column("check", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("detail", overflow="fold")
     for result in results:
         text = Text(result.detail)
         if result.remedy:
@@ -27,8 +27,10 @@ def format_results(results: Sequence[CheckResult]) -> Group:
 
 
 def verdict(results: Sequence[CheckResult]) -> Text:
-    """One line: whether the job can be done here."""
-    failed = [each.name for each in results if each.status == "broken"]
+    """Return one line that tells whether this machine can run the job."""
+    failed = [each.name for each in results if each.status == "fail"]
     if failed:
-        return Text(f"broken: {', '.join(dict.fromkeys(failed))}; do what the arrows say and look again", style="red")
-    return Text("this machine can do the job", style="green")
+        return Text(
+            f"failed: {', '.join(dict.fromkeys(failed))}; follow the arrows, then run e4t doctor again", style="red"
+        )
+    return Text("this machine can run the job", style="green")

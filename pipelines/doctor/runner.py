@@ -1,4 +1,4 @@
-"""Checks side by side, each in a process of its own: one that hangs or crashes is one line, not the end."""
+"""Run checks in parallel, each in its own process, so that one that hangs or crashes does not stop the others."""
 
 import os
 import signal
@@ -18,9 +18,15 @@ ProgressCallback = Callable[[int, int], None]
 def run_checks(
     checks: Sequence[Check], requirements: JobRequirements, on_progress: ProgressCallback | None = None
 ) -> list[CheckResult]:
-    """What all checks find, in their order; ``watch`` hears how many are done."""
+    """Run all checks and return their results in the order of ``checks``.
+
+    Args:
+        checks: The checks. Exclusive ones run first, one at a time; the others run at once.
+        requirements: The job that the machine is checked for.
+        on_progress: Called with the number of finished checks and of all checks.
+    """
     results: dict[str, list[CheckResult]] = {}
-    exclusive, concurrent = ([check for check in checks if check.exclusive is alone] for alone in (True, False))
+    exclusive, concurrent = ([check for check in checks if check.exclusive is exclusive] for exclusive in (True, False))
     for batch in (*([check] for check in exclusive), concurrent):
         running = [_CheckProcess(check, requirements) for check in batch]
         try:
@@ -37,7 +43,7 @@ def run_checks(
 
 
 class _CheckProcess:
-    """A check under way."""
+    """A check that runs in a child process."""
 
     def __init__(self, check: Check, requirements: JobRequirements) -> None:
         context = get_context("spawn")
@@ -48,11 +54,11 @@ class _CheckProcess:
         child_conn.close()
 
     def results(self) -> list[CheckResult]:
-        """What it found, or how it ended without a word."""
+        """Return the results, or a failure if the process timed out or crashed."""
         if not self.parent_conn.poll():
             load, cores = os.getloadavg()[0], os.cpu_count()
             return self.check.failure(
-                f"no answer in {self.check.timeout_seconds:g} s, at a load of {load:.1f} on {cores} cores"
+                f"timed out after {self.check.timeout_seconds:g} s (load average {load:.1f} on {cores} cores)"
             )
         try:
             received: list[CheckResult] = self.parent_conn.recv()
@@ -63,21 +69,21 @@ class _CheckProcess:
             return self.check.failure(f"crashed: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}")
 
     def kill(self) -> None:
-        """End it with whatever it started: it has said everything, or never will."""
+        """Kill the process and all processes that it has started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid or 0, signal.SIGKILL)
         self._process.kill()
 
 
 def _wait_for_any(pending: Sequence[_CheckProcess]) -> list[_CheckProcess]:
-    """Those that have answered, or whose time is up."""
+    """Wait until a process has answered or reached its deadline, and return all such processes."""
     timeout = min(each.deadline for each in pending) - time.monotonic()
     ready = wait([each.parent_conn for each in pending], max(timeout, 0.0))
     return [each for each in pending if each.parent_conn in ready or each.deadline <= time.monotonic()]
 
 
 def _worker_main(check: Check, requirements: JobRequirements, conn: Connection) -> None:
-    """The process: libraries' chatter goes nowhere."""
+    """Entry point of the child process. Output of libraries is discarded."""
     os.setsid()
     configure_logging()
     devnull = os.open(os.devnull, os.O_RDWR)
@@ -85,5 +91,5 @@ def _worker_main(check: Check, requirements: JobRequirements, conn: Connection) 
         os.dup2(devnull, stream)
     try:
         conn.send(check.run(requirements))
-    except Exception as error:  # a check says by any error what is wrong
+    except Exception as error:  # any exception of a check is its result
         conn.send(check.failure(f"{type(error).__name__}: {first_line(error)}"))

@@ -1,4 +1,4 @@
-"""Real processes over gloo, and a real engine."""
+"""The checks of collectives (real processes over gloo) and of DeepSpeed (a real engine)."""
 
 from pathlib import Path
 
@@ -14,28 +14,28 @@ NEEDS = JobRequirements(runs=Path("runs"), nproc=2)
 
 
 @pytest.mark.distributed
-def test_two_ranks_sum_a_tensor_and_say_how_fast() -> None:
-    (found,) = check_collectives(NEEDS)
-    assert found.status == "ok", found
-    assert found.detail.startswith("2 over ")
-    assert "GB/s" in found.detail
+def test_two_ranks_all_reduce_and_report_their_speed() -> None:
+    (result,) = check_collectives(NEEDS)
+    assert result.status == "ok", result
+    assert result.detail.startswith("2 ranks over ")
+    assert "GB/s" in result.detail
 
 
 @pytest.mark.distributed
-def test_ranks_that_cannot_meet_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_cannot_communicate_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    (found,) = check_collectives(NEEDS)
-    assert found.status == "broken"
-    assert "do not meet" in found.detail
-    assert "GLOO_SOCKET_IFNAME" in found.remedy
+    (result,) = check_collectives(NEEDS)
+    assert result.status == "fail"
+    assert "cannot communicate" in result.detail
+    assert "GLOO_SOCKET_IFNAME" in result.remedy
 
 
 @pytest.mark.slow
-def test_an_engine_steps_and_its_device_is_told() -> None:
+def test_an_engine_takes_a_step_and_its_accelerator_is_reported() -> None:
     (check,) = (check for check in CHECKS if check.run is check_deepspeed)
-    patient = type(check)(name=check.name, run=check_deepspeed, timeout_seconds=120, remedy="")
-    found, compiler = run_checks([patient], NEEDS)
-    assert found.status == "ok", found
-    assert "a ZeRO-2 engine steps on" in found.detail
+    extended = type(check)(name=check.name, run=check_deepspeed, timeout_seconds=120, remedy="")
+    result, compiler = run_checks([extended], NEEDS)
+    assert result.status == "ok", result
+    assert "a ZeRO-2 engine takes a step on" in result.detail
     assert compiler.name == "compiler"

@@ -1,4 +1,4 @@
-"""Bounds of a distribution, as it was installed, against what is here."""
+"""The check of installed versions against the requirements of e4t."""
 
 import sys
 from importlib.metadata import Distribution
@@ -23,28 +23,28 @@ def requiring(tmp_path: Path):
     return make
 
 
-def test_bounds_that_hold_and_extras_say_nothing(requiring) -> None:
+def test_met_requirements_and_extras_are_not_reported(requiring) -> None:
     assert not list(unmet_requirements(requiring("torch>=2.6", 'unheard-of>=1; extra == "ray"')))
 
 
-def test_a_version_out_of_bounds_is_broken_and_says_what_to_install(requiring) -> None:
-    (found,) = unmet_requirements(requiring("torch<2.0"))
-    assert found.status == "broken"
-    assert found.detail.startswith("torch 2.")
-    assert found.remedy == "pip install 'torch<2.0'"
+def test_a_version_out_of_bounds_fails_and_names_the_requirement(requiring) -> None:
+    (result,) = unmet_requirements(requiring("torch<2.0"))
+    assert result.status == "fail"
+    assert result.detail.startswith("torch 2.")
+    assert result.remedy == "pip install 'torch<2.0'"
 
 
-def test_a_package_that_is_missing_is_broken(requiring) -> None:
-    (found,) = unmet_requirements(requiring("unheard-of>=1"))
-    assert (found.status, found.detail) == ("broken", "unheard-of is missing, but it takes >=1")
+def test_a_missing_package_fails(requiring) -> None:
+    (result,) = unmet_requirements(requiring("unheard-of>=1"))
+    assert (result.status, result.detail) == ("fail", "unheard-of is missing, but e4t needs >=1")
 
 
-def test_another_python_is_broken(requiring) -> None:
-    (found,) = unmet_requirements(requiring(python=">=4"))
-    assert f"python {sys.version.split()[0]}" in found.detail
+def test_an_unsupported_python_fails(requiring) -> None:
+    (result,) = unmet_requirements(requiring(python=">=4"))
+    assert f"python {sys.version.split()[0]}" in result.detail
 
 
-def test_every_version_that_matters_is_shown(tmp_path: Path) -> None:
+def test_the_versions_of_the_main_packages_are_shown(tmp_path: Path) -> None:
     shown = check_packages(JobRequirements(runs=tmp_path, nproc=2))[0]
     names = ("python", "torch", "deepspeed", "accelerate", "diffusers", "transformers", "webdataset", "mlflow")
     assert all(f"{name} " in shown.detail for name in names)

@@ -1,4 +1,4 @@
-"""Checks that answer, raise, crash and hang: each is a line, and none holds up the others."""
+"""Checks that succeed, raise, crash or hang: each becomes one result, and none blocks the others."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ NEEDS = JobRequirements(runs=Path("runs"), nproc=2)
 
 
 def answers(needs: JobRequirements) -> list[CheckResult]:
-    print("what libraries say nobody sees")
+    print("output of a library")
     return [CheckResult(name="answers", status="ok", detail=f"{needs.nproc} ranks")]
 
 
@@ -37,48 +37,50 @@ def hangs(needs: JobRequirements) -> list[CheckResult]:
 
 
 def check(look, **more) -> Check:
-    return Check(name=look.__name__, run=look, **{"seconds": 20, "remedy": "mend it", **more})
+    return Check(name=look.__name__, run=look, **{"timeout_seconds": 20, "remedy": "repair it", **more})
 
 
-def test_findings_come_in_the_order_of_their_checks_and_the_terminal_stays_clean(
+def test_results_keep_the_order_of_their_checks_and_library_output_is_discarded(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     watched: list[tuple[int, int]] = []
-    found = run_checks([check(raises), check(answers, alone=True)], NEEDS, lambda *done: watched.append(done))
-    assert [(each.name, each.status) for each in found] == [("raises", "broken"), ("answers", "ok")]
-    assert found[1].detail == "2 ranks"
+    results = run_checks([check(raises), check(answers, exclusive=True)], NEEDS, lambda *done: watched.append(done))
+    assert [(each.name, each.status) for each in results] == [("raises", "fail"), ("answers", "ok")]
+    assert results[1].detail == "2 ranks"
     assert watched == [(1, 2), (2, 2)]
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_error_is_one_line_without_the_password_in_it() -> None:
-    (found,) = run_checks([check(raises)], NEEDS)
-    assert found.detail == "OSError: no such thing at http://***@host/"
-    assert found.remedy == "mend it"
+def test_an_exception_becomes_one_line_without_its_password() -> None:
+    (result,) = run_checks([check(raises)], NEEDS)
+    assert result.detail == "OSError: no such thing at http://***@host/"
+    assert result.remedy == "repair it"
 
 
-def test_what_is_not_needed_and_fails_is_a_note() -> None:
-    (found,) = run_checks([check(raises, needed=False)], NEEDS)
-    assert found.status == "note"
+def test_a_failed_optional_check_is_a_warning() -> None:
+    (result,) = run_checks([check(raises, required=False)], NEEDS)
+    assert result.status == "warn"
 
 
-def test_a_crash_is_a_line() -> None:
-    (found,) = run_checks([check(crashes)], NEEDS)
-    assert (found.status, found.detail) == ("broken", "crashed: SIGSEGV")
+def test_a_crash_is_reported_with_its_signal() -> None:
+    (result,) = run_checks([check(crashes)], NEEDS)
+    assert (result.status, result.detail) == ("fail", "crashed: SIGSEGV")
 
 
-def test_a_check_that_hangs_is_ended_with_what_it_started_and_the_others_are_heard(tmp_path: Path) -> None:
+def test_a_hanging_check_is_killed_with_its_children_and_the_others_finish(tmp_path: Path) -> None:
     begin = time.monotonic()
-    found = run_checks([check(hangs, seconds=6), check(answers)], JobRequirements(runs=tmp_path, nproc=2))
+    results = run_checks([check(hangs, timeout_seconds=6), check(answers)], JobRequirements(runs=tmp_path, nproc=2))
     assert time.monotonic() - begin < 60
-    assert [each.status for each in found] == ["broken", "ok"]
-    assert found[0].detail.startswith("no answer in 6 s")
+    assert [each.status for each in results] == ["fail", "ok"]
+    assert results[0].detail.startswith("timed out after 6 s")
     child = Path("/proc", (tmp_path / "child").read_text(), "cmdline")
     while child.exists() and child.read_bytes():  # until the system has ended it
         assert time.monotonic() - begin < 60
         time.sleep(0.05)
 
 
-def test_all_together_take_a_bounded_time_whatever_hangs() -> None:
-    limits = [[check.timeout_seconds for check in CHECKS if check.exclusive is alone] for alone in (True, False)]
+def test_the_sum_of_all_time_limits_is_bounded() -> None:
+    limits = [
+        [check.timeout_seconds for check in CHECKS if check.exclusive is exclusive] for exclusive in (True, False)
+    ]
     assert sum(limits[0]) + max(limits[1]) <= 23

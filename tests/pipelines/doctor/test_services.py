@@ -1,4 +1,4 @@
-"""A tracker that is a file, is not there, or never answers; a hub that nobody reaches."""
+"""MLflow as a file, missing or hanging; a hub that cannot be reached."""
 
 import socket
 import time
@@ -21,7 +21,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The address of a server that accepts and never answers."""
+    """Address of a server that accepts connections and never responds."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -34,56 +34,54 @@ def closed() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def found_by(look, runs: Path) -> CheckResult:
-    (found,) = run_checks(
+def result_of(look, runs: Path) -> CheckResult:
+    (result,) = run_checks(
         [Check(name="it", run=look, timeout_seconds=40, remedy="")], JobRequirements(runs=runs, nproc=2)
     )
-    return found
+    return result
 
 
-def test_a_tracking_file_answers_and_one_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    found = found_by(check_mlflow, tmp_path / "runs")
-    assert found.status == "ok"
-    assert "which the first run makes" in found.detail
+def test_a_tracking_file_responds_and_a_missing_one_is_not_created(tmp_path: Path) -> None:
+    result = result_of(check_mlflow, tmp_path / "runs")
+    assert result.status == "ok"
+    assert "the first run creates it" in result.detail
     assert not (tmp_path / "runs").exists()
     connect(tmp_path / "runs").create_experiment("e4t")
-    found = found_by(check_mlflow, tmp_path / "runs")
-    assert (found.status, "answers in" in found.detail) == ("ok", True)
+    result = result_of(check_mlflow, tmp_path / "runs")
+    assert (result.status, "responds in" in result.detail) == ("ok", True)
 
 
-def test_a_tracker_that_nobody_answers_for_is_a_note_without_its_password(
+def test_an_unreachable_tracker_is_a_warning_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:s3cr3t@{closed()}")
-    found = found_by(check_mlflow, tmp_path)
-    assert found.status == "note"
-    assert "***@127.0.0.1" in found.detail
-    assert "s3cr3t" not in str(found)
+    result = result_of(check_mlflow, tmp_path)
+    assert result.status == "warn"
+    assert "***@127.0.0.1" in result.detail
+    assert "s3cr3t" not in str(result)
 
 
-def test_a_tracker_that_accepts_and_never_answers_costs_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
-) -> None:
+def test_a_hanging_tracker_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{silent}")
-    found = found_by(check_mlflow, tmp_path)
-    assert found.status == "note"
-    assert "does not answer" in found.detail
+    result = result_of(check_mlflow, tmp_path)
+    assert result.status == "warn"
+    assert "does not respond" in result.detail
 
 
-def test_a_hub_that_accepts_and_never_answers_costs_seconds_and_the_token_is_not_told(
+def test_a_hanging_hub_times_out_and_the_token_is_not_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", f"http://{silent}")
     monkeypatch.setenv("HF_TOKEN", "hf_s3cr3t")
     begin = time.monotonic()
-    found = found_by(check_hub, tmp_path)
+    result = result_of(check_hub, tmp_path)
     assert time.monotonic() - begin < 20
-    assert found.status == "note"
-    assert "a token is set" in found.detail
-    assert "s3cr3t" not in str(found)
+    assert result.status == "warn"
+    assert "a token is set" in result.detail
+    assert "s3cr3t" not in str(result)
 
 
-def test_a_hub_that_is_switched_off_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_hub_is_not_contacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found = found_by(check_hub, tmp_path)
-    assert (found.status, "HF_HUB_OFFLINE" in found.detail) == ("ok", True)
+    result = result_of(check_hub, tmp_path)
+    assert (result.status, "HF_HUB_OFFLINE" in result.detail) == ("ok", True)
