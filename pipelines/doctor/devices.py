@@ -75,8 +75,10 @@ def check_gpus(gpus: Sequence[Gpu], torch_cuda: str | None, driver_cuda: int, np
         detail, remedy = "the machine has a GPU, but this torch was built without CUDA", "install a CUDA build of torch"
         return [CheckResult(name="device", status="fail", detail=detail, remedy=remedy)]
     if not gpus:
-        detail = f"torch finds no usable GPU: it was built for CUDA {torch_cuda}, "
+        detail = (
+            f"torch finds no usable GPU: it was built for CUDA {torch_cuda}, "
             f"the driver supports up to {driver_cuda_text}"
+        )
         remedy = "install a newer driver, or torch for an older CUDA; check nvidia-smi and CUDA_VISIBLE_DEVICES"
         return [CheckResult(name="device", status="fail", detail=detail, remedy=remedy)]
     first = gpus[0]
