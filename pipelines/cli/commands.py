@@ -306,7 +306,7 @@ def submit(arguments: Namespace, _: list[str]) -> None:
         use_feature_cache=recipe.pretrain.use_feature_cache,
         extra_args=arguments.extra,
     )
-    submission = scheduler.submission(
+    submission = scheduler.build_submission(
         jobs, site, next_folder(recipe, arguments.job), recipe.name, snapshot_files(recipe)
     )
     if arguments.dry_run:

@@ -23,9 +23,9 @@ def quickstart(recipe: Recipe, *, nproc: int) -> int:
     faces = [
         "--output",
         recipe.data.source,
-        "--identities",
+        "--num_identities",
         str(FACES_CONFIG.num_identities),
-        "--pictures",
+        "--images_per_identity",
         str(FACES_CONFIG.images_per_identity),
     ]
     stages = [

@@ -79,7 +79,7 @@ class KubernetesSite:
 
     def __post_init__(self) -> None:
         if min(self.devices_per_node, self.max_parallel_pods, self.grace_seconds, self.deadline_seconds) < 1:
-            raise ConfigError("site: devices_per_node, pods_at_once and seconds are at least 1")
+            raise ConfigError("site: devices_per_node, max_parallel_pods and seconds are at least 1")
         if self.retries < 0:
             raise ConfigError("site: retries is at least 0")
         for name in ("cpu", "memory", "scratch", "shared_memory"):

@@ -60,7 +60,9 @@ class SlurmSite:
         for name in ("mounts", "python", "options"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if min(self.devices_per_node, self.cpus_per_device, self.max_parallel_tasks) < 1 or self.requeues < 0:
-            raise ConfigError("site: devices_per_node, cpus_per_device and array_at_once are at least 1, requeues 0")
+            raise ConfigError(
+                "site: devices_per_node, cpus_per_device and max_parallel_tasks are at least 1, requeues 0"
+            )
         if (self.container == "none") != (self.image is None):
             raise ConfigError(f"site: container {self.container} and image {self.image} do not go together")
 

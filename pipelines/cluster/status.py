@@ -28,7 +28,7 @@ def run_status_lines(run: Path) -> Iterator[str]:
         if not submitted:
             yield f"{folder.name}: not sent"
             continue
-        job_status = SCHEDULERS[submitted.scheduler].state
+        job_status = SCHEDULERS[submitted.scheduler].job_status
         for name, ids in submitted.jobs.items():
             status = "; ".join(job_status(job) for job in ids)
             yield f"{folder.name}: {name}  {', '.join(ids)}  {status}"
@@ -36,7 +36,7 @@ def run_status_lines(run: Path) -> Iterator[str]:
                 yield f"    {_last_error_line(folder / 'logs', name)}"
     recipe = yaml.safe_load(((folders[-1] if folders else run) / "recipe.yaml").read_text())
     yield _shards_line(recipe["data"]["output"])
-    yield _training_line(run, recipe["pretrain"]["steps"])
+    yield _training_line(run, recipe["pretrain"]["max_steps"])
     for output_name in ("evaluation", "release"):
         yield f"{output_name:<10} {run / output_name if (run / output_name).exists() else 'none yet'}"
 

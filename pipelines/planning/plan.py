@@ -67,5 +67,5 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """For a file."""
-        derived = ("total", "fits", "first_that_does_not_fit", "seconds_a_step", "pictures_per_second", "hours")
+        derived = ("total_bytes", "fits", "first_overflow", "seconds_per_step", "images_per_second", "hours")
         return asdict(self) | {name: getattr(self, name) for name in derived}

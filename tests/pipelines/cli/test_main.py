@@ -85,8 +85,8 @@ def test_a_plan_tells_memory_speed_and_whether_it_fits(e4t: E4T, recipe: Path, t
     assert "pictures/s" in out
     assert "fits" in out
     stages = {plan["stage"]: plan for plan in json.loads((tmp_path / "plan.json").read_text())}
-    assert stages["pre-training"]["devices"] == 2
-    assert stages["tuning"]["total"] == sum(stages["tuning"]["memory"].values())
+    assert stages["pre-training"]["num_devices"] == 2
+    assert stages["tuning"]["total_bytes"] == sum(stages["tuning"]["device_memory"].values())
 
 
 def test_a_plan_for_an_unknown_device_names_those_that_are_known(e4t: E4T, recipe: Path) -> None:
@@ -97,13 +97,13 @@ def test_tuning_takes_its_settings_and_a_mask_from_the_command(e4t: E4T, tmp_pat
     picture, mask = tmp_path / "me.png", tmp_path / "mask.png"
     Image.new("RGB", (80, 64), "teal").save(picture)
     Image.new("L", (80, 64), 255).save(mask)
-    words = ("--train", "lora", "--lora_rank", "2", "--steps", "1", "--batch_size", "2", "--device", "cpu")
+    words = ("--trainable", "lora", "--lora_rank", "2", "--steps", "1", "--batch_size", "2", "--device", "cpu")
     code, _, err = e4t(
         "tune", "--release", SHIPPED_RELEASE, "--image", picture, "--mask", mask, *words, "--output", tmp_path / "me"
     )
     assert code == 0, err
     settings = json.loads((tmp_path / "me" / "concept.json").read_text())["settings"]
-    assert (settings["train"], settings["lora_rank"], settings["steps"]) == ("lora", 2, 1)
+    assert (settings["trainable"], settings["lora_rank"], settings["steps"]) == ("lora", 2, 1)
     assert (tmp_path / "me" / "concept.safetensors").stat().st_size < 8_000_000
 
 

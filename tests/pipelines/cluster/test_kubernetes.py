@@ -117,7 +117,7 @@ def test_what_starts_pods_is_sent_when_everything_that_it_names_is_there(overlay
 
 
 def test_an_array_has_a_pod_for_each_task_and_runs_some_at_a_time() -> None:
-    job = job_spec(made(CACHE, pods_at_once=16))
+    job = job_spec(made(CACHE, max_parallel_pods=16))
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (40, 16, "Indexed")
     (container,) = job["template"]["spec"]["containers"]
     assert container["args"] == ["cache", "--recipe", "/etc/e4t/recipe.yaml", "--stage", "work", "--world", "40"]

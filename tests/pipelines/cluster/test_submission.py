@@ -58,7 +58,7 @@ def test_any_value_of_a_recipe_reaches_the_job_as_itself(
     changed = replace(
         before,
         name=texts[0],
-        publish=replace(before.publish, licence=texts[1], data=texts[2]),
+        publish=replace(before.publish, license=texts[1], data_statement=texts[2]),
         conditioning=replace(
             before.conditioning, domain_word=texts[3], templates=tuple(f"{text} *s" for text in texts)
         ),

@@ -22,7 +22,7 @@ def test_settings_stand_in_place_of_the_methods_own() -> None:
     [
         ({"name": "!?"}, "give a name"),
         ({"steps": ()}, "at least one number of steps"),
-        ({"pictures": 0}, "pictures from 1"),
+        ({"num_images": 0}, "pictures from 1"),
         ({"settings": {"learnig_rate": 1}}, "no learnig_rate"),
         ({"method": "none", "steps": (0, 5)}, "its steps are 0"),
     ],

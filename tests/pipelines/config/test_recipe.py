@@ -10,7 +10,7 @@ RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "micro_batch_size", "world", "passes"),
+    ("global_batch_size", "micro_batch_size", "world", "passes"),
     [
         (64, 8, 2, (8, 4)),
         (8, 8, 1, (8, 1)),
@@ -39,23 +39,23 @@ def test_a_batch_that_the_devices_cannot_share_is_refused_with_how_many_could(wo
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("steps", 0),
-        ("batch_size", 0),
+        ("max_steps", 0),
+        ("global_batch_size", 0),
         ("micro_batch_size", -1),
         ("log_every", 0),
         ("checkpoint_every", 0),
-        ("keep", 0),
+        ("keep_last", 0),
         ("keep_every", -1),
-        ("sample_every", 0),
-        ("validate_samples", 0),
-        ("skips_allowed", 0),
+        ("eval_every", 0),
+        ("eval_samples", 0),
+        ("max_consecutive_skips", 0),
         ("warmup_steps", -1),
-        ("regulariser", -0.1),
+        ("regularization_weight", -0.1),
         ("learning_rate", 0.0),
         ("offsets_learning_rate", -1e-5),
-        ("average", 1.0),
-        ("average", -0.1),
-        ("start_timeout_seconds", 0.0),
+        ("ema_decay", 1.0),
+        ("ema_decay", -0.1),
+        ("init_timeout_seconds", 0.0),
         ("step_timeout_seconds", -1.0),
     ],
 )
