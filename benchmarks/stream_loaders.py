@@ -104,8 +104,9 @@ def _tars(root: Path) -> list[str]:
 
 
 def _codec(root: Path) -> str:
-    codec: str = json.loads((root / "manifest.json").read_text())["codec"]
-    return codec
+    from data_prep.shards.manifest import Manifest
+
+    return Manifest.load(root).format
 
 
 def cpu_seconds() -> float:

@@ -1,13 +1,13 @@
 """What ``e4t prepare`` does and how the stream reads, each field explained where it is declared."""
 
-import hashlib
-import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from data_prep.credentials import check_no_credentials
+from data_prep.hashing import sha256_json
 from e4t import ConfigError
 
 PILLOW_MAX_PIXELS = 178_956_970
@@ -15,6 +15,10 @@ PILLOW_MAX_PIXELS = 178_956_970
 WEBP_MAX_SIDE = 16_383
 HASH_DISTANCE_LIMIT = 8
 BUILTIN_SCORES = ("blur",)
+PIL_FORMATS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
+"""Formats in which images can be stored, and what Pillow calls them."""
+ProgressCallback = Callable[[int, int], None]
+"""Called with the number of finished units of work and their total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +177,7 @@ class PrepareConfig:
             ) from error
 
     def _check_format(self) -> None:
-        if self.format not in ("png", "webp", "jpg"):
+        if self.format not in PIL_FORMATS:
             raise ConfigError(f"data.format is {self.format!r}; give png, webp or jpg")
         if not 1 <= self.quality <= 100:
             raise ConfigError(f"data.quality is {self.quality}; give 1 to 100")
@@ -225,7 +229,7 @@ class DataLoaderConfig:
     """Wait before the first retry; it doubles with each."""
     timeout_seconds: float = 60.0
     """A read from a store (8 MiB at most) that takes longer has failed."""
-    on_error: Literal["stop", "skip"] = "stop"
+    on_error: Literal["raise", "skip"] = "raise"
     """What to do about samples that cannot be read: end the run, or put the next readable ones in their place."""
 
     def __post_init__(self) -> None:
@@ -237,13 +241,8 @@ class DataLoaderConfig:
                 raise ConfigError(f"stream.{name} is {getattr(self, name)}; give at least 0")
         if not self.timeout_seconds > 0:
             raise ConfigError(f"stream.timeout_seconds is {self.timeout_seconds}; give more than 0")
-        if self.on_error not in ("stop", "skip"):
-            raise ConfigError(f"stream.on_error is {self.on_error!r}; give stop or skip")
+        if self.on_error not in ("raise", "skip"):
+            raise ConfigError(f"stream.on_error is {self.on_error!r}; give raise or skip")
         for url, weight in self.mixture.items():
             if not 0 < weight < float("inf"):
                 raise ConfigError(f"stream.mixture: {url} weighs {weight}; give more than 0, or leave it out")
-
-
-def sha256_json(data: Any) -> str:  # noqa: ANN401 - any plain data
-    """Sha256 of plain data in canonical JSON."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

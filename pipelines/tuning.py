@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.config import sha256_json
+from data_prep.hashing import sha256_json
 from data_prep.storage.atomic import sha256_file
 from encoder.concepts.concept import FORMAT_VERSION, Concept
 from encoder.errors import ModelError

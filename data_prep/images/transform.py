@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from data_prep.config import FilterConfig, PrepareConfig
+from data_prep.config import PIL_FORMATS, FilterConfig, PrepareConfig
 from data_prep.images.color import ColorError, is_srgb, to_8bit_opaque, to_srgb
 from data_prep.images.containers import holds_only_pixels
 from data_prep.images.crops import (
@@ -29,7 +29,6 @@ from e4t import ConfigError
 
 INPUT_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What is opened. By name, because Pillow would start Ghostscript for a file that begins like PostScript."""
-PIL_FORMATS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
 DRAFT_OVERSAMPLING = 1.4
 """libjpeg shrinks a JPEG by 2, 4 or 8 while it decodes, as long as so many times the resolution is left. Against a full
 decode and LANCZOS, on drawn photographs of 2 to 12 Mpx: 41-45 dB with 1.0, 45.1 with 1.33, at least 45.6 with 1.4 (4032

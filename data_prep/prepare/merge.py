@@ -5,7 +5,7 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from io import BufferedRandom
 from itertools import compress
@@ -13,10 +13,10 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.config import PrepareConfig
+from data_prep.config import PrepareConfig, ProgressCallback
 from data_prep.errors import DataError
 from data_prep.prepare.dedup import find_duplicates
-from data_prep.prepare.plan import REJECTS, Plan, json_line, load_shard
+from data_prep.prepare.plan import PLAN_REJECTS, Plan, json_line, load_shard
 from data_prep.prepare.shard_writer import (
     count_reasons,
     draft_path,
@@ -27,13 +27,14 @@ from data_prep.prepare.shard_writer import (
     write_tar,
 )
 from data_prep.prepare.splits import SPLITS
-from data_prep.shards.manifest import Manifest, Shard
+from data_prep.shards.manifest import MANIFEST_NAME, Manifest, Shard
 from data_prep.shards.shard_index import MemberOffsets, ShardIndex, index_path
 from data_prep.shards.statistics import Statistics, merge_statistics
 from data_prep.sources import open_source
 from data_prep.storage.atomic import PARTIAL_PATTERN
 from data_prep.storage.store import Store
 
+REJECTS_NAME, STATISTICS_NAME = "rejects.jsonl", "statistics.json"
 EXACT_DUPLICATE, NEAR_DUPLICATE = "exact duplicate", "near duplicate"
 REASONS = ("", EXACT_DUPLICATE, NEAR_DUPLICATE)
 
@@ -54,17 +55,15 @@ class _Totals:
         self.statistics = merge_statistics((self.statistics, index.statistics))
 
 
-def merge(
-    config: PrepareConfig, plan: Plan, store: Store, on_progress: Callable[[int, int], None] | None = None
-) -> Manifest:
+def merge(config: PrepareConfig, plan: Plan, store: Store, on_progress: ProgressCallback | None = None) -> Manifest:
     """Publish the set; the result does not depend on who made which shard.
 
     Of copies the first in the set's order (train, val, test) is kept, so nothing of train comes back in test. Raises
     DataError if shards are missing or nothing was kept. About 150 bytes a picture are held.
     """
     totals = _Totals()
-    with store.atomic_open("rejects.jsonl") as rejects:
-        with store.open(REJECTS) as listing_rejects:
+    with store.atomic_open(REJECTS_NAME) as rejects:
+        with store.open(PLAN_REJECTS) as listing_rejects:
             for line in listing_rejects:
                 rejects.write(line)
                 totals.reject_counts[json.loads(line)["reason"]] += 1
@@ -114,7 +113,7 @@ def _finalize_shard(
     if existing and list(existing.members) == list(compress(existing.sample_stats, reasons == 0)):
         return existing
     # A set with a manifest is taken for finished, which it is not from here on.
-    store.delete("manifest.json")
+    store.delete(MANIFEST_NAME)
     # Without a draft an earlier merge left out copies whose originals are gone: they come back.
     draft = _load_draft(name, plan, store) or write_draft(
         load_shard(plan, name, store), open_source(config), config, store
@@ -165,10 +164,10 @@ def _write_manifest(config: PrepareConfig, totals: _Totals, store: Store) -> Man
     if not kept:
         reasons = ", ".join(f"{reason} {number}" for reason, number in reject_counts.items())
         raise DataError(
-            f"source {config.source}: every picture was kept out ({reasons}); see {store.url_of('rejects.jsonl')}"
+            f"source {config.source}: every picture was kept out ({reasons}); see {store.url_of(REJECTS_NAME)}"
         )
     summaries = {name: moments.summary() for name, moments in sorted(totals.statistics.items())}
-    store.write("statistics.json", json.dumps(summaries, indent=1) + "\n")
+    store.write(STATISTICS_NAME, json.dumps(summaries, indent=1) + "\n")
     manifest = Manifest(
         domain=config.domain,
         resolution=config.resolution,

@@ -1,9 +1,8 @@
 """Pictures to shards: plan, work, merge."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from data_prep.config import PrepareConfig
+from data_prep.config import PrepareConfig, ProgressCallback
 from data_prep.errors import DataError
 from data_prep.prepare.executors import Executor, LocalExecutor
 from data_prep.prepare.merge import merge
@@ -12,9 +11,6 @@ from data_prep.prepare.status import shards_done
 from data_prep.prepare.worker import make_new_plan, output_errors
 from data_prep.shards.manifest import Manifest
 from data_prep.storage.store import Store
-
-ProgressCallback = Callable[[int, int], None]
-"""Called with the shards made and the shards planned."""
 
 
 def prepare(

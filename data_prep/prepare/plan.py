@@ -1,4 +1,4 @@
-"""The plan: which pictures go into which shard, decided by names alone, before any picture is opened."""
+"""Plan a dataset: list the source, assign images to shards by name alone, and record the configuration."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,18 +7,23 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
-from data_prep.config import PrepareConfig, sha256_json
+from data_prep.config import PrepareConfig
 from data_prep.config_diff import differences, flatten
 from data_prep.errors import DataError
+from data_prep.hashing import sha256_json
 from data_prep.prepare.splits import SPLITS, split_of
 from data_prep.records import Record, Reject
 from data_prep.sources import open_source
 from data_prep.storage.store import Store
 from e4t import ConfigError
 
+DATASET_CONFIG_NAME = "dataset_config.json"
+"""File in the dataset's folder with the settings that determine its content."""
+OLD_DATASET_CONFIG_NAME = "prepare.json"
+"""Name of that file before e4t 2, with the keys of that time."""
 PLAN_DIR = "work/plan"
 PLAN_INDEX = f"{PLAN_DIR}/plan.json"
-REJECTS = f"{PLAN_DIR}/rejects.jsonl"
+PLAN_REJECTS = f"{PLAN_DIR}/rejects.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,7 @@ class Plan:
     num_images: int
     """In all shards."""
     num_rejected: int
-    """Pictures that the listing kept out; they are in ``REJECTS``."""
+    """Pictures that the listing kept out; they are in ``PLAN_REJECTS``."""
 
 
 def make_plan(config: PrepareConfig, store: Store) -> Plan:
@@ -74,7 +79,7 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
         by_split[split].append((shard.name, shard.digest))
         buffers[split].clear()
 
-    with store.atomic_open(REJECTS) as rejects_file:
+    with store.atomic_open(PLAN_REJECTS) as rejects_file:
         for item in chain(first, listing):
             if isinstance(item, Reject):
                 rejects_file.write(json_line(asdict(item)))
@@ -133,14 +138,17 @@ def _parse_records(lines: bytes) -> Iterator[Record]:
         yield Record(**data | {"location": tuple(data["location"])})
 
 
-DATASET_CONFIG_NAME = "prepare.json"
-
-
 def check_same_config(config: PrepareConfig, store: Store) -> None:
-    """Raise ConfigError, with the difference, if the folder's set is made with another configuration."""
+    """Raise ConfigError, naming the differences, if the output holds a dataset of another configuration or version."""
     try:
         recorded = flatten(json.loads(store.read(DATASET_CONFIG_NAME)))
     except FileNotFoundError:
+        if store.exists(OLD_DATASET_CONFIG_NAME):
+            raise ConfigError(
+                f"output {config.output} was prepared by an older version of e4t; training can still read it if it is "
+                "finished, but `e4t prepare` cannot continue it: give another data.output, or delete it to prepare it "
+                "again"
+            ) from None
         return
     changed = differences(recorded, flatten(_json_settings(config)))
     if changed:
@@ -152,11 +160,11 @@ def check_same_config(config: PrepareConfig, store: Store) -> None:
 
 
 def write_config(config: PrepareConfig, store: Store) -> None:
-    """Write the note."""
+    """Record in the output the settings that determine the dataset's content."""
     store.write(DATASET_CONFIG_NAME, json.dumps(_json_settings(config), indent=1) + "\n")
 
 
 def _json_settings(config: PrepareConfig) -> dict[str, Any]:
-    """As it comes back from JSON: tuples are lists."""
+    """Return the settings as JSON returns them: tuples become lists."""
     settings: dict[str, Any] = json.loads(json.dumps(config.content_settings()))
     return settings

@@ -148,7 +148,7 @@ def _fetch(record: Record, source: Source) -> tuple[bytes, str | None]:
 
 def _sample_metadata(record: Record, caption: str, image: ProcessedImage, config: PrepareConfig) -> dict[str, object]:
     return {
-        "concept": config.domain,
+        "domain": config.domain,
         "identity": record.identity,
         "caption": caption,
         "source": record.source,

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
-from data_prep.prepare.plan import Plan, load_plan
+from data_prep.prepare.plan import DATASET_CONFIG_NAME, OLD_DATASET_CONFIG_NAME, Plan, load_plan
 from data_prep.prepare.shard_writer import DRAFTS_DIR, draft_path, final_path, load_if_current
 from data_prep.prepare.splits import SPLITS
-from data_prep.shards.manifest import Manifest
+from data_prep.shards.manifest import MANIFEST_NAME, Manifest
 from data_prep.shards.shard_index import index_path
 from data_prep.storage.store import Store
 
@@ -71,9 +71,9 @@ def shards_done(plan: Plan, store: Store) -> int:
 
 
 def _finished_status(config: PrepareConfig, store: Store) -> Status:
-    if not store.exists("prepare.json"):
+    if not (store.exists(DATASET_CONFIG_NAME) or store.exists(OLD_DATASET_CONFIG_NAME)):
         raise DataError(f"output {config.output}: nothing was begun there; run `e4t prepare`")
-    if not store.exists("manifest.json"):
+    if not store.exists(MANIFEST_NAME):
         return Status(
             num_shards=0, shards_done=0, num_images=0, processed=0, rate=None, reject_counts={}, finished=False
         )

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from data_prep.config import DataLoaderConfig
+from data_prep.config import DataLoaderConfig, ProgressCallback
 from data_prep.config_diff import differences
 from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.manifest import Manifest, Shard
@@ -22,11 +22,12 @@ from data_prep.storage.retrying_store import RetryingStore
 from data_prep.storage.store import Store
 from e4t import ConfigError
 
-VERSION = 1
+VERSION = 2
 INDEX_NAME = "features.json"
+_VERSION_1_FINGERPRINT_KEYS = {"picture tower": "image_encoder"}
+"""Fingerprint keys that version 1 wrote and what they are called since version 2."""
 Compute = Callable[[Tensor], dict[str, Tensor]]
 """Pictures (B, 3, H, W) in [-1, 1] to tensors (B, ...) by name."""
-ProgressCallback = Callable[[int, int], None]
 NUM_FLIPS = 2
 """Every picture is stored as it is and mirrored: tensors are (rows, 2, ...)."""
 
@@ -56,7 +57,7 @@ def write_features(
     ][rank::world_size]
     reader = cache(partial(ShardReader, root))  # one a split, which reads the manifest once
     try:
-        store.write(INDEX_NAME, json.dumps({"version": VERSION, "made_for": fingerprint}, indent=1) + "\n")
+        store.write(INDEX_NAME, json.dumps({"version": VERSION, "fingerprint": fingerprint}, indent=1) + "\n")
         for done, (split, number) in enumerate(shards, 1):
             shard = manifest.splits[split][number]
             if shard.samples and not _valid_entry(store, split, shard):
@@ -70,7 +71,11 @@ def write_features(
 def check_fingerprint(store: Store, fingerprint: dict[str, str]) -> None:
     """Raise ConfigError, with the difference, if the features there are made for something else."""
     with suppress(FileNotFoundError):
-        recorded = json.loads(store.read(INDEX_NAME))["made_for"]
+        index = json.loads(store.read(INDEX_NAME))
+        if index["version"] == 1:
+            recorded = {_VERSION_1_FINGERPRINT_KEYS.get(key, key): value for key, value in index["made_for"].items()}
+        else:
+            recorded = index["fingerprint"]
         changed = differences(recorded, fingerprint)
         if changed:
             details = "; ".join(f"{name}: {old} there, {new} now" for name, old, new in changed)

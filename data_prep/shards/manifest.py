@@ -1,4 +1,4 @@
-"""The manifest: what a set of shards holds, and by which digests to check it."""
+"""The manifest of a dataset: which shards it has, how many samples they hold, and their SHA-256 digests."""
 
 import hashlib
 import json
@@ -8,70 +8,83 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import sha256_json
 from data_prep.errors import DataError
+from data_prep.hashing import sha256_json
 from data_prep.shards.shard_index import ShardIndex
 from data_prep.storage.store import Store
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+_VERSION_1_KEYS = {"concept": "domain", "codec": "format", "dropped": "reject_counts"}
+"""Keys of version 1 and what they are called since version 2."""
 _NAME_PATTERN, _SHA256_PATTERN = re.compile(r"\w[\w.-]*"), re.compile(r"[0-9a-f]{64}")
-"""A set may be somebody else's: what its manifest says becomes names of files here, and must not lead elsewhere."""
+"""A dataset may come from a third party: names in its manifest become file names here and must not leave the folder."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard as the manifest knows it."""
+    """One shard, as the manifest lists it."""
 
     name: str
-    """File name of the tar, in the split's folder."""
+    """File name of the tar inside the folder of its split."""
     samples: int
-    """Pictures in it."""
+    """Number of images in the shard."""
     bytes: int
-    """Of the tar."""
+    """Size of the tar in bytes."""
     sha256: str
-    """Of the tar."""
+    """SHA-256 of the tar."""
 
     def __post_init__(self) -> None:
         if not (_NAME_PATTERN.fullmatch(self.name) and _SHA256_PATTERN.fullmatch(self.sha256)):
-            raise ValueError(f"{self.name!r} with sha256 {self.sha256!r} is no shard")
+            raise ValueError(f"{self.name!r} with sha256 {self.sha256!r} is not a valid shard entry")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A whole set."""
+    """Contents of a prepared dataset (``manifest.json``)."""
 
     domain: str
-    """The domain's word."""
+    """Word for the domain, such as "face"."""
     resolution: int
-    """Side of the pictures, in pixels."""
+    """Width and height of the images in pixels."""
     format: str
-    """The pictures' extension in the shards."""
+    """File extension of the images in the shards: png, webp or jpg."""
     config_digest: str
-    """Of the configuration that made the set."""
+    """Digest of the ``PrepareConfig`` that produced the dataset."""
     identities: dict[str, int]
-    """Identities (the set's classes) a split."""
+    """Number of identities in each split."""
     kept: int
-    """Pictures in all shards."""
+    """Number of images in all shards."""
     reject_counts: dict[str, int]
-    """Pictures kept out, by reason."""
+    """Number of rejected images by reason."""
     splits: dict[str, list[Shard]]
-    """Each split's shards, in order."""
+    """Shards of each split, in order."""
     version: int = MANIFEST_VERSION
-    """Of this format."""
+    """Version of the manifest format; a manifest of version 1 keeps its version and with it its digest."""
 
     @property
     def digest(self) -> str:
-        """Sha256 of the manifest's content, which names every shard's sha256: it stands for the data."""
-        return sha256_json(asdict(self))
+        """SHA-256 of the manifest's content. It covers every shard's digest and therefore identifies the data."""
+        return sha256_json(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as plain data, with the keys of its format version."""
+        data = asdict(self)
+        if self.version == 1:
+            for old, new in _VERSION_1_KEYS.items():
+                data[old] = data.pop(new)
+        return data
 
     def save(self, store: Store) -> None:
-        """Write manifest.json."""
-        store.write(MANIFEST_NAME, json.dumps(asdict(self), indent=1) + "\n")
+        """Write ``manifest.json`` into the dataset's folder."""
+        store.write(MANIFEST_NAME, json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path | str | Store) -> "Manifest":
-        """Read manifest.json. Raises DataError if it is missing, broken, or of a newer format."""
+        """Read ``manifest.json``, of this format version or an older one.
+
+        Raises DataError if the file is missing, malformed, or of a newer version.
+        """
         store = folder if isinstance(folder, Store) else Store(str(folder))
         path = store.url_of(MANIFEST_NAME)
         try:
@@ -81,30 +94,32 @@ class Manifest:
                     f"{path} was written by a newer e4t (format {data['version']}, this one reads up to "
                     f"{MANIFEST_VERSION}); upgrade e4t"
                 )
+            if data["version"] == 1:
+                data = {_VERSION_1_KEYS.get(key, key): value for key, value in data.items()}
             if invalid := [split for split in data["splits"] if not _NAME_PATTERN.fullmatch(split)]:
-                raise ValueError(f"{invalid[0]!r} is no split")
+                raise ValueError(f"{invalid[0]!r} is not a valid split name")
             data["splits"] = {split: [Shard(**shard) for shard in shards] for split, shards in data["splits"].items()}
             return cls(**data)
         except FileNotFoundError as error:
-            raise DataError(f"{path} is missing; make the set with `e4t prepare`") from error
+            raise DataError(f"{path} is missing; create the dataset with `e4t prepare`") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{path} cannot be read ({error}); rerun `e4t prepare`: it is written anew") from error
+            raise DataError(f"{path} cannot be read ({error}); rerun `e4t prepare` to write it again") from error
 
     def shards(self, split: str) -> list[Shard]:
-        """A split's shards. Raises DataError if it has no sample."""
+        """Return the shards of a split. Raises DataError if the split has no samples."""
         shards = self.splits.get(split, [])
         if not any(shard.samples for shard in shards):
             available = ", ".join(
                 f"{name} {sum(shard.samples for shard in split_shards)}" for name, split_shards in self.splits.items()
             )
             raise DataError(
-                f"split {split!r} has no picture (the set has {available}); add identities or change data.splits"
+                f"split {split!r} has no images (the dataset has {available}); add identities or change data.splits"
             )
         return shards
 
 
 def verify_shards(folder: Path | str) -> Iterator[str]:
-    """Recheck every shard's sha256 and sidecar; yields one line for each shard that is missing or differs."""
+    """Check the SHA-256 and the index of every shard; yield one line for each shard that is missing or differs."""
     store = Store(str(folder))
     for split, shards in Manifest.load(folder).splits.items():
         for shard in shards:
@@ -128,5 +143,5 @@ def _shard_problem(tar: str, shard: Shard, store: Store) -> str | None:
     except DataError as error:
         return str(error)
     if (index.sha256, index.samples, len(index.members)) != (shard.sha256, shard.samples, shard.samples):
-        return f"shard {path}: its sidecar is of another shard; {hint}"
+        return f"shard {path}: its index describes another shard; {hint}"
     return None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.config import DataLoaderConfig
+from data_prep.config import PIL_FORMATS, DataLoaderConfig
 from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.shard_index import ShardIndex
@@ -22,7 +22,6 @@ from data_prep.storage.local_cache import FileCache
 from data_prep.storage.retrying_store import RetryingStore
 
 VERIFY_HINT = "run `e4t prepare --verify` to list damaged shards"
-PIL_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 Pixels = NDArray[np.uint8]
 
 
@@ -136,7 +135,7 @@ class ShardSamples:
         index = ShardIndex.load(self.files.store, file.name)
         if (index.sha256, len(index.members)) != (file.sha256, self.counts[shard]):
             raise DataError(
-                f"shard {self.url(shard)}: its sidecar is of another shard ({len(index.members)} samples, "
+                f"shard {self.url(shard)}: its index describes another shard ({len(index.members)} samples, "
                 f"the manifest has {self.counts[shard]}); {VERIFY_HINT}"
             )
         try:
@@ -146,7 +145,7 @@ class ShardSamples:
             ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
-                f"shard {self.url(shard)}: its sidecar has no place for some member ({error}); {VERIFY_HINT}"
+                f"shard {self.url(shard)}: its index lacks the byte range of a member ({error}); {VERIFY_HINT}"
             ) from error
 
 

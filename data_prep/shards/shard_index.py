@@ -1,4 +1,4 @@
-"""The sidecar: the JSON file beside a shard that says what the shard holds and where every member lies."""
+"""The shard index: the JSON file next to a shard with the byte offset of every member and statistics of the samples."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,71 +8,73 @@ from data_prep.errors import DataError
 from data_prep.shards.statistics import Statistics, compute_statistics
 from data_prep.storage.store import Store
 
-SHARD_INDEX_VERSION = 1
+SHARD_INDEX_VERSION = 2
+_VERSION_1_KEYS = {"dropped": "reject_counts", "facts": "sample_stats", "numbers": "metrics"}
+"""Keys of version 1, of the index and of its samples, and what they are called since version 2."""
 
 MemberOffsets = dict[str, dict[str, tuple[int, int]]]
-"""Per key, in the tar's order, per extension: offset and size of the data in the tar, in bytes."""
+"""Offset and size in bytes of each member's data in the tar, by sample key and file extension, in the tar's order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleStats:
-    """What is known of a picture that was fit."""
+    """Properties of an image that passed the filters; duplicates are found by them."""
 
     identity: str
-    """Who or what it shows."""
+    """Person or object in the image."""
     source: str
-    """Where it came from."""
+    """Where the image came from, in readable form."""
     sha256: str
-    """Of its file: by this exact copies are found."""
+    """SHA-256 of the original file; equal digests are exact duplicates."""
     hash: int | None
-    """Perceptual, 64 bits: by this near copies are found, if they are looked for."""
+    """64-bit perceptual hash, by which near duplicates are found; None if they are not searched for."""
     metrics: dict[str, float]
-    """Original width and height, bytes as stored, scores."""
+    """Original width and height in pixels, stored size in bytes, and scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """What is known of one finished shard."""
+    """Index of one finished shard."""
 
     shard: str
     """File name of the tar."""
     config_digest: str
-    """Of the configuration that made it."""
+    """Digest of the ``PrepareConfig`` that produced the shard."""
     plan_digest: str
-    """Of the pictures it was made of."""
+    """Digest of the records that the shard was made from."""
     samples: int
-    """Pictures kept."""
+    """Number of images in the shard."""
     reject_counts: dict[str, int]
-    """Pictures kept out, by reason."""
+    """Number of rejected images by reason."""
     rejects: list[dict[str, str]]
-    """The same, one by one: key, source, reason."""
+    """Rejected images, each with key, source and reason."""
     bytes: int
-    """Of the tar."""
+    """Size of the tar in bytes."""
     sha256: str
-    """Of the tar."""
+    """SHA-256 of the tar."""
     members: MemberOffsets
-    """Where the data lies."""
+    """Byte ranges of the members."""
     sample_stats: dict[str, SampleStats]
-    """By key; of every picture that was fit, those included that are left out as copies of others."""
+    """Statistics by sample key, including images that were left out as duplicates."""
     started: float
-    """When the work on it began, in seconds since 1970."""
+    """Start of the work on the shard, as a Unix timestamp in seconds."""
     seconds: float
-    """Spent on it; beside ``started`` all that differs between equal shards."""
+    """Duration of the work. Equal shards differ only in this and ``started``."""
     version: int = SHARD_INDEX_VERSION
-    """Of this format."""
+    """Version of the index format."""
 
     @property
     def statistics(self) -> Statistics:
-        """Of the pictures kept."""
+        """Statistics over the images in the shard."""
         return compute_statistics(self.sample_stats[key].metrics for key in self.members)
 
     def save(self, store: Store, tar: str) -> None:
-        """Write it beside the tar."""
+        """Write the index next to the tar."""
         store.write(index_path(tar), json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def load(cls, store: Store, tar: str) -> "ShardIndex":
-        """Read a shard's sidecar. Raises DataError if it is missing, damaged, or of a newer format."""
+        """Read a shard's index. Raises DataError if it is missing, malformed, or of a newer version."""
         name = index_path(tar)
         try:
             data: dict[str, Any] = json.loads(store.read(name))
@@ -81,15 +83,22 @@ class ShardIndex:
                     f"{store.url_of(name)} was written by a newer e4t (format {data['version']}, this one reads up to "
                     f"{SHARD_INDEX_VERSION}); upgrade e4t"
                 )
+            if data["version"] == 1:
+                data = _rename_keys(data) | {"version": SHARD_INDEX_VERSION}
+                data["sample_stats"] = {key: _rename_keys(stats) for key, stats in data["sample_stats"].items()}
             data["sample_stats"] = {key: SampleStats(**stats) for key, stats in data["sample_stats"].items()}
             return cls(**data)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
-                f"shard {store.url_of(tar)}: its sidecar cannot be read ({error}); rerun `e4t prepare`: only this shard "
+                f"shard {store.url_of(tar)}: its index cannot be read ({error}); rerun `e4t prepare`: only this shard "
                 "is rebuilt"
             ) from error
 
 
 def index_path(tar: str) -> str:
-    """The JSON file beside the tar."""
+    """Return the path of the index that belongs to a tar."""
     return tar.removesuffix(".tar") + ".json"
+
+
+def _rename_keys(data: dict[str, Any]) -> dict[str, Any]:
+    return {_VERSION_1_KEYS.get(key, key): value for key, value in data.items()}

@@ -142,7 +142,7 @@ class Loader:
         return result, skipped
 
     def _handle_unreadable(self, task: Task, error: SampleReadError) -> None:
-        if self._config.on_error == "stop":
+        if self._config.on_error == "raise":
             raise error
         if error.shard_lost:
             self._lost_shards.add((task.dataset, task.epoch, task.shard))

@@ -63,10 +63,14 @@ class SampleSequence:
     def fingerprint(self) -> dict[str, Any]:
         """All that decides the order beside the seed."""
         primary, *others = self.manifests
-        identity = {"split": self.split, "window_shards": self.config.shuffle_window_shards, "set": primary.digest}
-        shares = [f"{count} of {self.interleave.block_size}" for count in self.interleave.block_counts]
-        mixed = {f"mix.{other.digest}": share for other, share in zip(others, shares[1:], strict=True)}
-        return identity | {"share": shares[0]} | mixed
+        fractions = [f"{count} of {self.interleave.block_size}" for count in self.interleave.block_counts]
+        return {
+            "split": self.split,
+            "shuffle_window_shards": self.config.shuffle_window_shards,
+            "dataset": primary.digest,
+            "fraction": fractions[0],
+            **{f"mixture.{other.digest}": fraction for other, fraction in zip(others, fractions[1:], strict=True)},
+        }
 
 
 def _check_compatible(manifests: list[Manifest]) -> None:

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from data_prep.config import DataLoaderConfig, sha256_json
+from data_prep.config import DataLoaderConfig
+from data_prep.hashing import sha256_json
 from data_prep.shards.features import FeatureReader
 from data_prep.shards.reader import Sample, ShardReader, to_float
 from data_prep.stream.loader import Loader, PendingBatch

@@ -10,13 +10,14 @@ import json
 import random
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from data_prep.config import ProgressCallback
 from data_prep.errors import DataError
 from data_prep.storage.atomic import atomic_dir
 from e4t import ConfigError
@@ -83,7 +84,7 @@ class Glyph:
         return Image.alpha_composite(Image.new("RGBA", resized.size, "white"), resized).convert("RGB")
 
 
-def build_emoji_dataset(config: EmojiConfig, *, on_progress: Callable[[int, int], None] | None = None) -> Path:
+def build_emoji_dataset(config: EmojiConfig, *, on_progress: ProgressCallback | None = None) -> Path:
     """Write the whole set; a finished one is left as it is. The folder appears by rename, when whole.
 
     Raises ConfigError if the folder holds anything else, DataError if a package is not one of the two.

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import random
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -22,6 +22,7 @@ import resvg_py
 from dicebear import Avatar, Style
 from PIL import Image
 
+from data_prep.config import ProgressCallback
 from data_prep.errors import DataError
 from data_prep.storage.atomic import atomic_dir
 from data_prep.synthetic.vocabulary import ACCESSORIES, BACKGROUNDS, BEARDS, CLOTHES, EXPRESSIONS, HAIR, HEADS, SKINS
@@ -202,9 +203,7 @@ def sample_identities(config: FacesConfig) -> list[Identity]:
     return list(people.values())
 
 
-def generate_faces(
-    config: FacesConfig, *, workers: int = 2, on_progress: Callable[[int, int], None] | None = None
-) -> Path:
+def generate_faces(config: FacesConfig, *, workers: int = 2, on_progress: ProgressCallback | None = None) -> Path:
     """Draw the whole set; a finished one is left as it is. The folder appears by rename, when whole.
 
     Raises ConfigError if the folder holds a set that was drawn with another configuration.

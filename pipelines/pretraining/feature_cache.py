@@ -56,7 +56,7 @@ def feature_fingerprint(recipe: Recipe, backbone: Backbone) -> dict[str, str]:
     """What features hold for: the very weights that made them, and the precision."""
     return {
         "autoencoder": backbone.part_digest("vae"),
-        "picture tower": backbone.part_digest("image_encoder"),
+        "image_encoder": backbone.part_digest("image_encoder"),
         "dtype": recipe.cache.dtype,
     }
 

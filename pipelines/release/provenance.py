@@ -29,7 +29,7 @@ def build_provenance(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
         "steps": metadata["step"],
         "samples_seen": metadata["samples_seen"],
         "training_seconds": round(metadata["seconds"], 1),
-        "data_manifest": metadata["data"]["set"],
+        "data_manifest": metadata["data"]["dataset"],
         "data_identities": Manifest.load(recipe.data.output).identities,
         "base": metadata["base"],
         "mlflow_run_id": stage_run_id(recipe, "pretrain"),

@@ -11,7 +11,7 @@ import yaml
 
 from data_prep.config import PrepareConfig
 from data_prep.config_diff import flatten
-from data_prep.shards.manifest import Manifest
+from data_prep.shards.manifest import MANIFEST_NAME, Manifest
 from data_prep.storage.atomic import atomic_write
 from pipelines.config.recipe import Recipe
 from pipelines.tracking.environment import code_diff, code_revision, environment
@@ -61,10 +61,10 @@ def log_dataset(config: PrepareConfig, manifest: Manifest, runs: Path) -> None:
     tracker = _start_tracker(runs, folder, "prepare", name, {"data": asdict(config)})
     tracker.log_dataset(manifest.domain, manifest.digest, config.output, "prepared")
     tracker.log_metrics(
-        0, {"kept": manifest.kept, **{f"dropped/{why}": n for why, n in manifest.reject_counts.items()}}
+        0, {"kept": manifest.kept, **{f"rejected/{why}": n for why, n in manifest.reject_counts.items()}}
     )
-    atomic_write(folder / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
-    tracker.log_artifact(folder / "manifest.json")
+    atomic_write(folder / MANIFEST_NAME, json.dumps(manifest.to_json(), indent=1) + "\n")
+    tracker.log_artifact(folder / MANIFEST_NAME)
     tracker.close("FINISHED")
 
 

@@ -134,10 +134,10 @@ def patient(tmp_path: Path) -> Callable[..., DataLoaderConfig]:
 
     def build(**changes: Any) -> DataLoaderConfig:
         settings: dict[str, Any] = {
-            "window_shards": 3,
-            "workers": 0,
+            "shuffle_window_shards": 3,
+            "num_workers": 0,
             "prefetch": 1,
-            "cache_folder": str(tmp_path / "cache"),
+            "cache_dir": str(tmp_path / "cache"),
             "retries": 2,
             "backoff_seconds": 0.01,
             "timeout_seconds": 0.5,

@@ -55,8 +55,8 @@ def test_a_wrong_way_to_read_is_refused_by_its_name(changes: dict[str, Any], nam
         ({"max_pixels": 10**9}, "data.filters.max_pixels"),
         ({"min_side": 0}, "data.filters.min_side"),
         ({"max_aspect": 0.5}, "data.filters.max_aspect"),
-        ({"near_duplicates": 40}, "data.filters.max_hash_distance"),
-        ({"predicate": "not a function"}, "package.module:function"),
+        ({"max_hash_distance": 40}, "data.filters.max_hash_distance"),
+        ({"filter_fn": "not a function"}, "package.module:function"),
         ({"scores": ("sharpness",)}, "'sharpness'"),
     ],
 )
@@ -72,7 +72,7 @@ def test_the_digest_follows_what_is_made_and_not_where() -> None:
     assert PrepareConfig(source="in", output="out", domain="cat", quality=94).digest != config.digest
 
 
-@pytest.mark.parametrize("name", ["window_shards", "prefetch", "cache_bytes", "timeout_seconds"])
+@pytest.mark.parametrize("name", ["shuffle_window_shards", "prefetch", "cache_max_bytes", "timeout_seconds"])
 def test_a_stream_setting_below_one_is_refused(name: str) -> None:
     settings: dict[str, Any] = {name: 0}
     with pytest.raises(ConfigError, match=f"stream.{name}"):
@@ -82,10 +82,10 @@ def test_a_stream_setting_below_one_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"workers": -1}, "stream.num_workers is -1"),
+        ({"num_workers": -1}, "stream.num_workers is -1"),
         ({"retries": -1}, "stream.retries is -1"),
-        ({"damaged": "ignore"}, "stream.on_error is 'ignore'; give stop or skip"),
-        ({"mix": {"other": 0.0}}, "stream.mixture: other weighs 0.0"),
+        ({"on_error": "ignore"}, "stream.on_error is 'ignore'; give raise or skip"),
+        ({"mixture": {"other": 0.0}}, "stream.mixture: other weighs 0.0"),
     ],
 )
 def test_a_wrong_way_to_stream_is_refused_by_its_name(changes: dict[str, Any], said: str) -> None:

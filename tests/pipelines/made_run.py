@@ -86,7 +86,7 @@ def made_run(recipe: Recipe, trained: Trained, *steps: int) -> Run:
 def save(recipe: Recipe, trained: Trained, step: int, state: TrainingState | None = None) -> Path:
     """A checkpoint of a step."""
     facts = {
-        "data": {"set": Manifest.load(recipe.data.output).digest},
+        "data": {"dataset": Manifest.load(recipe.data.output).digest},
         "base": trained.base,
         "environment": environment() | {"code": REVISION},
         **trained.facts,

@@ -90,12 +90,12 @@ class TestAForeignSet:
         self.rewritten(
             folder, lambda splits: [shard.update(name=name) for shards in splits.values() for shard in shards]
         )
-        with pytest.raises(DataError, match="is no shard"):
+        with pytest.raises(DataError, match="is not a valid shard entry"):
             Manifest.load(folder)
 
     def test_a_split_elsewhere_into_which_features_would_be_written(self, folder: Path, tmp_path: Path) -> None:
         self.rewritten(folder, lambda splits: splits.update({"../../../out": splits.pop("train")}))
-        with pytest.raises(DataError, match="is no split"):
+        with pytest.raises(DataError, match="is not a valid split name"):
             write_features(str(folder), "features", {}, lambda pixels: {"mean": pixels.mean((1, 2, 3))})
         assert not (tmp_path / "out").exists()
 
@@ -106,7 +106,7 @@ class TestAForeignSet:
             folder,
             lambda splits: [shard.update(sha256=str(precious)) for shards in splits.values() for shard in shards],
         )
-        with pytest.raises(DataError, match="is no shard"):
+        with pytest.raises(DataError, match="is not a valid shard entry"):
             Manifest.load(folder)
         cache = FileCache(tmp_path / "cache", 2**20)
         with pytest.raises(OSError, match="no sha256"):

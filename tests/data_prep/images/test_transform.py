@@ -19,7 +19,7 @@ from tests.data_prep.corpus import bgr_profile, saved
 
 
 def config(select: FilterConfig | None = None, **changes: Any) -> PrepareConfig:
-    settings: dict[str, Any] = {"source": "x", "output": "y", "concept": "cat", "resolution": 16, "codec": "png"}
+    settings: dict[str, Any] = {"source": "x", "output": "y", "domain": "cat", "resolution": 16, "format": "png"}
     return PrepareConfig(**settings | {"select": select or FilterConfig(min_side=8)} | changes)
 
 
@@ -125,23 +125,23 @@ def test_each_limit_keeps_out_what_is_beyond_it() -> None:
         "aspect ratio": FilterConfig(max_aspect=4.9),
     }.items():
         with pytest.raises(SampleRejected) as caught:
-            make(data, select=select)
+            make(data, filters=select)
         assert str(caught.value) == reason
-    assert make(data, select=FilterConfig(max_pixels=2000, min_side=20, max_aspect=5.0)).original_size == (100, 20)
+    assert make(data, filters=FilterConfig(max_pixels=2000, min_side=20, max_aspect=5.0)).original_size == (100, 20)
 
 
 def test_a_picture_of_too_many_pixels_is_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(noise((100, 20)), "PNG")
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("decoded"))
     with pytest.raises(SampleRejected, match="too many pixels"):
-        make(data, select=FilterConfig(max_pixels=1999))
+        make(data, filters=FilterConfig(max_pixels=1999))
 
 
 def test_scores_are_of_the_picture_that_is_stored() -> None:
     sharp = noise((64, 64))
     blurred = sharp.filter(ImageFilter.GaussianBlur(4))
     first, second = (
-        make(saved(image, "PNG"), select=FilterConfig(scores=("blur",)), resolution=64).scores["blur"]
+        make(saved(image, "PNG"), filters=FilterConfig(scores=("blur",)), resolution=64).scores["blur"]
         for image in (sharp, blurred)
     )
     assert second < first / 10
@@ -172,7 +172,7 @@ def test_a_predicate_sees_all_that_is_known(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("name", "error"), [("no_such:function", ConfigError), ("math:sqrt", DataError)])
 def test_a_broken_score_is_an_error_and_no_reason_to_keep_a_picture_out(name: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=name):
-        make(saved(noise((16, 16)), "PNG"), select=FilterConfig(scores=(name,)))
+        make(saved(noise((16, 16)), "PNG"), filters=FilterConfig(scores=(name,)))
 
 
 def test_a_missing_face_detector_is_a_mistake_in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_the_hash_is_made_where_near_duplicates_are_looked_for() -> None:
     data = saved(photograph((16, 16)), "PNG")
     assert make(data).hash is None
     with Image.open(io.BytesIO(data)) as image:
-        assert make(data, select=FilterConfig(max_hash_distance=4)).hash == perceptual_hash(image.convert("RGB"))
+        assert make(data, filters=FilterConfig(max_hash_distance=4)).hash == perceptual_hash(image.convert("RGB"))
 
 
 @pytest.mark.parametrize("codec", ["png", "webp", "jpg"])
@@ -194,7 +194,7 @@ def test_the_same_file_gives_the_same_bytes_without_metadata(codec: str) -> None
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
     data = saved(noise((16, 16)), "JPEG", exif=exif, icc_profile=b"a colour profile", comment=b"hello")
-    first, second = (make(data, codec=codec).data for _ in range(2))
+    first, second = (make(data, format=codec).data for _ in range(2))
     assert first == second
     assert not [secret for secret in (b"taken at home", b"colour profile", b"hello") if secret in first]
     assert pixels(first).shape == (16, 16, 3)
@@ -202,7 +202,7 @@ def test_the_same_file_gives_the_same_bytes_without_metadata(codec: str) -> None
 
 def test_lossless_webp_keeps_every_pixel() -> None:
     image = noise((16, 16))
-    assert np.array_equal(pixels(encode_image(image, config(codec="webp", lossless=True))), np.asarray(image))
+    assert np.array_equal(pixels(encode_image(image, config(format="webp", lossless=True))), np.asarray(image))
 
 
 CODECS = [("png", "PNG"), ("webp", "WEBP"), ("jpg", "JPEG")]
@@ -213,8 +213,8 @@ def test_a_file_that_is_what_would_be_made_of_it_is_stored_as_it_came(codec: str
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (None, srgb):
         data = saved(noise((16, 16)), format_name, icc_profile=profile, quality=70, compress_level=1)
-        assert make(data, codec=codec).data == data
-        assert make(data, codec=codec, keep_original=False).data != data
+        assert make(data, format=codec).data == data
+        assert make(data, format=codec, keep_original=False).data != data
 
 
 @pytest.mark.parametrize(("codec", "format_name"), CODECS)
@@ -231,7 +231,7 @@ def test_a_file_that_is_anything_else_is_made_anew(codec: str, format_name: str)
         "grey": saved(image.convert("L"), format_name),
     }.items():
         if (codec, name) != ("webp", "grey"):  # which webp does not have
-            assert make(data, codec=codec).data != data, name
+            assert make(data, format=codec).data != data, name
 
 
 def test_a_part_of_a_square_picture_is_made_anew() -> None:

@@ -163,9 +163,9 @@ def one_after_another(hashes: Sequence[int], distance: int) -> list[int]:
         pytest.param({}, id="compared directly"),
         pytest.param({"_COMPARE_NS": 1e9, "_COMPARE_SORTED_NS": 0}, id="sorted by one band"),
         pytest.param({"_COMPARE_NS": 1e9, "_SORT_NS": 0}, id="sorted by several bands"),
-        pytest.param({"_COMPARE_NS": 1e9, "_LONG_RUN": 1}, id="every run a long one"),
-        pytest.param({"_PAIRS_HELD": 1}, id="more pairs than can be held"),
-        pytest.param({"_AT_ONCE": 7}, id="in small blocks"),
+        pytest.param({"_COMPARE_NS": 1e9, "_MAX_BUCKET": 1}, id="every run a long one"),
+        pytest.param({"_MAX_PAIRS": 1}, id="more pairs than can be held"),
+        pytest.param({"_CHUNK": 7}, id="in small blocks"),
     ],
 )
 @given(hashes=clusters(), distance=st.integers(0, 6))

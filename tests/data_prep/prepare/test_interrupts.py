@@ -20,7 +20,7 @@ from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import prepare
 
 if __name__ == "__main__":
-    prepare(PrepareConfig(source=sys.argv[1], output=sys.argv[2], concept="cat", resolution=16, codec="png",
+    prepare(PrepareConfig(source=sys.argv[1], output=sys.argv[2], domain="cat", resolution=16, format="png",
                           shard_samples=3), LocalExecutor(workers=2))
 """
 

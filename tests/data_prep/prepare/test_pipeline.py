@@ -34,7 +34,7 @@ def test_a_finished_set_is_shards_manifest_and_three_notes(pictures: Path, confi
     config = config_for()
     made(config)
     files = {path.name for path in Path(config.output).iterdir()}
-    assert files == {"manifest.json", "prepare.json", "rejects.jsonl", "statistics.json", "train", "val", "test"}
+    assert files == {"manifest.json", "dataset_config.json", "rejects.jsonl", "statistics.json", "train", "val", "test"}
 
 
 def test_a_rerun_makes_only_what_is_missing(
@@ -101,8 +101,8 @@ def test_an_output_of_another_configuration_is_refused_with_the_difference(
     config = config_for()
     made(config)
     before = contents(Path(config.output))
-    with pytest.raises(ConfigError, match=r"\(resolution: 16 there, 32 now; select.min_side: 16 there, 20 now\)"):
-        made(config_for(resolution=32, select=FilterConfig(min_side=20)))
+    with pytest.raises(ConfigError, match=r"\(filters.min_side: 16 there, 20 now; resolution: 16 there, 32 now\)"):
+        made(config_for(resolution=32, filters=FilterConfig(min_side=20)))
     assert contents(Path(config.output)) == before
 
 
@@ -148,14 +148,14 @@ def test_a_source_without_pictures_is_one_error_and_no_file_is_written(
 
 
 def test_a_set_of_which_nothing_is_left_has_no_manifest(pictures: Path, config_for: ConfigFor, made: Made) -> None:
-    config = config_for(select=FilterConfig(min_side=100))
+    config = config_for(filters=FilterConfig(min_side=100))
     with pytest.raises(DataError, match=r"every picture was kept out \(too small 48\)"):
         made(config)
     assert not (Path(config.output) / "manifest.json").exists()
 
 
 def test_statistics_are_of_what_was_kept(pictures: Path, config_for: ConfigFor, made: Made) -> None:
-    config = config_for(select=FilterConfig(scores=("blur",)))
+    config = config_for(filters=FilterConfig(scores=("blur",)))
     made(config)
     statistics = json.loads((Path(config.output) / "statistics.json").read_text())
     assert statistics["height"] == {"mean": 20, "std": 0, "min": 20, "max": 20}
@@ -200,7 +200,7 @@ from data_prep.prepare.pipeline import prepare
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-    prepare(PrepareConfig(source=sys.argv[1], output=sys.argv[2], concept="cat", resolution=64, codec="png"),
+    prepare(PrepareConfig(source=sys.argv[1], output=sys.argv[2], domain="cat", resolution=64, format="png"),
             LocalExecutor(workers=1))
 except DataError as error:
     print(error)

@@ -39,7 +39,7 @@ def store(config_for: ConfigFor) -> Store:
 
 @pytest.fixture
 def write(shard: PlannedShard, store: Store, config_for: ConfigFor) -> Callable[[], ShardIndex]:
-    config = config_for(caption_template="naïve {concept}")
+    config = config_for(caption_template="naïve {domain}")
     return lambda: write_draft(shard, open_source(config), config, store)
 
 
@@ -54,7 +54,7 @@ def test_webdataset_itself_reads_a_shard(shard: PlannedShard, tar: Path, write: 
     assert [sample["__key__"] for sample in samples] == [r.key for r in shard.records if not r.key.endswith("__9")]
     assert samples[0]["png"].shape == (16, 16, 3)
     assert samples[1]["json"] == {
-        "concept": "cat",
+        "domain": "cat",
         "identity": "cat00",
         "caption": "naïve cat",
         "source": "cat00/1.png",
@@ -126,6 +126,6 @@ def test_only_a_whole_shard_of_the_same_making_is_finished(
 def test_a_sidecar_of_a_newer_e4t_is_refused(store: Store, tar: Path, write: Callable[[], ShardIndex]) -> None:
     write()
     sidecar = tar.with_suffix(".json")
-    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"version": 2}))
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"version": 3}))
     with pytest.raises(DataError, match="newer e4t .*; upgrade e4t"):
         ShardIndex.load(store, draft_path("train-000000"))

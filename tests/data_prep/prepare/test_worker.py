@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[3]
 
 def said(program: str, **environment: str) -> str:
     """What a fresh process says; the settings are for good."""
-    command = [sys.executable, "-c", f"from data_prep.process import settle_in; settle_in(); {program}"]
+    command = [
+        sys.executable,
+        "-c",
+        f"from data_prep.prepare.worker import configure_worker_process; configure_worker_process(); {program}",
+    ]
     variables = {name: value for name, value in os.environ.items() if name != "RAYON_NUM_THREADS"} | environment
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - our own program
 

@@ -82,7 +82,7 @@ def test_features_of_another_model_are_refused_with_the_difference(root: str, us
 
 def test_features_of_other_shards_are_refused(root: str) -> None:
     manifest = Path(root) / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"concept": "dog"}))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"domain": "dog"}))
     with pytest.raises(ConfigError, match="manifest: .* there, .* now"):
         FeatureReader(root, "features", "train", PURPOSE)
 

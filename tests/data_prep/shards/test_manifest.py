@@ -31,8 +31,8 @@ def test_the_digest_changes_with_any_shard(shared_set: Path, tmp_path: Path) -> 
 
 def test_a_manifest_of_a_newer_e4t_is_refused(copied_set: Path) -> None:
     path = copied_set / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2, "something": "new"}))
-    with pytest.raises(DataError, match=r"manifest.json was written by a newer e4t \(format 2.*; upgrade e4t"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 3, "something": "new"}))
+    with pytest.raises(DataError, match=r"manifest.json was written by a newer e4t \(format 3.*; upgrade e4t"):
         Manifest.load(copied_set)
 
 
@@ -44,12 +44,14 @@ def test_a_manifest_that_is_none_is_one_clear_error(tmp_path: Path, text: str) -
 
 
 def test_a_folder_without_a_manifest_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="manifest.json is missing; make the set with `e4t prepare`"):
+    with pytest.raises(DataError, match="manifest.json is missing; create the dataset with `e4t prepare`"):
         Manifest.load(tmp_path)
 
 
 def test_a_split_without_pictures_is_refused_with_what_there_is(shared_set: Path) -> None:
-    with pytest.raises(DataError, match=r"split 'holdout' has no picture \(the set has train \d+, val \d+, test \d+\)"):
+    with pytest.raises(
+        DataError, match=r"split 'holdout' has no images \(the dataset has train \d+, val \d+, test \d+\)"
+    ):
         Manifest.load(shared_set).shards("holdout")
 
 
@@ -68,7 +70,10 @@ def test_verify_names_every_shard_that_was_harmed_and_no_other(copied_set: Path)
     shutil.copy(tars[5].with_suffix(".json"), tars[4].with_suffix(".json"))
     lines = list(verify_shards(copied_set))
     for line, tar, fault in zip(
-        lines, tars, ("sha256 differs", "bytes, not", "is missing", "cannot be read", "of another shard"), strict=False
+        lines,
+        tars,
+        ("sha256 differs", "bytes, not", "is missing", "cannot be read", "describes another shard"),
+        strict=False,
     ):
         assert str(tar) in line
         assert fault in line

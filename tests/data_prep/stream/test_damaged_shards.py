@@ -31,7 +31,7 @@ def copy(shared_set: Path, tmp_path: Path) -> Path:
 
 
 def take(root: Path, batches: int, config: DataLoaderConfig, **position: Any) -> list[Batch]:
-    with ShardStream(root, "train", config=config, **{"global_batch": 4} | position) as stream:
+    with ShardStream(root, "train", config=config, **{"global_batch_size": 4} | position) as stream:
         return list(islice(stream, batches))
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_picture_is_skipped_and_the_next_one_stands_in(copy: Path, pat
     line = [key for batch in whole for key in batch.keys]
     key = list(members(copy))[1]
     overwrite(copy, key, bytes(5000))
-    batches = take(copy, 2 * size // 4, patient(damaged="skip"))
+    batches = take(copy, 2 * size // 4, patient(on_error="skip"))
     at = line.index(key)
     expected = [line[position + 1] if found == key else found for position, found in enumerate(line)]
     assert [found for batch in batches for found in batch.keys][: size + at] == expected[: size + at]
@@ -95,8 +95,8 @@ def test_a_damaged_picture_is_skipped_and_the_next_one_stands_in(copy: Path, pat
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_what_stands_in_does_not_depend_on_the_number_of_ranks(copy: Path, patient: Settings, world: int) -> None:
     (copy / SHARD).unlink()
-    config = patient(damaged="skip")
-    ranks = [take(copy, 8, config, rank=rank, world=world) for rank in range(world)]
+    config = patient(on_error="skip")
+    ranks = [take(copy, 8, config, rank=rank, world_size=world) for rank in range(world)]
     together = [[key for part in parts for key in part.keys] for parts in zip(*ranks, strict=True)]
     assert together == [batch.keys for batch in take(copy, 8, config)]
 
@@ -105,7 +105,7 @@ def test_of_a_truncated_shard_only_what_is_cut_off_is_skipped(copy: Path, patien
     first, second, *_ = members(copy).values()
     os.truncate(copy / SHARD, second[0] + 10)
     size = len(ShardReader(copy, "train"))
-    batches = take(copy, size // 4, patient(damaged="skip"))
+    batches = take(copy, size // 4, patient(on_error="skip"))
     seen = {key for batch in batches for key in batch.keys}
     keys = list(members(copy))
     assert keys[0] in seen
@@ -122,7 +122,7 @@ def test_a_lost_shard_is_skipped_under_its_rows(copy: Path, patient: Settings, h
     else:
         shutil.copy(copy / "train" / "train-000001.json", path.with_suffix(".json"))
     size = len(ShardReader(copy, "train"))
-    (batch,) = take(copy, 1, patient(damaged="skip"), global_batch=size)
+    (batch,) = take(copy, 1, patient(on_error="skip"), global_batch_size=size)
     assert sorted(batch.skipped) == [f"{SHARD}[{row}]" for row in range(Manifest.load(copy).splits["train"][2].samples)]
     assert len(batch.keys) == size
 
@@ -131,12 +131,12 @@ def test_a_set_of_which_nothing_can_be_read_ends_the_stream(copy: Path, patient:
     for tar in (copy / "train").glob("*.tar"):
         tar.unlink()
     with pytest.raises(DataError, match=r"32 samples in a row cannot be read, the last because: shard .* is missing"):
-        take(copy, 1, patient(damaged="skip"))
+        take(copy, 1, patient(on_error="skip"))
 
 
 def test_a_decoder_that_is_killed_is_replaced(shared_set: Path, patient: Settings) -> None:
     expected = take(shared_set, 6, patient())
-    with ShardStream(shared_set, "train", global_batch_size=4, config=patient(workers=1, prefetch=1)) as stream:
+    with ShardStream(shared_set, "train", global_batch_size=4, config=patient(num_workers=1, prefetch=1)) as stream:
         batches = [next(stream)]
         (decoder,) = stream._loader._buffer.decoders
         os.kill(decoder._process.pid, signal.SIGKILL)
@@ -148,7 +148,7 @@ def test_a_decoder_that_is_killed_is_replaced(shared_set: Path, patient: Setting
 def test_decoders_end_with_the_stream_and_outlive_signals_to_the_whole_group(
     shared_set: Path, patient: Settings
 ) -> None:
-    stream = ShardStream(shared_set, "train", global_batch_size=4, config=patient(workers=1))
+    stream = ShardStream(shared_set, "train", global_batch_size=4, config=patient(num_workers=1))
     next(stream)
     (decoder,) = stream._loader._buffer.decoders
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -46,12 +46,12 @@ def test_a_set_at_a_url_streams_as_it_does_from_a_folder(
     url = {"file": shared_set.as_uri(), "memory": "memory://streamed", "http": server.url}[kind]
     if kind == "memory":
         fsspec.filesystem("memory").put(str(shared_set), "/streamed", recursive=True)
-    assert same(take(url, 24, patient(flip=True)), take(shared_set, 24, patient(flip=True)))
+    assert same(take(url, 24, patient(horizontal_flip=True)), take(shared_set, 24, patient(horizontal_flip=True)))
 
 
 def test_a_shard_comes_once_however_many_processes_and_epochs_read_it(server: FlakyServer, patient: Settings) -> None:
-    take(server.url, 24, patient(workers=2))
-    take(server.url, 24, patient(workers=2, window_shards=4))
+    take(server.url, 24, patient(num_workers=2))
+    take(server.url, 24, patient(num_workers=2, shuffle_window_shards=4))
     tars = {name: times for name, times in server.requests.items() if name.endswith(".tar")}
     assert tars == {f"train/{shard.name}": 1 for shard in Manifest.load(server.folder).shards("train")}
 
@@ -59,7 +59,7 @@ def test_a_shard_comes_once_however_many_processes_and_epochs_read_it(server: Fl
 def test_shards_of_this_window_and_the_next_are_fetched_before_they_are_read(
     server: FlakyServer, patient: Settings
 ) -> None:
-    config = patient(window_shards=1, prefetch=1)
+    config = patient(shuffle_window_shards=1, prefetch=1)
     with ShardStream(server.url, "train", config=config, global_batch_size=1) as stream:
         next(stream)
         needed = {stream.sequence.locate(index).shard for index in range(12)}
@@ -75,7 +75,7 @@ def test_shards_of_this_window_and_the_next_are_fetched_before_they_are_read(
 
 def test_a_cache_too_small_for_a_window_is_refused_at_once(server: FlakyServer, patient: Settings) -> None:
     with pytest.raises(ConfigError, match=r"stream.cache_max_bytes is 1000, and 3 shards .* give at least that"):
-        take(server.url, 1, patient(cache_bytes=1000))
+        take(server.url, 1, patient(cache_max_bytes=1000))
 
 
 def held(cache: Path) -> int:
@@ -92,7 +92,7 @@ def held(cache: Path) -> int:
 def test_the_cache_stays_within_its_bytes(server: FlakyServer, patient: Settings, tmp_path: Path) -> None:
     largest = sorted(shard.bytes for shard in Manifest.load(server.folder).shards("train"))
     limit = sum(largest[-3:])
-    with ShardStream(server.url, "train", config=patient(cache_bytes=limit), global_batch_size=4) as stream:
+    with ShardStream(server.url, "train", config=patient(cache_max_bytes=limit), global_batch_size=4) as stream:
         for _ in range(24):
             next(stream)
             assert held(tmp_path / "cache") <= limit
@@ -130,7 +130,7 @@ def test_a_store_that_always_fails_ends_the_stream_with_one_line(
 def test_a_shard_lost_at_the_store_is_skipped_and_counted(server: FlakyServer, patient: Settings) -> None:
     server.always[SHARD] = "404"
     size = len(ShardReader(server.folder, "train"))
-    batches = take(server.url, size // 4, patient(damaged="skip", workers=2))
+    batches = take(server.url, size // 4, patient(on_error="skip", num_workers=2))
     skipped = [key for batch in batches for key in batch.skipped]
     assert sorted(skipped) == [f"{SHARD}[{row}]" for row in range(len(skipped))]
     assert len(skipped) == ShardReader(server.folder, "train").counts[1]
@@ -153,7 +153,7 @@ def test_features_at_a_url_stream_as_they_do_from_a_folder(shared_set: Path, pat
     write_features(str(tmp_path / "set"), "features", purpose, lambda pixels: {"mean": pixels.mean((1, 2, 3))})
     with flaky_server(tmp_path / "set") as server:
         server.faults["features/train/train-000001.safetensors"].extend(["500", "cut"])
-        config = patient(flip=True)
+        config = patient(horizontal_flip=True)
         batches = [
             take(root, 12, config, features=FeatureReader(root, "features", "train", purpose, config))
             for root in (str(tmp_path / "set"), server.url)

@@ -34,7 +34,7 @@ def same(one: Batch, other: Batch) -> bool:
 def test_each_sample_comes_once_an_epoch_though_batches_span_the_border(shared_set: Path) -> None:
     size = len(ShardReader(shared_set, "train"))
     assert size % 7
-    keys = keys_of(take(shared_set, -(-3 * size // 7), global_batch=7))
+    keys = keys_of(take(shared_set, -(-3 * size // 7), global_batch_size=7))
     everything = sorted(sample.key for sample in ShardReader(shared_set, "train"))
     epochs = [keys[epoch * size : (epoch + 1) * size] for epoch in range(3)]
     assert all(sorted(epoch) == everything for epoch in epochs)
@@ -43,8 +43,8 @@ def test_each_sample_comes_once_an_epoch_though_batches_span_the_border(shared_s
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_ranks_together_have_the_batches_of_one(shared_set: Path, world: int) -> None:
-    alone = take(shared_set, 8, global_batch=6)
-    ranks = [take(shared_set, 8, global_batch=6, rank=rank, world=world) for rank in range(world)]
+    alone = take(shared_set, 8, global_batch_size=6)
+    ranks = [take(shared_set, 8, global_batch_size=6, rank=rank, world_size=world) for rank in range(world)]
     for number, whole in enumerate(alone):
         parts = [rank[number] for rank in ranks]
         assert keys_of(parts) == whole.keys
@@ -55,7 +55,7 @@ def test_the_ranks_together_have_the_batches_of_one(shared_set: Path, world: int
 
 def test_a_resumed_stream_reads_no_shard_before_its_window(shared_set: Path, tmp_path: Path) -> None:
     size = len(ShardReader(shared_set, "train"))
-    expected = take(shared_set, 2 * size, global_batch=1)[size + size // 2]
+    expected = take(shared_set, 2 * size, global_batch_size=1)[size + size // 2]
     shutil.copytree(shared_set, tmp_path / "copy")
     resumed = ShardStream(tmp_path / "copy", "train", global_batch_size=1, config=QUICK, samples_seen=size + size // 2)
     order, reader = resumed.sequence.orders[0], resumed.sequence.readers[0]
@@ -73,9 +73,10 @@ def test_a_resumed_stream_reads_no_shard_before_its_window(shared_set: Path, tmp
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped_even_on_other_machines(
     shared_set: Path, step: int, batch: int, world: int
 ) -> None:
-    line = keys_of(take(shared_set, 40, global_batch=4))
+    line = keys_of(take(shared_set, 40, global_batch_size=4))
     rest = [
-        take(shared_set, 2, global_batch=batch, samples_seen=4 * step, rank=rank, world=world) for rank in range(world)
+        take(shared_set, 2, global_batch_size=batch, samples_seen=4 * step, rank=rank, world_size=world)
+        for rank in range(world)
     ]
     resumed = [key for parts in zip(*rest, strict=True) for key in keys_of(list(parts))]
     assert resumed == line[4 * step : 4 * step + 2 * batch]
@@ -83,8 +84,8 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped_even_on_other_machines(
 
 def test_a_resumed_stream_gives_the_same_batches_to_the_last_bit(shared_set: Path) -> None:
     config = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, horizontal_flip=True)
-    whole = take(shared_set, 12, global_batch=5, seed=3, config=config)
-    resumed = take(shared_set, 5, global_batch=5, seed=3, config=config, samples_seen=whole[6].samples_seen)
+    whole = take(shared_set, 12, global_batch_size=5, seed=3, config=config)
+    resumed = take(shared_set, 5, global_batch_size=5, seed=3, config=config, samples_seen=whole[6].samples_seen)
     assert all(same(one, other) for one, other in zip(whole[7:], resumed, strict=True))
 
 
@@ -92,13 +93,13 @@ def test_workers_and_prefetch_change_nothing(shared_set: Path) -> None:
     slow = take(
         shared_set,
         10,
-        global_batch=5,
+        global_batch_size=5,
         config=DataLoaderConfig(shuffle_window_shards=3, num_workers=0, prefetch=1, horizontal_flip=True),
     )
     fast = take(
         shared_set,
         10,
-        global_batch=5,
+        global_batch_size=5,
         config=DataLoaderConfig(shuffle_window_shards=3, num_workers=3, prefetch=7, horizontal_flip=True),
     )
     assert all(same(one, other) for one, other in zip(slow, fast, strict=True))
@@ -106,7 +107,7 @@ def test_workers_and_prefetch_change_nothing(shared_set: Path) -> None:
 
 def test_a_batch_says_how_far_training_is(shared_set: Path) -> None:
     size = len(ShardReader(shared_set, "train"))
-    batches = take(shared_set, size // 4 + 2, global_batch=4)
+    batches = take(shared_set, size // 4 + 2, global_batch_size=4)
     assert [batch.samples_seen for batch in batches] == [4 * (number + 1) for number in range(len(batches))]
     assert [batch.epoch for batch in batches] == [(batch.samples_seen - 1) // size for batch in batches]
     assert batches[2].indices == [8, 9, 10, 11]
@@ -114,7 +115,7 @@ def test_a_batch_says_how_far_training_is(shared_set: Path) -> None:
 
 def test_pixels_are_the_stored_ones_and_models_get_them_between_minus_one_and_one(shared_set: Path) -> None:
     stored = {sample.key: sample for sample in ShardReader(shared_set, "train")}
-    (batch,) = take(shared_set, 1, global_batch=6)
+    (batch,) = take(shared_set, 1, global_batch_size=6)
     assert (batch.tensors["pixels"].shape, batch.tensors["pixels"].dtype) == ((6, 3, 16, 16), torch.uint8)
     images = to_float(batch.tensors["pixels"])
     assert torch.equal(images, torch.stack([stored[key].image for key in batch.keys]))
@@ -131,7 +132,7 @@ def test_half_of_the_pictures_are_mirrored_and_others_in_the_next_epoch(shared_s
     size = len(stored)
     config = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, horizontal_flip=True)
     mirrored = []
-    for batch in take(shared_set, 2, global_batch=size, config=config):
+    for batch in take(shared_set, 2, global_batch_size=size, config=config):
         found = set()
         for key, pixels in zip(batch.keys, batch.tensors["pixels"], strict=True):
             assert torch.equal(pixels, stored[key]) or torch.equal(pixels.flip(-1), stored[key])
@@ -149,24 +150,24 @@ def test_a_closed_stream_has_no_threads_left_and_can_go_on(shared_set: Path) -> 
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shard-stream")]
     second = next(stream)
     stream.close()
-    assert first.keys + second.keys == keys_of(take(shared_set, 2, global_batch=4))
+    assert first.keys + second.keys == keys_of(take(shared_set, 2, global_batch_size=4))
 
 
 def test_a_damaged_shard_ends_the_stream_with_its_name(shared_set: Path, tmp_path: Path) -> None:
     shutil.copytree(shared_set, tmp_path / "copy")
     (tmp_path / "copy" / "train" / "train-000002.tar").unlink()
     with pytest.raises(DataError, match="train-000002.tar is missing; run `e4t prepare --verify`"):
-        take(tmp_path / "copy", 20, global_batch=4)
+        take(tmp_path / "copy", 20, global_batch_size=4)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shard-stream")]
 
 
 @pytest.mark.parametrize(
     ("position", "said"),
     [
-        ({"global_batch": 7, "world": 2}, "cannot be shared by 2 ranks; give a multiple of 2"),
-        ({"global_batch": 0}, "cannot be shared"),
-        ({"global_batch": 4, "world": 2, "rank": 2}, "rank 2 is not one of 2 ranks"),
-        ({"global_batch": 4, "samples_seen": -1}, "must be at least 0"),
+        ({"global_batch_size": 7, "world_size": 2}, "cannot be shared by 2 ranks; give a multiple of 2"),
+        ({"global_batch_size": 0}, "cannot be shared"),
+        ({"global_batch_size": 4, "world_size": 2, "rank": 2}, "rank 2 is not one of 2 ranks"),
+        ({"global_batch_size": 4, "samples_seen": -1}, "must be at least 0"),
     ],
 )
 def test_a_position_that_cannot_be_is_refused(shared_set: Path, position: dict[str, Any], said: str) -> None:

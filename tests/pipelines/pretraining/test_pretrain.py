@@ -158,7 +158,7 @@ def test_a_run_of_another_recipe_is_refused_with_the_difference(e4t: E4T, recipe
 def test_other_shards_are_refused_unless_told(e4t: E4T, recipe: Path, run: Path) -> None:
     state = json.loads((run / LAST / "state.json").read_text())
     for checkpoint in (run / "checkpoints").iterdir():
-        (checkpoint / "state.json").write_text(json.dumps(state | {"data": state["data"] | {"set": "0" * 64}}))
+        (checkpoint / "state.json").write_text(json.dumps(state | {"data": state["data"] | {"dataset": "0" * 64}}))
         (checkpoint / "COMPLETE").write_text("{}")
     longer = ("pretrain", "--recipe", recipe, "--nproc", "1", "--pretrain.max_steps", "5")
     code, _, err = e4t(*longer)

@@ -23,7 +23,7 @@ from pipelines.pretraining.checkpoints.state import Tensors, TrainingState
 from pipelines.pretraining.optimizer import EMA, MOMENTS
 
 PROGRESS = Progress(step=300, samples_seen=19_200, seconds=90.5, skipped=2)
-FACTS = {"data": {"set": "d" * 64}, "world_size": 3}
+FACTS = {"data": {"dataset": "d" * 64}, "world_size": 3}
 
 
 @pytest.fixture
