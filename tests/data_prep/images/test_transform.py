@@ -20,7 +20,7 @@ from tests.data_prep.corpus import bgr_profile, saved
 
 def config(select: FilterConfig | None = None, **changes: Any) -> PrepareConfig:
     settings: dict[str, Any] = {"source": "x", "output": "y", "domain": "cat", "resolution": 16, "format": "png"}
-    return PrepareConfig(**settings | {"select": select or FilterConfig(min_side=8)} | changes)
+    return PrepareConfig(**settings | {"filters": select or FilterConfig(min_side=8)} | changes)
 
 
 def record(**columns: Scalar) -> Record:
