@@ -10,7 +10,7 @@ SEED_STRIDE = 1_000_003
 """Between the first samples of two tuning seeds."""
 Precision = Literal["float32", "bfloat16", "float16"]
 OptimizerName = Literal["adamw", "adamw8bit"]
-OffsetType = Literal["overparametrized", "direct", "none"]
+OffsetType = Literal["overparametrized", "low_rank", "none"]
 """Of the weight offsets: the method's own, or their factors themselves; none, to see what they are worth."""
 EncoderInputs = Literal["full", "no_unet_features", "last_layer_only"]
 """What the domain encoder looks at: every second CLIP layer and the UNet's maps; or, to see what each is worth, not the

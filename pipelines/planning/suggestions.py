@@ -38,8 +38,8 @@ def _pretraining_overrides(recipe: Recipe, num_devices: int) -> Iterator[Overrid
             f"--pretrain.micro_batch_size={micro_batch_size // 2}",
             _replace_pretrain(recipe, micro_batch_size=micro_batch_size // 2),
         )
-    if config.offset_type != "direct":
-        yield "--pretrain.offset_type=direct", _replace_pretrain(recipe, offsets="direct")
+    if config.offset_type != "low_rank":
+        yield "--pretrain.offset_type=low_rank", _replace_pretrain(recipe, offset_type="low_rank")
     if config.zero_stage < 2 and num_devices > 1:
         yield "--pretrain.zero_stage=2", _replace_pretrain(recipe, zero_stage=2)
     if not config.offload_optimizer:

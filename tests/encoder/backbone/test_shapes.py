@@ -50,7 +50,7 @@ def test_the_offsets_of_sd1_have_the_known_sizes() -> None:
     assert len(attention_projections(unet)) == 96
     with torch.device("meta"):
         assert parameters(OffsetPredictor.for_unet(unet)) == 143_226_592
-        assert parameters(OffsetPredictor.for_unet(unet, "direct")) == 373_632
+        assert parameters(OffsetPredictor.for_unet(unet, "low_rank")) == 373_632
 
 
 @pytest.mark.parametrize(("model", "matrices"), [(SD2, 96), (SDXL, 420)])

@@ -45,7 +45,7 @@ def test_sd15_with_vit_h_trains_what_the_method_says() -> None:
         SMALL, base=BackboneConfig(model=SD1, image_encoder=VIT_H), data=replace(SMALL.data, resolution=64)
     )
     faithful = plan_pretraining(recipe, GPU, 1)
-    direct = plan_pretraining(replace(recipe, pretrain=replace(recipe.pretrain, offsets="direct")), GPU, 1)
+    direct = plan_pretraining(replace(recipe, pretrain=replace(recipe.pretrain, offset_type="low_rank")), GPU, 1)
     assert faithful.num_trainable - direct.num_trainable == 143_226_592 - 373_632
     assert faithful.device_memory["optimizer"] == 12 * faithful.num_trainable
 

@@ -278,7 +278,7 @@ OPTIONS = {
         "--pretrain.gradient_checkpointing", "false", "--pretrain.deterministic", "true",
     ],
     "offloaded optimizer": ["--pretrain.offload_optimizer", "true"],
-    "direct offsets": ["--pretrain.offset_type", "direct"],
+    "direct offsets": ["--pretrain.offset_type", "low_rank"],
     "no offsets, no maps": ["--pretrain.offset_type", "none", "--pretrain.encoder_inputs", "no_unet_features"],
     "averaged weights": ["--pretrain.ema_decay", "0.9"],
     "compiled": ["--pretrain.compile", "true", "--pretrain.gradient_checkpointing", "false"],
