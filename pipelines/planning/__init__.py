@@ -1,1 +1,1 @@
-"""What a recipe takes on so many devices, before anyone pays for them."""
+"""Estimate memory and speed of a recipe on given devices without running it there (``e4t plan``)."""

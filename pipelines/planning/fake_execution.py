@@ -1,4 +1,4 @@
-"""A step on tensors without values: what it computes, and the most memory that it holds at once."""
+"""Run code on fake tensors to count its floating-point operations and its peak memory."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,40 +16,40 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a piece of work."""
+    """Floating-point operations and peak memory of a function."""
 
     flops: int
-    """Floating-point operations of its matrix products, convolutions and attention."""
+    """Floating-point operations of matrix products, convolutions and attention."""
     peak_bytes: int
-    """The most that the tensors made in it held at once."""
+    """Peak size in bytes of the tensors that it created."""
 
 
 @contextmanager
 def fake_tensors() -> Iterator[None]:
-    """Inside, tensors have shapes and types but no values and no memory; a CPU's kernels say what they would make."""
+    """Within this context, tensors have shapes and dtypes but no values and no memory."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
 
 
 def measure_cost(fn: Callable[[], object]) -> Cost:
-    """Do a piece of work without values, and watch."""
+    """Run ``fn`` and return its cost; call it within ``fake_tensors``."""
     with FlopCounterMode(display=False) as flop_counter, _PeakMemoryMode() as memory_mode:
         fn()
     return Cost(flop_counter.get_total_flops(), memory_mode.peak_bytes)
 
 
 def module_bytes(module: nn.Module) -> int:
-    """Of its parameters and buffers."""
+    """Return the size of parameters and buffers in bytes."""
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Its parameters."""
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 class _PeakMemoryMode(TorchDispatchMode):
-    """Follows every storage that an operation makes until it is gone."""
+    """Track every storage that an operation creates until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -62,10 +62,10 @@ class _PeakMemoryMode(TorchDispatchMode):
         types: object,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the operation gives
+    ) -> Any:  # noqa: ANN401 - the operation's own output
         for tensor in tree_iter((args, kwargs)):
             if isinstance(tensor, Tensor):
-                self._track(tensor.untyped_storage(), 0)  # was there before, such as a weight: views of it are no more
+                self._track(tensor.untyped_storage(), 0)  # created before, such as a weight; its views cost nothing
         output = func(*args, **(kwargs or {}))
         for tensor in tree_iter(output):
             if isinstance(tensor, Tensor):

@@ -1,4 +1,4 @@
-"""A plan: parts of memory, speed, and what would have to change."""
+"""The plan of a stage: memory by part, speed, and whether it fits the device."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,40 +8,41 @@ from pipelines.runtime.device_specs import Device
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Of one stage of a recipe on devices of a kind."""
+    """Estimated memory and speed of one stage of a recipe on ``num_devices`` devices of one kind."""
 
     stage: str
+    """``pre-training`` or ``tuning``."""
     device: Device
     num_devices: int
     num_trainable: int
-    """Parameters."""
+    """Number of trainable parameters."""
     num_frozen: int
-    """Parameters."""
+    """Number of frozen parameters."""
     device_memory: dict[str, int]
-    """Bytes of each part that one device holds, in the order in which they come to be."""
+    """Bytes of each part that one device holds, in the order of allocation."""
     host_memory: dict[str, int]
-    """Bytes of each part that the host's memory holds for each device."""
+    """Bytes of each part that the host holds for each device."""
     flops_per_image: int
-    """Floating-point operations a picture."""
+    """Floating-point operations for one image, forward and backward."""
     global_batch_size: int
-    """A step, over all devices."""
+    """Images per optimizer step, over all devices."""
     max_steps: int
     comm_bytes: int
-    """Bytes that a device sends a step."""
+    """Bytes that one device sends per step."""
 
     @property
     def total_bytes(self) -> int:
-        """Bytes a device."""
+        """Sum of ``device_memory`` in bytes."""
         return sum(self.device_memory.values())
 
     @property
     def fits(self) -> bool:
-        """On the device."""
+        """Whether the total fits into the memory of the device."""
         return self.total_bytes <= self.device.memory_bytes
 
     @property
     def first_overflow(self) -> str | None:
-        """The part of memory with which a device overflows."""
+        """Name of the first part that exceeds the memory of the device; None if everything fits."""
         cumulative_bytes = 0
         for part, size in self.device_memory.items():
             cumulative_bytes += size
@@ -51,21 +52,27 @@ class Plan:
 
     @property
     def seconds_per_step(self) -> float:
-        """Computing, then sending: what overlaps is not taken off."""
+        """Seconds of an optimizer step: compute plus communication, without the overlap of the two."""
         compute_seconds = self.flops_per_image * self.global_batch_size / self.num_devices / self.device.sustained_flops
         return compute_seconds + self.comm_bytes / self.device.bandwidth
 
     @property
     def images_per_second(self) -> float:
-        """Over all devices."""
+        """Throughput over all devices."""
         return self.global_batch_size / self.seconds_per_step
 
     @property
     def hours(self) -> float:
-        """To the last step."""
+        """Hours from the first to the last step."""
         return self.seconds_per_step * self.max_steps / 3600
 
     def to_dict(self) -> dict[str, Any]:
-        """For a file."""
-        derived = ("total_bytes", "fits", "first_overflow", "seconds_per_step", "images_per_second", "hours")
-        return asdict(self) | {name: getattr(self, name) for name in derived}
+        """Return all fields and derived values as plain data for JSON."""
+        return asdict(self) | {
+            "total_bytes": self.total_bytes,
+            "fits": self.fits,
+            "first_overflow": self.first_overflow,
+            "seconds_per_step": self.seconds_per_step,
+            "images_per_second": self.images_per_second,
+            "hours": self.hours,
+        }

@@ -1,4 +1,4 @@
-"""What pre-training takes."""
+"""Plan pre-training: simulate one micro-batch on fake tensors and derive memory, communication and speed."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +21,11 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def plan_pretraining(recipe: Recipe, device: Device, num_devices: int) -> Plan:
-    """Simulate a micro-batch; the rest is arithmetic. Raises ConfigError if the batch cannot be shared."""
+    """Estimate memory and speed of pre-training on ``num_devices`` devices.
+
+    One micro-batch runs on fake tensors; everything else is arithmetic. Raises ConfigError if the global batch cannot be
+    divided among the devices.
+    """
     config = recipe.pretrain
     micro_batch_size, accumulation_steps = config.micro_batch_split(num_devices)
     dtype = DTYPES[config.precision]
@@ -49,7 +53,7 @@ def plan_pretraining(recipe: Recipe, device: Device, num_devices: int) -> Plan:
         num_trainable=num_trainable,
         num_frozen=num_parameters(backbone),
         device_memory=frozen_memory | state_memory | working_memory,
-        host_memory=host_memory | ({"autoencoder and picture tower": encoder_bytes} if encoder_bytes else {}),
+        host_memory=host_memory | ({"VAE and CLIP image encoder": encoder_bytes} if encoder_bytes else {}),
         flops_per_image=cost.flops // micro_batch_size,
         global_batch_size=config.global_batch_size,
         max_steps=config.max_steps,
@@ -58,7 +62,7 @@ def plan_pretraining(recipe: Recipe, device: Device, num_devices: int) -> Plan:
 
 
 def dummy_conditioning(recipe: Recipe, backbone: Backbone) -> Conditioning:
-    """Of the one word that an outline knows."""
+    """Build a conditioning whose only word is the one that the tokenizer of a meta backbone knows."""
     return Conditioning.from_backbone(
         backbone, replace(recipe.conditioning, domain_word=DUMMY_TOKEN, templates=(f"{DUMMY_TOKEN} {PLACEHOLDER}",))
     )
@@ -78,8 +82,8 @@ def _make_micro_batch(
     )
 
     def forward_backward() -> None:
-        pictures = cached_images or encode_images(backbone, torch.zeros(micro_batch_size, 3, resolution, resolution))
-        model(pictures, prompts, noise_sample, recipe.pretrain.regularization_weight).total.backward()
+        images = cached_images or encode_images(backbone, torch.zeros(micro_batch_size, 3, resolution, resolution))
+        model(images, prompts, noise_sample, recipe.pretrain.regularization_weight).total.backward()
 
     return forward_backward
 
@@ -87,7 +91,7 @@ def _make_micro_batch(
 def _state_memory(
     config: PretrainConfig, num_devices: int, num_trainable: int, element_size: int
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes on a device and on its host, as ZeRO shares them (Rajbhandari et al., arXiv 1910.02054)."""
+    """Return bytes per part on a device and on its host, sharded by ZeRO (Rajbhandari et al., arXiv 1910.02054)."""
     stage = config.zero_stage
     master_bytes = 0 if config.precision == "fp32" else 4
     optimizer = num_trainable * (master_bytes + 8 + 4 * (config.ema_decay > 0)) // (num_devices if stage >= 1 else 1)
@@ -100,6 +104,10 @@ def _state_memory(
 
 
 def _comm_bytes(config: PretrainConfig, num_devices: int, accumulation_steps: int, gradient_bytes: int) -> int:
-    """Reduce-scatter and all-gather each send all but a device's own share; stage 3 gathers weights in every pass."""
+    """Return the bytes that a device sends per step.
+
+    Reduce-scatter and all-gather each send everything except the device's own shard; ZeRO stage 3 also gathers the
+    weights for each forward and backward pass of every micro-batch.
+    """
     num_transfers = 1 + 2 * accumulation_steps if config.zero_stage == 3 else 2
     return num_transfers * gradient_bytes * (num_devices - 1) // num_devices

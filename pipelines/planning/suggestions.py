@@ -1,4 +1,4 @@
-"""What to change in a recipe until it fits."""
+"""Suggest recipe overrides that make a plan fit the memory of the device."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,12 +7,13 @@ from pipelines.config.recipe import Recipe
 from pipelines.planning.plan import Plan
 
 Override = tuple[str, Recipe]
+"""A command-line override and the recipe with it applied."""
 
 
 def suggest_overrides(recipe: Recipe, plan: Plan, replan: Callable[[Recipe], Plan]) -> tuple[list[str], Plan]:
-    """Overrides that make it fit, cheapest first, and the plan with them; all there are if even they do not suffice.
+    """Return the overrides that make the plan fit, cheapest first, and the plan with them applied.
 
-    ``again`` plans a changed recipe.
+    Returns all known overrides if even those do not suffice. ``replan`` plans a changed recipe.
     """
     list_overrides = _pretraining_overrides if plan.stage == "pre-training" else _tuning_overrides
     overrides: list[str] = []
@@ -21,7 +22,8 @@ def suggest_overrides(recipe: Recipe, plan: Plan, replan: Callable[[Recipe], Pla
         if override is None:
             break
         text, recipe = override
-        overrides = [*(one for one in overrides if one.split("=")[0] != text.split("=")[0]), text]
+        key = text.partition("=")[0]
+        overrides = [*(each for each in overrides if each.partition("=")[0] != key), text]
         plan = replan(recipe)
     return overrides, plan
 
@@ -61,9 +63,9 @@ def _tuning_overrides(recipe: Recipe, _: int) -> Iterator[Override]:
             _replace_tune(recipe, micro_batch_size=micro_batch_size // 2),
         )
     if config.trainable == "unet":
-        yield "--tune.trainable=attention", _replace_tune(recipe, train="attention")
+        yield "--tune.trainable=attention", _replace_tune(recipe, trainable="attention")
     if config.trainable == "attention":
-        yield "--tune.trainable=lora", _replace_tune(recipe, train="lora")
+        yield "--tune.trainable=lora", _replace_tune(recipe, trainable="lora")
 
 
 def _replace_pretrain(recipe: Recipe, **changes: object) -> Recipe:

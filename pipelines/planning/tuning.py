@@ -1,4 +1,4 @@
-"""What tuning on a picture takes."""
+"""Plan tuning on one image: simulate one micro-batch on fake tensors and derive memory and speed."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,18 +18,21 @@ from pipelines.pretraining.model import sample_noise
 from pipelines.runtime.device_specs import Device
 
 OPTIMIZER_BYTES_PER_PARAMETER = {"adamw": 8.0, "adamw8bit": 2 + 8 / 256}
-"""Bytes a number that AdamW keeps; in 8 bits, blocks of 256 have a scale each."""
+"""Bytes of AdamW's two moments per parameter; 8-bit moments have one float32 scale per block of 256 values."""
 
 
 def plan_tuning(recipe: Recipe, device: Device) -> Plan:
-    """Simulate a micro-batch of the very code; the rest is arithmetic."""
+    """Estimate memory and speed of tuning on ``device``.
+
+    One micro-batch of the real tuner runs on fake tensors; everything else is arithmetic.
+    """
     config, resolution = recipe.tune, recipe.data.resolution
     with fake_tensors():
         backbone = build_meta_backbone(recipe.base, "cpu")
         conditioning = dummy_conditioning(recipe, backbone)
         hidden_width, encoder_inputs = recipe.pretrain.hidden_width, recipe.pretrain.encoder_inputs
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, hidden_width, encoder_inputs))
-        adamw_config = replace(config, optimizer="adamw")  # no step is taken, and others need a library
+        adamw_config = replace(config, optimizer="adamw")  # no step is taken; other optimizers need their library
         tuner = Tuner(
             backbone,
             encoder,
@@ -47,18 +50,17 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
             weights, lora_factors = tuner.trainable.weights, tuner.trainable.lora_factors
         encoder_bytes = module_bytes(backbone.vae) + module_bytes(backbone.image_encoder)
         frozen_bytes = module_bytes(backbone) + module_bytes(encoder) - encoder_bytes - _num_bytes(weights)
-    low_precision_weights = [
-        weight for weight in weights if weight.dtype != torch.float32
-    ]  # stepped as float32, one by one
+    # The in-backward optimizer steps weights below float32 one by one, as float32 with a rounding residual.
+    low_precision_weights = [weight for weight in weights if weight.dtype != torch.float32]
     concept_bytes = (_num_elements(weights) * config.delta_bits + _num_elements(lora_factors) * 16) // 8
-    original_memory = {"original weights": _num_bytes(weights), "autoencoder and picture tower": encoder_bytes}
+    original_memory = {"original weights": _num_bytes(weights), "VAE and CLIP image encoder": encoder_bytes}
     step_memory = {
         "frozen weights": frozen_bytes,
         "trained weights": _num_bytes([*weights, *lora_factors]),
-        "what rounding took": _num_bytes(low_precision_weights),
+        "rounding residuals": _num_bytes(low_precision_weights),
         "optimizer": int(OPTIMIZER_BYTES_PER_PARAMETER[config.optimizer] * _num_elements([*weights, *lora_factors])),
-        "a weight's step": max((4 * 4 * low.numel() for low in low_precision_weights), default=0),
-        "activations, later the concept": max(cost.peak_bytes, 0 if device.is_gpu else concept_bytes),
+        "optimizer step buffer": max((4 * 4 * low.numel() for low in low_precision_weights), default=0),
+        "activations / concept": max(cost.peak_bytes, 0 if device.is_gpu else concept_bytes),
         "runtime": device.overhead_bytes,
     }
     return Plan(
@@ -68,7 +70,7 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
         num_trainable=_num_elements([*weights, *lora_factors]),
         num_frozen=num_parameters(backbone) + num_parameters(encoder) - _num_elements(weights),
         device_memory=step_memory if device.is_gpu else original_memory | step_memory,
-        host_memory=original_memory | {"the concept": concept_bytes} if device.is_gpu else {},
+        host_memory=original_memory | {"concept": concept_bytes} if device.is_gpu else {},
         flops_per_image=cost.flops // micro_batch.stop,
         global_batch_size=config.batch_size,
         max_steps=config.steps,
@@ -77,7 +79,7 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
 
 
 def _run_micro_batch(tuner: Tuner, loss_fn: Callable[[], Tensor]) -> None:
-    """Gradients go as they come if no further micro-batch adds to them, as in the steps themselves."""
+    """Run a forward and backward pass; free each gradient at once if no further micro-batch adds to it, as the tuner does."""
     trainable = [*tuner.trainable.weights, *tuner.trainable.lora_factors]
     is_single = tuner.config.batch_size <= tuner.config.micro_batch_size
     hooks = [each.register_post_accumulate_grad_hook(_free_grad) for each in trainable] if is_single else []
