@@ -1,1 +1,1 @@
-"""How well concepts of a split that nothing has seen are personalised, by this method and its rivals."""
+"""Evaluate personalization on held-out concepts and compare E4T with other tuning methods."""

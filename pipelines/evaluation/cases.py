@@ -1,4 +1,4 @@
-"""Held-out concepts: what they are tuned on, and what is then asked of them."""
+"""Evaluation cases: held-out concepts with images to tune on, prompts and reference images."""
 
 import hashlib
 import random
@@ -20,35 +20,35 @@ PROMPTS = Path(__file__).parent / "prompts"
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A concept that nothing was trained on."""
+    """A held-out concept: the images to tune on, and the prompts to evaluate."""
 
     concept: str
     images: tuple[Image.Image, ...]
-    """To tune on; the first is what similarity is measured to."""
+    """Images to tune on; similarity is measured to the first."""
     captions: tuple[str, ...]
-    """Theirs, with *s for the concept."""
+    """Captions of ``images``, with *s in place of the concept."""
     edit_prompts: tuple[str, ...]
-    """What is asked, with *s."""
+    """Prompts to generate edits for, with *s in place of the concept."""
     reference_images: tuple[Image.Image, ...]
-    """What each edit truly looks like; none if nobody knows."""
+    """The true image of each edit prompt; empty if the prompts do not come from the dataset."""
     seed: int
-    """Of tuning and sampling."""
+    """Seed of tuning and sampling."""
 
     @property
     def prompts(self) -> list[str]:
-        """What every system paints: the first picture's own caption, then the edits."""
+        """All prompts to generate: the caption of the first image, then the edit prompts."""
         return [self.captions[0], *self.edit_prompts]
 
     @cached_property
     def image_digests(self) -> list[str]:
-        """Sha256 of each picture's pixels."""
+        """SHA-256 of the pixels of each image."""
         return [hashlib.sha256(image.tobytes()).hexdigest() for image in self.images]
 
 
 def choose_cases(recipe: Recipe, num_images: int) -> list[Case]:
-    """Concepts with ``pictures`` pictures to tune on; the same for equal recipes.
+    """Choose concepts with ``num_images`` images to tune on; equal recipes choose the same.
 
-    Raises ConfigError if no concept of the split has enough pictures.
+    Raises ConfigError if no concept of the split has enough images.
     """
     config = recipe.evaluate
     needed = num_images + (0 if config.prompts else config.num_prompts)
@@ -57,23 +57,23 @@ def choose_cases(recipe: Recipe, num_images: int) -> list[Case]:
     for shard, count in enumerate(reader.counts):
         for row in range(count):
             locations.setdefault(reader.metadata(shard, row).identity, []).append((shard, row))
-    eligible = sorted(name for name, of_it in locations.items() if len(of_it) >= needed)
+    eligible = sorted(name for name, samples in locations.items() if len(samples) >= needed)
     if not eligible:
         raise ConfigError(
-            f"no concept of {recipe.data.output}'s {config.split} split has {needed} pictures, {num_images} of them to "
-            "tune on; give systems fewer pictures, evaluate.num_prompts fewer, or evaluate.prompts"
+            f"no concept of {recipe.data.output}'s {config.split} split has {needed} images, {num_images} of them to "
+            "tune on; lower num_images of the systems or evaluate.num_prompts, or set evaluate.prompts"
         )
     rng = random.Random(f"evaluate-{config.seed}")
     chosen = rng.sample(eligible, min(config.num_concepts, len(eligible)))
     prompt_list = read_prompts(config.prompts) if config.prompts else []
     edit_prompts = [rng.sample(prompt_list, min(config.num_prompts, len(prompt_list))) for _ in chosen]
-    concept_samples = ([reader.read(*place) for place in locations[name][:needed]] for name in chosen)
-    triples = enumerate(zip(concept_samples, edit_prompts, strict=True))
-    return [_case(recipe, samples, num_images, prompts, index) for index, (samples, prompts) in triples]
+    concept_samples = ([reader.read(*location) for location in locations[name][:needed]] for name in chosen)
+    pairs = enumerate(zip(concept_samples, edit_prompts, strict=True))
+    return [_build_case(recipe, samples, num_images, prompts, index) for index, (samples, prompts) in pairs]
 
 
-def _case(recipe: Recipe, samples: Sequence[Sample], num_images: int, prompts: Sequence[str], index: int) -> Case:
-    """Of a concept's samples: the first ones are tuned on; the next ones are asked for, unless there are prompts."""
+def _build_case(recipe: Recipe, samples: Sequence[Sample], num_images: int, prompts: Sequence[str], index: int) -> Case:
+    """Build a case: tune on the first samples; the captions of the next ones are the edit prompts unless some are given."""
     tuning_samples, edit_samples = samples[:num_images], samples[num_images:]
     return Case(
         concept=samples[0].identity,
@@ -91,12 +91,15 @@ def _to_image(sample: Sample) -> Image.Image:
 
 
 def read_prompts(name: str) -> list[str]:
-    """Prompts of a file, or of a list that comes with e4t. Raises ConfigError if there is none or one lacks *s."""
+    """Read prompts from a file or from a list that comes with e4t.
+
+    Raises ConfigError if there is no such list or a prompt lacks *s.
+    """
     path = Path(name) if Path(name).exists() else PROMPTS / f"{name}.txt"
     if not path.exists():
         available = ", ".join(sorted(each.stem for each in PROMPTS.glob("*.txt")))
-        raise ConfigError(f"evaluate.prompts {name}: no such file, and not a list that comes with e4t ({available})")
+        raise ConfigError(f"evaluate.prompts {name}: no such file, and no prompt list of e4t ({available})")
     prompts = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
     if bad := [prompt for prompt in prompts if PLACEHOLDER not in prompt]:
-        raise ConfigError(f"{path}: {bad[0]!r} lacks {PLACEHOLDER}, which stands for the concept")
+        raise ConfigError(f"{path}: {bad[0]!r} lacks {PLACEHOLDER}, the placeholder of the concept; add it")
     return prompts

@@ -1,4 +1,4 @@
-"""The figure: a concept's picture, and beside it what every system makes of it and of prompts about it."""
+"""Draw the comparison figure: the input image of each concept beside the images of every system for each prompt."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from pipelines.evaluation.cases import Case
 from pipelines.evaluation.runner import Comparison
 
 CELL_INCHES, LABEL_WIDTH = 1.15, 18
-"""Side of a picture in print; letters in a line of a label."""
+"""Side of a printed image in inches; maximum characters per line of a label."""
 FIGURE = "figure"
 
 
 def draw_figure(comparison: Comparison) -> list[Path]:
-    """Write figure.png and figure.pdf: the first concepts as drawn by the seed, each with its own prompt and its edits.
+    """Write figure.png and figure.pdf: one row per prompt of the first ``num_grid_concepts`` concepts.
 
-    Every system is shown after its last step.
+    Images of a system are those after its largest number of tuning steps.
     """
     cases = comparison.cases[: comparison.recipe.evaluate.num_grid_concepts]
     has_references = bool(cases[0].reference_images)
-    titles = ["input", *(system.name for system in comparison.systems), *(["truth"] if has_references else [])]
+    titles = ["input", *(system.name for system in comparison.systems), *(["reference"] if has_references else [])]
     rows = [(case, index) for case in cases for index in range(len(case.prompts))]
     figure = Figure(figsize=((len(titles) + 1) * CELL_INCHES, len(rows) * CELL_INCHES + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
@@ -38,7 +38,7 @@ def draw_figure(comparison: Comparison) -> list[Path]:
 
 
 def _final_images(comparison: Comparison, case: Case) -> list[list[Image.Image]]:
-    """By system: what it makes of the case's prompts after its last step."""
+    """Return the images for the case's prompts, by system, after its largest number of tuning steps."""
     return [comparison.results.load(system, case).images[system.steps[-1]] for system in comparison.systems]
 
 
@@ -54,7 +54,7 @@ def _draw_row(axes: Sequence, images: Sequence[Image.Image | None], prompt: str)
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """As PNG for screens and PDF, with its fonts inside, for print; equal figures give equal files."""
+    """Save as PNG and as PDF with embedded fonts; equal figures give equal files."""
     written = []
     with mpl.rc_context({"pdf.fonttype": 42}):
         for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):

@@ -1,4 +1,4 @@
-"""The comparison as one HTML file that needs no server and no network."""
+"""Write a comparison as one HTML file that needs neither a server nor a network connection."""
 
 import base64
 from importlib.resources import files
@@ -10,34 +10,31 @@ from jinja2 import Environment, StrictUndefined
 from data_prep.storage.atomic import atomic_write
 from pipelines.evaluation.figure import FIGURE
 from pipelines.evaluation.plots import SIMILARITY_BY_TIME, TRADE_OFF
-from pipelines.evaluation.report import Report
-from pipelines.evaluation.statistics import REFERENCE
+from pipelines.evaluation.report import REFERENCE, Report
+from pipelines.evaluation.runner import Comparison
 
-PAGE = "report.html"
+HTML_FILE = "report.html"
 
 
-def write_page(report: Report) -> Path:
-    """Write report.html: figure, plots, table, settings and provenance, pictures inside."""
-    folder = report.comparison.output
+def write_html(report: Report, comparison: Comparison) -> Path:
+    """Write report.html with the figure and plots embedded, the table, the settings and the provenance."""
+    folder, recipe = comparison.output, comparison.recipe
     jinja_env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = jinja_env.from_string(files("pipelines.evaluation").joinpath("report.html.j2").read_text())
-    data = report.to_dict()
     html = template.render(
-        name=report.comparison.recipe.name,
-        pictures={name: _data_uri(folder / f"{name}.png") for name in (FIGURE, TRADE_OFF, SIMILARITY_BY_TIME)},
-        head=report.header,
+        name=recipe.name,
+        images={name: _data_uri(folder / f"{name}.png") for name in (FIGURE, TRADE_OFF, SIMILARITY_BY_TIME)},
+        header=report.header,
         rows=[(row.system == REFERENCE, report.cells(row)) for row in report.rows],
-        concepts=len(report.comparison.cases),
-        split=report.comparison.recipe.evaluate.split,
-        releases=data["releases"],
-        environment=data["environment"],
-        settings=yaml.safe_dump(data["recipe"], sort_keys=False),
-        systems=[
-            (system.name, system.tune_config(report.comparison.recipe.tune)) for system in report.comparison.systems
-        ],
+        num_concepts=len(report.concepts),
+        split=recipe.evaluate.split,
+        releases=report.releases,
+        environment=report.environment,
+        recipe=yaml.safe_dump(report.recipe, sort_keys=False),
+        systems=[(system.name, system.tune_config(recipe.tune)) for system in comparison.systems],
     )
-    atomic_write(folder / PAGE, html)
-    return folder / PAGE
+    atomic_write(folder / HTML_FILE, html)
+    return folder / HTML_FILE
 
 
 def _data_uri(path: Path) -> str:

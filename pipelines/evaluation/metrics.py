@@ -1,4 +1,4 @@
-"""What measures pictures: each instrument gives named numbers for what a system made of a concept."""
+"""Metrics of generated images. Each metric returns named scores for the images of one concept."""
 
 from functools import cache
 from pathlib import Path
@@ -23,21 +23,28 @@ from pipelines.tiny_base.attribute_classifier import (
     parse_scene,
 )
 
-CONCEPT_SIMILARITY, RECOGNIZER_SIMILARITY = "concept", "recognised"
-"""How close the edits are to the concept's picture: by CLIP, by a recogniser."""
-PROMPT_SIMILARITY, ATTRIBUTE_ACCURACY = "prompt", "obeyed"
-"""How close they are to what their prompts ask: by CLIP, by a reader of attributes."""
+IDENTITY_SIMILARITY, IDENTITY_ACCURACY = "identity_similarity", "identity_accuracy"
+"""Similarity of the image for the input's own caption to the input image (CLIP); share of correct identity attributes."""
+CONCEPT_SIMILARITY, RECOGNIZER_SIMILARITY = "concept_similarity", "recognizer_similarity"
+"""Similarity of the edits to the input image, by CLIP and by a recognizer."""
+PROMPT_SIMILARITY, ATTRIBUTE_ACCURACY = "prompt_similarity", "attribute_accuracy"
+"""Similarity of the edits to their prompts (CLIP); share of correct scene attributes in the edits."""
+REFERENCE_SIMILARITY, RMSE = "reference_similarity", "rmse"
+"""Similarity of the edits to their reference images (CLIP); root mean square error to them, in [0, 1]."""
 
 
 class Metric(Protocol):
-    """Something that measures."""
+    """A metric of generated images."""
 
     def compute(self, case: Case, images: Tensor) -> dict[str, float]:
-        """Numbers for pictures (1 + edits, 3, S, S) in [-1, 1] of the case's prompts; none where it cannot tell."""
+        """Return scores of ``images``, shape (1 + edits, 3, S, S) in [-1, 1], one per prompt of the case.
+
+        The result is empty if the metric does not apply to the case.
+        """
 
 
 def build_metrics(recipe: Recipe, device: str) -> list[Metric]:
-    """Those that the recipe and its base offer."""
+    """Return the metrics that the recipe asks for and its base model supports."""
     metrics: list[Metric] = [ClipMetric(recipe, device)]
     if recipe.evaluate.recognizer:
         metrics.append(RecognizerMetric(recipe, device))
@@ -48,7 +55,7 @@ def build_metrics(recipe: Recipe, device: str) -> list[Metric]:
 
 
 class ClipMetric:
-    """CLIP cosines (Radford et al., arXiv 2103.00020), as Textual Inversion and E4T report them."""
+    """CLIP cosine similarities (Radford et al., arXiv 2103.00020), as reported by Textual Inversion and E4T."""
 
     def __init__(self, recipe: Recipe, device: str) -> None:
         local = f"{recipe.base.model}/clip"
@@ -56,21 +63,21 @@ class ClipMetric:
         self._domain_word = recipe.conditioning.domain_word
 
     def compute(self, case: Case, images: Tensor) -> dict[str, float]:
-        """Closeness of the picture's own prompt and of the edits to the picture, to their prompts, to the truth."""
+        """Compare the images with the input image, their prompts and, if there are any, the reference images."""
         features = self._clip.image_features(images)
         image_features, prompt_features, reference_features = self._reference_features(case, images.shape[-1])
-        numbers = {
-            "likeness": float(cosine_similarity(features[:1], image_features).mean()),
+        scores = {
+            IDENTITY_SIMILARITY: float(cosine_similarity(features[:1], image_features).mean()),
             CONCEPT_SIMILARITY: float(cosine_similarity(features[1:], image_features).mean()),
             PROMPT_SIMILARITY: float(cosine_similarity(features[1:], prompt_features).mean()),
         }
         if reference_features is not None:
-            numbers["truth"] = float(cosine_similarity(features[1:], reference_features).mean())
-        return numbers
+            scores[REFERENCE_SIMILARITY] = float(cosine_similarity(features[1:], reference_features).mean())
+        return scores
 
-    @cache  # noqa: B019 - an instrument lives as long as the command
+    @cache  # noqa: B019 - a metric lives as long as the command
     def _reference_features(self, case: Case, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Features of the case's first picture, of its edits' words and of their truths."""
+        """Return features of the input image, of the edit prompts and of the reference images."""
         prompts = [edit.replace(PLACEHOLDER, self._domain_word) for edit in case.edit_prompts]
         reference_features = (
             self._clip.image_features(preprocess_batch(case.reference_images, size)) if case.reference_images else None
@@ -83,55 +90,50 @@ class ClipMetric:
 
 
 class RecognizerMetric:
-    """Cosine of features that tell concepts of the domain apart: DINO, or a face recogniser's."""
+    """Cosine similarity of features that distinguish concepts of the domain, such as DINO's or a face recognizer's."""
 
     def __init__(self, recipe: Recipe, device: str) -> None:
         self._extractor = ImageFeatureExtractor(str(recipe.evaluate.recognizer), device)
 
     def compute(self, case: Case, images: Tensor) -> dict[str, float]:
-        """Closeness of the edits to the concept's picture."""
-        image_features = self._image_features(case, images.shape[-1])
-        return {
-            RECOGNIZER_SIMILARITY: float(
-                cosine_similarity(self._extractor.image_features(images[1:]), image_features).mean()
-            )
-        }
+        """Compare the edits with the input image."""
+        features = self._extractor.image_features(images[1:])
+        similarity = cosine_similarity(features, self._image_features(case, images.shape[-1]))
+        return {RECOGNIZER_SIMILARITY: float(similarity.mean())}
 
-    @cache  # noqa: B019 - an instrument lives as long as the command
+    @cache  # noqa: B019 - a metric lives as long as the command
     def _image_features(self, case: Case, size: int) -> Tensor:
         return self._extractor.image_features(preprocess_batch(case.images[:1], size))
 
 
 class PixelMetric:
-    """How far pixels are from those of the true edit."""
+    """Root mean square error between the edits and their reference images."""
 
     def compute(self, case: Case, images: Tensor) -> dict[str, float]:
-        """Root mean square difference, of a range from 0 to 1."""
+        """Compute the error over pixel values scaled to [0, 1]."""
         if not case.reference_images:
             return {}
-        return {
-            "pixels off": float(
-                ((images[1:] - preprocess_batch(case.reference_images, images.shape[-1])) / 2).pow(2).mean().sqrt()
-            )
-        }
+        references = preprocess_batch(case.reference_images, images.shape[-1])
+        return {RMSE: float(((images[1:] - references) / 2).pow(2).mean().sqrt())}
 
 
 class AttributeMetric:
-    """On drawn faces: what of the person is right, and what of the prompt."""
+    """Accuracy of identity and scene attributes of drawn faces, as read by the classifier of the tiny base model."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self._reader = AttributeClassifier.load(recipe.base.model)
+        self._classifier = AttributeClassifier.load(recipe.base.model)
 
     def compute(self, case: Case, images: Tensor) -> dict[str, float]:
-        """Shares of the person's attributes, and of the edits' expression, clothes and background, that are right."""
+        """Compute the share of correct identity attributes, and of correct expression, clothes and background."""
         try:
             identity = Identity.parse(case.concept)
             expected = [expected_attributes(identity, parse_scene(prompt)) for prompt in case.prompts]
         except DataError:
             return {}
-        pairs = list(zip(self._reader.predict(images), expected, strict=True))
+        pairs = list(zip(self._classifier.predict(images), expected, strict=True))
+        identity_matches = [matching_fraction(got, want, list(IDENTITY_ATTRIBUTES)) for got, want in pairs]
+        scene_matches = [matching_fraction(got, want, list(SCENE_ATTRIBUTES)) for got, want in pairs[1:]]
         return {
-            "person": sum(matching_fraction(r, k, list(IDENTITY_ATTRIBUTES)) for r, k in pairs) / len(pairs),
-            ATTRIBUTE_ACCURACY: sum(matching_fraction(r, k, list(SCENE_ATTRIBUTES)) for r, k in pairs[1:])
-            / len(pairs[1:]),
+            IDENTITY_ACCURACY: sum(identity_matches) / len(identity_matches),
+            ATTRIBUTE_ACCURACY: sum(scene_matches) / len(scene_matches),
         }

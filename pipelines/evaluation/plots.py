@@ -1,4 +1,4 @@
-"""Plots of what systems trade: closeness to the concept against closeness to the prompt, and against time."""
+"""Plot similarity to the concept over similarity to the prompt, and over tuning time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,21 +14,19 @@ from pipelines.evaluation.metrics import (
     PROMPT_SIMILARITY,
     RECOGNIZER_SIMILARITY,
 )
-from pipelines.evaluation.report import Report
-from pipelines.evaluation.statistics import REFERENCE, Estimate, Row
+from pipelines.evaluation.report import REFERENCE, Estimate, Report, Row, score_label
 
 TRADE_OFF, SIMILARITY_BY_TIME = "trade-off", "similarity-by-seconds"
 MARKERS = "osD^vP*Xph<>"
 
 
-def draw_plots(report: Report) -> list[Path]:
-    """Write both as PNG and PDF."""
+def draw_plots(report: Report, folder: Path) -> list[Path]:
+    """Write both plots to ``folder`` as PNG and PDF."""
     concept = RECOGNIZER_SIMILARITY if RECOGNIZER_SIMILARITY in report.columns else CONCEPT_SIMILARITY
-    prompt = (
-        ATTRIBUTE_ACCURACY if ATTRIBUTE_ACCURACY in report.columns else PROMPT_SIMILARITY
-    )  # a tiny CLIP hardly tells prompts apart
+    # The CLIP of the tiny base hardly distinguishes prompts, but the tiny base has an attribute classifier.
+    prompt = ATTRIBUTE_ACCURACY if ATTRIBUTE_ACCURACY in report.columns else PROMPT_SIMILARITY
     curves = _group_by_system(report.rows)
-    return [*_plot_trade_off(report, curves, concept, prompt), *_plot_time(report, curves, concept)]
+    return [*_plot_trade_off(folder, curves, concept, prompt), *_plot_time(folder, curves, concept)]
 
 
 def _group_by_system(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -38,19 +36,19 @@ def _group_by_system(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return curves
 
 
-def _plot_trade_off(report: Report, curves: dict[str, list[Row]], concept: str, prompt: str) -> list[Path]:
+def _plot_trade_off(folder: Path, curves: dict[str, list[Row]], concept: str, prompt: str) -> list[Path]:
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     axes = figure.subplots()
     for index, (name, curve) in enumerate(curves.items()):
         x, y = ([row.scores[score] for row in curve] for score in (prompt, concept))
         _plot_curve(axes, name, [each.mean for each in x], y, index)
         axes.errorbar(x[-1].mean, y[-1].mean, xerr=_error_bars(x[-1]), color=_color(name, index), lw=0.8)
-    axes.set_xlabel(f"{prompt}: closer to the prompt \N{RIGHTWARDS ARROW}")
-    axes.set_ylabel(f"{concept}: closer to the concept \N{RIGHTWARDS ARROW}")
-    return _finish(figure, axes, report.comparison.output / TRADE_OFF)
+    axes.set_xlabel(f"{score_label(prompt)} \N{RIGHTWARDS ARROW}")
+    axes.set_ylabel(f"{score_label(concept)} \N{RIGHTWARDS ARROW}")
+    return _finish(figure, axes, folder / TRADE_OFF)
 
 
-def _plot_time(report: Report, curves: dict[str, list[Row]], concept: str) -> list[Path]:
+def _plot_time(folder: Path, curves: dict[str, list[Row]], concept: str) -> list[Path]:
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     axes = figure.subplots()
     for index, (name, curve) in enumerate(curves.items()):
@@ -63,13 +61,13 @@ def _plot_time(report: Report, curves: dict[str, list[Row]], concept: str) -> li
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("seconds of tuning for a concept (log)")
-    axes.set_ylabel(concept)
-    return _finish(figure, axes, report.comparison.output / SIMILARITY_BY_TIME)
+    axes.set_xlabel("tuning time per concept in seconds (log scale)")
+    axes.set_ylabel(score_label(concept))
+    return _finish(figure, axes, folder / SIMILARITY_BY_TIME)
 
 
 def _plot_curve(axes: Axes, name: str, x: Sequence[float], y: Sequence[Estimate], index: int) -> None:
-    """Over its steps; the last has the large marker."""
+    """Plot a system over its numbers of tuning steps; the largest has a large marker and error bars."""
     means, color, marker = [each.mean for each in y], _color(name, index), MARKERS[index % len(MARKERS)]
     axes.plot(x, means, color=color, lw=1.2, marker=marker, ms=3, label=name)
     axes.errorbar(x[-1], means[-1], yerr=_error_bars(y[-1]), color=color, marker=marker, ms=7, lw=0.8)

@@ -1,28 +1,101 @@
-"""What a comparison leaves for people and programs: report.json, scores.csv, and tables."""
+"""The evaluation report: its schema (report.json), reading and writing it, its Markdown table, and logging it to MLflow.
+
+Reports written before the scores and keys were renamed are read through ``_RENAMED_SCORES`` and ``_RENAMED_SYSTEMS``.
+"""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.storage.atomic import atomic_write
 from encoder.releases.release import Release
-from pipelines.config.evaluation import BASE
-from pipelines.evaluation.runner import Comparison
-from pipelines.evaluation.statistics import REFERENCE, Estimate, Row, Score, aggregate_scores, write_csv
-from pipelines.tracking.environment import environment
+from pipelines.config.evaluation import PRETRAINED
+from pipelines.tracking.stage_runs import RELEASE_TAG, WEIGHTS_TAG
+from pipelines.tracking.tracker import Tracker
 
-REPORT, SCORES, TABLE = "report.json", "scores.csv", "table.md"
+REPORT_FILE, SCORES_FILE, TABLE_FILE = "report.json", "scores.csv", "table.md"
+REFERENCE = "reference images"
+"""System name of the rows that score the reference images themselves."""
+_RENAMED_SCORES = {
+    "likeness": "identity_similarity",
+    "truth": "reference_similarity",
+    "concept": "concept_similarity",
+    "prompt": "prompt_similarity",
+    "recognised": "recognizer_similarity",
+    "pixels off": "rmse",
+    "person": "identity_accuracy",
+    "obeyed": "attribute_accuracy",
+}
+_RENAMED_SYSTEMS = {"the true pictures": REFERENCE}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over concepts with its bootstrap confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Format as ``0.912 ± 0.010``: the mean and half of the interval's width."""
+        return f"{self.mean:.3f} ± {(self.high - self.low) / 2:.3f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one system after a number of tuning steps, over all concepts."""
+
+    system: str
+    steps: int
+    num_images: int
+    """Images per concept that the system was tuned on."""
+    scores: dict[str, Estimate]
+    seconds: Estimate
+    """Tuning time for one concept, without sampling."""
+    peak_gib: float
+    """Peak memory of tuning in GiB; 0 if nothing was tuned."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Row":
+        """Parse a row of report.json, current or older."""
+        scores = {_RENAMED_SCORES.get(name, name): Estimate(**value) for name, value in data["scores"].items()}
+        return cls(
+            system=_RENAMED_SYSTEMS.get(data["system"], data["system"]),
+            steps=data["steps"],
+            num_images=data["num_images"] if "num_images" in data else data["pictures"],
+            scores=scores,
+            seconds=Estimate(**data["seconds"]),
+            peak_gib=data["peak_gib"],
+        )
+
+
+@dataclass(frozen=True)
+class EvaluatedRelease:
+    """The release that a system was initialized from."""
+
+    identity: str
+    """Name and version."""
+    weights: str
+    """Content digest of the release."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was measured, and on what."""
+    """Scores of all systems, and everything that they were computed with; equal commands give equal reports.
 
-    comparison: Comparison
-    rows: list[Row]
+    Only times, memory and the environment differ between equal commands.
+    """
+
+    recipe: dict[str, Any]
+    releases: dict[str, EvaluatedRelease]
+    """Evaluated releases by folder."""
     environment: dict[str, Any]
+    concepts: dict[str, list[str]]
+    """Prompts of each concept."""
+    rows: list[Row]
 
     @property
     def columns(self) -> list[str]:
@@ -31,52 +104,79 @@ class Report:
 
     @property
     def header(self) -> list[str]:
-        """What a row's cells are."""
-        return ["system", "steps", *self.columns, "seconds", "memory, GiB"]
+        """Titles of the table's columns."""
+        return ["system", "steps", *map(score_label, self.columns), "seconds", "memory, GiB"]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data; equal commands give equal data, but for times and memory."""
-        cases, recipe = self.comparison.cases, self.comparison.recipe
-        releases = {system.init for system in self.comparison.systems} - {BASE}
-        return {
-            "recipe": recipe.to_dict(),
-            "releases": {start: _release_ids(Release.open(Path(start))) for start in sorted(releases)},
-            "environment": self.environment,
-            "concepts": {case.concept: list(case.prompts) for case in cases},
-            "systems": [row.to_dict() for row in self.rows],
-        }
+    @property
+    def final_scores(self) -> dict[str, Estimate]:
+        """Scores of the evaluated release after the largest number of tuning steps."""
+        return max((row for row in self.rows if row.system == PRETRAINED), key=lambda row: row.steps).scores
 
-    def write(self, scores: Sequence[Score]) -> None:
-        """Write every file."""
-        folder = self.comparison.output
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / REPORT, json.dumps(self.to_dict(), indent=1) + "\n")
-        write_csv(folder / SCORES, scores)
-        atomic_write(folder / TABLE, self.markdown() + "\n")
+    def cells(self, row: Row) -> list[str]:
+        """Format a row of the table, one text per column of ``header``."""
+        has_costs = row.system != REFERENCE and row.peak_gib > 0
+        costs = [f"{row.seconds.mean:.1f}", f"{row.peak_gib:.2f}"] if has_costs else ["", ""]
+        return [row.system, str(row.steps), *(str(row.scores[name]) for name in self.columns), *costs]
 
     def markdown(self) -> str:
-        """A table, a row for each system after each number of steps."""
+        """Return a Markdown table with one row for each system and number of steps."""
         lines = [self.header, ["---"] * len(self.header), *(self.cells(row) for row in self.rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
-    def cells(self, row: Row) -> list[str]:
-        """A row's cells."""
-        has_costs = row.system != REFERENCE and row.peak_gib > 0
-        costs = [f"{row.seconds.mean:.1f}", f"{row.peak_gib:.2f}"] if has_costs else ["", ""]
-        return [row.system, str(row.steps), *(format_estimate(row.scores[name]) for name in self.columns), *costs]
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of report.json."""
+        data = asdict(self)
+        data["systems"] = data.pop("rows")
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Report":
+        """Parse report.json. Raises KeyError, TypeError or AttributeError if it is not a report."""
+        return cls(
+            recipe=data["recipe"],
+            releases={folder: EvaluatedRelease(**release) for folder, release in data["releases"].items()},
+            environment=data["environment"],
+            concepts=data["concepts"],
+            rows=[Row.from_dict(row) for row in data["systems"]],
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write report.json and table.md to ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder / REPORT_FILE, json.dumps(self.to_dict(), indent=1) + "\n")
+        atomic_write(folder / TABLE_FILE, self.markdown() + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Report | None":
+        """Read the report of an evaluation folder; return None if there is none or it cannot be parsed."""
+        try:
+            return cls.from_dict(json.loads((folder / REPORT_FILE).read_text()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
 
-def _release_ids(release: Release) -> dict[str, str]:
-    return {"identity": release.id, "weights": release.content_digest}
+def score_label(name: str) -> str:
+    """Return the column title of a score; its words are separated by spaces, so that narrow columns can wrap it."""
+    return name.replace("_", " ")
 
 
-def format_estimate(estimate: Estimate) -> str:
-    """``0.912 ± 0.010``: the mean, and half of its interval."""
-    return f"{estimate.mean:.3f} ± {(estimate.high - estimate.low) / 2:.3f}"
+def log_evaluation(
+    tracker: Tracker, report: Report, folder: Path, release: Release, stage: str, image_files: Sequence[str]
+) -> None:
+    """Log scores by tuning steps and the files of ``folder`` to MLflow.
+
+    Registered versions of the release get the tag ``<stage>_run_id`` with the id of this MLflow run.
+    """
+    tracker.set_tags({RELEASE_TAG: release.id, WEIGHTS_TAG: release.content_digest})
+    for row in report.rows:
+        values = {name: estimate.mean for name, estimate in row.scores.items()} | {"seconds": row.seconds.mean}
+        prefix = _mlflow_name(row.system)
+        tracker.log_metrics(row.steps, {f"{prefix}/{_mlflow_name(name)}": value for name, value in values.items()})
+    for file in (REPORT_FILE, SCORES_FILE, TABLE_FILE, *image_files):
+        tracker.log_artifact(folder / file)
+    tracker.tag_model_versions(release.name, WEIGHTS_TAG, release.content_digest, f"{stage}_run_id")
 
 
-def make_report(comparison: Comparison, scores: Sequence[Score]) -> Report:
-    """Estimate, and write it down."""
-    report = Report(comparison, aggregate_scores(scores), environment())
-    report.write(scores)
-    return report
+def _mlflow_name(name: str) -> str:
+    """Replace characters that MLflow does not accept in metric names."""
+    return "".join(char if char.isalnum() or char in "_-. " else " " for char in name).strip()

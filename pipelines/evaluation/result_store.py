@@ -1,4 +1,4 @@
-"""What a system made of a concept, as a folder: nothing is made twice, and nothing half made is taken for whole."""
+"""Store the generated images of each system and concept in a folder, so that interrupted comparisons resume."""
 
 import json
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ _RESULT_FILE, _CONCEPT_DIR = "result.json", "concept"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Pictures of a concept by a system, after each of its numbers of steps."""
+    """Images of one concept by one system, after each of its numbers of tuning steps."""
 
     images: dict[int, list[Image.Image]]
-    """By tuning steps: one for each of the case's prompts."""
+    """Images by tuning steps, one for each prompt of the case."""
     seconds: dict[int, float]
-    """That tuning had taken by then, without sampling; what it goes on after included."""
+    """Tuning time by tuning steps, without sampling; includes the time of the system that it was initialized from."""
     peak_gib: float
-    """The most memory that tuning held: on the device, or of the process if there is none."""
+    """Peak memory of tuning in GiB: of the GPU, or of the process on a CPU."""
     concept: Concept | None = None
-    """At the last number of steps, if it is a learned word alone."""
+    """Concept after the largest number of steps; stored only if it consists of a token embedding alone."""
 
 
 class Results:
-    """All results of a comparison, in ``<output>/results/<system>/<concept>``."""
+    """All results of a comparison, stored in ``<output>/results/<system>/<concept>``."""
 
     def __init__(self, output: Path, recipe: Recipe, systems: Sequence[System]) -> None:
-        """Of systems whose starts are folders, or the bare base."""
+        """``systems`` must be initialized from release folders or from the base model."""
         self._folder, self._recipe = output / "results", recipe
         self._systems = {system.name: system for system in systems}
 
@@ -46,10 +46,10 @@ class Results:
         return self._folder / system.slug / case.concept
 
     def digest(self, system: System, case: Case) -> str:
-        """Of everything that decides the pictures: a result of another digest is made again."""
+        """Return a digest of everything that determines the images; a result with another digest is computed again."""
         system_settings = asdict(system) | {"name": None, "tuning": asdict(system.tune_config(self._recipe.tune))}
-        system_settings["after"] = system.init_from and self.digest(self._systems[system.init_from], case)
-        system_settings["start"] = None if system.init == BASE else _release_digest(Path(system.init))
+        system_settings["init_from"] = system.init_from and self.digest(self._systems[system.init_from], case)
+        system_settings["init"] = None if system.init == BASE else _release_digest(Path(system.init))
         recipe = {part: asdict(getattr(self._recipe, part)) for part in ("base", "conditioning", "sample")}
         prompts = {"captions": case.captions[: system.num_images], "edits": case.edit_prompts, "seed": case.seed}
         image_digests = case.image_digests[: system.num_images]
@@ -58,12 +58,12 @@ class Results:
         )
 
     def has(self, system: System, case: Case) -> bool:
-        """Whether this result is there, as it would be made now."""
+        """Return whether the result exists with the current digest."""
         path = self._result_dir(system, case) / _RESULT_FILE
         return path.exists() and json.loads(path.read_text())["digest"] == self.digest(system, case)
 
     def save(self, system: System, case: Case, result: Result) -> None:
-        """Write a result in place of an outdated one; it appears by rename, when whole."""
+        """Write a result atomically, replacing an outdated one."""
         metadata = {"digest": self.digest(system, case), "seconds": result.seconds, "peak_gib": result.peak_gib}
         with atomic_dir(self._result_dir(system, case)) as folder:
             for steps, images in result.images.items():
@@ -75,11 +75,11 @@ class Results:
             (folder / _RESULT_FILE).write_text(json.dumps(metadata, indent=1) + "\n")
 
     def init_result(self, system: System, case: Case) -> Result | None:
-        """What the system goes on after, if it does."""
+        """Return the result that the system is initialized from; None if it is not initialized from another system."""
         return self.load(self._systems[system.init_from], case) if system.init_from else None
 
     def load(self, system: System, case: Case) -> Result:
-        """Read a result that is there."""
+        """Read an existing result."""
         folder = self._result_dir(system, case)
         metadata: dict[str, Any] = json.loads((folder / _RESULT_FILE).read_text())
         return Result(

@@ -1,4 +1,4 @@
-"""Making results: a rank takes its share of the concepts, one system after the other."""
+"""Run a comparison: every rank tunes and samples its share of the concepts, one system after the other."""
 
 import multiprocessing
 import os
@@ -27,25 +27,25 @@ POLL_SECONDS = 0.5
 
 
 class Comparison:
-    """Systems, concepts and the folder of results; the same on every rank."""
+    """The systems, the cases and the stored results of a comparison; identical on every rank."""
 
     def __init__(self, recipe: Recipe, systems: Sequence[System], release: Path, output: Path) -> None:
-        """``release`` is where systems that start from ``release`` do."""
+        """Systems whose ``init`` is ``release`` are initialized from ``release``."""
         self.recipe, self.output = recipe, output
         self.systems = [replace(each, init=_resolve_init(each, release, recipe)) for each in systems]
         self.cases = choose_cases(recipe, max(system.num_images for system in systems))
         self.results = Results(output, recipe, self.systems)
 
     def missing_cases(self, system: System, cases: Sequence[Case]) -> list[Case]:
-        """Those that the system has made nothing of yet."""
+        """Return the cases without a result of the system."""
         return [case for case in cases if not self.results.has(system, case)]
 
     def num_missing(self) -> int:
-        """Results that are not there yet."""
+        """Return the number of missing results."""
         return sum(len(self.missing_cases(system, self.cases)) for system in self.systems)
 
     def run(self, rank: int, world_size: int) -> None:
-        """Make what is missing of every ``world``-th concept from ``rank`` on."""
+        """Compute the missing results of every ``world_size``-th case, starting with case ``rank``."""
         local_cases = self.cases[rank::world_size]
         for system in self.systems:
             if missing := self.missing_cases(system, local_cases):
@@ -60,14 +60,14 @@ class Comparison:
 
 
 def _resolve_init(system: System, release: Path, recipe: Recipe) -> str:
-    """Where a system starts: the bare base, or a release's folder, fetched if need be."""
+    """Return ``base`` or the folder of the release that a system is initialized from; download it if necessary."""
     if system.init == BASE:
         return BASE
     return str(release if system.init == RELEASE else resolve_release(system.init, recipe.runs))
 
 
 def open_pipeline(recipe: Recipe, system: System, rank: int) -> E4TPipeline:
-    """What a system tunes, on the rank's device."""
+    """Open the pipeline of a system on the device of the rank."""
     device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     if system.init == BASE:
         pipe = E4TPipeline.from_base(
@@ -89,7 +89,7 @@ def open_pipeline(recipe: Recipe, system: System, rank: int) -> E4TPipeline:
 def tune_and_sample(
     pipe: E4TPipeline, system: System, case: Case, init_result: Result | None, prior: Sequence[Image.Image]
 ) -> Result:
-    """Tune on the case's pictures, and paint its prompts after each of the system's numbers of steps."""
+    """Tune on the images of the case, and sample its prompts after each of the system's numbers of tuning steps."""
     if system.method == "none":
         domain_word = pipe.conditioning.config.domain_word
         images = pipe([prompt.replace(PLACEHOLDER, domain_word) for prompt in case.prompts], seed=case.seed)
@@ -105,18 +105,18 @@ def tune_and_sample(
         on_step=timer,
         seed=case.seed,
     )
-    peak, images_by_step = peak_memory_bytes() / 2**30, {}
+    peak_gib, images_by_step = peak_memory_bytes() / 2**30, {}
     for steps, concept in zip(system.steps, concepts, strict=True):
         pipe.load_concept(concept)
         images_by_step[steps] = pipe(case.prompts, seed=case.seed)
     pipe.unload_concept()
     token_only = None if concepts[-1].weight_deltas else concepts[-1]
     seconds = {steps: round(timer.seconds_at[steps], 3) for steps in system.steps}
-    return Result(images=images_by_step, seconds=seconds, peak_gib=round(peak, 3), concept=token_only)
+    return Result(images=images_by_step, seconds=seconds, peak_gib=round(peak_gib, 3), concept=token_only)
 
 
 class _Timer:
-    """Seconds at the end of each step, what was spent before included; at 0 steps, those of nothing but that."""
+    """Step callback that records the tuning time in seconds after each step, starting from ``before``."""
 
     def __init__(self, before: float) -> None:
         self._began = time.monotonic() - before
@@ -127,7 +127,10 @@ class _Timer:
 
 
 def run_local(comparison: Comparison, on_progress: Callable[[int, int], None] | None = None) -> None:
-    """Make everything that is missing with a process for each device of this machine, or each core."""
+    """Compute all missing results with one process per GPU of this machine, or per CPU core if it has none.
+
+    ``on_progress`` receives the number of finished results and their total.
+    """
     total = len(comparison.systems) * len(comparison.cases)
     num_workers = max(1, min(torch.cuda.device_count() or os.cpu_count() or 1, len(comparison.cases)))
     context = multiprocessing.get_context("spawn")
@@ -143,7 +146,7 @@ def run_local(comparison: Comparison, on_progress: Callable[[int, int], None] | 
 
 
 def init_worker() -> None:
-    """A process of the pool says our own lines only, and ends with the one that started it, however that ended."""
+    """Initialize a pool process: log only messages of e4t, and exit when the parent process exits for any reason."""
     Thread(target=_end_with_parent, daemon=True).start()
     configure_worker_logging()
 

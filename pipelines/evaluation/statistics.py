@@ -1,61 +1,29 @@
-"""Numbers over concepts: means with bootstrap intervals, for each system after each number of steps."""
+"""Compute scores of all results and aggregate them over concepts, with bootstrap confidence intervals."""
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from encoder.images import preprocess_batch
-from pipelines.config.evaluation import System
+from encoder.releases.release import Release
+from pipelines.config.evaluation import BASE, System
 from pipelines.evaluation.cases import Case
 from pipelines.evaluation.metrics import Metric, build_metrics
+from pipelines.evaluation.report import REFERENCE, SCORES_FILE, Estimate, EvaluatedRelease, Report, Row
 from pipelines.evaluation.runner import Comparison
+from pipelines.tracking.environment import environment
 
 NUM_RESAMPLES, CONFIDENCE_LEVEL = 2000, 0.95
-REFERENCE = "the true pictures"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over concepts, and where it could have been with others (Efron's percentile bootstrap)."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def from_values(cls, values: Sequence[float]) -> "Estimate":
-        """Of one value a concept; equal values give equal intervals."""
-        resampled = np.random.default_rng(0).choice(np.asarray(values), (NUM_RESAMPLES, len(values)))
-        low, high = np.quantile(resampled.mean(axis=1), [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
-        return cls(float(np.mean(values)), float(low), float(high))
-
-
-@dataclass(frozen=True)
-class Row:
-    """A system after a number of steps, on all concepts."""
-
-    system: str
-    steps: int
-    num_images: int
-    scores: dict[str, Estimate]
-    seconds: Estimate
-    peak_gib: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        scores = {name: vars(estimate) for name, estimate in self.scores.items()}
-        return {**vars(self), "scores": scores, "seconds": vars(self.seconds)}
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a system made of one concept after a number of steps."""
+    """Metric values of one system on one concept after a number of tuning steps."""
 
     system: System
     steps: int
@@ -65,8 +33,29 @@ class Score:
     peak_gib: float
 
 
+def build_report(comparison: Comparison, on_progress: Callable[[int, int], None] | None = None) -> Report:
+    """Score all results, aggregate over concepts, and write report.json, scores.csv and table.md."""
+    scores = compute_scores(comparison, on_progress)
+    releases = {system.init: Release.open(system.init) for system in comparison.systems if system.init != BASE}
+    report = Report(
+        recipe=comparison.recipe.to_dict(),
+        releases={
+            init: EvaluatedRelease(release.id, release.content_digest) for init, release in sorted(releases.items())
+        },
+        environment=environment(),
+        concepts={case.concept: list(case.prompts) for case in comparison.cases},
+        rows=aggregate_scores(scores),
+    )
+    report.save(comparison.output)
+    write_csv(comparison.output / SCORES_FILE, scores)
+    return report
+
+
 def compute_scores(comparison: Comparison, on_progress: Callable[[int, int], None] | None = None) -> list[Score]:
-    """Measure every result; the last ones are of the true pictures, where they are known."""
+    """Score every result; the last scores are those of the reference images of concepts that have some.
+
+    ``on_progress`` receives the number of scored results and their total.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     metrics, size = build_metrics(comparison.recipe, device), comparison.recipe.data.resolution
     reference_scores = list(_reference_scores(comparison.cases, metrics, size))
@@ -94,11 +83,11 @@ def _compute_metrics(
     metrics: Sequence[Metric], case: Case, images: Sequence[Image.Image], size: int
 ) -> dict[str, float]:
     batch = preprocess_batch(images, size)
-    return {name: number for tool in metrics for name, number in tool.compute(case, batch).items()}
+    return {name: value for metric in metrics for name, value in metric.compute(case, batch).items()}
 
 
 def aggregate_scores(scores: Sequence[Score]) -> list[Row]:
-    """Estimates over concepts, in the order of the scores."""
+    """Aggregate over concepts: one row for each system and number of steps, in the order of the scores."""
     groups: dict[tuple[str, int], list[Score]] = {}
     for score in scores:
         groups.setdefault((score.system.name, score.steps), []).append(score)
@@ -107,17 +96,24 @@ def aggregate_scores(scores: Sequence[Score]) -> list[Row]:
 
 def _aggregate_group(group: Sequence[Score]) -> Row:
     first = group[0]
-    estimates = {name: Estimate.from_values([score.values[name] for score in group]) for name in first.values}
-    seconds, peak = Estimate.from_values([score.seconds for score in group]), max(score.peak_gib for score in group)
+    estimates = {name: bootstrap([score.values[name] for score in group]) for name in first.values}
+    seconds, peak = bootstrap([score.seconds for score in group]), max(score.peak_gib for score in group)
     return Row(first.system.name, first.steps, first.system.num_images, estimates, seconds, peak)
 
 
+def bootstrap(values: Sequence[float]) -> Estimate:
+    """Return the mean with Efron's percentile bootstrap interval; equal values give equal intervals."""
+    resampled = np.random.default_rng(0).choice(np.asarray(values), (NUM_RESAMPLES, len(values)))
+    low, high = np.quantile(resampled.mean(axis=1), [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
+    return Estimate(float(np.mean(values)), float(low), float(high))
+
+
 def write_csv(path: Path, scores: Sequence[Score]) -> None:
-    """A line for each concept, system and number of steps."""
+    """Write one line for each concept, system and number of steps."""
     names = list(scores[0].values)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["system", "pictures", "steps", "subject", *names, "seconds", "peak_gib"])
+        writer.writerow(["system", "num_images", "steps", "concept", *names, "seconds", "peak_gib"])
         for score in scores:
             columns = [score.system.name, score.system.num_images, score.steps, score.concept]
             writer.writerow([*columns, *(f"{score.values[name]:.6f}" for name in names), score.seconds, score.peak_gib])

@@ -1,1 +1,1 @@
-"""A run's checkpoint as a folder to hand over: what is in it, where it comes from, what its card says."""
+"""Turn a checkpoint into a release folder, register it with MLflow, push it to the hub, and trace its lineage."""

@@ -1,71 +1,47 @@
-"""What the run's evaluation says of the weights that are about to be released, and whether it suffices."""
+"""Check that the evaluation of a release reaches the scores that the recipe requires."""
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pipelines.config.evaluation import PRETRAINED
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
-from pipelines.evaluation.report import REPORT
+from pipelines.evaluation.report import Report
 
 
-@dataclass(frozen=True)
-class EvaluationReport:
-    """An evaluation of a release's weights."""
-
-    folder: Path
-    """With the grid."""
-    weights_digest: str
-    """Digest of the release that was looked at."""
-    rows: list[dict[str, Any]]
-    """As in the report: a system after a number of steps, with its scores."""
-    num_concepts: int
-
-    @classmethod
-    def for_release(cls, recipe: Recipe, weights_digest: str) -> "EvaluationReport | None":
-        """The run's evaluation; None if there is none that can be read, or it looked at others."""
-        folder = recipe.folder / "evaluation"
-        try:
-            report = json.loads((folder / REPORT).read_text())
-            evaluated_digests = {release["weights"] for release in report["releases"].values()}
-        except (OSError, ValueError, KeyError, TypeError):  # none, a broken one, or an older e4t's
-            return None
-        return (
-            cls(folder, weights_digest, report["systems"], len(report["concepts"]))
-            if weights_digest in evaluated_digests
-            else None
-        )
-
-    @property
-    def final_scores(self) -> dict[str, dict[str, float]]:
-        """Scores of the release after its last number of steps: each with ``mean``, ``low``, ``high``."""
-        rows = [row for row in self.rows if row["system"] == PRETRAINED]
-        scores: dict[str, dict[str, float]] = max(rows, key=lambda row: row["steps"])["scores"]
-        return scores
+def evaluation_folder(recipe: Recipe) -> Path:
+    """Return the folder in which ``e4t evaluate`` writes its report by default."""
+    return recipe.folder / "evaluation"
 
 
-def check_min_scores(recipe: Recipe, evaluation: EvaluationReport | None) -> None:
-    """Raise RunError if the recipe asks for scores that were not reached, or not measured."""
+def load_evaluation(recipe: Recipe, weights_digest: str) -> Report | None:
+    """Return the evaluation report of the run; None if it is missing, unreadable, or of other weights.
+
+    ``weights_digest`` is the content digest of the release.
+    """
+    report = Report.load(evaluation_folder(recipe))
+    if report is None or all(release.weights != weights_digest for release in report.releases.values()):
+        return None
+    return report
+
+
+def check_min_scores(recipe: Recipe, evaluation: Report | None) -> None:
+    """Raise RunError if a score required by ``publish.min_scores`` was not reached or not measured."""
     min_scores = recipe.publish.min_scores
     if not min_scores:
         return
+    required = ", ".join(min_scores)
     if evaluation is None:
         raise RunError(
-            f"publish.min_scores asks for {', '.join(min_scores)}, and {recipe.folder} has no evaluation of this checkpoint; run "
-            "`e4t evaluate` first"
+            f"publish.min_scores requires {required}, but {recipe.folder} has no evaluation of this checkpoint; "
+            "run `e4t evaluate` first"
         )
-    if unknown := min_scores.keys() - evaluation.final_scores.keys():
+    final_scores = evaluation.final_scores
+    if unknown := sorted(min_scores.keys() - final_scores.keys()):
         raise RunError(
-            f"publish.min_scores asks for {', '.join(sorted(unknown))}; the evaluation measured {', '.join(evaluation.final_scores)}"
+            f"publish.min_scores requires {', '.join(unknown)}, but the evaluation measured only "
+            f"{', '.join(final_scores)}; correct the names in the recipe"
         )
-    means = {name: evaluation.final_scores[name]["mean"] for name in min_scores}
-    # Not a number is below everything.
-    too_low = [
-        f"{name} is {means[name]:.3f} of {least}" for name, least in min_scores.items() if not means[name] >= least
-    ]
+    means = {name: final_scores[name].mean for name in min_scores}
+    # `not >=` instead of `<`: a score that is NaN reaches no minimum.
+    too_low = [f"{name} is {means[name]:.3f} of {low}" for name, low in min_scores.items() if not means[name] >= low]
     if too_low:
-        raise RunError(
-            f"below publish.min_scores: {'; '.join(too_low)}. Train further, or lower what the recipe asks for"
-        )
+        raise RunError(f"below publish.min_scores: {'; '.join(too_low)}; train longer, or lower the minimum")

@@ -1,4 +1,4 @@
-"""``e4t import mkshing``: a pre-trained checkpoint of mkshing/e4t-diffusion becomes a release folder."""
+"""``e4t import mkshing``: convert a pre-trained checkpoint of mkshing/e4t-diffusion to a release folder."""
 
 import json
 import math
@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors.torch import save_file
 
 from data_prep.storage.atomic import atomic_dir, sha256_file
@@ -17,8 +16,9 @@ from encoder.errors import ModelError
 from encoder.model.registry import PATCHES
 from encoder.model.weight_offsets import save_offsets
 from encoder.releases.mkshing import read_encoder, read_offsets
-from encoder.releases.release import ENCODER, OFFSETS, PROVENANCE, WEIGHTS, Release
+from encoder.releases.release import ENCODER, OFFSETS, WEIGHTS, Release
 from pipelines.release.index import build_index, check_output_is_new, check_version, write_index
+from pipelines.release.model_card import render_imported_card
 from pipelines.release.provenance import CARD_FILE, write_provenance
 from pipelines.tracking.environment import environment
 
@@ -26,33 +26,33 @@ PROJECT = "mkshing/e4t-diffusion"
 CONFIG_FILE, OFFSETS_FILE, ENCODER_FILE = "config.json", "weight_offsets.pt", "encoder.pt"
 MAX_CONFIG_BYTES = 2**16
 PLACEHOLDER_TEMPLATE = "{placeholder_token}"
-"""Where that project's templates have the concept."""
+"""Placeholder of the concept in that project's prompt templates."""
 CLIP_HUB_IDS = {"ViT-H-14::laion2b_s32b_b79k": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"}
-"""Hub ids in transformers' format, by what that project calls a tower in open_clip's."""
+"""Hub ids of image encoders in transformers' format, by that project's names for open_clip models."""
 IMAGE_ENCODER_DIR = "clip"
-"""Subfolder for a picture tower that was trained, too."""
+"""Subfolder of the release for an image encoder that was trained as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MkshingConfig:
-    """What config.json says; where it is silent, that project's own defaults."""
+    """Settings in config.json; missing ones have that project's defaults."""
 
     domain_class_token: str
     pretrained_model_name_or_path: str = "runwayml/stable-diffusion-v1-5"
     clip_model_name_or_path: str = "ViT-H-14::laion2b_s32b_b79k"
     domain_embed_scale: float = 0.1
     prompt_template: str = f"a photo of {PLACEHOLDER_TEMPLATE}"
-    """Or ``normal``, ``face``, ``art``: lists of that project's."""
+    """A template, or the name of one of that project's lists: ``normal``, ``face``, ``art``."""
     resolution: int = 512
     unfreeze_clip_vision: bool | None = None
-    """Whether the picture tower learned, too; if nothing is said, it may have."""
+    """Whether the image encoder was trained as well; None if the file does not say."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values of another type, and for numbers that no training has."""
+        """Raise ValueError for values of a wrong type or out of range."""
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is str and not (isinstance(value, str) and value):
-                raise ValueError(f"{field.name} is {value!r}, no text")
+                raise ValueError(f"{field.name} is {value!r}, not a string")
         if not isinstance(self.domain_embed_scale, int | float) or not 0 < self.domain_embed_scale < math.inf:
             raise ValueError(f"domain_embed_scale is {self.domain_embed_scale!r}")
         if not isinstance(self.resolution, int) or not 8 <= self.resolution <= 4096:
@@ -62,25 +62,28 @@ class MkshingConfig:
 
     @classmethod
     def read(cls, path: Path) -> tuple["MkshingConfig", dict[str, Any]]:
-        """As checked, and as it stands. Raises ModelError if it is of no pre-trained checkpoint."""
+        """Read config.json; return the checked settings and the raw dictionary.
+
+        Raises ModelError if it does not belong to a pre-trained checkpoint.
+        """
         try:
             if path.stat().st_size > MAX_CONFIG_BYTES:
                 raise ValueError(f"it has more than {MAX_CONFIG_BYTES:,} bytes")
             raw = json.loads(path.read_text())
             if "pretrained_args" in raw:
-                raise ValueError("it is of one tuned concept; a release is made of what was pre-trained")
+                raise ValueError("it belongs to one tuned concept; a release needs a pre-trained checkpoint")
             if "domain_class_token" not in raw:
                 raise ValueError("it lacks domain_class_token")
             known = {field.name for field in fields(cls)}
             return cls(**{name: value for name, value in raw.items() if name in known}), raw
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
-                f"{path} is no configuration of {PROJECT} ({error}); give a checkpoint's folder"
+                f"{path} is not a configuration of {PROJECT} ({error}); give the folder of a checkpoint"
             ) from error
 
     @property
     def conditioning(self) -> ConditioningConfig:
-        """With the one template of that project's tuning command in place of a list of its own."""
+        """Conditioning with the template of the checkpoint; a named list becomes the default template of that project."""
         template = self.prompt_template if PLACEHOLDER_TEMPLATE in self.prompt_template else type(self).prompt_template
         return ConditioningConfig(
             domain_word=self.domain_class_token,
@@ -90,10 +93,10 @@ class MkshingConfig:
 
     @property
     def tune_config(self) -> TuneConfig:
-        """As that project's README tunes: 30 steps of 16 copies, 1e-6 a copy, lambda 0.1.
+        """Tuning as in that project's README: 30 steps of 16 copies, learning rate 1e-6 per copy, lambda 0.1.
 
-        Its lambda stands on ||emb(w) + s v||^2, summed over the copies; ours on the mean of ||v||^2. What weighs v as
-        much is lambda times copies times s^2; the pull of v against emb(w), which it has beside, is left out.
+        That project regularizes ||emb(w) + s v||^2, summed over the copies; e4t regularizes the mean of ||v||^2. The
+        weight with the same effect on ||v||^2 is lambda * copies * s^2; the cross term of v and emb(w) is left out.
         """
         copies = 16
         weight = 0.1 * copies * self.domain_embed_scale**2
@@ -103,30 +106,34 @@ class MkshingConfig:
 def import_release(
     path: Path, output: Path, name: str, version: str, *, base: str | None = None, image_encoder: str | None = None
 ) -> Release:
-    """Write the release folder of a checkpoint; it appears by rename, when whole.
+    """Write the release folder of the checkpoint in ``path`` atomically; return the opened release.
 
-    Raises ConfigError for a bad version, an output that exists, or a base or tower whose shapes are not to be had;
-    ModelError with one line for files that are not such a checkpoint's, damaged, or do not fit the base.
+    ``base`` and ``image_encoder`` override the models that the checkpoint names. Raises ConfigError if ``version`` is
+    not semantic, ``output`` exists, or the shapes of the base model or image encoder cannot be determined; ModelError
+    if files are missing, damaged, not of such a checkpoint, or do not fit the base model.
     """
     check_version(version)
     check_output_is_new(output)
     config, raw_config = MkshingConfig.read(path / CONFIG_FILE)
+    conditioning = config.conditioning
     image_encoder = image_encoder or CLIP_HUB_IDS.get(config.clip_model_name_or_path)
     if image_encoder is None:
-        raise ConfigError(f"picture tower {config.clip_model_name_or_path} is not known here; give --clip")
+        raise ConfigError(f"unknown image encoder {config.clip_model_name_or_path}; give --image-encoder")
     backbone_config = BackboneConfig(model=base or config.pretrained_model_name_or_path, image_encoder=image_encoder)
     meta_backbone = build_meta_backbone(backbone_config)
     offsets = read_offsets(path / OFFSETS_FILE, meta_backbone.unet)
     encoder, trained_image_encoder = read_encoder(path / ENCODER_FILE, meta_backbone)
     if trained_image_encoder is None and config.unfreeze_clip_vision:
-        raise ModelError(f"{path / ENCODER_FILE} lacks the picture tower that was trained with it; get a whole one")
+        raise ModelError(
+            f"{path / ENCODER_FILE} lacks the image encoder that was trained with it; get the complete checkpoint"
+        )
     index = build_index(
         name,
         version,
         output,
         base=backbone_config,
         resolution=config.resolution,
-        conditioning=config.conditioning,
+        conditioning=conditioning,
         tune=config.tune_config,
         sample=SampleConfig(),
     )
@@ -140,7 +147,16 @@ def import_release(
             index["base"]["clip"] = f"./{IMAGE_ENCODER_DIR}"
         encoder_config = {"kind": PATCHES, **asdict(encoder.config)}
         write_index(folder, index=index, encoder_config=encoder_config)
-        (folder / CARD_FILE).write_text(_render_card(name, version, output, config, backbone_config.model))
+        card = render_imported_card(
+            name,
+            version,
+            output,
+            project=PROJECT,
+            base=backbone_config.model,
+            prompt=conditioning.templates[0],
+            word=conditioning.domain_word,
+        )
+        (folder / CARD_FILE).write_text(card)
         write_provenance(folder, _provenance(path, raw_config, backbone_config))
     return Release.open(output)
 
@@ -159,34 +175,3 @@ def _provenance(path: Path, raw_config: dict[str, Any], backbone_config: Backbon
         "mlflow_run_id": None,
         "environment": environment(),
     }
-
-
-def _render_card(name: str, version: str, output: Path, config: MkshingConfig, base: str) -> str:
-    front_matter: dict[str, Any] = {
-        "library_name": "e4t",
-        "tags": ["text-to-image", "personalization", "e4t", "domain-encoder"],
-    }
-    if not Path(base).exists():  # the hub takes its own ids only
-        front_matter["base_model"] = base
-    return f"""---
-{yaml.safe_dump(front_matter, sort_keys=False)}---
-
-# {name} {version}: a domain encoder for "{config.domain_class_token}", of {PROJECT}
-
-Trained by that project, not by e4t, and imported: the weight offsets collapsed, the encoder as it is. It looks at
-patches of CLIP's last layer where the method (E4T, arXiv 2302.12228) has class tokens of every second layer.
-The base model, `{base}`, is not inside. What differs, and what was not tested: docs/import.md of e4t.
-
-    e4t tune --release {output} --image picture.png --output concept
-    e4t generate --release {output} --concept concept --prompt "{config.conditioning.templates[0]}" --output pictures
-
-## Limits
-
-It knows its domain only; pictures of anything else give poor results.
-Tune on pictures of people only with their consent.
-
-## Licence
-
-That under which its author gave these weights; the base model has one of its own.
-Which files it was made of: `{PROVENANCE}`.
-"""

@@ -1,4 +1,4 @@
-"""Where a release comes from, in its own folder, and whether its files are still what was released."""
+"""The provenance of a release (provenance.json): write it, read it, and verify files against it."""
 
 import json
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from pipelines.tracking.environment import environment
 from pipelines.tracking.stage_runs import stage_run_id
 
 CARD_FILE = "README.md"
-"""Written last; people may mend its words."""
+"""Model card of a release."""
 DIRTY_SUFFIX = "-changed"
-"""How a revision of a checkout with changes ends."""
+"""Suffix of the code revision of a checkout with uncommitted changes."""
 
 
 def build_provenance(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
-    """Everything but the digests of the release's own files, as plain data."""
+    """Collect recipe, checkpoint, data, base model and environment of a release, without the digests of its files."""
     metadata = load_metadata(checkpoint)
     return {
         "recipe": recipe.to_dict(),
@@ -39,33 +39,33 @@ def build_provenance(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
 
 
 def check_clean(provenance: dict[str, Any]) -> None:
-    """Raise RunError if code that no revision holds has trained or released."""
+    """Raise RunError if uncommitted code was used to train or to release."""
     environment_keys = {"trained": "environment", "released": "released_by"}
-    dirty = [done for done, place in environment_keys.items() if provenance[place]["code"].endswith(DIRTY_SUFFIX)]
+    dirty = [verb for verb, key in environment_keys.items() if provenance[key]["code"].endswith(DIRTY_SUFFIX)]
     if dirty:
         raise RunError(
-            f"{' and '.join(dirty)} by changed code that no revision holds; commit it and do that again, or release "
-            "all the same with --allow-dirty true"
+            f"{' and '.join(dirty)} with uncommitted code changes; commit them and repeat that, or release anyway with "
+            "--allow-dirty"
         )
 
 
 def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
-    """Write it, with the sha256 of every other file that is there."""
+    """Write provenance.json with the SHA-256 of every other file in the folder."""
     files = {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     (folder / PROVENANCE).write_text(json.dumps(provenance | {"files": files}, indent=1) + "\n")
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """What ``write_provenance`` wrote. Raises RunError if it is missing or broken."""
+    """Read provenance.json. Raises RunError if it is missing or not valid JSON."""
     try:
-        found: dict[str, Any] = json.loads((folder / PROVENANCE).read_text())
+        provenance: dict[str, Any] = json.loads((folder / PROVENANCE).read_text())
     except (OSError, ValueError) as error:
-        raise RunError(f"{folder} does not say where it comes from ({error}); get the release again") from error
-    return found
+        raise RunError(f"{folder} has no readable {PROVENANCE} ({error}); get the release again") from error
+    return provenance
 
 
 def modified_files(folder: Path, provenance: dict[str, Any]) -> Iterator[str]:
-    """Names of files that are missing or not as they were released."""
+    """Yield the names of released files that are missing or modified."""
     for name, digest in provenance.get("files", {}).items():
         path = folder / name
         if not path.is_file() or sha256_file(path) != digest:
