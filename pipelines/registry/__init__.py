@@ -1,1 +1,1 @@
-"""MLflow's registry: versions of releases and their aliases, where to find one, and the model that serves it."""
+"""MLflow model registry: resolve release locations, and serve a registered release."""

@@ -1,4 +1,4 @@
-"""What MLflow keeps as a version's code and runs to serve it (models from code: nothing is pickled)."""
+"""Code file of a registered version; MLflow runs it to serve the version (models from code: nothing is pickled)."""
 
 from mlflow.models import set_model
 

@@ -1,4 +1,4 @@
-"""A release as an MLflow model: a picture and prompts in, PNG pictures and the concept out."""
+"""Serve a release as an MLflow model: each row has an image and prompts, and is answered with PNG images and a concept."""
 
 import io
 import json
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from encoder.pipeline import E4TPipeline
 
 BASE_ENV, DEVICE_ENV = "E4T_BASE", "E4T_DEVICE"
-"""Variables of the serving process: where the base model is if not where the release says, and what computes."""
+"""Environment variables of the serving process: location of the base model, overriding the release's, and the device."""
 MAX_IMAGE_BYTES, MAX_PROMPTS, MAX_STEPS, MAX_QUEUED = 20_000_000, 16, 100, 8
-"""Bytes of a picture, prompts and tuning steps of a request, and requests at once; beyond them a request is refused."""
+"""Limits of a request (bytes of the image, prompts, tuning steps) and of queued requests; a request above is refused."""
 SIGNATURE = ModelSignature(
     inputs=Schema(
         [
@@ -35,30 +35,33 @@ SIGNATURE = ModelSignature(
             ColSpec(Array(DataType.string), "prompts"),
             ColSpec(DataType.long, "steps", required=False),
             ColSpec(DataType.long, "seed", required=False),
-            ColSpec(DataType.double, "guidance", required=False),
+            ColSpec(DataType.double, "guidance_scale", required=False),
         ]
     ),
-    outputs=Schema([ColSpec(Array(DataType.binary), "pictures"), ColSpec(DataType.binary, "concept")]),
+    outputs=Schema([ColSpec(Array(DataType.binary), "images"), ColSpec(DataType.binary, "concept")]),
 )
 
 
 class BadRequest(MlflowException):
-    """A request that is not answered: MLflow would say the whole request again, over several lines."""
+    """An invalid request, answered in one line; MLflow's own message repeats the whole request over several lines."""
 
     def __init__(self, message: str, code: int = INVALID_PARAMETER_VALUE) -> None:
         super().__init__(message, code)
         self._message = message
 
     def serialize_as_json(self) -> str:
-        """What the client gets."""
+        """Return the body of the response."""
         return json.dumps({"error_code": self.error_code, "message": self._message})
 
 
 class ServedRelease(PythonModel):
-    """Tunes on each request's picture and paints its prompts, one request after the other."""
+    """Tune on the image of each request and sample its prompts, one request at a time."""
+
+    images_output = "images"
+    """Name of the output column that holds the PNG images."""
 
     def load_context(self, context: "PythonModelContext") -> None:
-        """Open the release that lies in the version, over its base model, which does not."""
+        """Open the release in the version's artifacts; the base model is loaded from elsewhere."""
         from encoder.pipeline import E4TPipeline
 
         release, base = context.artifacts[RELEASE_FOLDER], os.environ.get(BASE_ENV)
@@ -66,18 +69,18 @@ class ServedRelease(PythonModel):
         self._lock = threading.Lock()
         self._queue_slots = threading.BoundedSemaphore(MAX_QUEUED)
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - MLflow would take hints for a signature
-        """For each row ``pictures``, a PNG a prompt, and ``concept``, a safetensors file (Concept.from_bytes)."""
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - MLflow would derive a signature from type hints
+        """Return for each row ``images``, one PNG per prompt, and ``concept``, a safetensors file for Concept.from_bytes."""
         rows = [_Request(row) for row in model_input.to_dict("records")]
         with self._exclusive():
-            answers = [row.run(self._pipe) for row in rows]
-        return pd.DataFrame(answers)
+            outputs = [row.run(self._pipe) for row in rows]
+        return pd.DataFrame([{self.images_output: images, "concept": concept} for images, concept in outputs])
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """One concept at a time is in the model; a queue that grows without bound helps nobody."""
+        """Hold the model, which holds one concept at a time. Raises BadRequest if too many requests are queued."""
         if not self._queue_slots.acquire(blocking=False):
-            raise BadRequest("busy: as many requests wait as may; try again later", RESOURCE_EXHAUSTED)
+            raise BadRequest(f"busy: {MAX_QUEUED} requests are queued already; try again later", RESOURCE_EXHAUSTED)
         try:
             with self._lock:
                 yield
@@ -86,37 +89,39 @@ class ServedRelease(PythonModel):
 
 
 class _Request:
-    """A row, checked before anything is computed. Raises what MLflow answers as 400, in one line."""
+    """A validated row of a request. Raises BadRequest, which MLflow answers with status 400, if it is invalid."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         self.image = _decode_image(row["image"])
         self.prompts = [str(prompt) for prompt in row["prompts"]]
-        _require(1 <= len(self.prompts) <= MAX_PROMPTS, f"give 1 to {MAX_PROMPTS} prompts, with *s for the concept")
-        given = {key: row[key] for key in ("steps", "seed", "guidance") if row.get(key) is not None}
-        given = {key: value for key, value in given.items() if not pd.isna(value)}
-        self.settings: dict[str, Any] = {key: int(given[key]) for key in ("steps", "seed") if key in given}
+        _require(
+            1 <= len(self.prompts) <= MAX_PROMPTS,
+            f"give 1 to {MAX_PROMPTS} prompts with *s as placeholder of the concept",
+        )
+        # Versions registered before the rename have the input `guidance`.
+        aliases = {"steps": "steps", "seed": "seed", "guidance": "guidance_scale", "guidance_scale": "guidance_scale"}
+        options = {name: row[key] for key, name in aliases.items() if not pd.isna(row.get(key))}
+        self.settings: dict[str, Any] = {name: int(options[name]) for name in ("steps", "seed") if name in options}
         _require(0 <= self.settings.get("steps", 0) <= MAX_STEPS, f"steps must be from 0 to {MAX_STEPS}")
         _require(0 <= self.settings.get("seed", 0) < 2**31, "seed must be from 0 to 2147483647")
-        self.guidance_scale = given.get("guidance")
-        _require(self.guidance_scale is None or 1 <= self.guidance_scale <= 30, "guidance must be from 1 to 30")
+        self.guidance_scale = options.get("guidance_scale")
+        _require(self.guidance_scale is None or 1 <= self.guidance_scale <= 30, "guidance_scale must be from 1 to 30")
 
-    def run(self, pipe: "E4TPipeline") -> dict[str, Any]:
-        """A row of the answer."""
+    def run(self, pipe: "E4TPipeline") -> tuple[list[bytes], bytes]:
+        """Tune and sample; return the PNG images and the concept."""
         concept = pipe.tune(self.image, **self.settings)
         images = pipe(self.prompts, seed=self.settings.get("seed", 0), guidance_scale=self.guidance_scale)
         pipe.unload_concept()
-        return {"pictures": [_png(image) for image in images], "concept": concept.to_bytes()}
+        return [_encode_png(image) for image in images], concept.to_bytes()
 
 
 def _decode_image(data: bytes) -> "Image.Image":
     from encoder.errors import ModelError
     from encoder.images import open_image
 
-    _require(
-        len(data) <= MAX_IMAGE_BYTES, f"the picture has {len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} are taken"
-    )
+    _require(len(data) <= MAX_IMAGE_BYTES, f"the image has {len(data):,} bytes; the limit is {MAX_IMAGE_BYTES:,}")
     try:
-        return open_image(io.BytesIO(data), "the picture")
+        return open_image(io.BytesIO(data), "the image")
     except ModelError as error:
         raise BadRequest(str(error)) from error
 
@@ -126,7 +131,7 @@ def _require(condition: bool, message: str) -> None:  # noqa: FBT001
         raise BadRequest(message)
 
 
-def _png(image: "Image.Image") -> bytes:
+def _encode_png(image: "Image.Image") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

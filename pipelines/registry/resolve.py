@@ -1,4 +1,4 @@
-"""Where a release is: a folder, ``models:/name@alias`` or ``models:/name/3`` in MLflow's registry, or a hub id."""
+"""Resolve release locations: folders, hub ids, and ``models:/name@alias`` or ``models:/name/3`` in MLflow's registry."""
 
 import os
 import re
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 MODEL_URI_PATTERN = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 RELEASE_FOLDER = "release"
-"""What its folder is called in a version."""
+"""Name of the artifact folder that holds the release in a registered version."""
 
 
 def cache_folder() -> Path:
-    """``E4T_CACHE``, else ``~/.cache/e4t``: what was fetched or tuned before."""
+    """Return the cache of downloaded releases and tuned concepts: ``E4T_CACHE``, or ``~/.cache/e4t``."""
     return Path(os.environ.get("E4T_CACHE") or Path.home() / ".cache" / "e4t")
 
 
 def resolve_release(location: str, runs: Path | str = "runs") -> Path:
-    """The folder of a release; what lies elsewhere is fetched once.
+    """Return the folder of a release; a remote release is downloaded once.
 
-    Raises RunError if the registry has no such version or does not answer, ConfigError for a place of no known form.
+    Raises RunError if the registry has no such version or cannot be reached; ConfigError if the location is malformed.
     """
     return (
         _download_once(get_version(location, runs), runs)
@@ -41,10 +41,10 @@ def resolve_release(location: str, runs: Path | str = "runs") -> Path:
 
 
 def get_version(location: str, runs: Path | str) -> "ModelVersion":
-    """The version that a ``models:/`` URI names. Raises RunError, ConfigError as ``release_at`` does."""
+    """Return the registered version of a ``models:/`` URI; raises the errors of ``resolve_release``."""
     match = MODEL_URI_PATTERN.fullmatch(location)
     if not match:
-        raise ConfigError(f"{location}: give models:/name@alias or models:/name/3")
+        raise ConfigError(f"{location} is not a registry URI; give models:/name@alias or models:/name/3")
     try:
         client = connect(runs)
         if match["alias"]:
@@ -52,11 +52,11 @@ def get_version(location: str, runs: Path | str) -> "ModelVersion":
         return client.get_model_version(match["name"], match["version"])
     except Exception as error:
         uri = redacted_uri(runs)
-        raise RunError(f"{location} is not to be had from MLflow at {uri} ({first_line(error)})") from error
+        raise RunError(f"cannot get {location} from MLflow at {uri} ({first_line(error)})") from error
 
 
 def _download_once(version: "ModelVersion", runs: Path | str) -> Path:
-    """A version's release folder: versions never change, so one that was fetched before is still it."""
+    """Return the release folder of a version; versions are immutable, so a cached download is never refreshed."""
     uri = tracking_uri(runs)
     path = cache_folder() / "releases" / f"{version.name}-{version.version}-{sha256_json([uri, version.source])[:12]}"
     if not path.exists():
@@ -64,12 +64,14 @@ def _download_once(version: "ModelVersion", runs: Path | str) -> Path:
             with atomic_dir_shared(path) as folder:
                 _download(version, runs, folder)
         except Exception as error:
-            raise RunError(f"{version.name} {version.version} cannot be fetched ({first_line(error)})") from error
+            raise RunError(
+                f"cannot download version {version.version} of {version.name} ({first_line(error)})"
+            ) from error
     return path / RELEASE_FOLDER
 
 
 def _download(version: "ModelVersion", runs: Path | str, folder: Path) -> None:
-    """Raises whatever MLflow does, and ModelError or OSError for what is not the release that was registered."""
+    """Download a version and verify its digest; raises errors of MLflow, and ModelError if the release was modified."""
     from mlflow.artifacts import download_artifacts
 
     source_uri = connect(runs).get_model_version_download_uri(version.name, version.version)
@@ -77,4 +79,6 @@ def _download(version: "ModelVersion", runs: Path | str, folder: Path) -> None:
         f"{source_uri}/artifacts/{RELEASE_FOLDER}", dst_path=str(folder), tracking_uri=tracking_uri(runs)
     )
     if Release.open(folder / RELEASE_FOLDER).content_digest != version.tags.get(WEIGHTS_TAG):
-        raise ModelError("what is stored is not what was registered; register the release under another version")
+        raise ModelError(
+            "the stored files differ from the registered release; register the release under another version"
+        )

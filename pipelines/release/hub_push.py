@@ -1,4 +1,4 @@
-"""Releases go to the Hugging Face hub: a version is one commit of a model, and a tag that never moves."""
+"""Push releases to the Hugging Face hub: each version is one commit and one tag, which never moves."""
 
 import logging
 from collections.abc import Mapping
@@ -19,26 +19,25 @@ log = logging.getLogger("e4t")
 
 
 def push(release: Release, repo: str, *, private: bool = False) -> str:
-    """Commit a release to the model ``repo``, owner/name, tag that v<version>, and return the tagged revision's URL.
+    """Commit a release to the model repository ``repo`` (owner/name), tag it v<version>, and return the URL of the tag.
 
-    The model is made if there is none. A tag that is there with the same bytes is left as it is. Raises ConfigError if
-    ``repo`` is no hub id; RunError if the tag has other bytes, a file leads out of the release, a ``private`` release
-    would become public, or the hub does not take it.
+    The repository is created if necessary. An existing tag with identical files is left as it is. Raises ConfigError if
+    ``repo`` is not a hub id; RunError if the tag exists with other files, a link leads out of the release, a
+    ``private`` release would become public, or the hub refuses the push.
     """
     if not is_hub_id(repo):
         raise ConfigError(f"{repo} is not a hub id; give one of the form owner/name")
     files = _release_files(release)
     token = get_token()
     if token is None:
-        raise RunError(f"{repo} is not pushed: no token of the hub is here; run `hf auth login` or set HF_TOKEN")
+        raise RunError(f"cannot push to {repo}: no hub token found; run `hf auth login` or set HF_TOKEN")
     try:
         return _push(HfApi(token=token), release, files, repo, private=private)
     except RunError:
         raise
     except Exception as error:
-        raise RunError(
-            f"{release.folder} is whole, but not on the hub as {repo}: {explain_hub_error(error)}"
-        ) from error
+        reason = explain_hub_error(error)
+        raise RunError(f"{release.folder} is complete, but was not pushed to {repo}: {reason}") from error
 
 
 def _push(api: HfApi, release: Release, files: Mapping[str, Path], repo: str, *, private: bool) -> str:
@@ -50,55 +49,53 @@ def _push(api: HfApi, release: Release, files: Mapping[str, Path], repo: str, *,
     if any(ref.name == tag for ref in api.list_repo_refs(repo).tags):
         if differing := _differing(_remote_files(api, repo, tag), files):
             raise RunError(
-                f"{repo} has a {tag} with another {differing[0]}; a version never changes: release it as a new one"
+                f"tag {tag} of {repo} already exists with a different {differing[0]}; tags never change: release a new version"
             )
-        log.info("%s has %s already, with the same bytes", repo, tag)
+        log.info("%s already has %s with identical files", repo, tag)
     else:
         operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-        deletions = [
-            CommitOperationDelete(name) for name in _remote_files(api, repo, model_info.sha) if name not in files
-        ]
+        obsolete = _remote_files(api, repo, model_info.sha).keys() - files.keys()
+        deletions = [CommitOperationDelete(name) for name in sorted(obsolete)]
         commit = api.create_commit(
             repo, [*operations, *deletions], commit_message=release.id, parent_commit=model_info.sha
         )
-        if differing := _differing(
-            _remote_files(api, repo, commit.oid), files
-        ):  # a .gitignore there leaves files out silently
-            raise RunError(
-                f"{repo} did not take {differing[0]} as it is; see its .gitignore on the hub; {tag} is not set"
-            )
+        # A .gitignore in the repository makes the hub skip files silently.
+        if differing := _differing(_remote_files(api, repo, commit.oid), files):
+            raise RunError(f"{repo} did not store {differing[0]} unchanged, {tag} is not set; check its .gitignore")
         api.create_tag(repo, tag=tag, revision=commit.oid)
     return f"{api.endpoint}/{repo}/tree/{tag}"
 
 
 def _release_files(release: Release) -> dict[str, Path]:
-    """The release's files, by their names with / between folders."""
+    """Return the files of the release by their POSIX paths relative to its folder."""
     root = release.folder.resolve()
     paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
     files = {name: paths[name] for name in paths if name in filter_release_files(paths)}
     for name, path in files.items():
         if not path.resolve().is_relative_to(root):
-            raise RunError(f"{release.folder}: {name} is a link that leads out of the release; put the file there")
+            raise RunError(
+                f"{release.folder}: {name} is a link to a file outside of the release; replace it with the file"
+            )
     if missing := sorted(REQUIRED_FILES - files.keys()):
-        raise RunError(f"{release.folder} is not pushed: it lacks {missing[0]}; get the release again")
+        raise RunError(f"cannot push {release.folder}: it lacks {missing[0]}; get the release again")
     return files
 
 
 def _remote_files(api: HfApi, repo: str, revision: str | None) -> dict[str, RepoFile]:
-    """Files of releases on the hub at a revision; others there are not ours."""
+    """Return the release files of the repository at a revision, without files that others added."""
     tree = [each for each in api.list_repo_tree(repo, recursive=True, revision=revision) if isinstance(each, RepoFile)]
     release_files = filter_release_files(each.path for each in tree)
     return {each.path: each for each in tree if each.path in release_files}
 
 
 def _differing(remote: Mapping[str, RepoFile], files: Mapping[str, Path]) -> list[str]:
-    """Names of files that are not the same here and there."""
+    """Return the names of files that differ or exist on one side only."""
     both = remote.keys() & files.keys()
     return sorted((remote.keys() ^ files.keys()) | {name for name in both if not _same(remote[name], files[name])})
 
 
 def _same(remote: RepoFile, path: Path) -> bool:
-    """Whether the bytes are the same, by the digest that the hub keeps."""
+    """Return whether a local file equals the remote one, by the digest that the hub stores."""
     if remote.lfs:
         return bool(remote.lfs.sha256 == sha256_file(path))
     return bool(remote.blob_id == git_hash(path.read_bytes()))

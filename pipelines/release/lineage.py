@@ -1,4 +1,4 @@
-"""``e4t lineage``: a release's chain back to the sources of its data, every digest that can be reached verified."""
+"""``e4t lineage``: trace a release back to the sources of its data, and verify every digest that can be reached."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,26 +24,29 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-VERIFIED, DIFFERS, RECORDED, UNREACHABLE = "verified", "DIFFERS", "recorded", "not reached"
+VERIFIED, DIFFERS, RECORDED, UNREACHABLE = "verified", "DIFFERS", "recorded", "unreachable"
 
 
 @dataclass(frozen=True)
 class LineageStep:
-    """A link of the chain."""
+    """One step of the lineage, such as the checkpoint or the dataset."""
 
     name: str
     detail: str
     status: str = RECORDED
-    """``verified``: it is there, and its digest is the one written down; ``DIFFERS``: it is there, and is another;
-    ``recorded``: there is nothing to compare; ``not reached``."""
+    """``verified``: it exists with the recorded digest; ``DIFFERS``: it exists with another digest; ``recorded``: there
+    is no digest to compare; ``unreachable``: it no longer exists or its server does not respond."""
 
     def format(self) -> str:
-        """As a line."""
+        """Format the step as one line."""
         return f"{self.name:<12} {self.detail}  [{self.status}]"
 
 
 def lineage_of(location: str, runs: Path, base: str | None = None) -> Iterator[LineageStep]:
-    """Links from the release on. Raises what opening it raises; what else cannot be reached is a link that says so."""
+    """Yield the steps from the release back to the data sources.
+
+    Raises the errors of opening the release; everything else that cannot be reached becomes an ``unreachable`` step.
+    """
     if location.startswith("models:"):
         version = get_version(location, runs)
         release = Release.open(resolve_release(location, runs))
@@ -76,15 +79,15 @@ def _version(version: "ModelVersion", release: Release) -> LineageStep:
 
 
 def _imported_from(imported: dict[str, Any]) -> LineageStep:
-    """Of weights that somebody else has trained."""
+    """Describe the files that an imported release was converted from."""
     files = ", ".join(f"{name} {file['sha256'][:12]}" for name, file in imported["files"].items())
     return LineageStep("imported", f"{imported['from']}: {files}")
 
 
 def _release(release: Release, provenance: dict[str, Any]) -> LineageStep:
     detail = f"{release.id}, weights {release.content_digest[:12]}, {release.folder}"
-    if changed := list(modified_files(release.folder, provenance)):
-        return LineageStep("release", f"{detail}: {', '.join(changed)} are not as released", DIFFERS)
+    if modified := list(modified_files(release.folder, provenance)):
+        return LineageStep("release", f"{detail}: modified files {', '.join(modified)}", DIFFERS)
     return LineageStep("release", detail, VERIFIED if "files" in provenance else RECORDED)
 
 
@@ -106,16 +109,16 @@ def _checkpoint(release: Release, provenance: dict[str, Any]) -> LineageStep:
 
 def _base(release: Release, provenance: dict[str, Any], base: str | None) -> LineageStep:
     recorded, trained_on = provenance["base"].get("weights"), provenance["base"]["model"]
-    if base is None and Path(trained_on).exists():  # whatever the release's own folder is relative to
+    if base is None and Path(trained_on).exists():  # the recorded path is relative to the working directory
         base = trained_on
     detail = f"{trained_on} at {provenance['base']['revision'] or 'no revision'}"
     if not recorded:
         return LineageStep("base", detail)
     try:
-        found = Backbone.load(release.backbone_config(base)).fingerprint()["weights"]
+        actual = Backbone.load(release.backbone_config(base)).fingerprint()["weights"]
     except ConfigError as error:
         return LineageStep("base", f"{detail} ({first_line(error)})", UNREACHABLE)
-    return LineageStep("base", f"{detail}, weights {recorded[:12]}", VERIFIED if found == recorded else DIFFERS)
+    return LineageStep("base", f"{detail}, weights {recorded[:12]}", VERIFIED if actual == recorded else DIFFERS)
 
 
 def _data(provenance: dict[str, Any]) -> LineageStep:
@@ -124,7 +127,7 @@ def _data(provenance: dict[str, Any]) -> LineageStep:
     try:
         manifest = Manifest.load(dataset_path)
         if manifest.digest != recorded:
-            return LineageStep("data", f"{detail}: there is {manifest.digest[:12]} now", DIFFERS)
+            return LineageStep("data", f"{detail}: the dataset now has {manifest.digest[:12]}", DIFFERS)
         problems = list(verify_shards(dataset_path))
     except DataError as error:
         return LineageStep("data", f"{detail} ({first_line(error)})", UNREACHABLE)
@@ -135,7 +138,7 @@ def _data(provenance: dict[str, Any]) -> LineageStep:
 
 
 class _MlflowHistory:
-    """What MLflow knows; a server that is away is said once for each link, and stops nothing."""
+    """Steps that are recorded in MLflow; they become ``unreachable`` if the server does not respond."""
 
     def __init__(self, runs: Path) -> None:
         self._uri, self._unreachable_reason = redacted_uri(runs), ""
@@ -143,13 +146,13 @@ class _MlflowHistory:
         self._experiments: list[str] = []
         try:
             self._client = connect(runs)
-            found = self._client.get_experiment_by_name(EXPERIMENT)
-            self._experiments = [found.experiment_id] if found else []
-        except Exception as error:  # noqa: BLE001 - whatever it is, the chain goes on without
+            experiment = self._client.get_experiment_by_name(EXPERIMENT)
+            self._experiments = [experiment.experiment_id] if experiment else []
+        except Exception as error:  # noqa: BLE001 - the lineage continues without MLflow
             self._mark_unreachable(error)
 
     def pretraining(self, provenance: dict[str, Any]) -> LineageStep:
-        """Its run, and whether it read the set that is written down."""
+        """Return the pre-training run; verified if it read the recorded dataset."""
         run_id, seconds = provenance.get("mlflow_run_id"), provenance["training_seconds"]
         detail = f"run {run_id}, {seconds / 60:.0f} minutes"
         if not run_id:
@@ -164,20 +167,20 @@ class _MlflowHistory:
         return LineageStep("pretraining", f"{detail}, {run.info.status.lower()}", VERIFIED if matches else DIFFERS)
 
     def evaluations(self, release: Release) -> Iterator[LineageStep]:
-        """Runs that looked at these very weights."""
+        """Yield the evaluations and comparisons of the release's weights."""
         for kind in ("evaluate", "compare"):
             for run in self._search_runs(kind, WEIGHTS_TAG, release.content_digest):
                 yield LineageStep(kind, f"run {run.info.run_id}", VERIFIED)
 
     def preparation(self, provenance: dict[str, Any]) -> LineageStep:
-        """The run that made the set."""
-        found = list(self._search_runs("prepare", MANIFEST_TAG, provenance["data_manifest"]))
-        if not found:
+        """Return the run that prepared the dataset."""
+        runs = list(self._search_runs("prepare", MANIFEST_TAG, provenance["data_manifest"]))
+        if not runs:
             return LineageStep(
-                "prepare", self._unreachable_reason or f"no run of this set in MLflow at {self._uri}", UNREACHABLE
+                "prepare", self._unreachable_reason or f"no run of this dataset in MLflow at {self._uri}", UNREACHABLE
             )
         return LineageStep(
-            "prepare", f"run {found[0].info.run_id}, source {found[0].data.params.get('data.source')}", VERIFIED
+            "prepare", f"run {runs[0].info.run_id}, source {runs[0].data.params.get('data.source')}", VERIFIED
         )
 
     def _search_runs(self, stage: str, tag: str, value: str) -> list["Run"]:

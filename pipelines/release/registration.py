@@ -1,4 +1,4 @@
-"""Versions in MLflow's registry: a release becomes one, and an alias says which one is used."""
+"""Register releases as model versions in MLflow, and promote versions by moving aliases."""
 
 import getpass
 import os
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CANDIDATE = "candidate"
-"""Alias of the version that was registered last."""
+"""Alias of the version registered last."""
 MODEL_CODE = Path(__file__).parents[1] / "registry" / "model_code.py"
-"""The model's code; importing it here would take seconds."""
+"""Code file of the served model; a path, because importing it would take seconds."""
 
 
 def register(recipe: Recipe, release: Release) -> int:
-    """Log the release as a model that can be served, and make it a version, alias ``candidate``; gives its number.
+    """Register the release as a servable model version with alias ``candidate``; return the version number.
 
-    The very same release is registered once. Raises ConfigError if the version is taken by another, RunError if MLflow
-    cannot be reached.
+    An identical release is registered once. Raises ConfigError if its semantic version is registered with other
+    content; RunError if MLflow cannot be reached.
     """
     uri = redacted_uri(recipe.runs)
     try:
@@ -56,7 +56,7 @@ def register(recipe: Recipe, release: Release) -> int:
         version = _find_semantic_version(client, release.name, release.version)
         if version and version.tags.get(WEIGHTS_TAG) != release.content_digest:
             raise ConfigError(
-                f"{release.id} is in the registry at {uri}, as version {version.version}, with other weights "
+                f"{release.id} is already registered at {uri} as version {version.version} with other weights "
                 "or settings; give another --version"
             )
         version = version or _create_version(client, recipe, release)
@@ -65,8 +65,10 @@ def register(recipe: Recipe, release: Release) -> int:
     except ConfigError:
         raise
     except Exception as error:
-        reason = f"MLflow at {uri} did not take it ({first_line(error)}); run the same command again when it answers"
-        raise RunError(f"{release.folder} is whole and can be used, but {reason}") from error
+        raise RunError(
+            f"{release.folder} is complete and usable, but MLflow at {uri} did not register it ({first_line(error)}); "
+            "rerun the command when MLflow is reachable"
+        ) from error
 
 
 def _create_version(client: "MlflowClient", recipe: Recipe, release: Release) -> "ModelVersion":
@@ -79,7 +81,7 @@ def _create_version(client: "MlflowClient", recipe: Recipe, release: Release) ->
         tracker.set_tags(tags)
     run = stage_run_id(recipe, label)
     if run is None or tracker.num_pending():
-        raise RunError("it does not answer")
+        raise RunError("the tracking server does not respond")
     if not client.search_registered_models(f"name = '{release.name}'"):
         client.create_registered_model(release.name)
     tags[SEMANTIC_VERSION_TAG] = release.version
@@ -89,14 +91,16 @@ def _create_version(client: "MlflowClient", recipe: Recipe, release: Release) ->
 
 
 def _log_model(release: Release, run: str) -> tuple[str, str]:
-    """The release as a model of a run: its URI and id."""
+    """Log the release as a model of a run; return the URI and the id of the model."""
     import mlflow
 
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     with mlflow.start_run(run), TemporaryDirectory() as tmp_dir, warnings.catch_warnings():
-        # MLflow calls a folder as it is called on the disk, whatever the key.
+        # MLflow names the artifact folder after the folder on disk, not after the key in `artifacts`.
         release_copy = shutil.copytree(release.folder, Path(tmp_dir, RELEASE_FOLDER))
-        warnings.simplefilter("ignore")  # it would have hints on predict, and takes them for another signature
+        warnings.simplefilter(
+            "ignore"
+        )  # MLflow asks for type hints on predict, but would derive a second signature from them
         from pipelines.registry.pyfunc_model import SIGNATURE
 
         model_info = mlflow.pyfunc.log_model(
@@ -110,10 +114,10 @@ def _log_model(release: Release, run: str) -> tuple[str, str]:
 
 
 def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None, str]:
-    """Move an alias to a version, by its number or its semantic version; gives the number before, if any, and now.
+    """Move an alias to a version, given by number or semantic version; return its previous and its new version number.
 
-    The move is one call, so that whoever asks meanwhile gets the one or the other, and is a run in MLflow. Raises
-    RunError if there is no such version, or MLflow cannot be reached.
+    The alias is moved by one atomic call, and the move is logged as a run. Raises RunError if there is no such version
+    or MLflow cannot be reached.
     """
     try:
         client = connect(runs)
@@ -134,7 +138,9 @@ def promote(name: str, version: str, alias: str, runs: Path) -> tuple[str | None
     except RunError:
         raise
     except Exception as error:
-        raise RunError(f"MLflow at {redacted_uri(runs)} did not do it ({first_line(error)})") from error
+        raise RunError(
+            f"cannot set alias {alias} of {name} in MLflow at {redacted_uri(runs)} ({first_line(error)})"
+        ) from error
     return previous, str(current.version)
 
 
@@ -144,7 +150,7 @@ def _find_version(client: "MlflowClient", name: str, version: str) -> "ModelVers
         if version in (str(each.version), each.tags.get(SEMANTIC_VERSION_TAG)):
             return each
     available = ", ".join(f"{each.version} ({each.tags.get(SEMANTIC_VERSION_TAG, '?')})" for each in reversed(versions))
-    raise RunError(f"no version {version} of {name} is registered; there are: {available or 'none'}")
+    raise RunError(f"no version {version} of {name} is registered; available: {available or 'none'}")
 
 
 def _aliased_version(client: "MlflowClient", name: str, alias: str) -> str | None:
