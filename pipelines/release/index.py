@@ -1,4 +1,4 @@
-"""What a release folder says of itself, whoever trained the weights that lie beside it."""
+"""Build and write the index of a release (index.json) and the configurations of its parts."""
 
 import json
 import re
@@ -22,15 +22,15 @@ SEMANTIC_VERSION_PATTERN = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)
 
 
 def check_version(version: str) -> None:
-    """Raise ConfigError for one that is not semantic."""
+    """Raise ConfigError if ``version`` is not a semantic version."""
     if not SEMANTIC_VERSION_PATTERN.fullmatch(version):
-        raise ConfigError(f"version {version!r} is not semantic; give one like 1.0.0")
+        raise ConfigError(f"version {version!r} is not a semantic version; give one like 1.0.0")
 
 
 def check_output_is_new(output: Path) -> None:
-    """Raise ConfigError for a folder that exists."""
+    """Raise ConfigError if ``output`` exists."""
     if output.exists():
-        raise ConfigError(f"{output} exists, and a release is never overwritten; give another --output")
+        raise ConfigError(f"{output} exists, and releases are never overwritten; give another --output")
 
 
 def build_index(
@@ -44,7 +44,7 @@ def build_index(
     tune: TuneConfig,
     sample: SampleConfig,
 ) -> dict[str, Any]:
-    """What a release in ``output`` says of itself; local bases are written relative to it."""
+    """Return the index of a release; paths of local base models are stored relative to ``output``."""
     return {
         "format_version": FORMAT_VERSION,
         "kind": KIND,
@@ -64,7 +64,7 @@ def build_index(
 
 
 def write_index(folder: Path, *, index: dict[str, Any], encoder_config: dict[str, Any]) -> None:
-    """Write the index, and what the weights are."""
+    """Write the index and the configurations of the domain encoder and the weight offsets."""
     _write_json(folder / ENCODER / CONFIG, encoder_config)
     _write_json(folder / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
     _write_json(folder / INDEX, index)

@@ -1,4 +1,4 @@
-"""The release folder: weights, settings, provenance and card, whole or not there; nothing of the base model."""
+"""Write the release folder of a checkpoint atomically, and recognize one that was written before."""
 
 import json
 import shutil
@@ -18,11 +18,11 @@ from pipelines.release.index import build_index, write_index
 
 FinishFn = Callable[[Path], None]
 RELEASE_FILES = {ENCODER: saved_state.ENCODER_FILE, OFFSETS: saved_state.OFFSETS_FILE}
-"""Parts of a release, and the checkpoint's files that are their weights."""
+"""Parts of a release, and the files of a checkpoint that hold their weights."""
 
 
 def write_release(recipe: Recipe, checkpoint: Path, output: Path, version: str, finish: FinishFn) -> Release:
-    """Write a release of a checkpoint; ``finish`` adds to the folder before it appears."""
+    """Write the release of a checkpoint; ``finish`` may add files before the folder is moved to ``output``."""
     hidden_width, encoder_inputs = recipe.pretrain.hidden_width, recipe.pretrain.encoder_inputs
     encoder_config = DomainEncoderConfig.for_backbone(Backbone.load(recipe.base), hidden_width, encoder_inputs)
     with atomic_dir(output) as folder:
@@ -37,7 +37,7 @@ def write_release(recipe: Recipe, checkpoint: Path, output: Path, version: str, 
 
 
 def is_same_release(output: Path, recipe: Recipe, checkpoint: Path, version: str) -> bool:
-    """Whether ``output`` is the release that ``write_release`` would make."""
+    """Return whether ``output`` already is the release that ``write_release`` would write."""
     try:
         index = json.loads((output / INDEX).read_text())
         actual = {part: sha256_file(output / part / WEIGHTS) for part in RELEASE_FILES}

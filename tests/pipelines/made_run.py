@@ -1,6 +1,5 @@
 """A run as training and evaluation leave it, without either: a manifest, whole checkpoints, a report."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from encoder.model.weight_offsets import OffsetPredictor
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.publishing import ReleaseConfig
 from pipelines.config.recipe import Recipe
+from pipelines.evaluation.report import Estimate, EvaluatedRelease, Report, Row
 from pipelines.pretraining.checkpoints.format import Progress, save_state
 from pipelines.pretraining.checkpoints.manager import CheckpointManager
 from pipelines.pretraining.checkpoints.state import TrainingState
@@ -101,21 +101,20 @@ def save(recipe: Recipe, trained: Trained, step: int, state: TrainingState | Non
 
 
 def evaluate(recipe: Recipe, weights: str, **means: float) -> None:
-    """What ``e4t evaluate`` would leave if it had looked at these weights."""
-    scores = {name: {"mean": mean, "low": mean - 0.1, "high": mean + 0.1} for name, mean in means.items()}
-    worse = {name: {"mean": 0.0, "low": 0.0, "high": 0.0} for name in means}
-    report = {
-        "releases": {"somewhere": {"identity": "faces 0.0.0", "weights": weights}},
-        "concepts": {"0001": ["a portrait of *s"], "0002": ["a portrait of *s"]},
-        "systems": [
-            {"system": "base from the caption", "steps": 0, "scores": worse},
-            {"system": "pretrained", "steps": 0, "scores": worse},
-            {"system": "pretrained", "steps": 15, "scores": scores},
-        ],
-    }
+    """Write a report and a grid like ``e4t evaluate`` after evaluating these weights."""
+    scores = {name: Estimate(mean, mean - 0.1, mean + 0.1) for name, mean in means.items()}
+    worse = {name: Estimate(0.0, 0.0, 0.0) for name in means}
+    rows = [("base from the caption", 0, worse), ("pretrained", 0, worse), ("pretrained", 15, scores)]
+    seconds = Estimate(1.0, 1.0, 1.0)
+    report = Report(
+        recipe=recipe.to_dict(),
+        releases={"somewhere": EvaluatedRelease("faces 0.0.0", weights)},
+        environment={},
+        concepts={"0001": ["a portrait of *s"], "0002": ["a portrait of *s"]},
+        rows=[Row(system, steps, 1, estimates, seconds, 1.0) for system, steps, estimates in rows],
+    )
     folder = recipe.folder / "evaluation"
-    folder.mkdir(exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report))
+    report.save(folder)
     Image.new("RGB", (8, 8), "red").save(folder / "grid.png")
 
 

@@ -1,4 +1,4 @@
-"""A set with four pictures of each person, and systems that are done in seconds."""
+"""A dataset with four images of each person, and systems that finish within seconds."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ SYSTEMS = (
         name="Textual Inversion + DreamBooth", method="pivotal", num_images=2, steps=(1,), init_from="Textual Inversion",
         settings={"batch_size": 2},
     ),
-    System(name="DreamBooth", method="dreambooth", steps=(1,), settings={"batch_size": 2, "prior_pictures": 2}),
+    System(name="DreamBooth", method="dreambooth", steps=(1,), settings={"batch_size": 2, "num_class_images": 2}),
     System(name="E4T", method="e4t", init=RELEASE, steps=(0, 2)),
 )  # fmt: skip
 
@@ -55,5 +55,5 @@ def recipe(album: PrepareConfig, tmp_path: Path) -> Recipe:
 
 @pytest.fixture
 def release() -> Path:
-    """The one that ships, of the same base."""
+    """Return the shipped release, which has the same base model."""
     return ROOT / "models" / "faces"

@@ -1,4 +1,4 @@
-"""The whole comparison by command, on the shipped base and release."""
+"""End-to-end tests of `e4t compare` with the shipped base model and release."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from PIL import Image
 from data_prep.config import PrepareConfig
 from data_prep.prepare.pipeline import prepare
 from data_prep.synthetic.faces import FacesConfig, generate_faces
-from pipelines.evaluation.statistics import REFERENCE
+from pipelines.evaluation.report import REFERENCE
 from pipelines.tracking.client import connect
 
 ROOT = Path(__file__).parents[3]
@@ -20,7 +20,7 @@ E4T = Callable[..., tuple[int, str, str]]
 SYSTEMS = [
     {"name": "Stable Diffusion", "method": "none"},
     {"name": "Textual Inversion", "method": "textual-inversion", "steps": [1, 2], "settings": {"batch_size": 1}},
-    {"name": "E4T", "method": "e4t", "start": "release", "steps": [0, 1]},
+    {"name": "E4T", "method": "e4t", "init": "release", "steps": [0, 1]},
 ]
 
 
@@ -28,8 +28,8 @@ SYSTEMS = [
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
     data = {
-        "source": str(folder / "faces"), "output": str(folder / "shards"), "concept": "person",
-        "resolution": 64, "codec": "png", "shard_samples": 50,
+        "source": str(folder / "faces"), "output": str(folder / "shards"), "domain": "person",
+        "resolution": 64, "format": "png", "shard_samples": 50,
     }  # fmt: skip
     generate_faces(FacesConfig(output=data["source"], num_identities=60, images_per_identity=3))
     prepare(PrepareConfig(**data))
@@ -40,8 +40,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": data,
         "conditioning": {"domain_word": "person", "templates": ["a portrait of a *s"]},
         "tune": {"batch_size": 1},
-        "sample": {"steps": 2},
-        "evaluate": {"concepts": 2, "shown": 1, "edits": 1},
+        "sample": {"num_inference_steps": 2},
+        "evaluate": {"num_concepts": 2, "num_grid_concepts": 1, "num_prompts": 1},
         "compare": {"systems": SYSTEMS},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
@@ -53,20 +53,20 @@ def run(e4t: E4T, recipe: Path, *more: str) -> tuple[int, str, str]:
     return e4t("compare", "--recipe", recipe, "--release", release, "--output", output, *more)
 
 
-def test_ranks_make_results_and_the_last_stage_presents_them(e4t: E4T, recipe: Path) -> None:
-    assert run(e4t, recipe, "--stage", "work", "--rank", "0", "--world", "2")[0] == 0
+def test_ranks_compute_results_and_the_present_stage_writes_the_report(e4t: E4T, recipe: Path) -> None:
+    assert run(e4t, recipe, "--stage", "work", "--rank", "0", "--world-size", "2")[0] == 0
     code, _, err = run(e4t, recipe, "--stage", "present")
     assert (code, "lacks 3 results" in err) == (1, True)
-    assert run(e4t, recipe, "--stage", "work", "--rank", "1", "--world", "2")[0] == 0
+    assert run(e4t, recipe, "--stage", "work", "--rank", "1", "--world-size", "2")[0] == 0
     code, out, err = run(e4t, recipe, "--stage", "present")
     assert code == 0, err
-    made = {path.name for path in (recipe.parent / "out").iterdir()}
+    written = {path.name for path in (recipe.parent / "out").iterdir()}
     plots = {f"{name}.{kind}" for name in ("figure", "trade-off", "similarity-by-seconds") for kind in ("png", "pdf")}
-    assert made == {"results", "report.json", "scores.csv", "table.md", "report.html", *plots}
+    assert written == {"results", "report.json", "scores.csv", "table.md", "report.html", *plots}
     assert "figure.png" in out
 
 
-def test_a_second_call_gives_the_same_numbers(e4t: E4T, recipe: Path) -> None:
+def test_a_second_call_writes_an_identical_report(e4t: E4T, recipe: Path) -> None:
     assert run(e4t, recipe)[0] == 0
     report = recipe.parent / "out" / "report.json"
     first = report.read_text()
@@ -74,17 +74,17 @@ def test_a_second_call_gives_the_same_numbers(e4t: E4T, recipe: Path) -> None:
     assert report.read_text() == first
 
 
-def test_the_report_knows_what_was_compared(e4t: E4T, recipe: Path) -> None:
+def test_the_report_holds_every_system_and_the_release(e4t: E4T, recipe: Path) -> None:
     assert run(e4t, recipe)[0] == 0
     report = json.loads((recipe.parent / "out" / "report.json").read_text())
     rows = [(row["system"], row["steps"]) for row in report["systems"]]
     assert rows == [*((each["name"], steps) for each in SYSTEMS for steps in each.get("steps", [0])), (REFERENCE, 0)]
-    truth = report["systems"][-1]["scores"]
-    assert all(truth["truth"]["mean"] >= row["scores"]["truth"]["mean"] for row in report["systems"])
+    similarities = [row["scores"]["reference_similarity"]["mean"] for row in report["systems"]]
+    assert max(similarities) == similarities[-1], "reference images are most similar to themselves"
     assert [release["identity"] for release in report["releases"].values()] == ["faces 1.0.1"]
 
 
-def test_the_page_stands_alone(e4t: E4T, recipe: Path) -> None:
+def test_the_html_report_needs_no_other_files(e4t: E4T, recipe: Path) -> None:
     assert run(e4t, recipe)[0] == 0
     page = (recipe.parent / "out" / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
@@ -95,12 +95,12 @@ def test_the_page_stands_alone(e4t: E4T, recipe: Path) -> None:
 def test_the_figure_has_a_column_for_each_system(e4t: E4T, recipe: Path) -> None:
     assert run(e4t, recipe)[0] == 0
     with Image.open(recipe.parent / "out" / "figure.png") as figure:
-        assert figure.width > figure.height  # 5 columns and a label; 2 rows
+        assert figure.width > figure.height  # 5 columns and a label column; 2 rows
 
 
-def test_mlflow_gets_the_scores(e4t: E4T, recipe: Path) -> None:
+def test_scores_are_logged_to_mlflow(e4t: E4T, recipe: Path) -> None:
     assert run(e4t, recipe)[0] == 0
     client = connect(recipe.parent / "runs")
     [newest, *_] = client.search_runs([client.get_experiment_by_name("e4t").experiment_id])
     assert newest.data.tags["e4t.release"] == "faces 1.0.1"
-    assert newest.data.metrics["E4T/concept"] > 0
+    assert newest.data.metrics["E4T/concept_similarity"] > 0

@@ -1,4 +1,4 @@
-"""A process of the pool that makes results."""
+"""Tests of the worker processes that compute results."""
 
 import signal
 import subprocess
@@ -9,14 +9,14 @@ from pathlib import Path
 POOL = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from pipelines.evaluation.runner import begin_worker
-pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin_worker)
+from pipelines.evaluation.runner import init_worker
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), init_worker)
 print(pool.submit(os.getpid).result(), flush=True)
 pool.submit(time.sleep, 100).result()
 """
 
 
-def test_workers_end_when_the_one_that_started_them_is_killed() -> None:
+def test_a_worker_exits_when_its_parent_process_is_killed() -> None:
     command = [sys.executable, "-c", POOL]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own command
     assert parent.stdout
@@ -24,12 +24,12 @@ def test_workers_end_when_the_one_that_started_them_is_killed() -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 20
-    while (still := runs(worker)) and time.monotonic() < deadline:
+    while (running := is_running(worker)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not still
+    assert not running
 
 
-def runs(process: int) -> bool:
+def is_running(process: int) -> bool:
     try:
         state = (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
