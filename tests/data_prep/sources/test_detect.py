@@ -78,14 +78,14 @@ def test_texts_in_a_parquet_file_are_paths(
 
 def test_the_kind_can_be_given(tmp_path: Path, put: Put, config_of: ConfigOf) -> None:
     put(tmp_path, "a/0.png")
-    assert len(list(open_source(config_of(tmp_path, kind="folder")))) == 1
+    assert len(list(open_source(config_of(tmp_path, type="folder")))) == 1
 
 
 def test_a_folder_here_needs_nothing_that_is_slow_to_import(tmp_path: Path, put: Put) -> None:
     put(tmp_path, "a/0.png")
     program = (
         "import sys; from data_prep.config import PrepareConfig; from data_prep.sources import open_source\n"
-        f"print(len(list(open_source(PrepareConfig(source={str(tmp_path)!r}, output='x', concept='cat')))))\n"
+        f"print(len(list(open_source(PrepareConfig(source={str(tmp_path)!r}, output='x', domain='cat')))))\n"
         "print(sorted({'datasets', 'pyarrow', 'fsspec', 'torch', 'PIL'} & sys.modules.keys()))"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603

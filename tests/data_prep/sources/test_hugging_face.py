@@ -138,7 +138,7 @@ def test_a_folder_that_the_library_knows_is_loaded_by_it(
     tmp_path: Path, streaming: bool, put: Callable[..., Path], fetched: Fetched
 ) -> None:
     put(tmp_path / "set", "train/Ann/0.png", "train/Bob/1.png")
-    read = fetched(tmp_path / "set", kind="datasets", streaming=streaming, identity_column="label")
+    read = fetched(tmp_path / "set", type="datasets", streaming=streaming, identity_column="label")
     assert list(read.values()) == [b"train/Ann/0.png", b"train/Bob/1.png"]
 
 

@@ -24,7 +24,7 @@ bounded = settings(max_examples=150, deadline=None, suppress_health_check=[Healt
 
 def outcomes(path: Path, config_of: ConfigOf, kind: str) -> list[str]:
     """What becomes of each picture, in order."""
-    source, found = open_source(config_of(path, kind=kind)), list[str]()
+    source, found = open_source(config_of(path, type=kind)), list[str]()
     for item in source:
         if isinstance(item, Reject):
             found.append(item.reason)

@@ -20,8 +20,8 @@ def starts() -> list[str]:
 @pytest.fixture
 def reader(starts: list[str], monkeypatch: pytest.MonkeyPatch) -> SequentialReader:
     """Of 10 kB, of which 1 to 2 kB are kept, read 256 bytes at a time."""
-    monkeypatch.setattr(forward, "STEP", 256)
-    monkeypatch.setattr(forward, "WINDOW", 1024)
+    monkeypatch.setattr(forward, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(forward, "WINDOW_BYTES", 1024)
 
     @contextmanager
     def opened() -> Iterator[BinaryIO]:

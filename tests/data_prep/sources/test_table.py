@@ -121,7 +121,7 @@ def test_a_column_that_is_not_there_is_one_clear_error(
     with pytest.raises(
         ConfigError, match=f"no column 'nope'; set data.source_options.{setting} to one of image, who, text, left"
     ):
-        listed(table(suffix), kind="table", **{setting: "nope"})
+        listed(table(suffix), type="table", **{setting: "nope"})
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def one(tmp_path: Path) -> Path:
 
 
 def test_a_sample_is_a_picture_with_what_its_neighbours_say(one: Path, listed: Listed) -> None:
-    full, bare = listed(one, kind="shards")
+    full, bare = listed(one, type="shards")
     assert isinstance(full, Record)
     assert (full.key, full.identity, full.caption, full.source) == ("a__0", "7", "from the json", "one.tar!a/0")
     assert full.columns == {"age": 31, "blur": 0.5, "cls": 3}
@@ -49,7 +49,7 @@ def test_a_sample_is_a_picture_with_what_its_neighbours_say(one: Path, listed: L
 
 
 def test_pictures_and_texts_are_read_in_place(one: Path, config_of: ConfigOf) -> None:
-    source = open_source(config_of(one, kind="shards"))
+    source = open_source(config_of(one, type="shards"))
     records = [item for item in source if isinstance(item, Record)]
     assert [source.read(record) for record in records] == [b"picture", b"another"]
     assert [source.caption(record) for record in records] == ["beside", None]
@@ -58,7 +58,7 @@ def test_pictures_and_texts_are_read_in_place(one: Path, config_of: ConfigOf) ->
 def test_the_columns_to_take_can_be_named(tmp_path: Path, listed: Listed, reasons: Reasons) -> None:
     about = json.dumps({"who": "Ann", "text": "smiling", "identity": "no", "caption": "no"})
     path = shard(tmp_path / "one.tar", [("0.png", ""), ("0.json", about), ("1.png", ""), ("1.json", "{}")])
-    settings = {"kind": "shards", "identity_column": "who", "caption_column": "text"}
+    settings = {"type": "shards", "identity_column": "who", "caption_column": "text"}
     record = listed(path, **settings)[0]
     assert isinstance(record, Record)
     assert (record.identity, record.caption) == ("Ann", "smiling")
@@ -68,7 +68,7 @@ def test_the_columns_to_take_can_be_named(tmp_path: Path, listed: Listed, reason
 
 def test_the_picture_is_the_first_with_a_plain_suffix(tmp_path: Path, fetched: Fetched) -> None:
     path = shard(tmp_path / "one.tar", [("0.mask.png", "mask"), ("0.jpg", "first"), ("0.png", "second")])
-    assert fetched(path, kind="shards") == {"0": b"first"}
+    assert fetched(path, type="shards") == {"0": b"first"}
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_the_picture_is_the_first_with_a_plain_suffix(tmp_path: Path, fetched: F
 def test_a_sample_that_is_not_whole_is_rejected(
     tmp_path: Path, members: list[tuple[str, bytes | str]], reason: str, reasons: Reasons
 ) -> None:
-    assert list(reasons(shard(tmp_path / "one.tar", members), kind="shards").values()) == [reason]
+    assert list(reasons(shard(tmp_path / "one.tar", members), type="shards").values()) == [reason]
 
 
 def test_a_sample_that_comes_again_in_its_shard_is_rejected(tmp_path: Path, listed: Listed) -> None:
     path = shard(tmp_path / "one.tar", [("0.png", ""), ("1.png", ""), ("0.png", "")])
-    *_, again = listed(path, kind="shards")
+    *_, again = listed(path, type="shards")
     assert isinstance(again, Reject)
     assert again.reason == "duplicate name in archive"
 
@@ -141,7 +141,7 @@ def test_shards_at_a_url_and_compressed_ones_read_the_same(tmp_path: Path, mode:
 
 
 def test_a_source_that_was_pickled_lists_and_reads_the_same(one: Path, config_of: ConfigOf) -> None:
-    source = open_source(config_of(one, kind="shards"))
+    source = open_source(config_of(one, type="shards"))
     again = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
     records = [item for item in source if isinstance(item, Record)]
     assert list(again) == records
@@ -151,4 +151,4 @@ def test_a_source_that_was_pickled_lists_and_reads_the_same(one: Path, config_of
 def test_zips_are_no_shards(tmp_path: Path, listed: Listed) -> None:
     (tmp_path / "one.zip").write_bytes(b"")
     with pytest.raises(DataError, match="no shard; give a .tar, a brace pattern"):
-        listed(tmp_path, kind="shards")
+        listed(tmp_path, type="shards")

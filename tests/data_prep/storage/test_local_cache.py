@@ -101,7 +101,7 @@ def test_a_file_cut_short_behind_our_back_is_fetched_anew(tmp_path: Path, fetche
 
 
 def test_a_file_larger_than_the_cache_is_refused(tmp_path: Path, fetches: Fetches) -> None:
-    with pytest.raises(OSError, match=r"its 1000 bytes are more than stream\.cache_bytes, 999"):
+    with pytest.raises(OSError, match=r"its 1000 bytes are more than stream\.cache_max_bytes, 999"):
         read(FileCache(tmp_path, SIZE - 1), fetches, 1)
 
 
