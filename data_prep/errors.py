@@ -1,16 +1,20 @@
-"""What data preparation can refuse, each in one line that says what is wrong, where, and what to do."""
+"""Errors of data preparation and reading. Each message is one line: what is wrong, where, and what to do."""
 
 
 class DataError(RuntimeError):
-    """The input or the shards are bad."""
+    """The input data or the shards are unusable."""
 
 
 class SampleReadError(DataError):
-    """A stored sample cannot be read, however often it is tried."""
+    """A stored sample cannot be read, even after retries."""
 
     def __init__(self, message: str, *, sample: str = "", shard_lost: bool = False) -> None:
         super().__init__(message)
         self.sample = sample
-        """Its key, or shard and row where the key is not known."""
+        """Sample key, or shard and row if the key is unknown."""
         self.shard_lost = shard_lost
-        """Whether its neighbours in the shard cannot be read, either."""
+        """Whether the other samples of the shard are unreadable, too."""
+
+
+class SampleRejected(Exception):  # noqa: N818 - an outcome, not an error
+    """The image is not taken into the dataset. The message is the reason, from a small fixed set."""

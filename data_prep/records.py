@@ -1,57 +1,53 @@
-"""What a source lists: pictures that are not opened yet."""
+"""What a source lists: records of images that have not been opened yet, and rejects."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 Scalar = str | int | float | bool | None
-"""A value of a column."""
+"""Value of a column."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A picture before it is opened; plain data, so that a plan can be a file of JSON lines."""
+    """An image before it is opened. Plain data, so that a plan can be stored as JSON lines."""
 
     key: str
-    """Name in the shards: safe as a tar member's name, without a dot, and unique in the set."""
+    """Sample key: unique in the dataset, safe as the name of a tar member, without dots."""
     identity: str
-    """Who or what it shows; splits are by identity."""
+    """Person or object that the image shows; splits are made by identity."""
     source: str
-    """Where it came from, to be read by people: a path relative to the source, ``archive.zip!member``, a URL, a row."""
+    """Origin for messages: a path relative to the source, ``archive.zip!member``, a URL or a row."""
     location: tuple[str | int, ...]
-    """Where it lies, to be read by the source that listed it."""
+    """Location, in the form that the source that listed it reads."""
     version: str = ""
-    """Changes when the picture (or its caption's file) does, as far as the source can tell without reading it."""
+    """Differs after the image or its caption file has changed, as far as the source can tell without reading it."""
     caption: str | None = None
-    """From a column, if the source has one for it."""
+    """Caption from a column of the source, if there is one."""
     columns: dict[str, Scalar] = field(default_factory=dict)
-    """What else the source says about it; kept beside the picture in the shards."""
+    """Further columns of the source; stored with the sample in the shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """A picture that is kept out, and why."""
+    """An image that is not taken into the dataset."""
 
     key: str
-    """As in Record."""
+    """Sample key, as in Record."""
     source: str
-    """As in Record."""
+    """Origin, as in Record."""
     reason: str
-    """One of few, so that they can be counted."""
-
-
-class SampleRejected(Exception):  # noqa: N818 - an outcome, not an error
-    """The picture is kept out; the message is the reason, from a small fixed set, so that reasons can be counted."""
+    """Reason from a small fixed set, so that reasons can be counted."""
 
 
 class Source(Protocol):
-    """Where pictures come from. It is pickled to workers: open handles are made when they are first needed."""
+    """A source of images. Sources are pickled and sent to workers, so they open handles on first use."""
 
     def __iter__(self) -> Iterator[Record | Reject]:
-        """List every picture, always in the same order, without holding them all; DataError if that cannot be done."""
+        """List every image, always in the same order, without holding all of them in memory. Raises DataError."""
 
     def read(self, record: Record) -> bytes:
-        """The picture's file, whole. Raises OSError if it cannot be had, Rejected if it must not be taken."""
+        """Read the image file. Raises OSError if that fails, SampleRejected if the image must not be taken."""
 
     def caption(self, record: Record) -> str | None:
-        """The text that lies beside the picture, or the record's own, or None."""
+        """Return the caption from a file next to the image, or else that of the record, or None. Raises OSError."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from data_prep.config import PIL_FORMATS, FilterConfig, PrepareConfig
+from data_prep.errors import SampleRejected
 from data_prep.images.color import ColorError, is_srgb, to_8bit_opaque, to_srgb
 from data_prep.images.containers import holds_only_pixels
 from data_prep.images.crops import (
@@ -24,7 +25,7 @@ from data_prep.images.fast_png import try_decode_png
 from data_prep.images.perceptual_hash import perceptual_hash
 from data_prep.images.resize import crop_and_resize
 from data_prep.images.scores import compute_scores, passes_filter
-from data_prep.records import Record, SampleRejected
+from data_prep.records import Record
 from e4t import ConfigError
 
 INPUT_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")

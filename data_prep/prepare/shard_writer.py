@@ -12,10 +12,10 @@ from dataclasses import asdict, replace
 from io import BufferedRandom
 
 from data_prep.config import PrepareConfig
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SampleRejected
 from data_prep.images.transform import ProcessedImage, process_image
 from data_prep.prepare.plan import PlannedShard
-from data_prep.records import Record, Reject, SampleRejected, Source
+from data_prep.records import Record, Reject, Source
 from data_prep.shards.shard_index import MemberOffsets, SampleStats, ShardIndex, index_path
 from data_prep.storage.store import Store
 

@@ -1,4 +1,4 @@
-"""Where pictures come from: folders, archives, shards, tables and Hugging Face datasets."""
+"""Image sources: folders, archives, webdataset shards, tables and Hugging Face datasets."""
 
 from data_prep.config import PrepareConfig
 from data_prep.records import Source
@@ -9,9 +9,11 @@ from data_prep.sources.webdataset import ShardSource
 
 
 def open_source(config: PrepareConfig) -> Source:
-    """The configured source; ``data.source_options.type`` says what it is, or what it is called and holds does.
+    """Return the source that the configuration names.
 
-    Raises DataError if it is missing, ConfigError if it lacks columns that are configured; some only once it is listed.
+    With ``data.source_options.type: auto`` the type is detected from the name and the content of ``data.source``.
+    Raises DataError if the source is missing and ConfigError if it lacks a configured column; some sources raise these
+    only when they are listed.
     """
     source_type = config.source_options.type if config.source_options.type != "auto" else detect_type(config)
     if source_type == "folder":
@@ -20,7 +22,7 @@ def open_source(config: PrepareConfig) -> Source:
         return ArchiveSource.from_config(config)
     if source_type == "shards":
         return ShardSource.from_config(config)
-    # These bring pyarrow and datasets, which take seconds to import.
+    # Imported late: pyarrow and datasets take seconds to import.
     if source_type == "table":
         from data_prep.sources.table import TableSource
 

@@ -1,4 +1,4 @@
-"""Archives of pictures, here or at any URL that fsspec opens, read in place: nothing is ever unpacked."""
+"""Read zip and tar archives of images in place, on the local disk or at any fsspec URL, without unpacking them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ from data_prep.sources.names import Keys, caption_path, escape, hashed_key, is_i
 
 @dataclass(frozen=True)
 class ArchiveSource:
-    """Every picture in one archive, in those of a folder, or in those that a pattern finds.
+    """Every image in one archive, in the archives of a folder, or in those that match a pattern.
 
-    Zip and plain tar members are read by their ranges. A compressed tar is read forwards, so each worker decompresses
-    it about once. Archives within archives and what macOS adds (``__MACOSX/``, ``._0.png``) are passed over.
+    Members of zip and uncompressed tar files are read by byte range. A compressed tar is decompressed sequentially,
+    about once per worker. Nested archives and macOS metadata (``__MACOSX/``, ``._0.png``) are skipped.
     """
 
     archives: tuple[ArchiveFile, ...]
@@ -26,26 +26,27 @@ class ArchiveSource:
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "ArchiveSource":
-        """The configured source. Raises DataError if there is no archive."""
+        """Build the source from the configuration. Raises DataError if there is no archive."""
         tree, archives = find_archives(config.source)
         return cls(archives, config.source_options, ArchiveReader(tree))
 
     def __iter__(self) -> Iterator[Record | Reject]:
-        """Pictures archive by archive, in each one's own order. An archive's names are in memory while it is listed.
+        """List the images archive by archive, in the order of the members; names of one archive are held in memory.
 
-        An archive that is damaged is a Reject, after what could be listed of it. Paths within the archive name the
-        identity; with several archives, keys begin with the archive's name. Raises DataError for bad side tables.
+        A corrupt archive yields one Reject after the members that could be listed. The identity is taken from the path
+        within the archive; with several archives, keys start with the archive name. Raises DataError for bad side
+        tables and for archives that cannot be read.
         """
         labels = Labels.load(self.options)
         for archive in self.archives:
             yield from self._list_archive(archive, labels)
 
     def read(self, record: Record) -> bytes:
-        """The picture's bytes. Raises OSError, also where they are not as the archive declares them."""
+        """Read the image file. Raises OSError, also if its size or checksum differs from the archive's directory."""
         return self.reader.read_image(record)
 
     def caption(self, record: Record) -> str | None:
-        """The first line of the member beside the picture, else what the attributes say. Raises OSError."""
+        """Return the first line of the caption member, or else the caption from the attributes. Raises OSError."""
         return self.reader.read_caption(record)
 
     def _list_archive(self, archive: ArchiveFile, labels: Labels) -> Iterator[Record | Reject]:

@@ -1,4 +1,4 @@
-"""Which archive files a source has."""
+"""Find the archive files of a source."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,21 +14,20 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", *COMPRESSED_SUFFIXES)
 
 @dataclass(frozen=True)
 class ArchiveFile:
-    """One archive."""
+    """One archive of a source."""
 
     name: str
-    """Relative to the source's folder."""
+    """Path relative to the folder of the source."""
     key_prefix: str
-    """What keys of its pictures begin with, to tell several archives apart: empty, or a name without a slash and a
-    slash."""
+    """Prefix of the sample keys, ``<archive name>/`` if the source has several archives, else empty."""
 
     def as_reject(self) -> Reject:
-        """That it could not be listed, or not to its end."""
-        return Reject(key=hashed_key(self.name, "archive"), source=self.name, reason="broken archive")
+        """Return the Reject that stands for all members that could not be listed."""
+        return Reject(key=hashed_key(self.name, "archive"), source=self.name, reason="corrupt archive")
 
 
 def find_archives(source: str) -> tuple[FileTree, tuple[ArchiveFile, ...]]:
-    """One archive, those in a folder, or those that a pattern with ``*`` finds, sorted by name.
+    """Return the archive, the archives in a folder, or those that match a pattern with ``*``, sorted by name.
 
     Raises DataError if there is none.
     """
@@ -50,7 +49,7 @@ def find_archives(source: str) -> tuple[FileTree, tuple[ArchiveFile, ...]]:
 
 
 def with_unique_prefixes(names: Sequence[str]) -> tuple[ArchiveFile, ...]:
-    """The archives, with prefixes if they are several. Raises DataError for a name that is no text."""
+    """Give each archive a key prefix if there are several. Raises DataError for a name that is not UTF-8."""
     for name in names:
         if not is_utf8(name):
             raise DataError(f"source: the archive {name!r} has a name that is not UTF-8; rename it")
@@ -59,11 +58,11 @@ def with_unique_prefixes(names: Sequence[str]) -> tuple[ArchiveFile, ...]:
 
 
 def is_archive(name: str) -> bool:
-    """Whether the name ends like an archive's."""
+    """Return whether the name has an archive suffix."""
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def _single_suffix(name: str) -> str:
-    """``set.tar.gz`` as ``set.tar-gz``, because only what follows the last dot is taken for the suffix."""
+    """Turn ``set.tar.gz`` into ``set.tar-gz``, because ``split_suffix`` splits at the last dot only."""
     suffix = max((suffix for suffix in ARCHIVE_SUFFIXES if name.lower().endswith(suffix)), key=len)
     return f"{name[: -len(suffix)]}.{suffix[1:].replace('.', '-')}"

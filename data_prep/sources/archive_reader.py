@@ -1,4 +1,4 @@
-"""What is in archives: listed from headers and directories, read in place."""
+"""List archives from their headers or directories and read members in place."""
 
 import io
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from data_prep.sources.zip import list_zip, read_zip
 
 
 class ArchiveReader:
-    """Lists and reads the archives under a folder. Any number of threads may read."""
+    """List and read the archives of a folder. Reading is thread-safe."""
 
     def __init__(self, tree: FileTree) -> None:
         self._tree, self._streams = tree, HandleCache[SequentialReader]()
@@ -25,17 +25,17 @@ class ArchiveReader:
         return type(self), (self._tree,)
 
     def list_members(self, name: str) -> Members:
-        """What the archive holds. Raises DataError if the file cannot be had."""
+        """Yield the members of an archive. Raises DataError if the file cannot be read."""
         with self.open_stream(name) as file:
             yield from list_zip(file) if _is_zip(name) else list_tar(file, self.version(name))
 
     def read_image(self, record: Record) -> bytes:
-        """The picture that was listed. Raises OSError if it is not as the archive declares it."""
+        """Read the image of a record. Raises OSError if its size or checksum differs from the archive's directory."""
         name, location, _ = _split_location(record)
         return self._read(name, location, MAX_FILE_BYTES)
 
     def read_caption(self, record: Record) -> str | None:
-        """The first line of the text beside the picture, else the record's own. Raises OSError."""
+        """Return the first line of the caption member, or else the caption of the record. Raises OSError."""
         name, _, caption_location = _split_location(record)
         return (
             first_line(self._read(name, caption_location, MAX_CAPTION_BYTES)) if caption_location else None
@@ -43,7 +43,7 @@ class ArchiveReader:
 
     @contextmanager
     def open_stream(self, name: str) -> Iterator[BinaryIO]:
-        """The zip, or the tar that is in the file. Raises DataError if the file cannot be had, then or later."""
+        """Open a zip or the (decompressed) tar. Raises DataError if the file cannot be read, when opened or later."""
         url = f"{self._tree.url}/{name}"
         with _reraise_as_data_error(url):
             file = self._tree.open(name)
@@ -56,12 +56,12 @@ class ArchiveReader:
                 yield wrapped
 
     def version(self, name: str) -> str:
-        """Changes when the archive does. Raises DataError."""
+        """Return the version of the archive file. Raises DataError."""
         with _reraise_as_data_error(f"{self._tree.url}/{name}"):
             return self._tree.entry(name).version
 
     def _read(self, name: str, location: MemberLocation, limit: int) -> bytes:
-        """At most ``limit`` bytes of a member."""
+        """Read at most ``limit`` bytes of a member."""
         with reraise_as_oserror(name):
             if _is_zip(name):
                 return read_zip(lambda offset, size: self._tree.read(name, size, offset), location, limit)
@@ -82,7 +82,7 @@ def _is_zip(name: str) -> bool:
 
 
 def _split_location(record: Record) -> tuple[str, MemberLocation, MemberLocation]:
-    """Archive, place of the picture, and place of its caption, which is empty if there is none."""
+    """Split into archive name, image location and caption location; the latter is empty without a caption."""
     name, *numbers = record.location
     fields, width = tuple(int(number) for number in numbers), 4 if _is_zip(str(name)) else 2
     return str(name), fields[:width], fields[width:]
@@ -90,7 +90,7 @@ def _split_location(record: Record) -> tuple[str, MemberLocation, MemberLocation
 
 @contextmanager
 def _reraise_as_data_error(url: str) -> Iterator[None]:
-    """A file that cannot be had is no damaged archive: a set must not shrink because a network failed."""
+    """Raise DataError for I/O errors: a network failure must stop the job, not count as a corrupt archive."""
     try:
         with reraise_as_oserror(url):
             yield
@@ -99,7 +99,7 @@ def _reraise_as_data_error(url: str) -> Iterator[None]:
 
 
 class _DataErrorFile(io.RawIOBase):
-    """The file, whose own errors are DataError: those of whoever reads it are about what is in it."""
+    """Wrap a file so that its I/O errors are DataError; other exceptions then mean that its content is corrupt."""
 
     def __init__(self, file: BinaryIO, url: str) -> None:
         self._file, self._url = file, url

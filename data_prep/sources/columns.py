@@ -1,4 +1,4 @@
-"""Columns of rows, whatever they come from: only plain values, which JSON takes."""
+"""Convert rows of tables and datasets to plain JSON values, identities and captions."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from e4t import ConfigError
 
 
 def scalars(row: Mapping[str, object], exclude: Iterable[str | None] = ()) -> dict[str, Scalar]:
-    """The columns that hold plain values; lists, bytes and times are left out."""
+    """Return the columns with plain values; lists, bytes and timestamps are left out."""
     excluded = set(exclude)
     return {
         clean_text(name): to_scalar(value)
@@ -20,7 +20,7 @@ def scalars(row: Mapping[str, object], exclude: Iterable[str | None] = ()) -> di
 
 
 def to_scalar(value: object) -> Scalar:
-    """The value as JSON takes it; a number that is none is None."""
+    """Convert a value for JSON; NaN, infinities and values that are not plain become None."""
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -29,7 +29,7 @@ def to_scalar(value: object) -> Scalar:
 
 
 def parse_scalar(value: str | None) -> Scalar:
-    """What a text file's field says. ``007`` is a name and not a number; nothing is None."""
+    """Parse a field of a text file. ``007`` stays a string; an empty field is None."""
     value = (value or "").strip()
     if re.fullmatch(r"-?(0|[1-9]\d{0,17})", value):
         return int(value)
@@ -39,12 +39,12 @@ def parse_scalar(value: str | None) -> Scalar:
 
 
 def clean_text(value: str) -> str:
-    """The text without what no UTF-8 file takes."""
+    """Replace characters that cannot be encoded as UTF-8."""
     return value.encode(errors="replace").decode()
 
 
 def non_empty(value: object) -> str | None:
-    """The value as text; None if there is none in it."""
+    """Convert a value to stripped text; None if it is empty."""
     content = "" if value is None else clean_text(str(value)).strip()
     return content or None
 
@@ -58,7 +58,7 @@ def record_from_row(
     location: tuple[str | int, ...],
     version: str,
 ) -> Record | Reject:
-    """The picture of a row: its identity (the key, if no column says it), caption and other columns."""
+    """Build the record of a row. Without an identity column the key is the identity."""
     identity = non_empty(to_scalar(cells.get(options.identity_column))) if options.identity_column else key
     if identity is None:
         return Reject(key=key, source=source, reason="no identity in row")
@@ -74,7 +74,7 @@ def record_from_row(
 
 
 def require_columns(label: str, available: Iterable[str], options: SourceConfig) -> None:
-    """Raise ConfigError for a setting that names a column which is not there."""
+    """Raise ConfigError if an option names a column that does not exist."""
     names = list(available)
     for setting in ("image_column", "identity_column", "caption_column"):
         column = getattr(options, setting)

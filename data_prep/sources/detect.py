@@ -1,4 +1,4 @@
-"""What a source is, by its name and, of folders and parquet files, by what is in it."""
+"""Detect the type of a source from its name and, for folders and parquet files, from its content."""
 
 from itertools import islice
 from typing import Literal
@@ -14,9 +14,9 @@ HUB_PREFIX = "hf://"
 
 
 def detect_type(config: PrepareConfig) -> SourceType:
-    """The kind that ``auto`` finds. Raises DataError if a file that must be looked into is missing.
+    """Return the type for ``data.source_options.type: auto``. Raises DataError if a file to inspect is missing.
 
-    What is missing and looks like nothing else is a folder: as that it will be missed.
+    A missing source of unknown type counts as a folder; opening it reports that it is missing.
     """
     source, name = config.source, config.source.lower()
     tree = open_tree(source) if is_local(source) else None
@@ -48,7 +48,7 @@ def _detect_folder_type(tree: FileTree) -> SourceType:
 
 
 def _detect_parquet_type(config: PrepareConfig) -> SourceType:
-    """A column of texts is one of paths."""
+    """Return ``table`` if the image column holds strings (paths), else ``datasets``."""
     if "*" in config.source:
         return "datasets"
     from data_prep.sources.table import parquet_text_columns

@@ -1,15 +1,13 @@
-"""Files that a row names, by path or URL of any kind that fsspec opens."""
+"""Fetch files that table rows refer to by path or by any fsspec URL."""
 
-from typing import Any
-
-from data_prep.records import SampleRejected
+from data_prep.errors import SampleRejected
 from data_prep.sources.filesystem import MAX_FILE_BYTES, FileTree, LocalTree, is_local, reraise_as_oserror
 
 
 def fetch(tree: FileTree, path: str) -> bytes:
-    """The file at a URL, or at a path relative to a folder.
+    """Read the file at a URL, or at a path relative to ``tree``.
 
-    Raises OSError if it cannot be had, Rejected if it is too large.
+    Raises OSError if it cannot be read and SampleRejected if it is too large.
     """
     if is_local(path):
         data = _root_for(tree, path).read(path.removeprefix("file://"))
@@ -18,19 +16,20 @@ def fetch(tree: FileTree, path: str) -> bytes:
 
         with reraise_as_oserror(path):
             fs, remote_path = fsspec.core.url_to_fs(path)
-            data = _read_limited(fs, remote_path)
+            # One byte more than allowed, so that limit_size notices larger files.
+            data = bytes(fs.cat_file(remote_path, start=0, end=MAX_FILE_BYTES + 1))
     return limit_size(data)
 
 
 def limit_size(data: bytes) -> bytes:
-    """The bytes; raises Rejected for more than are taken."""
+    """Return the data unchanged. Raises SampleRejected if it is larger than ``MAX_FILE_BYTES``."""
     if len(data) > MAX_FILE_BYTES:
         raise SampleRejected("file too large")
     return data
 
 
 def version_of(tree: FileTree, path: str) -> str:
-    """Changes when a file on this machine's disk does; nothing is known of others without a request for each."""
+    """Return the version of a local file. Remote files have none, because each would cost a request."""
     root = _root_for(tree, path)
     if not (is_local(path) and isinstance(root, LocalTree)):
         return ""
@@ -41,10 +40,5 @@ def version_of(tree: FileTree, path: str) -> str:
 
 
 def _root_for(tree: FileTree, path: str) -> FileTree:
-    """Where a path that is no URL leads from: an absolute one is always on this machine's disk."""
+    """Return the tree that a path is relative to; absolute paths are always on the local disk."""
     return LocalTree("/") if path.startswith(("/", "file://")) else tree
-
-
-def _read_limited(fs: Any, path: str) -> bytes:  # noqa: ANN401 - fsspec has no types
-    """One byte more than is taken at most, so that too many can be told."""
-    return bytes(fs.cat_file(path, start=0, end=MAX_FILE_BYTES + 1))

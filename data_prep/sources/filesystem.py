@@ -1,4 +1,9 @@
-"""A folder, here or at any URL that fsspec opens: list one folder of it, read one file."""
+"""Read folders on the local disk or at any fsspec URL: list one folder at a time, read single files.
+
+``RemoteTree`` is a thin layer over fsspec's ``DirFileSystem``. The local disk has a class of its own, because fsspec's
+``LocalFileSystem`` lists links to folders and files as "other" (linked folders would be skipped), has no device number
+to detect loops of links with, opens pipes (which blocks), and takes as long to import as listing a small folder.
+"""
 
 import os
 import stat
@@ -11,26 +16,26 @@ from typing import Any, BinaryIO, Literal, Protocol, cast
 from data_prep.errors import DataError
 
 MAX_FILE_BYTES = 512 * 2**20
-"""A larger file is not taken for a picture, nor held in memory."""
+"""Larger files are rejected: they are not images, and a file is held in memory while it is processed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a folder holds."""
+    """One file or folder of a listing."""
 
     name: str
-    """Without the folder."""
+    """Base name, without the folder."""
     kind: Literal["folder", "file", "other"]
-    """``other`` is what must not be opened: a pipe, a device, a link to nothing."""
+    """``other`` must not be opened: a pipe, a socket, a device or a broken link."""
     size: int
-    """Bytes of a file."""
+    """File size in bytes."""
     version: str
-    """Changes when the file does: size, and the time or tag that there is."""
+    """Size and modification time or entity tag; it differs after the file has changed."""
 
 
 @contextmanager
 def reraise_as_oserror(label: str) -> Iterator[None]:
-    """Turn what remote file systems raise, each in its own way, into an OSError."""
+    """Convert the exceptions of remote file systems, which have no common base class, to OSError."""
     try:
         yield
     except OSError:
@@ -41,7 +46,7 @@ def reraise_as_oserror(label: str) -> Iterator[None]:
 
 @contextmanager
 def reraise_listing_errors(label: object) -> Iterator[None]:
-    """Say in one line what cannot be listed."""
+    """Convert an OSError to a DataError of one line that names the folder or file."""
     try:
         yield
     except OSError as error:
@@ -50,49 +55,53 @@ def reraise_listing_errors(label: object) -> Iterator[None]:
 
 
 class FileTree(Protocol):
-    """Files by their names relative to a folder. Plain data, to be pickled to workers."""
+    """Files addressed by their paths relative to a root folder.
+
+    Implementations are plain data, because sources are pickled and sent to worker processes.
+    """
 
     @property
     def url(self) -> str:
-        """The folder, for messages."""
+        """Path or URL of the root folder, for messages."""
 
     def entries(self, folder: str, include: Callable[[str], bool]) -> list[Entry]:
-        """Folders, and the files with wanted names, sorted by name. Raises DataError if it cannot be listed."""
+        """List the subfolders and the files whose names ``include`` accepts, sorted by name. Raises DataError."""
 
     def names(self) -> Iterator[str]:
-        """What the folder itself holds, as it comes. Raises DataError if it cannot be listed."""
+        """Yield the names in the root folder, unsorted. Raises DataError."""
 
     def entry(self, name: str) -> Entry:
-        """One file or folder. Raises OSError if it is not there."""
+        """Look up one file or folder. Raises OSError if it does not exist."""
 
     def inode_key(self, folder: str) -> object:
-        """What all paths to one folder have in common, where there are links. Raises DataError."""
+        """Return a value that is equal for all paths to the same folder, to detect loops of links. Raises DataError."""
 
     def glob(self, pattern: str) -> list[str]:
-        """Names of the files that a pattern with ``*`` finds, sorted. Raises DataError."""
+        """List the files that match a pattern with ``*``, sorted. Raises DataError."""
 
     def read(self, name: str, size: int = MAX_FILE_BYTES + 1, start: int = 0) -> bytes:
-        """At most ``size`` bytes from ``start`` on. Raises OSError."""
+        """Read at most ``size`` bytes from offset ``start``. Raises OSError."""
 
     def open(self, name: str) -> BinaryIO:
-        """The file, to be read at any position. Raises OSError."""
+        """Open a file for reading, with random access. Raises OSError."""
 
 
 def open_tree(url: str) -> FileTree:
-    """The folder at a path or URL, which need not exist."""
+    """Return the tree at a path or URL; the folder need not exist. Raises DataError for an unknown URL scheme."""
     if is_local(url):
         return LocalTree(url.removeprefix("file://"))
-    import fsspec.core  # as slow as all the rest of preparation together, and a disk does without
+    import fsspec.core  # imported late: the local disk does without it
+    from fsspec.implementations.dirfs import DirFileSystem
 
     try:
         fs, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise DataError(f"source {url} cannot be opened ({error}); check data.source") from error
-    return RemoteTree(url.rstrip("/"), fs, str(root).rstrip("/"))
+    return RemoteTree(url.rstrip("/"), DirFileSystem(path=str(root) or "/", fs=fs))
 
 
 def open_parent(url: str) -> tuple[FileTree, str]:
-    """The folder of a file, and the file's name in it."""
+    """Split the path or URL of a file into the tree of its folder and the file's name in it."""
     folder, slash, name = url.rpartition("/")
     if folder.endswith(":/"):  # memory://file
         folder += "/"
@@ -100,17 +109,17 @@ def open_parent(url: str) -> tuple[FileTree, str]:
 
 
 def is_local(url: str) -> bool:
-    """Whether this is a path on this machine's disk."""
+    """Return whether this is a path on the local disk rather than a URL of a remote store."""
     return url.startswith("file://") or not ("://" in url or "::" in url)
 
 
 def is_file(tree: FileTree, name: str) -> bool:
-    """Whether there is such a file. Raises DataError if that cannot be told."""
+    """Return whether the file exists. Raises DataError if it cannot be looked up."""
     return _entry_kind(tree, name) == "file"
 
 
 def is_folder(tree: FileTree) -> bool:
-    """Whether the folder is there. Raises DataError if that cannot be told."""
+    """Return whether the root folder exists. Raises DataError if it cannot be looked up."""
     return _entry_kind(tree, "") == "folder"
 
 
@@ -124,17 +133,17 @@ def _entry_kind(tree: FileTree, name: str) -> str | None:
 
 @dataclass(frozen=True)
 class LocalTree:
-    """On this machine's disk."""
+    """A folder on the local disk; links are followed."""
 
     root: str
 
     @property
     def url(self) -> str:
-        """The folder."""
+        """Path of the root folder."""
         return self.root
 
     def entries(self, folder: str, include: Callable[[str], bool]) -> list[Entry]:
-        """As in Tree; links are followed."""
+        """List a folder; see FileTree."""
         with reraise_listing_errors(self._path(folder)), os.scandir(self._path(folder)) as scanned:
             return sorted(
                 (_local_entry(Path(entry.path)) for entry in scanned if _is_folder(entry) or include(entry.name)),
@@ -142,29 +151,29 @@ class LocalTree:
             )
 
     def names(self) -> Iterator[str]:
-        """As in Tree."""
+        """Yield the names in the root folder; see FileTree."""
         with reraise_listing_errors(self.root), os.scandir(self.root) as scanned:
             yield from (entry.name for entry in scanned)
 
     def entry(self, name: str) -> Entry:
-        """As in Tree."""
+        """Look up one file or folder; see FileTree."""
         path = self._path(name)
         path.stat()
         return _local_entry(path)
 
     def inode_key(self, folder: str) -> object:
-        """Device and number on it."""
+        """Return the device and inode numbers of a folder; see FileTree."""
         with reraise_listing_errors(self._path(folder)):
             info = self._path(folder).stat()
             return info.st_dev, info.st_ino
 
     def glob(self, pattern: str) -> list[str]:
-        """As in Tree."""
+        """List the files that match a pattern; see FileTree."""
         root = Path(self.root)
         return sorted(path.relative_to(root).as_posix() for path in root.glob(pattern) if path.is_file())
 
     def read(self, name: str, size: int = MAX_FILE_BYTES + 1, start: int = 0) -> bytes:
-        """As in Tree."""
+        """Read part of a file; see FileTree."""
         with self.open(name) as file:
             size = min(size, os.fstat(file.fileno()).st_size - start)
             if size <= 0:
@@ -173,7 +182,7 @@ class LocalTree:
             return file.read(size)
 
     def open(self, name: str) -> BinaryIO:
-        """As in Tree. A pipe or device is not opened, which could take for ever."""
+        """Open a regular file; see FileTree. Pipes and devices are refused, because opening them may block."""
         path = self._path(name)
         if not stat.S_ISREG(path.stat().st_mode):
             raise OSError(f"{path} is not a file")
@@ -187,7 +196,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        if entry.is_symlink():  # to itself
+        if entry.is_symlink():  # a link that leads to itself
             return False
         raise
 
@@ -204,74 +213,66 @@ def _local_entry(path: Path) -> Entry:
 
 
 VERSION_FIELDS = ("etag", "ETag", "md5Hash", "mtime", "last_modified", "LastModified", "created")
-"""Where fsspec's file systems say that a file changed, the surest first."""
+"""Fields of fsspec's file information that change with the content, the most reliable first."""
 
 
 @dataclass(frozen=True)
 class RemoteTree:
-    """At a URL."""
+    """A folder at a URL."""
 
     url: str
     fs: Any
-    root: str
+    """``DirFileSystem`` of the folder."""
 
     def entries(self, folder: str, include: Callable[[str], bool]) -> list[Entry]:
-        """As in Tree."""
-        path = self._path(folder)
-        with reraise_listing_errors(f"{self.url}/{folder}".rstrip("/")), reraise_as_oserror(path):
-            listed = [
-                _remote_entry(info) for info in self.fs.ls(path, detail=True, refresh=True) if _is_inside(info, path)
-            ]
+        """List a folder; see FileTree."""
+        label = f"{self.url}/{folder}".rstrip("/")
+        with reraise_listing_errors(label), reraise_as_oserror(label):
+            infos = self.fs.ls(folder, detail=True, refresh=True)
+            # Object stores list a marker for the folder itself.
+            listed = [_remote_entry(info) for info in infos if str(info["name"]).strip("/") != folder.strip("/")]
         return sorted(
             (entry for entry in listed if entry.kind == "folder" or include(entry.name)), key=lambda entry: entry.name
         )
 
     def names(self) -> Iterator[str]:
-        """As in Tree."""
+        """Yield the names in the root folder; see FileTree."""
         return (entry.name for entry in self.entries("", lambda _: True))
 
     def entry(self, name: str) -> Entry:
-        """As in Tree."""
-        with reraise_as_oserror(self._path(name)):
-            return _remote_entry(self.fs.info(self._path(name)))
+        """Look up one file or folder; see FileTree."""
+        with reraise_as_oserror(self._label(name)):
+            return _remote_entry(self.fs.info(name))
 
     def inode_key(self, folder: str) -> object:
-        """The path: stores have no links."""
+        """Return the path: remote stores have no links; see FileTree."""
         return folder
 
     def glob(self, pattern: str) -> list[str]:
-        """As in Tree."""
-        with reraise_listing_errors(f"{self.url}/{pattern}"), reraise_as_oserror(self.url):
-            return sorted(str(path)[len(self.root) :].lstrip("/") for path in self.fs.glob(self._path(pattern)))
+        """List the files that match a pattern; see FileTree."""
+        with reraise_listing_errors(self._label(pattern)), reraise_as_oserror(self.url):
+            return sorted(str(path).lstrip("/") for path in self.fs.glob(pattern))
 
     def read(self, name: str, size: int = MAX_FILE_BYTES + 1, start: int = 0) -> bytes:
-        """As in Tree."""
+        """Read part of a file; see FileTree."""
         if size == 0:
             return b""
-        with reraise_as_oserror(self._path(name)):
-            # A store may send all of the file, whatever part is asked for.
-            return bytes(self.fs.cat_file(self._path(name), start=start, end=start + size))[:size]
+        with reraise_as_oserror(self._label(name)):
+            # Some servers ignore the range and send the whole file.
+            return bytes(self.fs.cat_file(name, start=start, end=start + size))[:size]
 
     def open(self, name: str) -> BinaryIO:
-        """As in Tree."""
-        with reraise_as_oserror(self._path(name)):
-            return cast("BinaryIO", self.fs.open(self._path(name), "rb"))
+        """Open a file; see FileTree."""
+        with reraise_as_oserror(self._label(name)):
+            return cast("BinaryIO", self.fs.open(name, "rb"))
 
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}".rstrip("/")
+    def _label(self, name: str) -> str:
+        return f"{self.url}/{name}"
 
 
 def _remote_entry(info: dict[str, Any]) -> Entry:
     kind = {"directory": "folder", "file": "file"}.get(info["type"], "other")
     size = int(info.get("size") or 0)
-    tag = next((str(info[mark]) for mark in VERSION_FIELDS if info.get(mark)), "")
-    return Entry(_base_name(info), kind, size, f"{size}-{tag}")  # type: ignore[arg-type]
-
-
-def _base_name(info: dict[str, Any]) -> str:
-    return str(info["name"]).rstrip("/").rpartition("/")[2]
-
-
-def _is_inside(info: dict[str, Any], folder: str) -> bool:
-    """Whether it is in the folder: object stores list a marker for the folder itself beside what it holds."""
-    return str(info["name"]).strip("/") != folder.strip("/")
+    tag = next((str(info[field]) for field in VERSION_FIELDS if info.get(field)), "")
+    name = str(info["name"]).rstrip("/").rpartition("/")[2]
+    return Entry(name, kind, size, f"{size}-{tag}")  # type: ignore[arg-type]

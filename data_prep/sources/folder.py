@@ -1,4 +1,4 @@
-"""A folder tree of pictures, here or at any URL that fsspec opens."""
+"""Read a folder tree of images, on the local disk or at any fsspec URL."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from data_prep.sources.names import MAX_CAPTION_BYTES, Keys, caption_path, escap
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Every picture under a folder. Links are followed, loops are not."""
+    """Every image under a folder. Links are followed; loops of links are detected and skipped."""
 
     tree: FileTree
     options: SourceConfig
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "FolderSource":
-        """The configured source."""
+        """Build the source from the configuration."""
         return cls(open_tree(config.source), config.source_options)
 
     def __iter__(self) -> Iterator[Record | Reject]:
-        """Pictures in the order of their paths, with one folder in memory on each level.
+        """List the images sorted by path; one folder per level of the tree is held in memory.
 
-        Raises DataError if the folder is missing or some part of it cannot be listed.
+        Raises DataError if the folder is missing or a part of it cannot be listed.
         """
         if not is_folder(self.tree):
-            raise DataError(f"source {self.tree.url}: no such folder; give a folder of pictures as data.source")
+            raise DataError(f"source {self.tree.url}: no such folder; give a folder of images as data.source")
         labels = Labels.load(self.options)
         for path, key, entry, caption in self._walk("", (self.tree.inode_key(""),)):
             if not is_utf8(path):
@@ -44,16 +44,16 @@ class FolderSource:
                 yield labels.to_record(path, key=key, source=path, location=location, version=version)
 
     def read(self, record: Record) -> bytes:
-        """The file. Raises OSError."""
+        """Read the image file. Raises OSError."""
         return self.tree.read(str(record.location[0]))
 
     def caption(self, record: Record) -> str | None:
-        """The first line of the file beside the picture, else what the attributes say. Raises OSError."""
+        """Return the first line of the caption file, or else the caption from the attributes. Raises OSError."""
         texts = [self.tree.read(str(name), MAX_CAPTION_BYTES) for name in record.location[1:]]
         return (first_line(texts[0]) if texts else None) or record.caption
 
     def _walk(self, folder: str, ancestors: tuple[object, ...]) -> Iterator[tuple[str, str, Entry, Entry | None]]:
-        """Each picture with its path, key, entry and caption's entry; ``above`` tells the folders down to here."""
+        """Yield path, key, entry and caption entry per image; ``ancestors`` are the inode keys down to ``folder``."""
         suffix, keys = self.options.caption_suffix, Keys()
         entries = self.tree.entries(folder, lambda name: is_image_path(name) or name.endswith(suffix))
         files = {entry.name: entry for entry in entries if entry.kind == "file"}

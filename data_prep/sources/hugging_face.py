@@ -1,4 +1,4 @@
-"""Opening a Hugging Face dataset, mapped into memory or streamed."""
+"""Read Hugging Face datasets, memory-mapped or streamed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,45 +35,46 @@ DATA_FILE_SUFFIXES = (".parquet", ".arrow")
 
 @dataclass(frozen=True)
 class Dataset:
-    """An open dataset."""
+    """An opened dataset."""
 
     parts: Sequence[Any]
-    """``datasets.Dataset``, one, or the ``datasets.IterableDataset`` that a streamed one can be cut into."""
+    """One ``datasets.Dataset``, or the ``datasets.IterableDataset`` shards of a streamed one."""
     image_rows: Any
-    """The column of pictures, by row; None if the dataset is streamed."""
+    """The image column, indexed by row; None if the dataset is streamed."""
     image_column: str
+    """Name of the image column."""
     class_names: dict[str, list[str]]
-    """Of the columns that hold numbers of classes, their names."""
+    """Class names of each ``ClassLabel`` column."""
     scalar_columns: list[str]
-    """The columns of texts, numbers and classes, but for the picture's."""
+    """Columns with strings, numbers and classes, except the image column."""
     version: str
-    """Changes when the dataset does, as far as it can be told."""
+    """Fingerprint or revision of the dataset; empty if unknown."""
     image_root: FileTree
-    """Where relative paths of pictures lead from."""
+    """Folder that relative image paths start from."""
 
     def scalar_rows(self, table: Any) -> Iterator[dict[str, Scalar]]:  # noqa: ANN401 - pyarrow has no types
-        """Plain columns of some rows, classes by their names."""
+        """Yield the scalar columns of each row, with class names instead of numbers."""
         for row in table.select(self.scalar_columns).to_pylist():
             yield row | {name: _class_name(names, row[name]) for name, names in self.class_names.items()}
 
     def image(self, part: int, row: int, streams: HandleCache[SequentialRows[Any]]) -> dict[str, Any] | None:
-        """Bytes or path of a row's picture. Raises OSError, or what the dataset raises."""
+        """Return the row's image as ``{"bytes", "path"}``. Raises OSError, or whatever the dataset raises."""
         if self.image_rows is None:
             stream = streams.get(part, lambda: SequentialRows(self.parts[part].select_columns([self.image_column])))
-            picture: dict[str, Any] | None = stream.read(row)[self.image_column]
+            image: dict[str, Any] | None = stream.read(row)[self.image_column]
         else:
-            picture = self.image_rows[row][self.image_column]
-        return picture
+            image = self.image_rows[row][self.image_column]
+        return image
 
 
 def load(source: str, options: SourceConfig) -> Dataset:
-    """Open the dataset. Raises ConfigError for a column or split that is not there, and what ``datasets`` raises."""
+    """Open the dataset. Raises ConfigError for a missing column or split, and whatever ``datasets`` raises."""
     dataset = _open(source, options)
     if dataset.features is None:
         dataset = dataset._resolve_features()
     require_columns(f"dataset {source}", dataset.features, options)
     version = dataset._fingerprint if isinstance(dataset, datasets.Dataset) else _version(source)
-    # Undecoded: the file's own bytes, which preparation looks at itself.
+    # Not decoded here: preparation needs the bytes of the file.
     dataset = dataset.cast_column(options.image_column, datasets.Image(decode=False))
     other_features = {name: kind for name, kind in dataset.features.items() if name != options.image_column}
     streamed = isinstance(dataset, datasets.IterableDataset)
@@ -94,12 +95,12 @@ def load(source: str, options: SourceConfig) -> Dataset:
 
 @contextmanager
 def reraise_loading_errors(source: str) -> Iterator[None]:
-    """Say in one line what is wrong with the dataset."""
+    """Convert exceptions of loading the dataset to a DataError of one line."""
     try:
         yield
     except (ConfigError, DataError):
         raise
-    except Exception as error:  # what the hub, networks and damaged files raise has nothing in common
+    except Exception as error:  # the hub, networks and corrupt files raise unrelated exceptions
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise DataError(
             f"source {source} cannot be loaded ({reason}); check data.source and data.source_options"
@@ -129,12 +130,12 @@ def _open(source: str, options: SourceConfig) -> Any:  # noqa: ANN401 - datasets
 
 
 def _hub_name(source: str) -> str:
-    """With the scheme, a folder that happens to be called like the dataset is not taken for it."""
+    """Return the full hub URL, so that a local folder of the same name is not loaded instead."""
     return f"hf://datasets/{source.removeprefix(HUB_PREFIX).removeprefix('datasets/')}"
 
 
 def _files(source: str) -> list[str]:
-    """The local files of a pattern with ``*``, or the one. Raises DataError if there is none."""
+    """Return the local files that match a pattern with ``*``, or the one file. Raises DataError if there is none."""
     tree, name = open_parent(source)
     names = tree.glob(name) if "*" in name else [name] * is_file(tree, name)
     if not names:
@@ -143,7 +144,7 @@ def _files(source: str) -> list[str]:
 
 
 def _version(source: str) -> str:
-    """Of a dataset that is streamed: the commit on the hub, or a digest of local files' sizes and times."""
+    """Return the version of a streamed dataset: the commit on the hub, or a digest of local file sizes and times."""
     if source.startswith(HUB_PREFIX):
         return str(huggingface_hub.HfApi().dataset_info(_hub_name(source).removeprefix("hf://datasets/")).sha)
     if source.endswith(DATA_FILE_SUFFIXES) and is_local(source):
@@ -168,15 +169,15 @@ def _is_scalar_feature(feature: object) -> bool:
 
 
 ROW_BATCH_SIZE = 256
-"""Listed at a time; of a dataset that is streamed, their pictures are in memory."""
+"""Rows that are listed at a time; for a streamed dataset, their images are held in memory."""
 
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """Rows of a dataset, which is mapped into memory: that takes none.
+    """Rows of a memory-mapped or streamed dataset.
 
-    What comes from the hub or from parquet is first copied to the cache of Hugging Face. With ``streaming`` nothing is;
-    then the listing goes once through all of it, and each worker about once through what its rows lie in.
+    Data from the hub or from parquet is first copied to the Hugging Face cache. With ``streaming`` nothing is copied;
+    then the listing reads the whole dataset once, and each worker reads the dataset shards of its rows about once.
     """
 
     source: str
@@ -185,11 +186,11 @@ class DatasetSource:
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "DatasetSource":
-        """The configured source."""
+        """Build the source from the configuration."""
         return cls(config.source, config.source_options)
 
     def __iter__(self) -> Iterator[Record | Reject]:
-        """Rows in their order. Raises DataError if they cannot be had, ConfigError for a column that is not there."""
+        """List the rows in order. Raises DataError if the dataset cannot be read, ConfigError for a missing column."""
         row = 0
         with reraise_loading_errors(self.source):
             dataset = load(self.source, self.options)
@@ -202,7 +203,7 @@ class DatasetSource:
                         row += 1
 
     def read(self, record: Record) -> bytes:
-        """The picture's file. Raises OSError if it cannot be had, Rejected if it is too large."""
+        """Read the image file. Raises OSError if that fails, SampleRejected if it is too large."""
         part, row = (int(number) for number in record.location)
         with reraise_as_oserror(record.source):
             dataset = self.handles.dataset.get("", partial(load, self.source, self.options))
@@ -214,7 +215,7 @@ class DatasetSource:
         return fetch(dataset.image_root, image["path"])
 
     def caption(self, record: Record) -> str | None:
-        """What the caption's column says."""
+        """Return the caption from the caption column."""
         return record.caption
 
     def _to_record(
@@ -222,12 +223,12 @@ class DatasetSource:
     ) -> Record | Reject:
         key, source = row_key(row), f"row {row}"
         if not has_image:
-            return Reject(key=key, source=source, reason="no picture in row")
+            return Reject(key=key, source=source, reason="no image in row")
         return record_from_row(cells, self.options, key=key, source=source, location=location, version=version)
 
 
 class _Handles:
-    """What a process has open; another one opens its own."""
+    """Open handles of a process. They are not pickled: each worker process opens its own."""
 
     def __init__(self) -> None:
         self.dataset = HandleCache[Dataset]()

@@ -1,4 +1,4 @@
-"""What a picture's path says of it, by itself or through side tables."""
+"""Look up identity, caption and columns of an image by its path, from a pattern or from side tables."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Labels:
-    """Identity, caption and columns by path; made for a listing, as the tables are large."""
+    """Identity, caption and columns by path. It is created per listing and then dropped, because tables are large."""
 
     pattern: re.Pattern[str]
     identities: Mapping[str, str] | None
@@ -26,9 +26,9 @@ class Labels:
 
     @classmethod
     def load(cls, options: SourceConfig) -> "Labels":
-        """With the tables that are configured.
+        """Load the tables that the options name.
 
-        Raises DataError for one that cannot be read, ConfigError for attributes without the caption's column.
+        Raises DataError if a table cannot be read and ConfigError if the attributes lack the caption column.
         """
         attributes = load_attributes(options.attributes) if options.attributes else {}
         column = options.caption_column if attributes else None
@@ -46,7 +46,7 @@ class Labels:
     def to_record(
         self, path: str, *, key: str, source: str, location: tuple[str | int, ...], version: str
     ) -> Record | Reject:
-        """The picture at a path relative to the source, or why it is kept out."""
+        """Return the record of the image at a path relative to the source, or a Reject if its identity is unknown."""
         identity = self.identity(path)
         if identity is None:
             reason = "path names no identity" if self.identities is None else "not in the identities file"
@@ -64,7 +64,7 @@ class Labels:
         )
 
     def identity(self, path: str) -> str | None:
-        """Who or what the picture at a path shows."""
+        """Return the identity of the image at a path, or None if it is unknown."""
         if self.identities is not None:
             return self._lookup(path, self.identities)
         match = self.pattern.fullmatch(split_suffix(path)[0])
@@ -72,7 +72,7 @@ class Labels:
 
     @staticmethod
     def _lookup(path: str, table: Mapping[str, Row]) -> Row | None:
-        """The row of a picture: tables name it by its path, its file name, or that without the suffix."""
+        """Return the row of an image; tables list images by path, by file name, or by file name without suffix."""
         name = path.rpartition("/")[2]
         return next((table[row] for row in (path, name, split_suffix(name)[0]) if row in table), None)
 

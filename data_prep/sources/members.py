@@ -1,4 +1,4 @@
-"""What an archive holds, before it is known which of it are pictures to take."""
+"""Members of an archive as they are listed, before images are selected."""
 
 import re
 from collections.abc import Iterator
@@ -10,34 +10,34 @@ from data_prep.sources.names import is_utf8
 MemberLocation = tuple[int, ...]
 
 Members = Iterator["Member | None"]
-"""Members of an archive in its order; None, at the end, says that it is damaged from there on."""
+"""Members in the order of the archive; a final None means that the archive is corrupt from there on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive; about 0.4 kB with its name."""
+    """A file in an archive; takes about 0.4 kB of memory with its name."""
 
     name: str
-    """Relative path, as ``clean_name`` gives it."""
+    """Relative path, normalized by ``clean_name``."""
     location: MemberLocation
-    """Where it lies, for the reader of this kind of archive."""
+    """Position in the archive, in the form that the reader of this archive format takes."""
     size: int
-    """Bytes, once decompressed, as the archive declares it."""
+    """Decompressed size in bytes, as declared by the archive."""
     version: str
-    """Changes when the content does."""
+    """Differs after the content has changed."""
     problem: str | None
-    """Why it must not be read."""
+    """Reject reason if the member must not be read, else None."""
 
 
 def clean_name(name: str) -> str:
-    """The path without ``./`` and doubled slashes, so that a file has one name."""
+    """Normalize a member path: remove ``./`` and doubled slashes, so that each file has one name."""
     return str(PurePosixPath(name))
 
 
 def name_problem(name: str) -> str | None:
-    """What is wrong with a member's name.
+    """Return the reject reason for a member's name, or None if the name is fine.
 
-    Nothing is ever unpacked to it, but an archive that was made to harm is no source of pictures.
+    Members are never unpacked to disk, but unsafe names (absolute, ``..``) mark an archive that was made to do harm.
     """
     if not is_utf8(name):
         return "name is not UTF-8"

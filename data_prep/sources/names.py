@@ -1,4 +1,4 @@
-"""Keys: a picture's name in the shards, from its path or row, unique without a list of all names."""
+"""Sample keys: names in the shards that are unique, without keeping a list of all names in memory."""
 
 import hashlib
 import re
@@ -9,20 +9,20 @@ IMAGE_SUFFIXES = frozenset(
     + (".ppm", ".pgm", ".pnm", ".jp2")
 )
 MAX_KEY_BYTES = 180
-"""Leaves room for an extension in the 255 bytes that file systems give a name."""
+"""Limit of a key in bytes. File systems allow names of 255 bytes; the rest is for the suffix."""
 HASH_DIGITS = 10
 
 
 class Keys:
-    """Keys for one folder or archive, whose names are held while it is listed (about 100 bytes a picture)."""
+    """Assign keys within one folder or archive; holds its names while it is listed (about 100 bytes per image)."""
 
     def __init__(self) -> None:
         self._taken = set[str]()
 
     def assign(self, path: str) -> str:
-        """Key of a picture's path. ``a.jpg`` and ``a.png`` share a name: the first to come has it, the others a hash.
+        """Return the key of an image path. Call it once per path.
 
-        No path may be asked for twice.
+        ``a.jpg`` and ``a.png`` share the name ``a``: the first one gets it, later ones get a hash appended.
         """
         name, suffix = split_suffix(path)
         if name in self._taken:
@@ -32,9 +32,9 @@ class Keys:
 
 
 def make_key(name: str) -> str:
-    """The name with ``__`` for slashes, if that can be undone; else also made safe, and told apart by a hash.
+    """Convert a path to a key: replace slashes by ``__``, or use ``hashed_key`` if that is not reversible or unsafe.
 
-    So different names have different keys, but for one chance in 10^12 a pair of names that look alike.
+    Different names have different keys, except for a hash collision of similar names (1 in 10^12 per pair).
     """
     key = name.replace("/", "__")
     is_reversible = key.replace("__", "/") == name and not re.search(rf"-[0-9a-f]{{{HASH_DIGITS}}}$", key)
@@ -42,13 +42,16 @@ def make_key(name: str) -> str:
 
 
 def is_valid_key(name: str) -> bool:
-    """Whether the name can be a key as it is."""
+    """Return whether the name can be used as a key without change."""
     return bool(re.fullmatch(r"[\w\-]+", name)) and len(name.encode()) <= MAX_KEY_BYTES
 
 
 def hashed_key(name: str, salt: str = "") -> str:
-    """A safe form of the name and 10 hex digits over name and ``mark``, which tells apart what shares the name."""
-    # Nothing that opens a file has a NUL in its name, so no other name reads like this one with its mark.
+    """Return the name with unsafe characters replaced and 10 hex digits of a hash of name and ``salt`` appended.
+
+    ``salt`` distinguishes samples that share a name, such as two rows with the same path.
+    """
+    # File names contain no NUL, so no other name equals this name with its salt.
     raw = f"{name}\0{salt}" if salt else name
     digits = hashlib.sha256(raw.encode(errors="surrogatepass")).hexdigest()[:HASH_DIGITS]
     safe = re.sub(r"[^\w\-]+", "_", name.replace("/", "__")).encode()[: MAX_KEY_BYTES - HASH_DIGITS - 1]
@@ -56,18 +59,18 @@ def hashed_key(name: str, salt: str = "") -> str:
 
 
 def row_key(row: int) -> str:
-    """Key of a row, counted from 0."""
+    """Return the key of a row, counted from 0."""
     return f"row-{row:09d}"
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """``a/b.c.png`` is ``a/b.c`` and ``.png``."""
+    """Split off the last suffix: ``a/b.c.png`` becomes ``a/b.c`` and ``.png``."""
     suffix = PurePosixPath(path).suffix
     return path.removesuffix(suffix), suffix
 
 
 def is_image_path(path: str) -> bool:
-    """Whether the name ends like a picture's. What macOS leaves beside files (``._a.png``, ``__MACOSX/``) is none."""
+    """Return whether the path has an image suffix. macOS metadata files (``._a.png``, ``__MACOSX/``) do not count."""
     name = path.rpartition("/")[2]
     if name.startswith("._") or path.startswith("__MACOSX/"):
         return False
@@ -75,7 +78,10 @@ def is_image_path(path: str) -> bool:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether the bytes on disk were UTF-8; Python carries others as lone surrogates, which no JSON file takes."""
+    """Return whether the name is valid UTF-8 on disk.
+
+    Python represents other bytes as lone surrogates, which cannot be written to JSON files.
+    """
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -84,20 +90,20 @@ def is_utf8(name: str) -> bool:
 
 
 def escape(name: str) -> str:
-    """The name for people, where it is no text."""
+    """Return the name with characters that cannot be encoded as UTF-8 escaped, for messages."""
     return name.encode(errors="backslashreplace").decode()
 
 
 MAX_CAPTION_BYTES = 64 * 2**10
-"""So much of the file is looked at."""
+"""Bytes read of a caption file."""
 
 
 def caption_path(path: str, suffix: str) -> str:
-    """The text that belongs to the picture at a path."""
+    """Return the path of the caption file that belongs to an image."""
     return split_suffix(path)[0] + suffix
 
 
 def first_line(data: bytes) -> str | None:
-    """The first line that is not empty, if there is one; what is not UTF-8 is replaced."""
+    """Return the first non-empty line, or None; bytes that are not UTF-8 are replaced."""
     lines = data[:MAX_CAPTION_BYTES].decode("utf-8-sig", errors="replace").splitlines()
     return next((line.strip() for line in lines if line.strip()), None)

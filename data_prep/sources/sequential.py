@@ -1,4 +1,4 @@
-"""Reads here and there in what only goes forward, cheap as long as they go forward too."""
+"""Random access to streams that can only be read forwards; cheap while the offsets mostly increase."""
 
 import os
 import threading
@@ -9,37 +9,37 @@ from typing import BinaryIO, Generic, TypeVar
 
 CHUNK_BYTES = 2**20
 WINDOW_BYTES = 32 * CHUNK_BYTES
-"""Bytes behind the stream that are kept: threads that read ahead ask for neighbours in any order."""
+"""Bytes kept behind the current position, because threads that read ahead request neighbors in any order."""
 WINDOW_ROWS = 64
-"""The same for rows."""
+"""Rows kept behind the current row."""
 MAX_OPEN = 2
-"""Streams that a process has open: those at whose border its reads are."""
+"""Open handles per process: a worker's range of samples spans at most two archives at a time."""
 
 Item = TypeVar("Item")
 
 
 class HandleCache(Generic[Item]):
-    """The last few that were opened, by name. Any number of threads may ask; it is not pickled."""
+    """Keep the most recently used handles open (LRU, at most ``MAX_OPEN``). Thread-safe; must not be pickled."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._items = OrderedDict[tuple[int, Hashable], Item]()
 
     def get(self, name: Hashable, open_fn: Callable[[], Item]) -> Item:
-        """The item of that name, made if it is not there any more."""
-        # By process, because a forked one shares its parent's position in a file.
+        """Return the handle of that name; open it if it is not in the cache."""
+        # Per process, because a forked process shares the file position with its parent.
         key = (os.getpid(), name)
         with self._lock:
             if key not in self._items:
                 self._items[key] = open_fn()
             self._items.move_to_end(key)
             while len(self._items) > MAX_OPEN:
-                self._items.popitem(last=False)  # whoever reads from it still holds it
+                self._items.popitem(last=False)  # a thread that still reads from it holds a reference
             return self._items[key]
 
 
 class SequentialReader:
-    """A decompressed stream by offset. Reading before the window starts the stream again. Threads take turns."""
+    """Read a decompressed stream at any offset; an offset before the window restarts the stream. Thread-safe."""
 
     def __init__(self, reopen: Callable[[], AbstractContextManager[BinaryIO]]) -> None:
         self._reopen, self._lock, self._exit_stack = reopen, threading.Lock(), ExitStack()
@@ -47,7 +47,7 @@ class SequentialReader:
         self._buffer, self._buffer_start = bytearray(), 0
 
     def read(self, offset: int, size: int) -> bytes:
-        """The bytes there; fewer where the stream ends. Raises what the decompressor raises."""
+        """Read ``size`` bytes, or fewer at the end of the stream. Raises whatever the decompressor raises."""
         with self._lock:
             if self._file is None or offset < self._buffer_start:
                 self.close()
@@ -58,17 +58,20 @@ class SequentialReader:
             return bytes(self._buffer[first : first + size])
 
     def close(self) -> None:
-        """Close the stream; a later read opens it again."""
+        """Close the stream; the next read reopens it."""
         self._exit_stack.close()
         self._file, self._buffer, self._buffer_start = None, bytearray(), 0
 
     def _read_chunk(self, file: BinaryIO, keep_from: int) -> bool:
-        """Decompress some more, and forget what lies further back than the window and before ``needed``."""
+        """Decompress one chunk and discard bytes that lie behind the window and before ``keep_from``.
+
+        Returns False at the end of the stream.
+        """
         try:
-            # Not read(), which would go on into a damage beyond what is asked for.
+            # Not read(), which would run into corrupt data beyond the requested range.
             chunk = file.read1(CHUNK_BYTES)  # type: ignore[attr-defined]
         except BaseException:
-            self.close()  # a stream that failed somewhere in the middle must not be read on from there
+            self.close()  # the position after a failure is undefined
             raise
         self._buffer += chunk
         if len(self._buffer) > 2 * WINDOW_BYTES:
@@ -79,7 +82,7 @@ class SequentialReader:
 
 
 class SequentialRows(Generic[Item]):
-    """Rows by number, of what can only be iterated. Asking for one before the last few starts again."""
+    """Read rows of an iterable by number; a row before the last ``WINDOW_ROWS`` restarts the iteration. Thread-safe."""
 
     def __init__(self, rows: Iterable[Item]) -> None:
         self._rows, self._lock = rows, threading.Lock()
@@ -87,7 +90,7 @@ class SequentialRows(Generic[Item]):
         self._next_row, self._recent = -1, deque[Item](maxlen=WINDOW_ROWS)
 
     def read(self, row: int) -> Item:
-        """The row. Raises OSError if there are fewer, and what iterating raises."""
+        """Return the row. Raises OSError if there are fewer rows, and whatever the iterable raises."""
         with self._lock:
             if self._next_row < 0 or row < self._next_row - len(self._recent):
                 self._iterator = iter(self._rows)
@@ -97,7 +100,7 @@ class SequentialRows(Generic[Item]):
                     self._recent.append(next(self._iterator))
                     self._next_row += 1
             except BaseException as error:
-                self._next_row = -1  # an iterator that failed must not be gone on with
+                self._next_row = -1  # do not continue with an iterator that failed
                 if isinstance(error, StopIteration):
                     raise OSError(f"there are fewer than {row + 1} rows") from error
                 raise

@@ -1,7 +1,7 @@
-"""Files that say something about pictures by their names: CelebA's lists, FFHQ's JSON, any CSV.
+"""Load identities and attributes of images from side tables: CelebA's lists, FFHQ's JSON or any CSV.
 
-They are held in memory while the source is listed: an identity takes about 150 bytes a picture, attributes about 0.1 kB
-a picture and 0.1 kB more for each text or large number (CelebA's 40 attributes: 1.5 kB).
+Tables are held in memory while the source is listed. An identity takes about 150 bytes per image; attributes take about
+0.1 kB per image plus 0.1 kB for each string or large number (1.5 kB for CelebA's 40 attributes).
 """
 
 import csv
@@ -21,22 +21,22 @@ Columns = dict[str, Scalar]
 
 
 def load_identities(url: str) -> dict[str, str]:
-    """Identities by picture, from lines ``picture identity``. Raises DataError if they cannot be read."""
+    """Load identities by image name from lines ``<image> <identity>``. Raises DataError if that fails."""
     identities = dict[str, str]()
     with _open_text("identities", url) as lines:
         for number, line in enumerate(lines, 1):
             fields = line.rsplit(maxsplit=1)
             if len(fields) == 1:
-                raise DataError(f"identities {url}, line {number}: {line.strip()!r} is no line `picture identity`")
+                raise DataError(f"identities {url}, line {number}: {line.strip()!r} is not a line `<image> <identity>`")
             if fields:
                 identities[fields[0].strip()] = sys.intern(fields[1])
     return identities
 
 
 def load_attributes(url: str) -> dict[str, Columns]:
-    """Columns by picture, from .json (FFHQ), .csv or .tsv (the first column is the name) or CelebA's text lists.
+    """Load columns by image name from .json (FFHQ), .csv or .tsv (names in the first column) or CelebA's text lists.
 
-    Raises DataError if they cannot be read.
+    Raises DataError if the file cannot be read.
     """
     with _open_text("attributes", url) as lines:
         if url.endswith(".json"):
@@ -47,15 +47,15 @@ def load_attributes(url: str) -> dict[str, Columns]:
 
 
 def _parse_celeba(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
-    """A line with the count, one with the names of the columns, then a line a picture, parted by any blanks."""
+    """Parse a CelebA list: a line with the count, a line with column names, then one line per image."""
     if not lines.readline().strip().isdigit():
         raise DataError(
-            f"attributes {url} begins with no count, as CelebA's lists do; give one of these, .csv or .json"
+            f"attributes {url} does not start with a count, as CelebA's lists do; give a CelebA list, .csv or .json"
         )
     header = [sys.intern(name) for name in lines.readline().split()]
     for number, line in enumerate(lines, 3):
         name, *values = line.split() or [""]
-        # The list of boxes names the first column too, that of attributes does not.
+        # The list of boxes also names the first column, the list of attributes does not.
         names = header[len(header) - len(values) :] if len(header) - len(values) in (0, 1) else []
         if name and not names:
             raise DataError(f"attributes {url}, line {number}: {len(values)} values for {len(header)} columns")
@@ -71,15 +71,15 @@ def _parse_csv(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
 
 
 def _parse_ffhq_json(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
-    """FFHQ: by number, each with the picture's path under ``image`` and who made it under ``metadata``."""
-    # Landmarks are most of FFHQ's 267 MB: drop lists while parsing, before they add up to gigabytes.
+    """Parse FFHQ's JSON: objects by image number, with the path under ``image`` and the author under ``metadata``."""
+    # Face landmarks are most of FFHQ's 267 MB: drop lists while parsing, or they take gigabytes of memory.
     data = json.load(lines, object_hook=_without_lists)
     if not isinstance(data, dict):
-        raise DataError(f"attributes {url} is no JSON object by picture")
+        raise DataError(f"attributes {url} is not a JSON object by image")
     for name, row in data.items():
         if isinstance(row, dict):
             image, metadata = (row[part] if isinstance(row.get(part), dict) else {} for part in ("image", "metadata"))
-            # The name alone: the path begins with a folder that may or may not be part of the source.
+            # Only the file name: the path starts with a folder that may be outside the source.
             yield str(image.get("file_path", name)).rpartition("/")[2], scalars(row | metadata)
 
 
@@ -93,7 +93,7 @@ def _without_lists(data: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _open_text(setting: str, url: str) -> Iterator[TextIO]:
-    """The file as text; says in one line what is wrong with it."""
+    """Open a file as text. Raises DataError if it cannot be opened or parsed within the block."""
     tree, name = open_parent(url)
     try:
         with tree.open(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:

@@ -1,4 +1,4 @@
-"""A table with a column of paths or URLs: .csv, .tsv or .parquet, read as a stream."""
+"""Read a table with a column of image paths or URLs (.csv, .tsv or .parquet) as a stream."""
 
 import csv
 import io
@@ -23,46 +23,47 @@ from data_prep.sources.names import escape, hashed_key, is_utf8, row_key, split_
 from e4t import ConfigError
 
 ROW_BATCH_SIZE = 1024
-"""Of a parquet file, held in memory."""
+"""Rows of a parquet file that are held in memory at a time."""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class TableSource:
-    """A picture a row, fetched when it is read."""
+    """One image per row; the image file is fetched when it is read."""
 
     tree: FileTree
-    """The table's folder: paths in it are relative to that."""
+    """Folder of the table; relative image paths start there."""
     name: str
+    """File name of the table."""
     options: SourceConfig
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "TableSource":
-        """The configured source."""
+        """Build the source from the configuration."""
         tree, name = open_parent(config.source)
         return cls(tree, name, config.source_options)
 
     def __iter__(self) -> Iterator[Record | Reject]:
-        """Rows in their order. A key is made of path and row, because a path may stand in several rows.
+        """List the rows in order. Keys contain path and row number, because several rows may have the same path.
 
-        Raises DataError if the table cannot be read, ConfigError if it lacks a column that is configured.
+        Raises DataError if the table cannot be read and ConfigError if it lacks a configured column.
         """
         for row, cells in enumerate(_read_rows(self.tree, self.name, self.options)):
             yield self._to_record(row, cells)
 
     def read(self, record: Record) -> bytes:
-        """The file at the path or URL. Raises OSError if it cannot be had, Rejected if it is too large."""
+        """Read the file at the path or URL. Raises OSError if that fails, SampleRejected if it is too large."""
         return fetch(self.tree, str(record.location[0]))
 
     def caption(self, record: Record) -> str | None:
-        """What the caption's column says."""
+        """Return the caption from the caption column."""
         return record.caption
 
     def _to_record(self, row: int, cells: Row) -> Record | Reject:
         path = str(cells.get(self.options.image_column) or "").strip()
         if not path:
             return Reject(key=row_key(row), source=f"{self.name} row {row}", reason="no path in row")
-        source = redact(path)  # what a link is opened with goes into no key, shard or list
+        source = redact(path)  # credentials of a URL must not reach keys, shards or reports
         key = hashed_key(_key_name(source), f"row {row}")
         if not is_utf8(path):
             return Reject(key=key, source=escape(source), reason="name is not UTF-8")
@@ -72,7 +73,7 @@ class TableSource:
 
 
 def parquet_text_columns(config: PrepareConfig) -> list[str]:
-    """The columns of texts of a parquet file. Raises DataError if it cannot be read."""
+    """Return the names of the string columns of a parquet file. Raises DataError if it cannot be read."""
     tree, name = open_parent(config.source)
     with _reraise_read_errors(f"{tree.url}/{name}"), tree.open(name) as file:
         schema = pyarrow.parquet.read_schema(file)
@@ -89,18 +90,18 @@ def _read_rows(tree: FileTree, name: str, options: SourceConfig) -> Iterator[Row
             batches = table.iter_batches(ROW_BATCH_SIZE, columns=columns)
             yield from chain.from_iterable(batch.to_pylist() for batch in batches)
             return
-        # What is not UTF-8 is carried along, so that such a path can be told from others.
+        # Bytes that are not UTF-8 are kept as surrogates, so that such paths can be rejected one by one.
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         rows = csv.DictReader(lines, delimiter="\t" if name.lower().endswith(".tsv") else ",")
         require_columns(f"table {url}", rows.fieldnames or [], options)
         text_columns = {options.image_column, options.identity_column, options.caption_column}
         for row in rows:
-            # Fields without a column, which a row that is too long has, stand under None.
+            # csv puts the surplus fields of a row that is too long under the key None.
             yield {name: cell if name in text_columns else parse_scalar(cell) for name, cell in row.items() if name}
 
 
 def _key_name(path: str) -> str:
-    """The path or the URL without scheme, query and suffix."""
+    """Return the path, or the URL without scheme and query, without suffix."""
     path = path.partition("://")[2].partition("?")[0] if "://" in path else path
     return split_suffix(str(PurePosixPath(path)))[0]
 
@@ -124,12 +125,12 @@ def _is_text_type(arrow_type: Any) -> bool:  # noqa: ANN401 - pyarrow has no typ
 
 @contextmanager
 def _reraise_read_errors(url: str) -> Iterator[None]:
-    """Say in one line what is wrong with the table."""
+    """Convert exceptions of reading the table to a DataError of one line."""
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(f"source {url}: no such table; give a .csv, .tsv or .parquet as data.source") from error
     except (ConfigError, DataError):
         raise
-    except Exception as error:  # damaged tables and networks that fail raise nearly anything
+    except Exception as error:  # corrupt tables and failing networks raise nearly any exception
         raise DataError(f"source {url} cannot be read ({error}); repair the table") from error

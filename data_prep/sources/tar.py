@@ -1,4 +1,4 @@
-"""Tar archives: headers are read one after the other, and members by offset and size; nothing is unpacked."""
+"""Tar archives: list the headers sequentially; members are then read by offset and size, without unpacking."""
 
 import bz2
 import gzip
@@ -12,29 +12,30 @@ from data_prep.sources.members import Member, Members, clean_name, name_problem
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_HEADER_BYTES = 2**20
-"""More than any honest header takes; the format would allow gigabytes."""
+"""Limit of a header in bytes. Valid headers are far smaller, but the format would allow gigabytes."""
 
 
 def open_decompressed(file: BinaryIO, name: str) -> BinaryIO:
-    """The tar in a compressed file, by the file's name, to be read forwards."""
+    """Open the decompressed stream of a compressed tar; the suffix of ``name`` selects the codec."""
     if name.endswith("gz"):
         return cast("BinaryIO", gzip.GzipFile(fileobj=file))
     return cast("BinaryIO", lzma.LZMAFile(file) if name.endswith("xz") else bz2.BZ2File(file))
 
 
 def list_tar(file: BinaryIO, version: str) -> Members:
-    """Every member that is no folder, in the archive's order; place is the offset in the tar, and size.
+    """Yield every member except folders, in order; its location is (offset in the tar, size).
 
-    ``file`` only goes forward, and may be read between two members. ``stamp`` is the archive's, as headers do not tell
-    what changed.
+    ``file`` is only read forwards; callers may read from it between two members. ``version`` is that of the archive,
+    because headers hold no checksum of the content.
     """
     last_offset = -1
     try:
-        tar = tarfile.TarFile(fileobj=_BoundedReader(file), tarinfo=_StrictTarInfo, encoding="utf-8")  # type: ignore[arg-type]
+        bounded = cast("BinaryIO", _BoundedReader(file))
+        tar = tarfile.TarFile(fileobj=bounded, tarinfo=_StrictTarInfo, encoding="utf-8")
         while (info := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all headers, 2 kB each
             if info.offset <= last_offset:
-                raise tarfile.ReadError("members that lie in a circle")
+                raise tarfile.ReadError("member offsets form a loop")
             last_offset = info.offset
             if not info.isdir():
                 name = clean_name(info.name)
@@ -42,13 +43,13 @@ def list_tar(file: BinaryIO, version: str) -> Members:
                     name, (info.offset_data, info.size), info.size, version, name_problem(name) or _header_problem(info)
                 )
     except DataError:
-        raise  # the archive cannot be had, which says nothing of what is in it
-    except Exception:  # damaged headers and streams make tarfile and decompressors raise nearly anything
+        raise  # an I/O error, not a corrupt archive
+    except Exception:  # for corrupt data, tarfile and the decompressors raise nearly any exception
         yield None
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """A header that is damaged is an error: tarfile takes it for the archive's end."""
+    """Raise an error for a corrupt header, where tarfile would silently assume the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictTarInfo":
@@ -62,13 +63,13 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 class _BoundedReader:
-    """The file, from which no header can have more than its share read."""
+    """Wrap a file so that a header cannot make tarfile read more than ``MAX_HEADER_BYTES``."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.tell, self.seek = file, file.tell, file.seek
 
     def read(self, size: int) -> bytes:
-        """At most that much; raises ReadError for more than a header may take."""
+        """Read bytes of a header. Raises ReadError for more than ``MAX_HEADER_BYTES``."""
         if not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return self._file.read(size)

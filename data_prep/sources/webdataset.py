@@ -1,11 +1,17 @@
-"""Webdataset shards that are there already, read in place."""
+"""Read existing webdataset shards in place.
+
+The ``webdataset`` library is not used for this, because its pipelines read tars sequentially and completely. Preparing
+needs a listing from headers (without the image bytes), the byte range of every member so that any worker can read any
+sample, and one Reject for each bad sample or corrupt shard, where the library raises or drops the rest of the tar.
+"""
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, BinaryIO
+
+from braceexpand import braceexpand
 
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import DataError
@@ -21,19 +27,20 @@ from data_prep.sources.tar import list_tar
 
 @dataclass(frozen=True)
 class Sample:
-    """Members that belong together."""
+    """Consecutive members that share their name up to the first dot."""
 
     name: str
+    """Path in the shard, without suffix."""
     members: dict[str, Member]
-    """By suffix, from the name's first dot on."""
+    """Members by suffix, which starts at the first dot of the file name."""
     metadata: dict[str, Any] | None
-    """What .json says, nothing if there is none; None if it is no JSON object."""
+    """Content of the .json member: empty if there is none, None if it is not a JSON object."""
     class_label: Scalar
-    """What .cls says."""
+    """Content of the .cls member."""
 
     @classmethod
     def from_members(cls, name: str, members: Iterable[Member | None], file: BinaryIO) -> "Sample":
-        """The sample, whose members the tar in ``file`` comes to next."""
+        """Build the sample from its members; ``file`` is the tar, positioned at the first of them."""
         by_suffix, texts = dict[str, Member](), dict[str, bytes]()
         for member in members:
             if member is not None:
@@ -46,51 +53,52 @@ class Sample:
 
     @property
     def offset(self) -> int:
-        """Where it begins."""
+        """Offset of the first member in the tar."""
         return next(iter(self.members.values())).location[0]
 
     @property
     def image(self) -> Member | None:
-        """The first with a picture's suffix, and as little before that as there is."""
+        """First member with an image suffix; one with fewer dots before that suffix comes first."""
         images = [(suffix, member) for suffix, member in self.members.items() if is_image_path(member.name)]
-        return min(images, key=lambda found: found[0].count("."))[1] if images else None
+        return min(images, key=lambda item: item[0].count("."))[1] if images else None
 
     def columns(self, exclude: Iterable[str]) -> dict[str, Scalar]:
-        """The rest of what the sample says, by name."""
+        """Collect the remaining plain values of .json and .cls by name."""
         metadata = self.metadata or {}
-        # Our own shards keep under this name what was known of the picture before.
+        # Shards made by e4t keep the columns of their source under this name.
         nested = metadata.get("columns")
         class_column = {} if self.class_label is None else {"cls": self.class_label}
         return scalars(metadata, exclude) | (scalars(nested) if isinstance(nested, dict) else {}) | class_column
 
 
 MANIFEST_NAME = "manifest.json"
+"""As in data_prep.shards.manifest, which imports fsspec; detecting a local folder must not."""
 
 
 @dataclass(frozen=True)
 class ShardSource:
-    """Samples of tars: neighbours that share their name up to the first dot, as webdataset has it.
+    """Samples of webdataset tars: consecutive members that share their name up to the first dot.
 
-    The picture is the sample's first member with a picture's suffix (``0.png`` before ``0.mask.png``). ``.json`` has
-    identity, caption and columns, ``.txt`` the caption, ``.cls`` a column of that name.
+    The image is the first member with an image suffix (``0.png`` is preferred to ``0.mask.png``). ``.json`` holds
+    identity, caption and columns, ``.txt`` the caption, ``.cls`` becomes a column of that name.
     """
 
     shards: tuple[ArchiveFile, ...]
     options: SourceConfig
     reader: ArchiveReader = field(compare=False)
     is_e4t_dataset: bool
-    """Whether it is a set of ours, in which names are keys: they stay what they are."""
+    """Whether the shards were made by ``e4t prepare``; their sample names are keys already and are kept."""
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "ShardSource":
-        """The configured source. Raises DataError if there is no shard."""
+        """Build the source from the configuration. Raises DataError if there is no shard."""
         tree, shards = find_shards(config.source)
         return cls(shards, config.source_options, ArchiveReader(tree), is_e4t_dataset=has_manifest(tree))
 
     def __iter__(self) -> Iterator[Record | Reject]:
-        """Samples shard by shard, in each one's order; a shard's names are in memory while it is listed.
+        """List the samples shard by shard, in order; the names of one shard are held in memory.
 
-        A shard that is damaged is a Reject, after what could be listed of it. Raises DataError if one is missing.
+        A corrupt shard yields one Reject after the samples that could be listed. Raises DataError for a missing shard.
         """
         for shard in self.shards:
             seen = set[str]()
@@ -103,11 +111,11 @@ class ShardSource:
                         seen.add(name)
 
     def read(self, record: Record) -> bytes:
-        """The picture's bytes. Raises OSError."""
+        """Read the image file. Raises OSError."""
         return self.reader.read_image(record)
 
     def caption(self, record: Record) -> str | None:
-        """The first line of the sample's text, else the caption that stands in its .json. Raises OSError."""
+        """Return the first line of the caption member, or else the caption of the .json. Raises OSError."""
         return self.reader.read_caption(record)
 
     def _to_record(self, sample: Sample, shard: ArchiveFile, duplicate: bool) -> Record | Reject:
@@ -117,7 +125,7 @@ class ShardSource:
             return Reject(key=key, source=source, reason="duplicate name in archive")
         key, image = name if self.is_e4t_dataset and is_valid_key(name) else make_key(name), sample.image
         if image is None:
-            return Reject(key=key, source=source, reason="no picture in sample")
+            return Reject(key=key, source=source, reason="no image in sample")
         if image.problem or sample.metadata is None:
             return Reject(key=key, source=source, reason=image.problem or "bad json in sample")
         identity_column, caption_column = self.options.identity_column, self.options.caption_column or "caption"
@@ -141,71 +149,60 @@ class ShardSource:
 
 
 def find_shards(source: str) -> tuple[FileTree, tuple[ArchiveFile, ...]]:
-    """The shards of a brace pattern, of a set of ours, or as ``find_archives`` has it.
+    """Return the shards of a brace pattern, of a dataset made by e4t, or those that ``find_archives`` finds.
 
     Raises DataError if there is none.
     """
     if "{" in source:
         fixed, brace, rest = source.partition("{")
         tree, prefix = open_parent(fixed)
-        return tree, with_unique_prefixes(list(_expand_braces(prefix + brace + rest)))
+        try:
+            names = list(braceexpand(prefix + brace + rest, escape=False))
+        except ValueError as error:
+            raise DataError(
+                f"source {source}: braces are not balanced; give a pattern like {{000..041}}.tar"
+            ) from error
+        return tree, with_unique_prefixes(names)
     tree = open_tree(source)
     if has_manifest(tree):
         from data_prep.shards.manifest import Manifest
 
         splits = Manifest.load(source).splits
         names = [f"{split}/{shard.name}" for split, shards in splits.items() for shard in shards if shard.samples]
-        return tree, tuple(ArchiveFile(name, "") for name in names)  # keys differ throughout a set
+        return tree, tuple(ArchiveFile(name, "") for name in names)  # keys are unique within a dataset
     tree, archives = find_archives(source)
     shards = [archive.name for archive in archives if not archive.name.lower().endswith(".zip")]
     if not shards:
-        raise DataError(f"source {source}: no shard; give a .tar, a brace pattern, or the folder of a set")
+        raise DataError(f"source {source}: no shard; give a .tar, a brace pattern, or the folder of a dataset")
     return tree, with_unique_prefixes(shards)
 
 
 def has_manifest(tree: FileTree) -> bool:
-    """Whether this is the folder of a set of ours."""
+    """Return whether this is the folder of a dataset that ``e4t prepare`` made."""
     if not is_file(tree, MANIFEST_NAME):
         return False
     manifest = parse_json_object(tree.read(MANIFEST_NAME))
     return manifest is not None and {"splits", "config_digest"} <= manifest.keys()
 
 
-def _expand_braces(pattern: str) -> Iterator[str]:
-    """Names of a pattern with braces, ``{000..041}`` or ``{a,b}``, in which the first varies slowest."""
-    braces = re.search(r"\{([^{}]+)\}", pattern)
-    if braces is None:
-        yield pattern
-        return
-    number_range = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
-    width = (
-        max(len(number_range[1]), len(number_range[2]))
-        if number_range and "0" in (number_range[1][0], number_range[2][0])
-        else 0
-    )
-    numbers = range(int(number_range[1]), int(number_range[2]) + 1) if number_range else ()
-    for choice in [f"{number:0{width}d}" for number in numbers] if number_range else braces[1].split(","):
-        yield from _expand_braces(pattern[: braces.start()] + choice + pattern[braces.end() :])
-
-
 MAX_TEXT_BYTES = 2**20
-"""A longer .json is none that says something about one picture."""
+"""Limit of a .json or .cls member in bytes; longer ones count as invalid."""
 
 
 def _split_name(path: str) -> tuple[str, str]:
-    """A member's sample and suffix: ``a.b/0.mask.PNG`` is ``a.b/0`` and ``.mask.png``."""
+    """Split a member name into sample and suffix: ``a.b/0.mask.PNG`` becomes ``a.b/0`` and ``.mask.png``."""
     folder, slash, name = path.rpartition("/")
     name, dot, suffix = name.partition(".")
     return (folder + slash + name, (dot + suffix).lower()) if name and dot else ("", "")
 
 
 def sample_name(member: Member | None) -> str | None:
-    """What groups samples: None for a damage, nothing for what is no part of a sample."""
+    """Return the name that groups members into samples: None for corrupt data, empty for a member of no sample."""
     return None if member is None else _split_name(member.name)[0]
 
 
 def _read_text(member: Member, file: BinaryIO) -> bytes:
-    """A small member, read while the listing stands at it; nothing if it cannot be."""
+    """Read a small member while the listing is at its position; empty if that fails."""
     if member.problem or member.size > MAX_TEXT_BYTES:
         return b""
     try:
@@ -213,12 +210,12 @@ def _read_text(member: Member, file: BinaryIO) -> bytes:
         return file.read(member.size)
     except DataError:
         raise
-    except Exception:  # a damaged stream, at which the listing will end too
+    except Exception:  # a corrupt stream, at which the listing will end, too
         return b""
 
 
 def parse_json_object(data: bytes) -> dict[str, Any] | None:
-    """The object that is in a file; None if there is no such thing in it."""
+    """Parse a JSON object; None if the data is anything else."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Zip archives, read in place: the central directory says where each member lies, and each is read by its range."""
+"""Zip archives: list the central directory; members are then read by byte range, without unpacking."""
 
 import stat
 import struct
@@ -15,23 +15,24 @@ ENCRYPTED_FLAG = 0x1
 UTF8_NAME_FLAG = 0x800
 UNIX_SYSTEM = 3
 SUPPORTED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What is decompressed. Pictures are compressed already, so nobody bothers with more."""
+"""Supported compression methods. Images are compressed already, so other methods are rare."""
 LOCAL_HEADER = struct.Struct("<4s4xH16xHH")
-"""Signature, method, lengths of name and of what follows it; sizes and checksum stand in the central directory."""
+"""Signature, compression method, length of the name, length of the extra field. Sizes and checksum are taken from the
+central directory."""
 PREFETCHED_NAME_BYTES = 512
-"""Bytes of name and extra fields that are fetched along with the member, which makes two requests one."""
+"""Bytes of name and extra field that are fetched with the member, to save a second request."""
 
 
 def list_zip(file: BinaryIO) -> Members:
-    """Every member that is no folder, in the central directory's order; place is offset, packed size, size, checksum.
+    """Yield every member except folders, in the order of the central directory.
 
-    The directory is in memory while it is listed, about 0.6 kB a member.
+    Its location is (offset, compressed size, size, CRC-32). The directory is held in memory, about 0.6 kB per member.
     """
     try:
         infos = zipfile.ZipFile(file).infolist()
     except DataError:
-        raise  # the archive cannot be had, which says nothing of what is in it
-    except Exception:  # a damaged directory makes zipfile raise nearly anything
+        raise  # an I/O error, not a corrupt archive
+    except Exception:  # for a corrupt directory, zipfile raises nearly any exception
         yield None
         return
     for info in infos:
@@ -43,13 +44,15 @@ def list_zip(file: BinaryIO) -> Members:
 
 
 def read_zip(read_range: Callable[[int, int], bytes], location: MemberLocation, limit: int) -> bytes:
-    """At most ``limit`` bytes of a member; ``read`` takes offset and size. Raises OSError if it is not as declared."""
+    """Read at most ``limit`` bytes of a member.
+
+    ``read_range`` takes offset and size. Raises OSError if the member differs from the central directory.
+    """
     offset, compressed_size, size, checksum = location
     num_bytes = min(limit, size)
     if num_bytes < size:
-        compressed_size = min(
-            compressed_size, 2 * num_bytes
-        )  # of a text's beginning, more than what it can be packed into
+        # Of a long caption only the beginning is needed, which compresses to less than twice its size.
+        compressed_size = min(compressed_size, 2 * num_bytes)
     if offset < 0:
         raise OSError("no member before the archive's beginning")
     data = read_range(offset, LOCAL_HEADER.size + PREFETCHED_NAME_BYTES + compressed_size)
@@ -76,10 +79,10 @@ def _inflate(compressed: bytes, max_bytes: int) -> bytes:
 
 
 def _member_name(info: zipfile.ZipInfo) -> str:
-    """The name as UTF-8, whether the archive says so or not, with slashes.
+    """Decode the name as UTF-8, with slashes as separators.
 
-    By the letter it would be cp437 where it does not say so, but that is what many tools forget, and nobody uses cp437.
-    Some tools on Windows write backslashes.
+    Without the UTF-8 flag the standard encoding is cp437, but many tools omit the flag and write UTF-8. Some Windows
+    tools write backslashes.
     """
     name = info.orig_filename
     if not info.flag_bits & UTF8_NAME_FLAG:

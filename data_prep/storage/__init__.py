@@ -1,1 +1,1 @@
-"""Files on disk or behind any fsspec URL: atomic writes, retries and a local cache."""
+"""Files on the local disk or at any fsspec URL: atomic writes, retries and a local cache."""

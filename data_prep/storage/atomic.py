@@ -1,4 +1,4 @@
-"""Nothing half written is ever taken for whole: write aside, flush to the disk, rename."""
+"""Write files and folders atomically: write to a temporary name, flush to disk, rename."""
 
 import hashlib
 import os
@@ -11,17 +11,17 @@ from io import BufferedRandom
 from pathlib import Path
 
 PARTIAL_PATTERN = re.compile(r"\.[0-9a-f]{8}\.partial$")
-"""How names of files end that are being written, or were when their writer was killed."""
+"""Suffix of files that are being written, or that a killed process left behind."""
 
 
 def partial_name(name: str) -> str:
-    """A name to write under: one of its own, as ranks that share a disk may write the same file at the same time."""
+    """Return a unique temporary name, because several ranks on a shared disk may write the same file at once."""
     return f"{name}.{secrets.token_hex(4)}.partial"
 
 
 @contextmanager
 def atomic_open(path: Path) -> Iterator[BufferedRandom]:
-    """A file to write that appears under its name when the block has ended well; an earlier one is replaced then."""
+    """Open a file that appears at ``path`` when the block ends without error, replacing an earlier file."""
     tmp_path = path.with_name(f".{partial_name(path.name)}")
     try:
         with tmp_path.open("w+b") as file:
@@ -36,14 +36,14 @@ def atomic_open(path: Path) -> Iterator[BufferedRandom]:
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a file that appears under its name only when it is whole."""
+    """Write a file that appears at ``path`` only when it is complete."""
     with atomic_open(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """A folder to fill that appears as ``place`` when the block has ended well; an earlier one is replaced then."""
+    """Yield a folder that appears at ``path`` when the block ends without error, replacing an earlier folder."""
     tmp_dir = path.with_name(f".{path.name}.partial")
     shutil.rmtree(tmp_dir, ignore_errors=True)
     tmp_dir.mkdir(parents=True)
@@ -54,25 +54,25 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir_shared(path: Path) -> Iterator[Path]:
-    """As ``whole_folder`` where several processes may make the same folder at once: the first one's stays."""
+    """Like ``atomic_dir``, for several processes that create the same folder at once: the first one wins."""
     tmp_dir = path.with_name(f".{partial_name(path.name)}")
     tmp_dir.mkdir(parents=True)
     try:
         yield tmp_dir
-        with suppress(OSError):  # somebody else was first
+        with suppress(OSError):  # another process was first
             tmp_dir.rename(path)
     finally:
         shutil.rmtree(tmp_dir, ignore_errors=True)
 
 
 def sha256_file(path: Path) -> str:
-    """Sha256 of a file's bytes."""
+    """Return the sha256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync_dir(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where folders can be opened for that."""
+    """Make a rename survive a power failure, on systems where folders can be opened."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_DIRECTORY)

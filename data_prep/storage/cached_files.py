@@ -1,4 +1,4 @@
-"""The large files of a set, read on this machine's disk: where they are, or after a whole copy has come."""
+"""Read the large files of a dataset from the local disk: in place, or from a cached copy of a remote file."""
 
 import hashlib
 import os
@@ -11,35 +11,35 @@ from data_prep.storage.local_cache import FileCache
 from data_prep.storage.retrying_store import RetryingStore
 
 CHUNK_BYTES = 8 * 2**20
-"""Bytes asked of a store at once: what a failed attempt costs, and what must come within the timeout."""
+"""Bytes per request to a remote store; each request has its own timeout and retries."""
 FETCH_ATTEMPTS = 2
-"""How often a file is fetched whose sha256 differs on arrival."""
+"""Number of times a file is fetched before a wrong sha256 is an error."""
 
 
 class StoredFile(NamedTuple):
-    """A file of a set, as it was when it was made."""
+    """A file of a dataset as its manifest lists it."""
 
     name: str
-    """In the set's folder."""
+    """Path relative to the dataset."""
     bytes: int
-    """Its size."""
+    """Size in bytes."""
     sha256: str
-    """Of its bytes."""
+    """Sha256 as hex digits."""
 
 
-class TruncatedFile(Exception):  # noqa: N818 - says what the file is
-    """A file on this machine's disk ends too early; trying again cannot help."""
+class TruncatedFile(Exception):  # noqa: N818 - describes the file
+    """A local file is shorter than its manifest says; retrying cannot help."""
 
 
 class CachedFiles:
-    """Reads of large files. Any number of threads and processes may read."""
+    """Read large files through the cache. Safe for any number of threads and processes."""
 
     def __init__(self, store: RetryingStore, cache: FileCache) -> None:
         self.store, self.cache = store, cache
 
     @contextmanager
     def open(self, stored_file: StoredFile) -> Iterator[BinaryIO]:
-        """The file on this machine's disk. Raises FileNotFoundError or another OSError if it cannot be had."""
+        """Open the file on the local disk. Raises FileNotFoundError or another OSError if that fails."""
         if self.store.is_local:
             with Path(self.store.local_path(stored_file.name)).open("rb") as local_file:
                 yield local_file
@@ -50,30 +50,30 @@ class CachedFiles:
                 yield file
 
     def read(self, stored_file: StoredFile, offset: int, size: int) -> bytes:
-        """So many bytes from an offset on. Raises as ``opened`` does, and Short."""
+        """Read ``size`` bytes from an offset. Raises as ``open`` does, and TruncatedFile."""
 
         def attempt() -> bytes:
             with self.open(stored_file) as file:
                 return os.pread(file.fileno(), size, offset)
 
-        # A store has been asked patiently already when the file is here.
+        # Fetching from a remote store has retries of its own; the cached copy is local.
         data = self.store.with_retries(stored_file.name, attempt) if self.store.is_local else attempt()
         if len(data) < size:
             raise TruncatedFile(f"it ends at byte {offset + len(data)}, not {stored_file.bytes}")
         return data
 
     def prefetch(self, stored_file: StoredFile) -> None:
-        """Have the whole file ready: in the cache, or in memory as far as the system likes. Raises OSError."""
+        """Fetch the file into the cache, or ask the system to read a local file ahead. Raises OSError."""
         with self.open(stored_file) as file:
             if self.store.is_local and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def evict_if_corrupt(self, stored_file: StoredFile) -> bool:
-        """Drop a cached copy that was changed after it came. Returns whether it was so."""
+        """Remove the cached copy if its sha256 is wrong. Returns whether it was removed."""
         return not self.store.is_local and self.cache.evict_if_corrupt(stored_file.sha256)
 
     def _fetch(self, stored_file: StoredFile, file: BinaryIO) -> None:
-        """Write the file's bytes, checked. Raises OSError."""
+        """Copy the remote file into ``file`` and check its sha256. Raises OSError."""
         for _ in range(FETCH_ATTEMPTS):
             file.seek(0)
             digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Files kept on a local disk, bounded in bytes, that any number of processes share."""
+"""A cache of files on the local disk, bounded in bytes and shared by any number of processes."""
 
 import fcntl
 import hashlib
@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 PARTIAL = ".partial"
+"""Suffix of files that are being fetched."""
 
 
 class FileCache:
-    """Files by their sha256; those not used for longest go when room is needed.
+    """Cache files by their sha256; the least recently used ones are evicted when space is needed.
 
-    Everything is told by locks on the files themselves, which end with their process: a reader holds a shared one while
-    it reads, so that nobody removes the file under it; whoever fetches holds an exclusive one on the partial file, so
-    that others wait and then find the whole one. What a killed process left is used or removed by the next.
+    Processes coordinate through ``flock`` on the files, which the system releases when a process dies. A reader holds a
+    shared lock, so that the file is not evicted while it is read. A fetcher holds an exclusive lock on the partial
+    file, so that others wait and then use the complete one. Files of a killed process are reused or removed later.
     """
 
     def __init__(self, folder: Path | str, max_bytes: int) -> None:
         self.folder, self.max_bytes = Path(folder).expanduser(), max_bytes
 
     def open(self, sha256: str, size: int, fetch: Callable[[BinaryIO], None]) -> BinaryIO:
-        """The file, locked until it is closed; ``fetch`` writes it, or raises, if it is not there."""
+        """Open a file, locked until it is closed. ``fetch`` writes it if it is not in the cache, or raises."""
         while True:
             file = self._open_cached(sha256, size)
             if file:
@@ -32,7 +33,7 @@ class FileCache:
             self._fetch_locked(sha256, size, fetch)
 
     def evict_if_corrupt(self, sha256: str) -> bool:
-        """Remove a file whose bytes are not what they were. Returns whether it was so."""
+        """Remove a file if its sha256 is wrong. Returns whether it was removed."""
         path = self._path(sha256)
         try:
             with path.open("rb") as file:
@@ -44,9 +45,9 @@ class FileCache:
         return corrupt
 
     def _path(self, sha256: str) -> Path:
-        """Where a file is kept. Raises OSError for a name that would lead elsewhere: it comes from somebody's set."""
+        """Return the path of a file. Raises OSError for an unsafe name, because names come from foreign manifests."""
         if not sha256.isalnum():
-            raise OSError(f"{sha256!r} is no sha256")
+            raise OSError(f"{sha256!r} is not a sha256")
         return self.folder / sha256
 
     def _open_cached(self, sha256: str, size: int) -> BinaryIO | None:
@@ -63,11 +64,11 @@ class FileCache:
             path.unlink(missing_ok=True)
             file.close()
             return None
-        os.utime(file.fileno(), ns=(time.time_ns(),) * 2)  # the system's own stamps are milliseconds apart
+        os.utime(file.fileno(), ns=(time.time_ns(),) * 2)  # more precise than the system's own timestamps
         return file
 
     def _fetch_locked(self, sha256: str, size: int, fetch: Callable[[BinaryIO], None]) -> None:
-        """Fetch a file, unless somebody else does meanwhile."""
+        """Fetch a file, unless another process does so first."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self._path(sha256)
         partial = target.with_name(sha256 + PARTIAL)
@@ -91,7 +92,7 @@ class FileCache:
                 partial.rename(target)
 
     def _reserve(self, file: BinaryIO, size: int) -> None:
-        """Give the empty file its size, after removing what must go for it. Raises OSError if it can never have it."""
+        """Evict files until ``size`` bytes are free and allocate them. Raises OSError if the file can never fit."""
         if size > self.max_bytes:
             raise OSError(f"its {size} bytes are more than stream.cache_max_bytes, {self.max_bytes}")
         file.truncate(0)
@@ -105,14 +106,14 @@ class FileCache:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """One at a time: two that look for room would both find the same, and a file that is renamed be overlooked."""
+        """Serialize eviction and renames: two processes must not count the same free space or miss a renamed file."""
         with (self.folder / "lock").open("w") as lock_file:
             fcntl.flock(lock_file, fcntl.LOCK_EX)
             yield
 
     def _evict(self, size: int) -> Path | None:
-        """Remove files, those not used for longest first; returns one to wait for if all that are left are in use."""
-        # Empty ones wait for room themselves: to wait for them could be for ever.
+        """Evict the least recently used files. Returns a file to wait for if the rest is in use, else None."""
+        # Empty files belong to processes that wait for space: waiting for them could deadlock.
         cached = [(path, stat) for path, stat in self._files() if stat.st_size]
         over = sum(stat.st_size for _, stat in cached) + size - self.max_bytes
         in_use = None
@@ -127,12 +128,12 @@ class FileCache:
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for path in self.folder.iterdir():
-            with suppress(FileNotFoundError):  # others remove and rename, too
+            with suppress(FileNotFoundError):  # other processes remove and rename files
                 yield path, path.stat()
 
 
 def _same_inode(file: BinaryIO, path: Path) -> bool:
-    """Whether the open file is still the one of that name: while a lock is waited for it may be renamed or removed."""
+    """Return whether ``path`` is still the open file; it may be renamed or removed while a lock is awaited."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -140,7 +141,7 @@ def _same_inode(file: BinaryIO, path: Path) -> bool:
 
 
 def _remove_unused(path: Path) -> bool:
-    """Remove a file unless somebody reads or writes it. Returns whether it is gone."""
+    """Remove a file unless a process reads or writes it. Returns whether it is gone."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,6 +155,6 @@ def _remove_unused(path: Path) -> bool:
 
 
 def _wait_until_unused(path: Path) -> None:
-    """Return when the file is not in use any more, or gone."""
+    """Block until the file is no longer in use or has been removed."""
     with suppress(FileNotFoundError), path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

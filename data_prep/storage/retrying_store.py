@@ -1,11 +1,12 @@
-"""Reads that fail or hang, tried again with growing pauses."""
+"""Retry reads that fail or hang, with exponential backoff."""
 
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
+
+import tenacity
 
 from data_prep.config import DataLoaderConfig
 from data_prep.storage.store import Store
@@ -14,30 +15,38 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 MAX_BACKOFF_SECONDS = 60.0
 NON_RETRYABLE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-"""What a disk says once it says for good; a store may mean that it is not ready yet."""
+"""Errors of a local disk that retrying cannot fix. From a remote store they may be temporary."""
 
 
 class RetryingStore(Store):
-    """A store whose reads are tried again; one that is not on a disk here must also answer in time."""
+    """A store whose reads are retried as ``stream.retries`` says. Reads of a remote store also have a timeout."""
 
     def __init__(self, url: str, config: DataLoaderConfig) -> None:
         super().__init__(url)
         self._config = config
+        backoff = tenacity.wait_exponential(multiplier=config.backoff_seconds, max=MAX_BACKOFF_SECONDS)
+        self._retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(config.retries + 1),
+            # Jitter, so that the ranks of a job do not retry at the same moment.
+            wait=lambda state: backoff(state) * random.uniform(0.75, 1.25),
+            retry=tenacity.retry_if_exception(self._is_retryable),
+            before_sleep=self._log_retry,
+        )
 
     def read(self, name: str) -> bytes:
-        """The whole file. Raises FileNotFoundError or another OSError when every attempt has failed."""
+        """Read a whole file. Raises FileNotFoundError or another OSError if every attempt fails."""
         return self.with_retries(name, lambda: super(RetryingStore, self).read(name))
 
     def listdir(self, folder: str) -> list[str]:
-        """Names of what is in a folder, sorted; none if it is not there. Raises OSError."""
+        """List the names in a folder, sorted; empty if it does not exist. Raises OSError if every attempt fails."""
         return self.with_retries(folder, lambda: super(RetryingStore, self).listdir(folder))
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
-        """So many bytes of a file from an offset on. Raises as ``read`` does, and OSError if there are fewer."""
+        """Read exactly ``size`` bytes from an offset. Raises as ``read`` does, and OSError for a short read."""
 
         def attempt() -> bytes:
             data = bytes(self.fs.cat_file(self._path(name), start=offset, end=offset + size))
-            if len(data) > size:  # a server that knows no ranges sends the whole file
+            if len(data) > size:  # some servers ignore ranges and send the whole file
                 data = data[offset : offset + size]
             if len(data) < size:
                 raise OSError(f"short read: {len(data)} of {size} bytes")
@@ -46,25 +55,29 @@ class RetryingStore(Store):
         return self.with_retries(name, attempt)
 
     def with_retries(self, name: str, attempt: Callable[[], Result]) -> Result:
-        """What the attempt returns once it succeeds. Raises FileNotFoundError or another OSError if it never does."""
-        for retry in range(self._config.retries + 1):
-            try:
-                return attempt() if self.is_local else _with_timeout(self._config.timeout_seconds, attempt)
-            except Exception as error:  # every kind of store has errors of its own
-                if self.is_local and (not isinstance(error, OSError) or isinstance(error, NON_RETRYABLE)):
-                    raise
-                last = error
-            if retry < self._config.retries:
-                # Not all ranks at the same moment.
-                pause = min(MAX_BACKOFF_SECONDS, self._config.backoff_seconds * 2**retry) * random.uniform(0.75, 1.25)
-                log.warning("%s: %s; trying again in %.1f s", self.url_of(name), _one_line(last), pause)
-                time.sleep(pause)
-        error_type = FileNotFoundError if isinstance(last, FileNotFoundError) else OSError
-        raise error_type(f"{_one_line(last)}; tried {self._config.retries + 1} times") from last
+        """Call ``attempt`` until it succeeds. Raises FileNotFoundError or another OSError if every attempt fails."""
+        try:
+            return cast("Result", self._retrying(self._attempt, name, attempt))
+        except tenacity.RetryError as error:
+            last = error.last_attempt.exception()
+            error_type = FileNotFoundError if isinstance(last, FileNotFoundError) else OSError
+            raise error_type(f"{_one_line(last)}; tried {error.last_attempt.attempt_number} times") from last
+
+    def _attempt(self, _name: str, attempt: Callable[[], Result]) -> Result:
+        return attempt() if self.is_local else _with_timeout(self._config.timeout_seconds, attempt)
+
+    def _is_retryable(self, error: BaseException) -> bool:
+        if self.is_local:
+            return isinstance(error, OSError) and not isinstance(error, NON_RETRYABLE)
+        return isinstance(error, Exception)  # remote stores have exceptions of their own
+
+    def _log_retry(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("%s: %s; retrying in %.1f s", self.url_of(state.args[0]), _one_line(error), state.upcoming_sleep)
 
 
 def _with_timeout(seconds: float, attempt: Callable[[], Result]) -> Result:
-    """What the attempt returns. Raises TimeoutError, and leaves it alone, if it takes longer."""
+    """Call ``attempt`` in a thread. Raises TimeoutError if it takes longer; the thread is then abandoned."""
     results: list[Result] = []
     errors: list[Exception] = []
 
@@ -74,7 +87,7 @@ def _with_timeout(seconds: float, attempt: Callable[[], Result]) -> Result:
         except Exception as error:
             errors.append(error)
 
-    # A daemon: one that hangs for good must not keep the process from ending.
+    # A daemon thread, because one that hangs must not keep the process from exiting.
     thread = threading.Thread(target=run, daemon=True, name="store-read")
     thread.start()
     thread.join(seconds)
@@ -83,5 +96,5 @@ def _with_timeout(seconds: float, attempt: Callable[[], Result]) -> Result:
     raise errors[0] if errors else TimeoutError(f"no answer in {seconds:g} s")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException | None) -> str:
     return " ".join(str(error).split()) or type(error).__name__

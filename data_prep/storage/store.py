@@ -1,4 +1,4 @@
-"""A folder, here or at any URL that fsspec opens, in which files appear whole or not at all."""
+"""Read and atomically write files of a folder on the local disk or at any fsspec URL."""
 
 import shutil
 import tempfile
@@ -16,10 +16,10 @@ from data_prep.storage.atomic import atomic_open, partial_name
 
 
 class Store:
-    """Files by their names relative to the folder; names use slashes.
+    """Files addressed by their paths relative to a folder, separated by slashes.
 
-    On a local disk a file is written aside, flushed and renamed. Elsewhere it is made in a local temporary file, sent
-    under another name and moved: an object store does that on its own side.
+    On the local disk a file is written to a temporary name, flushed and renamed. For a remote store it is written to a
+    local temporary file, uploaded under a temporary name and moved; object stores move on the server side.
     """
 
     def __init__(self, url: str) -> None:
@@ -35,36 +35,36 @@ class Store:
         self.__init__(state["url"])  # type: ignore[misc]
 
     def url_of(self, name: str) -> str:
-        """The file's full name, for messages."""
+        """Return the full path or URL of a file, for messages."""
         return f"{self.url}/{name}"
 
     def exists(self, name: str) -> bool:
-        """Whether the file is there."""
+        """Return whether the file exists."""
         return bool(self.fs.exists(self._path(name)))
 
     def size(self, name: str) -> int | None:
-        """Bytes of the file, None if it is not there."""
+        """Return the size of the file in bytes, or None if it does not exist."""
         try:
             return int(self.fs.size(self._path(name)))
         except FileNotFoundError:
             return None
 
     def read(self, name: str) -> bytes:
-        """The whole file. Raises FileNotFoundError or another OSError."""
+        """Read a whole file. Raises FileNotFoundError or another OSError."""
         return bytes(self.fs.cat_file(self._path(name)))
 
     def open(self, name: str) -> BufferedRandom:
-        """The file, to be read at any position."""
+        """Open a file for reading, with random access."""
         return cast("BufferedRandom", self.fs.open(self._path(name), "rb"))
 
     def local_path(self, name: str) -> str:
-        """The file on this machine's disk. Raises DataError if the folder is elsewhere."""
+        """Return the path of a file on the local disk. Raises DataError if the store is remote."""
         if not self.is_local:
-            raise DataError(f"{self.url_of(name)} must be on a disk here, to be mapped into memory; copy the folder")
+            raise DataError(f"{self.url_of(name)} must be on the local disk to be memory-mapped; copy the folder")
         return self._path(name)
 
     def listdir(self, folder: str) -> list[str]:
-        """Names of what is in a folder (the store's own, if empty), sorted; none if it is not there."""
+        """List the paths of the files and folders in a folder (empty: the root), sorted; empty if it does not exist."""
         try:
             listed = self.fs.ls(self._path(folder), detail=False, refresh=True)
         except FileNotFoundError:
@@ -73,7 +73,7 @@ class Store:
 
     @contextmanager
     def atomic_open(self, name: str) -> Iterator[BufferedRandom]:
-        """A file to write and read back, which appears under its name when the block has ended well."""
+        """Open a file for writing and reading back; it appears under its name when the block ends without error."""
         if self.is_local:
             path = Path(self._path(name))
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,12 +89,12 @@ class Store:
             self.fs.mv(tmp_name, self._path(name))
 
     def write(self, name: str, data: bytes | str) -> None:
-        """Write a file that appears only when it is whole."""
+        """Write a file that appears only when it is complete."""
         with self.atomic_open(name) as file:
             file.write(data.encode() if isinstance(data, str) else data)
 
     def move(self, old: str, new: str) -> None:
-        """Give a file another name; one that has the name already is replaced."""
+        """Rename a file, replacing an existing one."""
         if self.is_local:
             target = Path(self._path(new))
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,12 +103,12 @@ class Store:
             self.fs.mv(self._path(old), self._path(new))
 
     def delete(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
         if self.exists(name):
             self.fs.rm_file(self._path(name))
 
     def delete_folder(self, folder: str) -> None:
-        """Remove a folder and all in it, if it is there."""
+        """Remove a folder with its content, if it exists."""
         if self.is_local:
             shutil.rmtree(self._path(folder), ignore_errors=True)
         elif self.exists(folder):

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "deepspeed", "accelerate", "diffusers", "transformers", "webdataset", "mlflow")
+PACKAGES = ("torch", "deepspeed", "accelerate", "diffusers", "transformers", "mlflow")
 
 
 @cache

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.config import FilterConfig, PrepareConfig
+from data_prep.errors import SampleRejected
 from data_prep.images.transform import process_image
-from data_prep.records import Record, SampleRejected
+from data_prep.records import Record
 from tests.data_prep.corpus import Case, cases, whole
 
 # What data_prep.images.transform sets up for a process, pytest takes back for a test.

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image, ImageCms, ImageFilter, PngImagePlugin
 
 from data_prep.config import FilterConfig, PrepareConfig
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SampleRejected
 from data_prep.images.crops import _face_detector
 from data_prep.images.perceptual_hash import perceptual_hash
 from data_prep.images.transform import ProcessedImage, encode_image, process_image
-from data_prep.records import Record, SampleRejected, Scalar
+from data_prep.records import Record, Scalar
 from e4t import ConfigError
 from tests.data_prep.corpus import bgr_profile, saved
 

@@ -14,7 +14,7 @@ from functools import cache
 BODY = b"a picture's bytes " * 40
 READ, GONE = "read", "listed, and an OSError when it is read"
 NOT_A_FILE, UNSAFE, NOT_TEXT = "not a file", "unsafe name", "name is not UTF-8"
-TWICE, BROKEN = "duplicate name in archive", "broken archive"
+TWICE, BROKEN = "duplicate name in archive", "corrupt archive"
 TOO_LARGE = 2**29 + 1
 
 

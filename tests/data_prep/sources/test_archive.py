@@ -139,7 +139,7 @@ def test_after_a_broken_archive_the_next_is_listed(tmp_path: Path, listed: Liste
     pack(tmp_path / "two.tar", {"a/0.png": b""})
     broken, record = listed(tmp_path)
     assert isinstance(broken, Reject)
-    assert (broken.reason, broken.source, record.key) == ("broken archive", "one.tar", "two__a__0")
+    assert (broken.reason, broken.source, record.key) == ("corrupt archive", "one.tar", "two__a__0")
 
 
 def test_a_missing_archive_is_one_clear_error(tmp_path: Path, listed: Listed) -> None:

@@ -95,7 +95,7 @@ def test_a_file_that_is_too_large_for_a_picture_is_rejected(tmp_path: Path, put:
 
 
 def test_a_missing_folder_is_one_clear_error(tmp_path: Path, listed: Listed) -> None:
-    with pytest.raises(DataError, match="nowhere: no such folder; give a folder of pictures as data.source"):
+    with pytest.raises(DataError, match="nowhere: no such folder; give a folder of images as data.source"):
         listed(tmp_path / "nowhere")
 
 

@@ -87,7 +87,7 @@ def test_a_row_is_a_picture_with_its_columns(
     assert isinstance(second, Record)
     assert (first.identity, first.caption, first.columns) == ("Ann", None, {"left": 0})
     assert (second.identity, second.caption, second.columns) == ("Bob", "number 1", {"left": 1})
-    assert items[3] == Reject(key="row-000000003", source="row 3", reason="no picture in row")
+    assert items[3] == Reject(key="row-000000003", source="row 3", reason="no image in row")
 
 
 @every_layout

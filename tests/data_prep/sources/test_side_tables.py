@@ -155,11 +155,11 @@ def test_a_row_of_identities_takes_no_more_than_it_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("who.txt", "0.png Ann\n1.png\n", "line 2: '1.png' is no line `picture identity`"),
+        ("who.txt", "0.png Ann\n1.png\n", "line 2: '1.png' is not a line `<image> <identity>`"),
         ("who.txt", None, r"cannot be read \(No such file or directory\); check data.source_options.identities"),
-        ("about.txt", "0.png 1\n", "begins with no count"),
+        ("about.txt", "0.png 1\n", "does not start with a count"),
         ("about.txt", "1\nBald Young\n0.png 1 1 1 1\n", "line 3: 4 values for 2 columns"),
-        ("about.json", "[]", "is no JSON object by picture"),
+        ("about.json", "[]", "is not a JSON object by image"),
         ("about.json", "{", "cannot be read"),
         ("about.csv", None, r"cannot be read \(No such file or directory\); check data.source_options.attributes"),
     ],

@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from data_prep.config import PrepareConfig
-from data_prep.errors import DataError
-from data_prep.records import Record, Reject, SampleRejected
+from data_prep.errors import DataError, SampleRejected
+from data_prep.records import Record, Reject
 from data_prep.sources import fetch, open_source
 from e4t import ConfigError
 

@@ -74,7 +74,7 @@ def test_the_picture_is_the_first_with_a_plain_suffix(tmp_path: Path, fetched: F
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([("0.json", "{}"), ("0.txt", "")], "no picture in sample"),
+        ([("0.json", "{}"), ("0.txt", "")], "no image in sample"),
         ([("0.png", ""), ("0.json", "[]")], "bad json in sample"),
         ([("0.png", ""), ("0.json", "{")], "bad json in sample"),
         ([("0.png", ""), ("0.json", " " * (2**20 + 1))], "bad json in sample"),
@@ -99,6 +99,7 @@ def test_a_sample_that_comes_again_in_its_shard_is_rejected(tmp_path: Path, list
     [
         ("set-{000..002}.tar", ["set-000.tar", "set-001.tar", "set-002.tar"]),
         ("set-{8..10}.tar", ["set-8.tar", "set-9.tar", "set-10.tar"]),
+        ("set-{0..10..5}.tar", ["set-0.tar", "set-5.tar", "set-10.tar"]),
         ("{b,a}/set-{0..1}.tar", ["b/set-0.tar", "b/set-1.tar", "a/set-0.tar", "a/set-1.tar"]),
     ],
 )
@@ -108,6 +109,13 @@ def test_a_brace_pattern_names_shards_in_order(tmp_path: Path, pattern: str, nam
     items = listed(f"{tmp_path}/{pattern}")
     assert [item.source for item in items] == [f"{name}!0" for name in names]
     assert len({item.key for item in items}) == len(names)
+
+
+def test_a_brace_pattern_that_is_not_balanced_is_one_clear_error(tmp_path: Path, listed: Listed) -> None:
+    with pytest.raises(
+        DataError, match=r"set-\{0..1.tar: braces are not balanced; give a pattern like \{000..041\}.tar"
+    ):
+        listed(f"{tmp_path}/set-{{0..1.tar")
 
 
 def test_a_shard_that_is_missing_from_a_pattern_is_one_clear_error(tmp_path: Path, listed: Listed) -> None:
@@ -121,7 +129,7 @@ def test_after_a_damaged_shard_the_next_is_listed(tmp_path: Path, listed: Listed
     path.write_bytes(path.read_bytes()[: 512 + 2048 + 300])
     shard(tmp_path / "set-1.tar", [("0.png", "")])
     items = listed(f"{tmp_path}/set-{{0..1}}.tar")
-    assert [getattr(item, "reason", item.key) for item in items] == ["set-0__0", "broken archive", "set-1__0"]
+    assert [getattr(item, "reason", item.key) for item in items] == ["set-0__0", "corrupt archive", "set-1__0"]
 
 
 def test_a_set_of_ours_is_read_again_with_its_keys(shared_set: Path, listed: Listed) -> None:

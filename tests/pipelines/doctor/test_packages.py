@@ -46,5 +46,5 @@ def test_an_unsupported_python_fails(requiring) -> None:
 
 def test_the_versions_of_the_main_packages_are_shown(tmp_path: Path) -> None:
     shown = check_packages(JobRequirements(runs=tmp_path, nproc=2))[0]
-    names = ("python", "torch", "deepspeed", "accelerate", "diffusers", "transformers", "webdataset", "mlflow")
+    names = ("python", "torch", "deepspeed", "accelerate", "diffusers", "transformers", "mlflow")
     assert all(f"{name} " in shown.detail for name in names)
