@@ -158,8 +158,8 @@ def pretrain(arguments: Namespace, raw: list[str]) -> int:
         Run.open(recipe, node_rank(), allow_config_change=arguments.accept_changes)
         return launch(raw, arguments.nproc)
     set_deepspeed_accelerator()
-    from pipelines.pretraining.trainer import RunOptions
-    from pipelines.pretraining.trainer import pretrain as run
+    from pipelines.pretraining.pretrain import RunOptions
+    from pipelines.pretraining.pretrain import pretrain as run
 
     return run(
         recipe,

@@ -1,4 +1,4 @@
-"""DeepSpeed around the trained modules, through Accelerate; the frozen ones stay outside."""
+"""The DeepSpeed engine, created through Accelerate. Only the trained modules are in it."""
 
 import logging
 import os
@@ -21,14 +21,14 @@ from pipelines.runtime.process_group import ProcessGroup
 
 
 def init_distributed(recipe: Recipe) -> ProcessGroup:
-    """Join the processes that torchrun's variables describe, with DeepSpeed on: gloo on CPUs, NCCL on GPUs.
+    """Join the process group that torchrun's environment variables describe: gloo on CPUs, NCCL on GPUs.
 
-    Raises RunError if the rendezvous cannot be reached, or if anything but DeepSpeed would train.
+    Also seeds the random generators. Raises RunError if the rendezvous address cannot be reached.
     """
-    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"  # without it Accelerate ignores the plugin on a CPU, in silence
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
-        False  # compiled at the first start on a CPU; gloo needs no compiler
-    )
+    # Without this variable Accelerate silently ignores the DeepSpeed plugin on a CPU.
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    # DeepSpeed would compile this extension at its first start on a CPU; gloo needs no compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.ERROR)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(recipe.pretrain, world_size))
@@ -39,7 +39,7 @@ def init_distributed(recipe: Recipe) -> ProcessGroup:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).strip().splitlines()[0]
         raise RunError(
-            f"the ranks cannot meet at {address} ({reason}); free that port or set MASTER_PORT to another"
+            f"the ranks cannot rendezvous at {address} ({reason}); free that port, or set MASTER_PORT to another one"
         ) from error
     set_seed(recipe.seed)
     if recipe.pretrain.deterministic:
@@ -50,7 +50,7 @@ def init_distributed(recipe: Recipe) -> ProcessGroup:
 
 
 def deepspeed_config(config: PretrainConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for a recipe on ``world`` devices."""
+    """Return DeepSpeed's configuration for training on ``world_size`` devices."""
     micro_batch_size, gradient_accumulation_steps = config.micro_batch_split(world_size)
     zero: dict[str, Any] = {
         "stage": config.zero_stage,
@@ -65,11 +65,12 @@ def deepspeed_config(config: PretrainConfig, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": gradient_accumulation_steps,
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": zero,
-        # The optimizer looks at the gradients itself, on the device; DeepSpeed would stop the host for it.
+        # SkipStepAdamW checks the gradients on the device, so DeepSpeed need not check them for overflow on the host.
+        # The host still waits once per step where DeepSpeed clips gradients: it reads the norm to see if it is finite.
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": False},
         "fp16": {"enabled": config.precision == "fp16"},
         "zero_allow_untested_optimizer": True,
-        # PyTorch's fused AdamW steps on the CPU as well, and nothing has to be compiled for it.
+        # With an offloaded optimizer, use PyTorch's fused AdamW on the CPU; DeepSpeed's would have to be compiled.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
@@ -78,9 +79,10 @@ def deepspeed_config(config: PretrainConfig, world_size: int) -> dict[str, Any]:
 def build_engine(
     model: DomainModel, config: PretrainConfig, process_group: ProcessGroup
 ) -> tuple[DeepSpeedEngine, SkipStepAdamW]:
-    """The model in a DeepSpeed engine, and the AdamW that it steps.
+    """Wrap the model in a DeepSpeed engine, and return it with the optimizer that the engine steps.
 
-    Raises ConfigError if the device cannot do what the recipe asks, RunError if Accelerate gives anything else.
+    Raises ConfigError if the device does not support the precision of the recipe, RunError if Accelerate creates
+    anything but a DeepSpeed engine.
     """
     parts = zip((model.encoder, model.offsets), config.learning_rates, strict=True)
     groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
@@ -90,14 +92,17 @@ def build_engine(
     except ValueError as error:
         if "not supported on your device" not in str(error):
             raise
-        raise ConfigError(f"this device cannot do pretrain.precision {config.precision}; give bf16 or no") from error
+        raise ConfigError(
+            f"this device does not support pretrain.precision: {config.precision}; use bf16 or fp32"
+        ) from error
     if not isinstance(engine, DeepSpeedEngine):
         raise RunError(
-            f"expected a DeepSpeedEngine, Accelerate made a {type(engine).__name__}; "
-            "unset the ACCELERATE_* variables that turn DeepSpeed off"
+            f"Accelerate created a {type(engine).__name__} instead of a DeepSpeedEngine; unset the ACCELERATE_* environment "
+            "variables that turn DeepSpeed off"
         )
     optimizer.init_state()
-    if config.zero_stage in (1, 2):  # the others step all groups at once, or look at all gradients themselves
-        # The engine's public copy of it is of the step before.
+    if config.zero_stage in (1, 2):
+        # These stages step one group after the other. Stage 0 steps all groups at once, and stage 3 checks all gradients
+        # itself. The engine's public attribute still holds the norm of the step before.
         optimizer.global_norm = lambda: engine.optimizer._global_grad_norm
     return engine, optimizer

@@ -1,4 +1,4 @@
-"""``e4t cache``: the autoencoder's posterior and CLIP's class tokens of every picture, once instead of every epoch."""
+"""``e4t cache``: encode every image once with the VAE and CLIP, instead of once per epoch."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,10 @@ from pipelines.tracking.stage_runs import stage_run
 
 
 def cache(recipe: Recipe, rank: int, world_size: int, on_progress: Callable[[int, int], None] | None = None) -> None:
-    """Be one rank: compute what is missing of every ``world``-th shard from ``rank`` on; rank 0 tells MLflow."""
+    """Encode every ``world_size``-th shard from ``rank`` on that is not cached yet. Rank 0 logs the stage to MLflow.
+
+    ``on_progress`` is called with the number of finished and of all shards of this rank.
+    """
     if rank:
         _cache_features(recipe, rank, world_size, on_progress)
         return
@@ -46,23 +49,26 @@ def _cache_features(recipe: Recipe, rank: int, world_size: int, on_progress: Cal
 
 
 def open_feature_cache(recipe: Recipe, backbone: Backbone, split: str) -> FeatureReader:
-    """The set's features for this base. Raises ConfigError if they are made for another, DataError if some miss."""
+    """Open the cached features of the dataset.
+
+    Raises ConfigError if they were computed with another base model or dtype, DataError if some are missing.
+    """
     return FeatureReader(
         recipe.data.output, recipe.cache.folder, split, feature_fingerprint(recipe, backbone), recipe.stream
     )
 
 
 def feature_fingerprint(recipe: Recipe, backbone: Backbone) -> dict[str, str]:
-    """What features hold for: the very weights that made them, and the precision."""
+    """Return what cached features depend on: digests of the weights that compute them, and their dtype."""
     return {
-        "autoencoder": backbone.part_digest("vae"),
+        "vae": backbone.part_digest("vae"),
         "image_encoder": backbone.part_digest("image_encoder"),
         "dtype": recipe.cache.dtype,
     }
 
 
 def to_encoded_images(features: dict[str, Tensor], device: torch.device) -> EncodedImages:
-    """Cached tensors as the method takes them."""
+    """Convert cached tensors to the float32 inputs of the model on ``device``."""
     return EncodedImages.from_tensors({name: tensor.to(device).float() for name, tensor in features.items()})
 
 

@@ -1,4 +1,4 @@
-"""What pre-training trains: the domain encoder and the weight offsets, over a backbone that it does not own."""
+"""The modules that pretraining trains: the domain encoder and the weight offsets, over a frozen backbone."""
 
 from torch import nn
 
@@ -14,7 +14,10 @@ from pipelines.config.recipe import Recipe
 
 
 class DomainModel(nn.Module):
-    """The trained modules. The backbone stays outside of the module tree: no engine or checkpoint sees it."""
+    """The trained modules. The backbone is not a submodule, so neither the engine nor a checkpoint contains it.
+
+    The attribute names ``encoder`` and ``offsets`` are the prefixes of parameter names in checkpoints.
+    """
 
     def __init__(
         self, encoder: DomainEncoder, offsets: OffsetPredictor, backbone: Backbone, conditioning: Conditioning
@@ -25,14 +28,18 @@ class DomainModel(nn.Module):
 
     @classmethod
     def build(cls, config: PretrainConfig, backbone: Backbone, conditioning: Conditioning) -> "DomainModel":
-        """As it is before training."""
+        """Create the modules with their initial weights."""
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, config.hidden_width, config.encoder_inputs))
         return cls(encoder, OffsetPredictor.for_unet(backbone.unet, config.offset_type), backbone, conditioning)
 
     def forward(
         self, images: EncodedImages, prompts: TokenizedPrompts, noise: NoiseSample, regularization_weight: float
     ) -> Losses:
-        """Losses of a micro-batch; the offsets are evaluated once, for both passes."""
+        """Return the losses of a micro-batch.
+
+        The offsets are evaluated once and stay applied to the UNet, because gradient checkpointing needs them in the
+        backward pass; the caller encloses both passes in ``offset_scope``.
+        """
         backbone, conditioning = self._frozen
         set_offsets(backbone.unet, self.offsets())
         return e4t_loss(
@@ -47,6 +54,6 @@ class DomainModel(nn.Module):
 
 
 def sample_noise(recipe: Recipe, backbone: Backbone, seeds: list[int]) -> NoiseSample:
-    """Noise, timesteps and prompts for samples with these seeds."""
+    """Draw noise, timesteps and prompt choices for samples with these seeds."""
     shape = backbone.latent_shape(recipe.data.resolution)
     return NoiseSample.from_seeds(seeds, shape, backbone.noise_scheduler.config.num_train_timesteps)

@@ -1,39 +1,51 @@
-"""AdamW as the engine steps it: never on a non-finite gradient, with an average of the weights beside the moments."""
+"""AdamW that skips steps with non-finite gradients and can keep an exponential moving average of the weights."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipelines.config.pretraining import PretrainConfig
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
-EMA = "average"
-"""The moving average of the weights, kept in the optimizer's state and so sharded as the moments are."""
+EMA = "ema"
+"""Key of the moving average in the optimizer state. DeepSpeed shards it in the same way as the moments."""
 
 
 class SkipStepAdamW(torch.optim.AdamW):
-    """AdamW whose step leaves everything as it is if a gradient, or the global norm of all, is not finite.
+    """AdamW whose step changes nothing if a gradient, or the global gradient norm, is not finite.
 
-    The decision is made on the device, by the fused kernel that PyTorch has for loss scaling: nobody waits for the
-    host. ``skipped`` says afterwards, as a tensor, what was decided.
+    The decision stays on the device: it is passed to PyTorch's fused kernel as ``found_inf``, the tensor that the
+    kernel takes for loss scaling. ``step`` itself does not synchronize the host with the device. A skipped step does
+    not advance the step counter, so callers compare ``steps_taken`` before and after to see whether one was skipped.
     """
 
     def __init__(self, params: Iterable[Any], *, weight_decay: float = 0.01, ema_decay: float = 0.0) -> None:
         super().__init__(params, weight_decay=weight_decay, fused=True)
         self.ema_decay = ema_decay
         self.global_norm: Callable[[], Tensor | float | None] = lambda: None
-        """Of all ranks' and groups' gradients, negative or non-finite if one of them is not finite; None: not known.
-        An engine that shards gradients steps one group at a time, which alone does not see what the others hold."""
-        self.skipped = torch.zeros(())
+        """Return the norm of all gradients of all ranks, negative or non-finite if one of them is not finite; None if
+        it is unknown. An engine that shards gradients steps one parameter group at a time and sets this, because the
+        gradients of one group on one rank do not show whether those of the others are finite."""
 
     @property
     def state_keys(self) -> tuple[str, ...]:
-        """Names of what is kept beside each weight."""
+        """Names of the tensors that the optimizer state holds for each weight."""
         return (*MOMENTS, EMA) if self.ema_decay else MOMENTS
+
+    @property
+    def steps_taken(self) -> Tensor:
+        """Copy of the step counter, which skipped steps do not advance: a scalar on the device of the weights."""
+        return next(iter(self.state.values()))["step"].clone()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def init_state(self) -> None:
-        """Make the state of every parameter that has none: engines look for all of it after the first group's step."""
+        """Create the state of every parameter that has none.
+
+        DeepSpeed expects the state of all groups to exist after the first group has been stepped.
+        """
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter not in self.state:
@@ -43,18 +55,18 @@ class SkipStepAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step, or none."""
-        self.skipped = self.found_inf = self._not_finite()
+        """Update weights, moments and moving average, or leave all of them unchanged."""
+        self.found_inf = self._found_inf()
         super().step(closure)
         if self.ema_decay:
-            self._update_ema()
+            self._update_ema(self.found_inf)
 
-    def _not_finite(self) -> Tensor:
-        """1 if anything is not finite, else 0; float32 as the kernel wants it."""
+    def _found_inf(self) -> Tensor:
+        """Return 1.0 if a gradient or the global norm is not finite, else 0.0; float32, as the fused kernel needs."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not gradients:
             return torch.zeros(())
-        # One number a gradient: the sum of a tensor is finite only if all of it is (or it overflows, which is as bad).
+        # The sum of absolute values is finite only if every element is (or it overflows, which is as bad).
         sums = torch.stack([gradient.float().abs().sum() for gradient in gradients])
         norm = self.global_norm()
         if norm is not None:
@@ -62,11 +74,22 @@ class SkipStepAdamW(torch.optim.AdamW):
             sums = torch.cat([sums, torch.where(norm < 0, torch.inf, norm).view(1)])
         return (~torch.isfinite(sums).all()).float()
 
-    def _update_ema(self) -> None:
-        """Move the averages towards the weights; fast at first, so that a short run does not keep its start."""
+    def _update_ema(self, skipped: Tensor) -> None:
+        """Move the averages towards the weights, unless ``skipped`` is 1.
+
+        The decay grows as (1 + step) / (10 + step) up to ``ema_decay``, so that short runs forget their initial weights.
+        """
         for group in self.param_groups:
             for parameter in group["params"]:
                 state = self.state[parameter]
                 state.setdefault(EMA, parameter.clone())
                 decay = torch.clamp((1 + state["step"]) / (10 + state["step"]), max=self.ema_decay)
-                state[EMA].lerp_(parameter, (1 - decay) * (1 - self.skipped))
+                state[EMA].lerp_(parameter, (1 - decay) * (1 - skipped))
+
+
+def learning_rate_factor(config: PretrainConfig, step: int) -> float:
+    """Return the factor on the learning rates after ``step`` finished steps: linear warm-up, then the schedule."""
+    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    if config.lr_schedule == "constant":
+        return warmup
+    return warmup * (0.5 + 0.5 * math.cos(math.pi * step / config.max_steps))

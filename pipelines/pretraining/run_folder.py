@@ -1,4 +1,4 @@
-"""The run folder, which is the interface: recipe, environment, metrics, logs, samples, checkpoints."""
+"""The run folder: recipe, environment, metrics, logs, samples and checkpoints of a training run."""
 
 import json
 import logging
@@ -47,28 +47,32 @@ MUTABLE_SETTINGS = (
     "stream.timeout_seconds",
     "stream.on_error",
 )
-"""Settings that may change between the sittings of a run."""
+"""Recipe keys, or prefixes of them, that may change between the attempts of a run."""
+
+_ADDED_IN_THIS_VERSION = "pretrain.max_steps"
+"""Recipe key that earlier versions of e4t do not write."""
 
 
 class Run:
-    """A run folder. Only rank 0 writes, but for its own log each rank."""
+    """A run folder. Rank 0 writes to it; other ranks write only their own logs."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self.rank = folder, rank
 
     @classmethod
     def open(cls, recipe: Recipe, rank: int = 0, *, allow_config_change: bool = False) -> "Run":
-        """Make the folder, or take up one of the same recipe.
+        """Create the folder, or open that of an earlier attempt with the same recipe.
 
-        Raises ConfigError, with the difference, for another recipe's, unless changes are accepted; on every rank, so
-        that none waits for the others.
+        Raises ConfigError if an earlier version of e4t wrote the folder, or, with the difference, if it belongs to
+        another recipe and ``allow_config_change`` is not set. Every rank checks this itself, so that none of them waits
+        for one that has failed.
         """
         run = cls(recipe.folder, rank)
         if (changed := run._changed_settings(recipe)) and not allow_config_change:
             difference = "; ".join(changed)
             raise ConfigError(
-                f"{run.folder} holds a run of another recipe ({difference}); give another name, delete it, or go on "
-                "all the same with --accept-changes true"
+                f"{run.folder} holds a run of another recipe ({difference}); give the new run another name, delete the "
+                "folder, or continue the run with --allow-config-change"
             )
         if rank == 0:
             for name in ("logs", "samples", "checkpoints"):
@@ -78,18 +82,24 @@ class Run:
         return run
 
     def _changed_settings(self, recipe: Recipe) -> list[str]:
-        """What is not as it was when the run began; what leaves the trained weights alone may change."""
+        """Describe each setting that has changed since the run started and affects the trained weights."""
         path = self.folder / "recipe.yaml"
         if not path.exists():
             return []
-        changed = differences(flatten(yaml.safe_load(path.read_text())), flatten(recipe.to_dict()))
-        mutable = (
-            MUTABLE_SETTINGS if recipe.pretrain.lr_schedule == "cosine" else (*MUTABLE_SETTINGS, "pretrain.max_steps")
-        )
-        return [f"{key}: {then!r} there, {now!r} now" for key, then, now in changed if not key.startswith(mutable)]
+        previous = flatten(yaml.safe_load(path.read_text()))
+        if _ADDED_IN_THIS_VERSION not in previous:
+            raise ConfigError(
+                f"{self.folder} holds a run of an earlier version of e4t ({path.name} has no {_ADDED_IN_THIS_VERSION}); "
+                "give the new run another name, or delete the folder"
+            )
+        changed = differences(previous, flatten(recipe.to_dict()))
+        mutable: tuple[str, ...] = MUTABLE_SETTINGS
+        if recipe.pretrain.lr_schedule == "constant":  # otherwise the learning rate depends on the number of steps
+            mutable = (*mutable, "pretrain.max_steps")
+        return [f"{key}: {then!r} before, {now!r} now" for key, then, now in changed if not key.startswith(mutable)]
 
     def log_to_file(self) -> None:
-        """Let this rank's lines go to its own log file, too; only rank 0's are for the terminal."""
+        """Write this rank's log to ``logs/rank_<N>.log`` as well; only rank 0 keeps writing to the terminal."""
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(self.folder / "logs" / f"rank_{self.rank}.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -97,18 +107,18 @@ class Run:
         logging.getLogger("e4t").propagate = self.rank == 0
 
     def log_step(self, **values: Any) -> None:  # noqa: ANN401 - any plain values
-        """Append a line to this rank's own record of its steps."""
+        """Append a line to ``logs/rank_<N>.jsonl``, this rank's record of its steps."""
         with (self.folder / "logs" / f"rank_{self.rank}.jsonl").open("a") as file:
             file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
 
     def log_metrics(self, **values: Any) -> None:  # noqa: ANN401 - any plain values
-        """Append a line to metrics.jsonl."""
+        """Append a line to ``metrics.jsonl``, on rank 0."""
         if self.rank == 0:
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
 
     def heartbeat(self, step: int) -> None:
-        """Say that the run lives, and where it is."""
+        """Write step, time and host to ``heartbeat.json``, on rank 0."""
         if self.rank == 0:
             beat = {"step": step, "time": time.time(), "host": socket.gethostname()}
             atomic_write(self.folder / "heartbeat.json", json.dumps(beat) + "\n")

@@ -1,4 +1,4 @@
-"""Grids of pictures: while training, and for people at the end."""
+"""Draw the grid of sampled images that is saved during training."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ from pipelines.runtime.image_grid import labeled_grid
 def training_grid(
     model: DomainModel, samples: Sequence[Sample], recipe: Recipe, backbone: Backbone, conditioning: Conditioning
 ) -> Image.Image:
-    """Held-out pictures beside what the encoder makes of them without tuning."""
+    """Draw validation images beside images generated without tuning, from a template and from the image's caption."""
     pipeline = E4TPipeline(
         backbone, model.encoder, conditioning, release="in training", resolution=recipe.data.resolution
     )
@@ -34,4 +34,4 @@ def training_grid(
         prompts = [conditioning.config.templates[0], conditioning.caption_prompt(sample.caption)]
         latents = pipeline.sample(prompts, recipe.sample, seed=1000 * index)
         rows.append([to_images(pixels)[0], *to_images(backbone.decode(latents))])
-    return labeled_grid(rows, ("held out", "zero-shot", "from its caption"))
+    return labeled_grid(rows, ("validation image", "zero-shot", "from caption"))

@@ -1,4 +1,4 @@
-"""What is looked at after every step: whether it was skipped, and whether the loss jumped. Read one step late."""
+"""Detect skipped steps and loss spikes. Results are read one step late, so that the device always has work queued."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from torch import Tensor
 from pipelines.errors import RunError
 
 WINDOW, MIN_HISTORY = 128, 32
-"""Steps that a jump is told from, and how many of them have to be known."""
+"""Recent losses that a spike is compared with, and how many of them must be known before a spike is reported."""
 
 
 class AsyncTensorRead:
-    """Numbers that a device is still computing; by the time they are read, the host need not wait for them."""
+    """Non-blocking device-to-host copy of a tensor. ``read`` waits for its CUDA event."""
 
     def __init__(self, values: Tensor) -> None:
         self._event = torch.cuda.Event() if values.is_cuda else None
@@ -25,7 +25,7 @@ class AsyncTensorRead:
             self._event.record()
 
     def read(self) -> list[float]:
-        """Wait if they have not come."""
+        """Return the values, after waiting until the device has computed and copied them."""
         if self._event:
             self._event.synchronize()
         return self._values.tolist()
@@ -33,60 +33,67 @@ class AsyncTensorRead:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a rank did in a step."""
+    """The part of an optimizer step that one rank computed."""
 
     number: int
-    """Of optimizer steps, this one included."""
+    """Number of the optimizer step, counted from 1."""
     start_index: int
-    """Global position of this rank's first picture."""
+    """Global position in the data stream of this rank's first sample."""
     keys: Sequence[str]
-    """Its pictures."""
+    """Keys of this rank's samples."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step, when its numbers have come."""
+    """Outcome of a step on one rank."""
 
     step: StepRecord
     losses: list[float]
-    """This rank's mean total loss, denoising loss, regulariser."""
+    """Mean total, denoising and regularization loss of this rank's samples."""
     skipped: bool
-    """Whether something was not finite on some rank, and nothing was updated."""
+    """Whether a value was not finite on some rank, so that no rank updated its weights."""
     is_spike: bool
-    """Whether the loss is far above its recent self."""
+    """Whether the loss is far above the recent ones."""
 
 
 class StepMonitor:
-    """Judges steps one behind the newest, so that no step waits for the device."""
+    """Read the outcome of each step after the next one has been queued.
+
+    Reading step N waits until the device has finished it, while step N + 1 is already queued.
+    """
 
     def __init__(
-        self, max_consecutive_skips: int, loss_spike_factor: float, on_result: Callable[[StepResult], None]
+        self,
+        max_consecutive_skips: int,
+        loss_spike_factor: float,
+        on_result: Callable[[StepResult], None],
+        *,
+        num_skipped: int = 0,
     ) -> None:
-        """``tell`` hears of every step; ``skips_allowed`` in a row are the most that a run survives."""
-        self.max_consecutive_skips, self.loss_spike_factor, self.on_result = (
-            max_consecutive_skips,
-            loss_spike_factor,
-            on_result,
-        )
-        self.num_skipped, self._consecutive_skips = 0, 0
+        """Call ``on_result`` for every step. ``num_skipped`` counts the skipped steps of earlier attempts of the run."""
+        self.max_consecutive_skips, self.loss_spike_factor = max_consecutive_skips, loss_spike_factor
+        self.on_result, self.num_skipped, self._consecutive_skips = on_result, num_skipped, 0
         self._recent_losses: deque[float] = deque(maxlen=WINDOW)
         self._pending: deque[tuple[StepRecord, AsyncTensorRead]] = deque()
 
     def record(self, step: StepRecord, losses: Tensor, skipped: Tensor) -> None:
-        """Note a step. Raises RunError if too many were skipped in a row; on every rank at the same step."""
-        numbers = torch.cat([losses, skipped.to(losses).view(1)])
-        self._pending.append((step, AsyncTensorRead(numbers)))
+        """Add a step whose ``losses`` (3,) and ``skipped`` flag (scalar) the device may still be computing.
+
+        Raises RunError after ``max_consecutive_skips`` skipped steps in a row, on every rank at the same step.
+        """
+        values = torch.cat([losses, skipped.to(losses).view(1)])
+        self._pending.append((step, AsyncTensorRead(values)))
         while len(self._pending) > 1:
             self._process_oldest()
 
     def flush(self) -> None:
-        """Judge what is left."""
+        """Wait for the steps that have not been read yet."""
         while self._pending:
             self._process_oldest()
 
     def _process_oldest(self) -> None:
-        step, numbers = self._pending.popleft()
-        *losses, flag = numbers.read()
+        step, values = self._pending.popleft()
+        *losses, flag = values.read()
         skipped = bool(flag)
         is_spike = not skipped and self._is_spike(losses[0])
         self.on_result(StepResult(step, losses, skipped, is_spike))
@@ -98,13 +105,14 @@ class StepMonitor:
         self._consecutive_skips += 1
         if self._consecutive_skips >= self.max_consecutive_skips:
             raise RunError(
-                f"{self._consecutive_skips} steps in a row, up to step {step.number}, gave a loss or gradient that is not "
-                "finite, and were skipped; lower pretrain.learning_rate, or look at their pictures in logs/rank_*.log"
+                f"{self._consecutive_skips} steps in a row, up to step {step.number}, had a non-finite loss or gradient "
+                "and were skipped; lower pretrain.learning_rate, or check the images named in logs/rank_*.log"
             )
 
     def _is_spike(self, loss: float) -> bool:
+        """Whether ``loss`` is more than ``loss_spike_factor`` median absolute deviations above the recent median."""
         if len(self._recent_losses) < MIN_HISTORY:
             return False
         center = median(self._recent_losses)
-        mad = median(abs(known - center) for known in self._recent_losses)
+        mad = median(abs(recent - center) for recent in self._recent_losses)
         return loss > center + self.loss_spike_factor * max(mad, 1e-3 * abs(center))

@@ -1,5 +1,7 @@
-"""What held-out pictures say of the weights: a loss at fixed noise and timesteps, and a grid to look at."""
+"""Validation during training: the denoising loss at fixed noise and timesteps, and a grid of sampled images."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,27 +12,36 @@ from data_prep.stream.stream import Sample, ShardReader
 from encoder.backbone.backbone import Backbone
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import encode_images
-from encoder.model.weight_offsets import set_offsets
+from encoder.model.weight_offsets import offset_scope, set_offsets
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.checkpoints.state import Tensors
 from pipelines.pretraining.model import DomainModel, sample_noise
 from pipelines.pretraining.sample_grid import training_grid
 
 GRID_ROWS = 6
+"""Validation images in the grid."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out pictures and all that is frozen. Draws its randomness from fixed seeds and leaves training's alone."""
+    """Evaluate weights on the validation split.
+
+    Noise, timesteps and initial latents come from fixed seeds, and the global random state is not changed, so that
+    validation does not affect training.
+    """
 
     recipe: Recipe
     backbone: Backbone
     conditioning: Conditioning
 
     def evaluate(self, weights: Tensors) -> tuple[float, Image.Image]:
-        """Mean denoising loss; pictures, and what the encoder makes of them without tuning."""
-        model = self._model(weights)
-        return self._loss(model), self._grid(model)
+        """Return the mean denoising loss, and a grid of validation images beside images generated without tuning.
+
+        The UNet is shared with training; weight offsets that are applied here are removed again.
+        """
+        model = self._build_model(weights)
+        with encoders_on_device(self.backbone), offset_scope(self.backbone.unet), torch.no_grad():
+            return self._loss(model), self._grid(model)
 
     def _loss(self, model: DomainModel) -> float:
         samples = self._samples()
@@ -39,18 +50,16 @@ class Validation:
         prompts = self.conditioning.sample_prompts([sample.caption for sample in samples], noise.prompt_choice)
         size = self.recipe.pretrain.micro_batch_size
         total = 0.0
-        with torch.no_grad():
-            for start in range(0, len(samples), size):
-                rows = slice(start, start + size)
-                images = encode_images(self.backbone, pixels[rows])
-                total += float(model(images, prompts[rows], noise[rows], 0.0).denoising) * len(pixels[rows])
+        for start in range(0, len(samples), size):
+            rows = slice(start, start + size)
+            images = encode_images(self.backbone, pixels[rows])
+            total += float(model(images, prompts[rows], noise[rows], 0.0).denoising) * len(pixels[rows])
         return total / len(samples)
 
     def _grid(self, model: DomainModel) -> Image.Image:
-        rows = list(islice(self._reader(), GRID_ROWS))
-        with torch.no_grad():
-            set_offsets(self.backbone.unet, model.offsets())
-        return training_grid(model, rows, self.recipe, self.backbone, self.conditioning)
+        samples = list(islice(self._reader(), GRID_ROWS))
+        set_offsets(self.backbone.unet, model.offsets())
+        return training_grid(model, samples, self.recipe, self.backbone, self.conditioning)
 
     def _reader(self) -> ShardReader:
         return ShardReader(self.recipe.data.output, "val", self.recipe.stream)
@@ -60,8 +69,22 @@ class Validation:
         step = max(1, len(reader) // count)
         return [reader[index] for index in range(0, len(reader), step)][:count]
 
-    def _model(self, weights: Tensors) -> DomainModel:
+    def _build_model(self, weights: Tensors) -> DomainModel:
         with torch.random.fork_rng():
             model = DomainModel.build(self.recipe.pretrain, self.backbone, self.conditioning)
         model.load_state_dict(weights)
         return model.to(self.backbone.device).requires_grad_(False)
+
+
+@contextmanager
+def encoders_on_device(backbone: Backbone) -> Iterator[None]:
+    """Move the VAE and the CLIP image encoder to the UNet's device, and back to where they were on exit.
+
+    Training from cached features keeps them in host memory.
+    """
+    previous_device = backbone.vae.device
+    backbone.move_encoders(backbone.device)
+    try:
+        yield
+    finally:
+        backbone.move_encoders(previous_device)

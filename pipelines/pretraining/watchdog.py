@@ -1,4 +1,4 @@
-"""The end of a step that never ends: every thread's stack in a file, one line for people, and the process is gone."""
+"""End a process that hangs, and write the stack of every thread to a file."""
 
 import faulthandler
 import os
@@ -11,17 +11,17 @@ from typing import Self
 from pipelines.errors import EXIT_FAILURE
 
 GRACE_SECONDS = 15.0
-"""Seconds after which the interpreter's own timer, which needs no Python, does what our thread could not."""
+"""Seconds after the deadline at which ``faulthandler`` ends the process, if a C call keeps the GIL from our thread."""
 
 
 class Watchdog:
-    """Ends the process unless it is told in time that all is well.
+    """End the process with exit code 1 unless ``reset`` is called before the deadline.
 
-    A rank that hangs in a collective never comes back when its peer is gone; its scheduler can start it again.
+    A rank whose peer is gone may wait in a collective forever; once it has ended, the scheduler can restart the job.
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        """Write stacks to ``file``; ``what`` begins the line, and says who was being watched."""
+        """Write stacks to ``path``. ``name`` says in the error line who hung. Nothing is watched before ``reset``."""
         self.name, self.path = name, path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a")
@@ -30,16 +30,16 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def reset(self, timeout: float) -> None:
-        """So long from now on, whatever was allowed before."""
+        """Set the deadline to ``timeout`` seconds from now."""
         faulthandler.dump_traceback_later(timeout + GRACE_SECONDS, exit=True, file=self._file)
         self._deadline, self._timeout = time.monotonic() + timeout, timeout
 
     def __enter__(self) -> Self:
-        """Nothing is watched before the first ``allow``."""
+        """Return the watchdog, which watches from the first ``reset`` on."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._closed.set()
         faulthandler.cancel_dump_traceback_later()
 

@@ -1,21 +1,17 @@
-"""What a person sees in the terminal."""
+"""Console output: the shared rich console and a progress bar."""
 
 import sys
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    pass
-
 NON_TTY_WIDTH = 120
-"""Columns of what is written to a file or a pipe; a terminal has its own."""
+"""Line width in columns when stdout is a file or a pipe; a terminal has its own width."""
 console = Console(highlight=False, width=None if sys.stdout.isatty() else NON_TTY_WIDTH)
 
 
 class ProgressBar:
-    """A progress bar as the ``(done, total)`` callback that the stages take."""
+    """A progress bar that can be passed to stages as their ``on_progress(done, total)`` callback."""
 
     def __init__(self, description: str) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -27,11 +23,11 @@ class ProgressBar:
         return self
 
     def __call__(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done."""
+        """Show that ``done`` of ``total`` items are finished."""
         self.progress.update(self.task, completed=done, total=total)
 
     def print(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self.progress.console.print(text, soft_wrap=True)
 
     def __exit__(self, *_: object) -> None:

@@ -1,29 +1,30 @@
-"""What devices hold and compute, of their makers' data sheets."""
+"""Memory and peak throughput of known devices, from the vendors' data sheets."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A kind of device."""
+    """Specification of a device model."""
 
     name: str
-    """As it stands in the name that the device gives itself."""
+    """Part of the name that the device reports, such as ``H100 PCIe``."""
     memory_bytes: int
-    """Bytes that a process can have of it."""
+    """Memory in bytes that a process can use."""
     teraflops: float
-    """Dense bfloat16 at its best; of a CPU, what a step was measured to reach."""
+    """Peak dense bfloat16 throughput; for the CPU, the throughput measured in a training step."""
     efficiency: float = 0.35
-    """Share of that in a step. Assumed of GPUs: none was measured."""
+    """Fraction of the peak that a training step reaches. An assumption for GPUs: none was measured."""
     bandwidth: float = 25e9
-    """Bytes a second between devices. Assumed."""
+    """Bytes per second between devices. An assumption."""
     overhead_bytes: int = 2**30
-    """Bytes of libraries, and of what the allocator does not give back. Assumed of GPUs, measured of the CPU."""
+    """Memory in bytes of libraries and allocator fragmentation. An assumption for GPUs, measured on the CPU."""
     is_gpu: bool = True
+    """Whether the device is a GPU; False only for the CPU."""
 
     @property
     def sustained_flops(self) -> float:
-        """Floating-point operations a second in a step."""
+        """Floating-point operations per second in a training step."""
         return self.teraflops * self.efficiency * 1e12
 
 
@@ -52,5 +53,5 @@ DEVICES = (
 
 
 def find_device(name: str) -> Device | None:
-    """The first kind whose name is in ``name``, whatever the case."""
+    """Return the first device whose name is part of ``name``, ignoring case, or None."""
     return next((device for device in DEVICES if device.name.lower() in name.lower()), None)

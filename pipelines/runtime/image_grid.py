@@ -1,16 +1,17 @@
-"""Draw images as a labelled grid."""
+"""Draw images as a labeled grid."""
 
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
 GAP = 6
+"""Pixels between images."""
 
 
 def labeled_grid(
     rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], *, cell_size: int = 128, label_height: int = 36
 ) -> Image.Image:
-    """Rows of pictures under labelled columns."""
+    """Draw rows of images, resized to ``cell_size`` pixels, under one label per column."""
     width = GAP + len(labels) * (cell_size + GAP)
     grid = Image.new("RGB", (width, label_height + len(rows) * (cell_size + GAP)), "white")
     draw, font = ImageDraw.Draw(grid), ImageFont.load_default(12)

@@ -1,4 +1,4 @@
-"""Start one process a device on this machine, as torchrun would, and give back what a scheduler should see."""
+"""Start one process per device on this machine, as torchrun does, and return the exit code for the scheduler."""
 
 import os
 import signal
@@ -10,29 +10,29 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from e4t import ConfigError
-from pipelines.errors import EXIT_FAILURE, RunError
+from pipelines.errors import EXIT_FAILURE, EXIT_OK, RunError
 
 PEER_EXIT_GRACE_SECONDS = 15.0
-"""For ranks whose peer is gone, to find out and say so."""
+"""Seconds that the other ranks get to notice the failure of one, and to end with an error of their own."""
 
 
 def is_distributed_worker() -> bool:
-    """Whether somebody else (torchrun, srun, Kubernetes) has already started the ranks."""
+    """Return whether a launcher (torchrun, srun, Kubernetes or ``launch``) started this process as one of several ranks."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def num_nodes() -> int:
-    """Of how many machines this is one, each of which runs ``e4t`` itself: ``NNODES``, 1 unless set."""
+    """Return the number of machines that run this job, from ``NNODES``; 1 if it is not set."""
     return int(os.environ.get("NNODES") or 1)
 
 
 def node_rank() -> int:
-    """Which of them this is: ``NODE_RANK``, counted from 0."""
+    """Return the index of this machine among them, from ``NODE_RANK``; 0 if it is not set."""
     return int(os.environ.get("NODE_RANK") or 0)
 
 
 def set_deepspeed_accelerator() -> None:
-    """Tell DeepSpeed, before it is imported, which device there is: without a GPU it would not look for a CPU."""
+    """Let DeepSpeed use the CPU if there is no GPU. Must be called before DeepSpeed is imported."""
     import torch
 
     if not torch.cuda.is_available():
@@ -40,9 +40,10 @@ def set_deepspeed_accelerator() -> None:
 
 
 def launch(arguments: Sequence[str], nproc: int) -> int:
-    """Run ``e4t <arguments>`` as ``processes`` ranks; the first that fails ends the others and gives the exit code.
+    """Run ``e4t <arguments>`` as ``nproc`` ranks, and return the exit code of the first that fails, or 0.
 
-    Several machines do so at once with ``NNODES``, ``NODE_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` set.
+    When one rank fails, the others are ended. To run on several machines, start the command on each of them with
+    ``NNODES``, ``NODE_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` set.
     """
     environment = os.environ | {
         "WORLD_SIZE": str(nproc * num_nodes()),
@@ -75,19 +76,22 @@ def _rendezvous_env() -> dict[str, str]:
     if num_nodes() == 1:
         return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port or str(free_port())}
     if not (address and port):
-        raise ConfigError(f"NNODES is {num_nodes()}; set MASTER_ADDR and MASTER_PORT, too, to where the first node is")
+        raise ConfigError(
+            f"NNODES is {num_nodes()}; set MASTER_ADDR and MASTER_PORT as well, to an address and port of the first node"
+        )
     return {"MASTER_ADDR": address, "MASTER_PORT": port}
 
 
 def free_port() -> int:
-    """A port that nobody listens on at 127.0.0.1. Raises RunError if there is none."""
+    """Return an unused port of 127.0.0.1. Raises RunError if there is none."""
     try:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             return int(probe.getsockname()[1])
     except OSError as error:
         raise RunError(
-            f"no free port on 127.0.0.1 for the ranks to meet ({error.strerror}); close other jobs or set MASTER_PORT"
+            f"no free port on 127.0.0.1 for the rendezvous of the ranks ({error.strerror}); stop other jobs or set "
+            "MASTER_PORT"
         ) from error
 
 
@@ -95,11 +99,12 @@ def _forward_signal(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
     for rank in ranks:
         if rank.returncode is None:
             with suppress(ProcessLookupError):
-                os.kill(rank.pid, number)  # Popen's own method would take the exit code that ``_wait`` waits for
+                # Popen.send_signal would reap the process, whose exit code _wait_for_ranks needs.
+                os.kill(rank.pid, number)
 
 
 def _wait_for_ranks(ranks: list[subprocess.Popen[bytes]]) -> int:
-    """Wait in the order in which ranks end; once one has failed, the others soon fail too, or never end."""
+    """Return the exit code of the first rank that fails, or 0. Waits for the ranks in the order in which they end."""
     running = {rank.pid: rank for rank in ranks}
     while running:
         pid, status = os.wait()
@@ -110,10 +115,10 @@ def _wait_for_ranks(ranks: list[subprocess.Popen[bytes]]) -> int:
         if rank.returncode:
             if rank.returncode < 0:
                 name = signal.Signals(-rank.returncode).name
-                sys.stderr.write(f"e4t: a rank (process {pid}) was ended by {name}; the same command goes on\n")
+                sys.stderr.write(f"e4t: rank process {pid} killed by {name}; rerun the command to resume\n")
             deadline = time.monotonic() + PEER_EXIT_GRACE_SECONDS
             for other in running.values():
                 with suppress(subprocess.TimeoutExpired):
                     other.wait(max(0.0, deadline - time.monotonic()))
             return rank.returncode if rank.returncode > 0 else EXIT_FAILURE
-    return 0
+    return EXIT_OK

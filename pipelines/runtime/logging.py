@@ -1,4 +1,4 @@
-"""What a process says: our own lines, not the libraries' notices."""
+"""Logging of the commands and of their worker processes."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import warnings
 
 
 def configure_logging() -> None:
-    """Our own lines only: the libraries' notices would bury them."""
+    """Print the ``e4t`` log at level INFO and silence the notices and progress bars of libraries."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -18,7 +18,7 @@ def configure_logging() -> None:
 
 
 def configure_worker_logging() -> None:
-    """The same for a process of a pool, which computes on one thread; before it imports anything that speaks."""
+    """Configure logging in a worker process of a pool, and let it compute on one thread. Call before other imports."""
     configure_logging()
     import torch
 

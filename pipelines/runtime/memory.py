@@ -1,4 +1,4 @@
-"""Peak memory of the device and the host."""
+"""Peak memory of this process, on the device and on the host."""
 
 import re
 import resource
@@ -9,23 +9,23 @@ import torch
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held: on the device, or of the host if there is none."""
+    """Return the peak memory of this process in bytes: on the GPU, or of the host if there is no GPU."""
     return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else host_peak_memory_bytes()
 
 
 def host_peak_memory_bytes() -> int:
-    """The most of the host's memory that this process has held.
+    """Return the peak host memory of this process in bytes.
 
-    Linux' own count is read where there is one: getrusage begins with the peak of the process that started this one.
+    Reads ``/proc/self/status`` where it exists, because getrusage starts at the peak of the parent process.
     """
     status = Path("/proc/self/status")
-    if found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.exists() else ""):
-        return int(found[1]) * 1024
+    if match := re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.exists() else ""):
+        return int(match[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def reset_peak_memory() -> None:
-    """Let the peaks begin anew from what is held now, where the system can."""
+    """Reset the peaks to the memory in use now, where the operating system supports it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):

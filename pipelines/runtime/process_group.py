@@ -12,21 +12,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process's place, and how the hosts talk to each other without their devices."""
+    """Rank and size of the job, and communication between the hosts.
+
+    All methods use gloo, so they wait for the other ranks' hosts but not for any device. Every rank must call them.
+    """
 
     accelerator: Accelerator
     rank: int
     world_size: int
     gloo_group: dist.ProcessGroup | None
-    """Over gloo, so that asking costs no device a halt; None for a single process."""
+    """The torch process group of all ranks with the gloo backend; None for a single process."""
 
     def barrier(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank has called this."""
         if self.gloo_group:
             dist.barrier(self.gloo_group)
 
     def all_reduce_max(self, number: int) -> int:
-        """The largest of all ranks' numbers."""
+        """Return the largest number of all ranks."""
         if self.gloo_group is None:
             return number
         value = torch.tensor(number)
@@ -34,7 +37,7 @@ class ProcessGroup:
         return int(value)
 
     def all_gather_object(self, local: T) -> list[T]:
-        """What every rank tells, by rank."""
+        """Return the objects of all ranks, in the order of ranks. Objects are pickled."""
         if self.gloo_group is None:
             return [local]
         gathered = [local] * self.world_size
@@ -42,7 +45,7 @@ class ProcessGroup:
         return gathered
 
     def broadcast_from_rank_0(self, text: str) -> str:
-        """Rank 0's text, on every rank."""
+        """Return the string that rank 0 passed, on every rank."""
         message = [text]
         if self.gloo_group:
             dist.broadcast_object_list(message, group=self.gloo_group)

@@ -1,4 +1,4 @@
-"""The MLflow client: tracking URI, experiment, version tags."""
+"""The MLflow client: tracking URI, experiment and names of tags."""
 
 import logging
 import os
@@ -13,30 +13,28 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "e4t"
-"""Of all runs."""
-
-
+"""Name of the MLflow experiment of all runs."""
 SEMANTIC_VERSION_TAG = "semantic_version"
-"""Tag of a registered version: the registry itself counts 1, 2, 3."""
+"""Tag of a registered model version with the release's semantic version; MLflow itself numbers versions 1, 2, 3."""
 
 
 def tracking_uri(runs: Path | str) -> str:
-    """``MLFLOW_TRACKING_URI``, else a sqlite file in the folder of runs."""
+    """Return ``MLFLOW_TRACKING_URI``, or the URI of an SQLite file in the folder of runs if it is not set."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).resolve()}/mlflow.db"
 
 
 def redacted_uri(runs: Path | str) -> str:
-    """The same for people to read: without a password."""
+    """Return the tracking URI without its password, for messages."""
     return redact(tracking_uri(runs))
 
 
 def connect(runs: Path | str) -> "MlflowClient":
-    """A client of the tracking server or file; a server that does not answer costs seconds, not MLflow's minutes."""
+    """Return a client of the tracking server or file, with timeouts of seconds instead of MLflow's minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow import MlflowClient  # an import of seconds, only where it is used
+    from mlflow import MlflowClient  # takes seconds to import
 
-    for library in ("alembic", "mlflow", "urllib3"):  # after the import, which sets levels of its own
+    for library in ("alembic", "mlflow", "urllib3"):  # after the import, which sets its own levels
         logging.getLogger(library).setLevel(logging.ERROR)
     uri = tracking_uri(runs)
     if uri.startswith("sqlite"):
@@ -46,7 +44,7 @@ def connect(runs: Path | str) -> "MlflowClient":
 
 @contextmanager
 def mlflow_tracking_uri(runs: Path | str) -> Iterator[None]:
-    """Let functions of MLflow that take no client speak to the same; it is set for the process, so only for a while."""
+    """Set the tracking URI of the process inside the ``with`` block, for MLflow functions that take no client."""
     import mlflow
 
     previous = os.environ.get("MLFLOW_TRACKING_URI")
@@ -54,17 +52,20 @@ def mlflow_tracking_uri(runs: Path | str) -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(previous)  # type: ignore[arg-type]  # None is as it was
+        mlflow.set_tracking_uri(previous)  # type: ignore[arg-type]  # None restores the default
 
 
 def get_or_create_experiment(client: "MlflowClient", runs: Path | str) -> str:
-    """Id of the experiment, made if there is none; without a server its files lie beside the runs."""
-    if found := client.get_experiment_by_name(EXPERIMENT):
-        return str(found.experiment_id)
+    """Return the id of the experiment, which is created if it does not exist.
+
+    With an SQLite file, artifacts are stored in ``mlartifacts`` beside the runs.
+    """
+    if experiment := client.get_experiment_by_name(EXPERIMENT):
+        return str(experiment.experiment_id)
     artifacts = (Path(runs).resolve() / "mlartifacts" / EXPERIMENT).as_uri()
     return str(client.create_experiment(EXPERIMENT, artifacts if tracking_uri(runs).startswith("sqlite") else None))
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short enough for one line and without a secret: MLflow's name the URL with its password."""
+    """Return the first line of an error message, at most 200 characters, without the password that MLflow's URLs hold."""
     return redact(str(error).split("\n")[0])[:200]

@@ -9,27 +9,29 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+DIRTY_SUFFIX = "-changed"
+"""Suffix of the code revision if tracked files are modified."""
 PACKAGES = ("torch", "deepspeed", "accelerate", "diffusers", "transformers", "mlflow")
 
 
 @cache
 def code_revision() -> str:
-    """Git revision of the code, marked if the tree is changed; ``unknown`` outside a checkout."""
+    """Return the git revision of the code, with ``-changed`` if tracked files are modified; ``unknown`` if not a checkout."""
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():  # installed; a checkout further up is somebody else's
+    if not (root / ".git").exists():  # installed; a checkout in a parent folder is of another project
         return "unknown"
     try:
         revision = _git(root, "rev-parse", "HEAD")
         changed = _git(root, "status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return f"{revision}-changed" if changed else revision
+    return f"{revision}{DIRTY_SUFFIX}" if changed else revision
 
 
 def code_diff() -> str:
-    """What a checkout's tracked files have beyond their revision; empty outside a checkout."""
+    """Return the diff of tracked files against the git revision; empty if there is none or this is not a checkout."""
     try:
-        return _git(Path(__file__).parents[2], "diff", "HEAD") if code_revision().endswith("-changed") else ""
+        return _git(Path(__file__).parents[2], "diff", "HEAD") if code_revision().endswith(DIRTY_SUFFIX) else ""
     except OSError:
         return ""
 
@@ -40,7 +42,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What the run runs on."""
+    """Return host, platform, Python, package versions and code revision of this process."""
     return {
         "host": socket.gethostname(),
         "machine": platform.platform(),

@@ -1,4 +1,4 @@
-"""Entries that wait on the disk until somebody has taken them: appended by one thread, sent by another."""
+"""A queue on disk between the thread that logs and the thread that sends to MLflow."""
 
 import json
 import threading
@@ -9,7 +9,10 @@ from data_prep.storage.atomic import atomic_write
 
 
 class EventQueue:
-    """A folder with ``entries.jsonl`` and ``sent``, how many bytes of it have been dealt with; outlives the process."""
+    """A folder with ``entries.jsonl``, which is only appended to, and ``sent``, how many bytes of it have been handled.
+
+    The queue outlives the process.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -21,31 +24,38 @@ class EventQueue:
         self._peeked: list[bytes] = []
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Append an entry. Raises OSError if the disk will not take it."""
+        """Append an entry. Raises OSError if it cannot be written."""
+        # The leading newline ends a line that a crash or a full disk left incomplete.
         with self._lock, self._entries_path.open("a") as file:
-            file.write("\n" + json.dumps(entry))  # ends what a crash or a full disk may have left half written
+            file.write("\n" + json.dumps(entry))
 
     def pending(self) -> int:
-        """Entries that have not been dealt with."""
+        """Return the number of entries that have not been handled."""
         return sum(1 for line in self._lines() if _parse_entry(line))
 
     def peek(self, count: int) -> list[dict[str, Any]]:
-        """The oldest ones that wait, at most ``count``."""
+        """Return the oldest unhandled entries, at most ``count``."""
         self._peeked = []
-        found: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         for line in self._lines():
-            if len(found) == count:
+            if len(entries) == count:
                 break
             self._peeked.append(line)
             if entry := _parse_entry(line):
-                found.append(entry)
-        return found
+                entries.append(entry)
+        return entries
 
     def ack(self) -> None:
-        """What ``first`` gave has been dealt with."""
+        """Mark the entries of the last ``peek`` as handled."""
         self._offset += sum(map(len, self._peeked))
         self._peeked = []
         atomic_write(self._sent_path, str(self._offset))
+
+    def last(self) -> dict[str, Any] | None:
+        """Return the newest entry, handled or not; None if there is none."""
+        with self._lock, self._entries_path.open("rb") as file:
+            entries = (_parse_entry(line) for line in reversed(file.readlines()))
+            return next((entry for entry in entries if entry), None)
 
     def _lines(self) -> list[bytes]:
         with self._lock, self._entries_path.open("rb") as file:
@@ -54,7 +64,7 @@ class EventQueue:
 
 
 def _parse_entry(line: bytes) -> dict[str, Any] | None:
-    """None for an empty line or one that a crash cut short."""
+    """Parse a line; returns None for an empty or incomplete one."""
     try:
         entry: dict[str, Any] = json.loads(line)
         return entry

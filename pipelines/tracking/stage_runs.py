@@ -1,4 +1,4 @@
-"""A stage as a run of MLflow: what it was told, by which code and where; what it takes and leaves, stages add."""
+"""Each stage is a run of MLflow with its recipe, code revision and environment; stages add their inputs and outputs."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,18 +15,21 @@ from data_prep.shards.manifest import MANIFEST_NAME, Manifest
 from data_prep.storage.atomic import atomic_write
 from pipelines.config.recipe import Recipe
 from pipelines.tracking.environment import code_diff, code_revision, environment
-from pipelines.tracking.tracker import Tracker, has_unsent_after_end, read_run_id
+from pipelines.tracking.tracker import Tracker, has_ended, has_unsent_after_end, read_run_id
 
 TRACKING_DIR = "tracking"
-"""In a run's folder: a folder for each of its runs in MLflow."""
+"""Folder in the run folder, with a folder for each MLflow run of it."""
 DATASETS_DIR = ".sets"
-"""In the folder of all runs: one for each prepared set, by its digest."""
+"""Folder in the folder of all runs, with a folder for each prepared dataset, named by its digest."""
 STAGE_TAG, MANIFEST_TAG, RELEASE_TAG, WEIGHTS_TAG = "e4t.stage", "e4t.data_manifest", "e4t.release", "e4t.weights"
-"""Tags by which stages are found again: what they are, and the digests of what they take and leave."""
+"""MLflow tags that stages are searched by: name of the stage, and digests of dataset, release and released weights."""
 
 
 def open_tracker(recipe: Recipe, stage: str, label: str | None = None) -> Tracker:
-    """Begin, or take up, the stage's run; ``label`` tells apart what a run folder may have several of."""
+    """Create the stage's MLflow run, or continue it if an earlier attempt created it.
+
+    ``label`` distinguishes several MLflow runs of the same stage in one run folder; by default it is the stage's name.
+    """
     label = label or stage
     folder = recipe.folder / TRACKING_DIR / label
     return _start_tracker(Path(recipe.runs), folder, stage, f"{label} {recipe.name}", recipe.to_dict())
@@ -34,7 +37,7 @@ def open_tracker(recipe: Recipe, stage: str, label: str | None = None) -> Tracke
 
 @contextmanager
 def stage_run(recipe: Recipe, stage: str, label: str | None = None) -> Iterator[Tracker]:
-    """A stage from begin to end; then what earlier stages could not send is sent, too."""
+    """Track a stage inside the ``with`` block. Afterwards entries that earlier stages could not send are sent."""
     tracker = open_tracker(recipe, stage, label)
     status = "FAILED"
     try:
@@ -46,13 +49,26 @@ def stage_run(recipe: Recipe, stage: str, label: str | None = None) -> Iterator[
             _flush_finished(recipe)
 
 
+def end_stage_run(recipe: Recipe, stage: str, status: str) -> None:
+    """Send what an earlier attempt of a stage has queued, and set the run's status if that attempt could not.
+
+    Does nothing if the stage was never tracked, or has ended and everything is sent.
+    """
+    folder = recipe.folder / TRACKING_DIR / stage
+    if not folder.exists():
+        return
+    ended = has_ended(folder)
+    if not ended or has_unsent_after_end(folder):
+        Tracker(recipe.runs, folder, f"{stage} {recipe.name}").close(None if ended else status)
+
+
 def stage_run_id(recipe: Recipe, label: str) -> str | None:
-    """MLflow's id of a stage of this run folder; None if it has not been told of it."""
+    """Return the MLflow id of a stage of this run folder, or None if MLflow has not been reached yet."""
     return read_run_id(recipe.folder / TRACKING_DIR / label)
 
 
 def log_dataset(config: PrepareConfig, manifest: Manifest, runs: Path) -> None:
-    """Tell MLflow of a prepared set, once."""
+    """Log a prepared dataset to MLflow, once."""
     folder, name = runs / DATASETS_DIR / manifest.digest[:12], f"prepare {manifest.domain}"
     if has_unsent_after_end(folder):
         Tracker(runs, folder, name).close(None)
@@ -61,7 +77,7 @@ def log_dataset(config: PrepareConfig, manifest: Manifest, runs: Path) -> None:
     tracker = _start_tracker(runs, folder, "prepare", name, {"data": asdict(config)})
     tracker.log_dataset(manifest.domain, manifest.digest, config.output, "prepared")
     tracker.log_metrics(
-        0, {"kept": manifest.kept, **{f"rejected/{why}": n for why, n in manifest.reject_counts.items()}}
+        0, {"kept": manifest.kept, **{f"rejected/{reason}": count for reason, count in manifest.reject_counts.items()}}
     )
     atomic_write(folder / MANIFEST_NAME, json.dumps(manifest.to_json(), indent=1) + "\n")
     tracker.log_artifact(folder / MANIFEST_NAME)
@@ -87,7 +103,7 @@ def _start_tracker(runs: Path, folder: Path, stage: str, name: str, settings: Ma
 
 
 def _flush_finished(recipe: Recipe) -> None:
-    """Of stages that have ended; one that has not is still at it, or will be taken up."""
+    """Send the queued entries of stages that have ended; others are still running or will be resumed."""
     stages = {folder: folder.name for folder in (recipe.folder / TRACKING_DIR).iterdir()}
     stages |= dict.fromkeys((Path(recipe.runs) / DATASETS_DIR).glob("*"), "prepare")
     for folder, label in sorted(stages.items()):
@@ -96,10 +112,10 @@ def _flush_finished(recipe: Recipe) -> None:
 
 
 def release_label(version: str) -> str:
-    """Of a release's run in MLflow."""
+    """Return the label of a release's MLflow run."""
     return f"release-{version}"
 
 
 def evaluation_label(stage: str, weights_digest: str) -> str:
-    """Of an evaluation's or comparison's run in MLflow, by the digest of the release that was looked at."""
+    """Return the label of an evaluation's or comparison's MLflow run, by the digest of the release."""
     return f"{stage}-{weights_digest[:8]}"

@@ -1,9 +1,8 @@
-"""Telling MLflow: settings, metrics, files, the data set. It can be away; no stage waits for it but at its end."""
+"""Send parameters, metrics, files and datasets to MLflow in the background. MLflow may be unreachable meanwhile."""
 
 import json
 import logging
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,36 +10,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.storage.atomic import atomic_write
+from pipelines.tracking.client import connect, first_line, get_or_create_experiment, redacted_uri
 from pipelines.tracking.event_queue import EventQueue
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from pipelines.tracking.client import connect, first_line, get_or_create_experiment, redacted_uri
 
 log = logging.getLogger("e4t")
 MIN_BACKOFF, MAX_BACKOFF = 1.0, 60.0
-"""Seconds after a failure before the tracker is tried again; doubled each time."""
+"""Seconds between attempts to reach MLflow: the first delay, which doubles each time, and the longest."""
 RUN_ID_FILE = "run_id"
-"""File in a tracker's folder."""
+"""File in a tracker's folder that holds the id of its MLflow run."""
 CLOSE_TIMEOUT = 30.0
-"""Seconds for which the end of a run waits for the tracker."""
+"""Seconds that ``close`` waits for queued entries to be sent."""
 SEND_BATCH_SIZE = 500
+"""Entries that are read from the queue and sent together."""
 MAX_METRICS_PER_CALL, MAX_PARAMS_PER_CALL, MAX_PARAM_LENGTH, MAX_DIGEST_LENGTH = 1000, 100, 6000, 36
-"""MLflow's own limits."""
-
-
+"""Limits of MLflow."""
 Send = Callable[["MlflowClient", str, Any], None]
 
 
 class Tracker:
-    """One MLflow run, taken up again when the stage is. No method raises, and none waits but ``close``.
+    """One MLflow run, which is continued when its stage is resumed. No method raises, and only ``close`` waits.
 
-    What is to be logged goes into an outbox on the disk, and a thread sends it. A tracker that is slow or away leaves
-    a gap that is filled when it is back, by the next sitting if need be.
+    Entries are written to a queue on disk, and a thread sends them. While MLflow is slow or unreachable they stay
+    queued; they are sent when it is reachable again, if need be by the next attempt of the stage.
     """
 
     def __init__(self, runs: Path | str, folder: Path, run_name: str) -> None:
-        """``folder`` is the tracker's own: it holds the run's id, and what waits to be sent."""
+        """``folder`` belongs to this tracker: it holds the id of the MLflow run and the queue."""
         self.redacted_uri, self.run_id = redacted_uri(runs), ""
         self._runs, self._folder, self._run_name = Path(runs), folder, run_name
         self._client: MlflowClient | None = None
@@ -52,35 +50,38 @@ class Tracker:
         self._thread.start()
 
     def start(self) -> None:
-        """Say that the run goes on."""
+        """Set the run's status to RUNNING."""
         self._enqueue("status", "RUNNING")
 
     def log_params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters; a run that is taken up again keeps those it has, as MLflow demands."""
+        """Log parameters. Those that the run already has are not changed, because MLflow forbids it."""
         self._enqueue("params", {key: str(value)[:MAX_PARAM_LENGTH] for key, value in values.items()})
 
     def set_tags(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
+        """Set tags of the run."""
         self._enqueue("tags", dict(values))
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Log metrics of a step."""
+        """Log the metrics of a step."""
         self._enqueue("metrics", [[key, float(value), int(time.time() * 1000), step] for key, value in values.items()])
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Name the set that the run reads or makes by its manifest's digest: the lineage from shard to release."""
+        """Log the dataset that the run reads or creates, by the digest of its manifest. Lineage is traced by this digest."""
         self._enqueue("dataset", {"name": name, "digest": digest, "source": source, "context": context})
 
     def log_artifact(self, path: Path, artifact_folder: str = "") -> None:
-        """Log a file, pictures included, under an artifact folder."""
+        """Log a file, such as an image, in a folder of the run's artifacts."""
         self._enqueue("file", {"path": str(path.resolve()), "folder": artifact_folder})
 
     def tag_model_versions(self, name: str, tag: str, value: str, key: str) -> None:
-        """Let the registered versions that have a tag, if there are any, name this run under another."""
-        self._enqueue("on_versions", {"name": name, "tag": tag, "value": value, "key": key})
+        """Set this run's id as tag ``key`` of the registered model versions of ``name`` whose ``tag`` has ``value``."""
+        self._enqueue("model_version_tags", {"name": name, "tag": tag, "value": value, "key": key})
 
     def close(self, status: str | None) -> None:
-        """End the run: FINISHED, FAILED, or KILLED for one that will be taken up again; None leaves it as it is."""
+        """End the run, and wait up to ``CLOSE_TIMEOUT`` seconds until everything is sent.
+
+        ``status`` is FINISHED, FAILED, or KILLED for a run that will be resumed; None leaves it unchanged.
+        """
         if status:
             self._enqueue("status", status)
         self._close_deadline = time.monotonic() + CLOSE_TIMEOUT
@@ -89,23 +90,26 @@ class Tracker:
         self._thread.join(CLOSE_TIMEOUT)
         if num_pending := self.num_pending():
             log.warning(
-                "tracking at %s lacks %d entries; they wait in %s and the same command sends them",
-                self.redacted_uri, num_pending, self._queue.folder,
+                "%d entries not sent to MLflow at %s; queued in %s, rerun the command to send them",
+                num_pending, self.redacted_uri, self._queue.folder,
             )  # fmt: skip
 
     def num_pending(self) -> int:
-        """Entries that have not been sent."""
+        """Return the number of entries that have not been sent."""
         return self._queue.pending()
 
     def _enqueue(self, kind: str, payload: object) -> None:
         try:
-            self._queue.append({"kind": kind, "what": payload})
+            self._queue.append({"kind": kind, "payload": payload})
         except OSError as error:
-            log.warning("nothing can be kept for the tracker (%s); metrics.jsonl has everything", error.strerror)
+            log.warning(
+                "cannot queue an entry for MLflow (%s); it is lost there, but metrics.jsonl has all metrics",
+                error.strerror,
+            )
         self._wake.set()
 
     def _run_sender(self) -> None:
-        """The thread: everything in order, until told to close and nothing is left or nobody answers."""
+        """Send all entries in order, until the tracker is closed and the queue is empty or the deadline has passed."""
         backoff = MIN_BACKOFF
         while not self._closing.is_set() or (self._queue.pending() and time.monotonic() < self._close_deadline):
             self._wake.clear()
@@ -127,19 +131,17 @@ class Tracker:
                 self._wake.wait()
 
     def _send_batch(self, client: "MlflowClient", entries: list[dict[str, Any]]) -> None:
-        """Send entries, all metrics at once; one that the tracker will never take is left out with a warning."""
-        metrics = [metric for entry in entries if entry["kind"] == "metrics" for metric in entry["what"]]
+        """Send entries, all metrics in one call. Warn of and drop one that MLflow rejects permanently."""
+        metrics = [metric for entry in entries if entry["kind"] == "metrics" for metric in _payload(entry)]
         sends: list[tuple[Send, Any]] = [(_send_metrics, metrics)] if metrics else []
-        sends += [(_SENDERS[entry["kind"]], entry["what"]) for entry in entries if entry["kind"] != "metrics"]
+        sends += [(_SENDERS[entry["kind"]], _payload(entry)) for entry in entries if entry["kind"] != "metrics"]
         for send, payload in sends:
             try:
                 send(client, self.run_id, payload)
             except Exception as error:
                 if not _is_permanent(error):
                     raise
-                log.warning(
-                    "tracking at %s refuses an entry (%s); it is left out", self.redacted_uri, first_line(error)
-                )
+                log.warning("MLflow at %s rejected an entry (%s); it is dropped", self.redacted_uri, first_line(error))
 
     def _connect(self) -> "MlflowClient":
         client = connect(self._runs)
@@ -156,7 +158,7 @@ class Tracker:
     def _on_unreachable(self, error: Exception) -> None:
         if not self._unreachable:
             log.warning(
-                "tracking at %s is away (%s); training goes on, and it is told later",
+                "MLflow at %s unreachable (%s); metrics are queued",
                 self.redacted_uri,
                 first_line(error),
             )
@@ -164,27 +166,37 @@ class Tracker:
 
     def _on_reachable(self) -> None:
         if self._unreachable:
-            log.info("tracking at %s is back, and has been told what it missed", self.redacted_uri)
+            log.info("MLflow at %s reachable again; queue flushed", self.redacted_uri)
         self._unreachable = False
 
 
 def read_run_id(folder: Path) -> str | None:
-    """Of the run that a tracker of this folder has begun; None if the tracking server has not been reached yet."""
+    """Return the MLflow run id of the tracker with this folder, or None if MLflow has not been reached yet."""
     marker = folder / RUN_ID_FILE
     return marker.read_text().strip() if marker.exists() else None
 
 
 def has_unsent_after_end(folder: Path) -> bool:
-    """Whether a tracker of this folder has ended without having sent everything."""
-    entries = EventQueue(folder).peek(sys.maxsize)
-    return bool(entries) and entries[-1]["kind"] == "status" and entries[-1]["what"] != "RUNNING"
+    """Return whether the tracker with this folder has ended without having sent everything."""
+    return has_ended(folder) and EventQueue(folder).pending() > 0
+
+
+def has_ended(folder: Path) -> bool:
+    """Return whether the tracker with this folder has set a final status, sent or not."""
+    entry = EventQueue(folder).last()
+    return entry is not None and entry["kind"] == "status" and _payload(entry) != "RUNNING"
+
+
+def _payload(entry: dict[str, Any]) -> Any:  # noqa: ANN401 - what a sender takes
+    """Return the payload of a queued entry, which earlier versions of e4t called ``what``."""
+    return entry["payload"] if "payload" in entry else entry["what"]
 
 
 def _send_params(client: "MlflowClient", run_id: str, values: dict[str, str]) -> None:
     from mlflow.entities import Param
 
-    known = client.get_run(run_id).data.params
-    new = [Param(key, value) for key, value in values.items() if key not in known]
+    existing = client.get_run(run_id).data.params
+    new = [Param(key, value) for key, value in values.items() if key not in existing]
     for start in range(0, len(new), MAX_PARAMS_PER_CALL):
         client.log_batch(run_id, params=new[start : start + MAX_PARAMS_PER_CALL])
 
@@ -234,13 +246,14 @@ _SENDERS: dict[str, Send] = {
     "tags": _send_tags,
     "dataset": _send_dataset,
     "file": _send_artifact,
-    "on_versions": _send_model_version_tags,
+    "model_version_tags": _send_model_version_tags,
+    "on_versions": _send_model_version_tags,  # queued by an earlier version of e4t
     "status": _send_status,
 }
 
 
 def _is_permanent(error: Exception) -> bool:
-    """Whether the same would fail for ever: the tracker has said no, or the file is gone."""
+    """Return whether a retry cannot succeed: MLflow rejected the request, or the file is gone."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
@@ -250,7 +263,7 @@ def _is_permanent(error: Exception) -> bool:
 
 
 def _has_run(client: "MlflowClient", run_id: str) -> bool:
-    """Whether the tracker knows the run; it does not if it has been wiped or is another one than last time."""
+    """Return whether MLflow has the run; it has not if its database was deleted or replaced."""
     from mlflow.exceptions import MlflowException
 
     try:

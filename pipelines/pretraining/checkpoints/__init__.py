@@ -1,1 +1,1 @@
-"""Checkpoints that depend on neither the number of ranks nor the ZeRO stage."""
+"""Checkpoints, which depend on neither the number of ranks nor the ZeRO stage."""

@@ -1,4 +1,4 @@
-"""The training state out of an engine's shards and back, whatever its ZeRO stage and number of ranks."""
+"""Gather the full training state from the shards of a DeepSpeed engine of any ZeRO stage, and restore it."""
 
 import deepspeed
 import torch
@@ -18,7 +18,7 @@ from pipelines.pretraining.optimizer import SkipStepAdamW
 
 
 def gather_state(engine: DeepSpeedEngine, optimizer: SkipStepAdamW, *, keep: bool) -> TrainingState | None:
-    """Gather the state from all ranks, each of which must call; those that do not ``keep`` it get None."""
+    """Gather the state from all ranks, each of which must call this; those without ``keep`` get None."""
     accessor = _state_accessor(engine, optimizer)
     weights: Tensors = {}
     moments: dict[str, Tensors] = {key: {} for key in optimizer.state_keys}
@@ -34,11 +34,14 @@ def gather_state(engine: DeepSpeedEngine, optimizer: SkipStepAdamW, *, keep: boo
 
 
 def restore_state(engine: DeepSpeedEngine, optimizer: SkipStepAdamW, state: TrainingState) -> None:
-    """Give an engine, which must have made a step, this state; every rank must call, with the same one."""
+    """Load a state into an engine that has taken at least one step. Every rank must call this with the same state.
+
+    A moving average that the state lacks starts at the weights.
+    """
     accessor = _state_accessor(engine, optimizer)
     for name, parameter in engine.module.named_parameters():
         accessor.set(parameter, state.weights[name], None)
-        for key in optimizer.state_keys:  # an average that has not been kept so far begins at the weights
+        for key in optimizer.state_keys:
             accessor.set(parameter, state.moments.get(key, state.weights)[name], key)
     for parameter_state in optimizer.state.values():
         parameter_state["step"].fill_(state.optimizer_steps)
@@ -55,7 +58,10 @@ def _state_accessor(engine: DeepSpeedEngine, optimizer: SkipStepAdamW) -> "Zero0
 
 
 class Zero0State:
-    """Stage 0: every rank holds everything, in fp32 beside the low-precision weights if there are such."""
+    """Access to the state with ZeRO stage 0: every rank holds all of it.
+
+    With bf16 or fp16, DeepSpeed keeps fp32 master weights beside the low-precision ones.
+    """
 
     def __init__(self, engine: DeepSpeedEngine, optimizer: SkipStepAdamW) -> None:
         self.optimizer = optimizer
@@ -66,46 +72,53 @@ class Zero0State:
 
     def _find(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         master = self.fp32_masters[id(parameter)]
-        found: Tensor = master if key is None else self.optimizer.state[master][key]
-        return found
+        tensor: Tensor = master if key is None else self.optimizer.state[master][key]
+        return tensor
 
     def get(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        """Return the full fp32 weight, or the full optimizer state tensor ``key``, of a parameter."""
         return self._find(parameter, key)
 
     def set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
+        """Overwrite the fp32 weight, or the optimizer state tensor ``key``, of a parameter with a full tensor."""
         self._find(parameter, key).data.copy_(value)
 
     def sync_model_params(self) -> None:
+        """Copy the fp32 weights to the low-precision weights that the model computes with."""
         for low in self.low_precision:
             low.data.copy_(self.fp32_masters[id(low)].data)
 
 
 class Zero12State:
-    """Stages 1 and 2: optimizer state and fp32 weights in equal parts."""
+    """Access to the state with ZeRO stages 1 and 2: optimizer state and fp32 weights are sharded over the ranks."""
 
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self.engine = engine
 
     def get(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        """Return the full fp32 weight, or the full optimizer state tensor ``key``, of a parameter."""
         full: Tensor = (
             safe_get_full_fp32_param(parameter) if key is None else safe_get_full_optimizer_state(parameter, key)
         )
         return full
 
     def set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
+        """Overwrite the fp32 weight, or the optimizer state tensor ``key``, of a parameter with a full tensor."""
         if key is None:
             safe_set_full_fp32_param(parameter, value)
         else:
             safe_set_full_optimizer_state(parameter, value, key)
 
     def sync_model_params(self) -> None:
+        """Copy the fp32 weights to the low-precision weights that the model computes with."""
         self.engine.optimizer.update_lp_params()
 
 
 class Zero3State(Zero12State):
-    """Stage 3: the weights themselves in parts, each padded at its end."""
+    """Access to the state with ZeRO stage 3: the model weights are sharded as well, each padded to equal shards."""
 
     def set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
+        """Overwrite the fp32 weight, or the optimizer state tensor ``key``, of a parameter with a full tensor."""
         size, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank()  # type: ignore[attr-defined]
         padded = torch.zeros(size * torch.distributed.get_world_size())
         padded[: value.numel()] = value.flatten()
@@ -119,4 +132,4 @@ class Zero3State(Zero12State):
                 parameter.data.copy_(value)
 
     def sync_model_params(self) -> None:
-        """Each was, as it was set."""
+        """Do nothing: ``set`` has already written the weights that the model computes with."""

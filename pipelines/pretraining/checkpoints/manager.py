@@ -1,4 +1,7 @@
-"""Checkpoints that are whole or not there: written under another name, flushed, ``COMPLETE`` last, renamed."""
+"""Checkpoint folders that are either complete or absent.
+
+A checkpoint is written under a temporary name, flushed to disk, marked with ``COMPLETE`` and then renamed.
+"""
 
 import json
 import logging
@@ -14,14 +17,15 @@ from pipelines.errors import RunError
 
 log = logging.getLogger("e4t")
 COMPLETE = "COMPLETE"
-"""The file that makes a folder a checkpoint; it holds every other file's sha256."""
+"""File that marks a checkpoint as complete. It holds the sha256 of every other file, by relative path."""
 _NAME = re.compile(r"step_(\d{8,})")
 
 
 class CheckpointManager:
-    """The checkpoints folder of a run: the newest ``keep`` stay, and for good those of every ``keep_every``-th step.
+    """The checkpoints folder of a run. One process writes to it, in a thread, while training continues.
 
-    One process writes, in a thread, while training goes on; what failed there is raised by the next call.
+    Keeps the newest ``keep_last`` checkpoints and permanently those whose step is a multiple of ``keep_every``, if that
+    is not 0. An error of the thread is raised by the next call of ``save`` or ``wait``.
     """
 
     def __init__(self, folder: Path, keep_last: int, keep_every: int = 0) -> None:
@@ -30,38 +34,38 @@ class CheckpointManager:
         self._error: Exception | None = None
 
     def list_complete(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """Return the complete checkpoints, oldest first. Their files are not verified."""
         named = (path for path in self.folder.glob("step_*") if _NAME.fullmatch(path.name))
-        return sorted((path for path in named if (path / COMPLETE).exists()), key=_step)
+        return sorted((path for path in named if (path / COMPLETE).exists()), key=checkpoint_step)
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint whose files are as they were written; others are passed by with a warning."""
+        """Return the newest checkpoint whose files match their digests, or None. Warns of damaged ones."""
         for path in reversed(self.list_complete()):
             problem = _find_problem(path)
             if problem is None:
                 return path
-            log.warning("checkpoint %s is damaged (%s); taking an older one", path, problem)
+            log.warning("checkpoint %s is damaged (%s); using an older one", path, problem)
         return None
 
     def save(self, step: int, write_fn: Callable[[Path], None]) -> None:
-        """Begin to write the checkpoint of ``step``, which ``fill`` puts into the folder it is given.
+        """Start writing the checkpoint of ``step``: a thread calls ``write_fn`` with an empty folder.
 
-        Raises RunError if the checkpoint before could not be written.
+        Waits for the previous checkpoint first, and raises RunError if that could not be written.
         """
         self.wait()
         self._writer = threading.Thread(target=self._write, args=(step, write_fn), name="checkpoint")
         self._writer.start()
 
     def wait(self) -> None:
-        """Until what has been begun is whole. Raises RunError if it could not be written."""
+        """Wait until the checkpoint being written is complete. Raises RunError if it could not be written."""
         if self._writer:
             self._writer.join()
         error, self._writer, self._error = self._error, None, None
         if error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise RunError(
-                f"no checkpoint can be written to {self.folder} ({reason}); make room there and run the same command "
-                "again: it goes on from the newest complete one"
+                f"cannot write a checkpoint to {self.folder} ({reason}); free disk space and rerun the command: it "
+                "resumes from the newest complete checkpoint"
             ) from error
 
     def _write(self, step: int, write_fn: Callable[[Path], None]) -> None:
@@ -72,7 +76,7 @@ class CheckpointManager:
             tmp_dir.mkdir(parents=True)
             write_fn(tmp_dir)
             log.info("checkpoint %s", self._commit(tmp_dir, self.folder / f"step_{step:08d}"))
-        except Exception as error:  # raised where somebody listens
+        except Exception as error:  # raised in the training thread, by wait()
             self._error = error
             shutil.rmtree(tmp_dir, ignore_errors=True)
 
@@ -88,21 +92,23 @@ class CheckpointManager:
             self._remove(final)
         tmp_dir.rename(final)
         _fsync(self.folder)
-        # Later ones were damaged, or this would not be written now: they are replaced when training is there again.
-        existing = [path for path in self.list_complete() if _step(path) <= _step(final)]
+        # Checkpoints of later steps are damaged, or training would have resumed from them. They are not counted here;
+        # training replaces them when it reaches their steps.
+        existing = [path for path in self.list_complete() if checkpoint_step(path) <= checkpoint_step(final)]
         for old in existing[: -self.keep_last]:
-            if not self.keep_every or _step(old) % self.keep_every:
+            if not self.keep_every or checkpoint_step(old) % self.keep_every:
                 self._remove(old)
         return final
 
     def _remove(self, checkpoint: Path) -> None:
-        """Under its name a checkpoint is whole, so it loses the name first."""
+        """Rename the checkpoint before deleting it, so that an interrupted removal leaves no incomplete checkpoint."""
         trash = checkpoint.with_name(f".{checkpoint.name}.removed.partial")
         checkpoint.rename(trash)
         shutil.rmtree(trash)
 
 
-def _step(checkpoint: Path) -> int:
+def checkpoint_step(checkpoint: Path) -> int:
+    """Return the optimizer step of a checkpoint folder, from its name."""
     return int(checkpoint.name.removeprefix("step_"))
 
 
