@@ -24,7 +24,7 @@ from e4t import ConfigError
 
 VERSION = 2
 INDEX_NAME = "features.json"
-_VERSION_1_FINGERPRINT_KEYS = {"picture tower": "image_encoder"}
+_VERSION_1_FINGERPRINT_KEYS = {"autoencoder": "vae", "picture tower": "image_encoder"}
 """Fingerprint keys that version 1 wrote and what they are called since version 2."""
 Compute = Callable[[Tensor], dict[str, Tensor]]
 """Pictures (B, 3, H, W) in [-1, 1] to tensors (B, ...) by name."""
