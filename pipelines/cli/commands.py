@@ -146,7 +146,7 @@ def cache(arguments: Namespace, raw: list[str]) -> int:
 
 def pretrain(arguments: Namespace, raw: list[str]) -> int:
     """Pre-train the domain encoder and weight offsets; resumes from the newest complete checkpoint."""
-    from pipelines.runtime.launch import is_distributed_worker, launch, node_rank, num_nodes, set_deepspeed_accelerator
+    from pipelines.runtime.launch import is_distributed_worker, launch, node_rank, num_nodes
 
     recipe = _recipe(arguments)
     if not is_distributed_worker():
@@ -157,7 +157,6 @@ def pretrain(arguments: Namespace, raw: list[str]) -> int:
         Manifest.load(recipe.data.output)
         Run.open(recipe, node_rank(), allow_config_change=arguments.accept_changes)
         return launch(raw, arguments.nproc)
-    set_deepspeed_accelerator()
     from pipelines.pretraining.pretrain import RunOptions
     from pipelines.pretraining.pretrain import pretrain as run
 

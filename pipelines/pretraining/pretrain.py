@@ -13,6 +13,7 @@ from pipelines.pretraining.checkpoints.manager import CheckpointManager, checkpo
 from pipelines.pretraining.run_folder import Run
 from pipelines.pretraining.signals import StopSignalHandler
 from pipelines.pretraining.watchdog import Watchdog
+from pipelines.runtime.launch import set_deepspeed_accelerator
 from pipelines.tracking.stage_runs import end_stage_run
 
 log = logging.getLogger("e4t")
@@ -66,6 +67,7 @@ def _train(
     watchdog: Watchdog,
 ) -> int:
     # Importing torch, diffusers and DeepSpeed takes seconds, and a finished run does not need them.
+    set_deepspeed_accelerator()
     from pipelines.pretraining.builder import FrozenModels, build_trainer, start_tracker
     from pipelines.pretraining.deepspeed_engine import init_distributed
 
