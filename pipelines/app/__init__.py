@@ -1,1 +1,1 @@
-"""``e4t app``: a page where a person teaches a release one picture, watches it learn, and paints."""
+"""``e4t app``: a web page that tunes a concept on one image and generates images of it."""

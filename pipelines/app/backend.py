@@ -1,4 +1,4 @@
-"""The releases on offer, and what is done with them: tuning with previews on the way, and painting."""
+"""The models behind the page: tune a concept with previews, and generate images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from encoder.pipeline import E4TPipeline
 from encoder.releases.release import Release
 
 NUM_PREVIEWS = 5
-"""Painted while tuning, beside the first, which is the encoder's guess."""
+"""Number of previews during tuning, in addition to the first one, which shows the encoder's prediction."""
 PREVIEW_INFERENCE_STEPS = 8
-"""DDIM steps of a preview: enough to see what is learned."""
+"""Denoising steps of a preview: few, but enough to see the progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneEvent:
-    """Tuning after some steps."""
+    """Progress of a tuning session after ``step`` steps."""
 
     step: int
     preview: Image.Image | None = None
-    """If one was painted after this step."""
+    """An image generated after this step, or None between previews."""
     concept: Concept | None = None
-    """At the end."""
+    """The tuned concept; set in the last event only."""
 
 
 class TuningBackend:
-    """Holds one release in memory at a time, the one that was asked for last. Not for several threads at once."""
+    """Keep one release in memory, the one used last, and tune and generate with it. Not thread-safe."""
 
     def __init__(
         self,
@@ -40,11 +40,16 @@ class TuningBackend:
         device: str | None = None,
         dtype: Precision | None = None,
     ) -> None:
-        """Open the first release. Raises ModelError or ConfigError if it is no use, or another's index is broken."""
+        """Read the index of every release and load the first release.
+
+        Raises:
+            ModelError: A release cannot be read.
+            ConfigError: Two releases have the same name and version.
+        """
         self.releases: dict[str, Release] = {}
         for release in map(Release.open, folders):
             if release.id in self.releases:
-                raise ConfigError(f"two of the releases are called {release.id}; give one of them")
+                raise ConfigError(f"two releases are called {release.id}; pass only one of them")
             self.releases[release.id] = release
         self._base, self._device, self._dtype = base, device, dtype
         self._pipeline = self._load_pipeline(next(iter(self.releases)))
@@ -54,16 +59,19 @@ class TuningBackend:
         return E4TPipeline.from_pretrained(folder, base=self._base, device=self._device, dtype=self._dtype)
 
     def pipeline_for(self, release: str) -> E4TPipeline:
-        """A release, by its name and version, opened if it is not the one in memory."""
+        """Return the pipeline of a release (``name version``), loading it if another one is in memory."""
         if self._pipeline.release != release:
-            del self._pipeline  # before the other comes: two might not fit
+            del self._pipeline  # freed before the next one is loaded: both might not fit into memory
             self._pipeline = self._load_pipeline(release)
         return self._pipeline
 
     def tune(
         self, release: str, image: Image.Image, steps: int, should_stop: Callable[[], bool] = lambda: False
     ) -> Iterator[TuneEvent]:
-        """Tune step by step, until the last or until ``enough``; the last glance has the concept."""
+        """Tune on an image and yield an event after every step; the last event holds the concept.
+
+        ``should_stop`` is checked before every step. Closing the generator restores the release.
+        """
         pipe = self.pipeline_for(release)
         prompt, preview_every = pipe.conditioning.config.templates[0], -(-steps // NUM_PREVIEWS)
         with pipe.tuning_session(image, steps=steps) as tuner:
@@ -83,7 +91,7 @@ class TuningBackend:
     def generate(
         self, concept_path: Path, prompts: Sequence[str], *, variants: int, steps: int, seed: int
     ) -> Iterator[list[Image.Image]]:
-        """A saved concept's pictures, prompt by prompt; the same variant of each starts from the same noise."""
+        """Yield the images of each prompt. Variant ``i`` of every prompt starts from the same noise (seed + i)."""
         loaded = Concept.load(concept_path)
         pipe = self.pipeline_for(loaded.release)
         pipe.load_concept(loaded)

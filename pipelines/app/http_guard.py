@@ -1,4 +1,4 @@
-"""What of the server can be reached: what the page needs, no other file, no large body, no other host."""
+"""Restrict the server to the routes that the page needs: no other file, no large body, no other host."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_IMAGE_BYTES = 20 * 2**20
 MAX_BODY_BYTES = MAX_IMAGE_BYTES + 100_000
-"""Of a request: a picture, and what is around it."""
+"""Largest request body in bytes: an image and the multipart framing around it."""
 ALLOWED_GET_PREFIXES = (
     "/assets/", "/static/", "/theme.css", "/manifest.json", "/favicon.ico", "/alive",
     "/gradio_api/heartbeat/", "/gradio_api/queue/data", "/gradio_api/upload_progress", "/gradio_api/startup-events",
@@ -20,20 +20,20 @@ CONTENT_SECURITY_POLICY = (
 
 
 class RouteFilter:
-    """Stands before Gradio's routes, of which a page like this one needs a few."""
+    """ASGI middleware that rejects every route of Gradio that the page does not use."""
 
     def __init__(self, app: ASGIApp, folder: Path) -> None:
-        """``folder`` is where Gradio lays uploads and downloads."""
+        """``folder`` is where Gradio stores uploads and downloads."""
         self._app, self._file_prefix = app, f"/gradio_api/file={folder}/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request as ASGI has it."""
+        """Handle an ASGI request: reject it, or pass it on with security headers added to the response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif not self._is_allowed(scope["method"], scope["path"]):
-            await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
+            await PlainTextResponse("Not found.", 404)(scope, receive, send)
         elif scope["method"] == "POST" and not 0 <= _content_length(scope) <= MAX_BODY_BYTES:
-            await PlainTextResponse("This is larger than a picture may be.", 413)(scope, receive, send)
+            await PlainTextResponse("The image is larger than 20 MB.", 413)(scope, receive, send)
         else:
             await self._app(scope, receive, _with_security_headers(send))
 
@@ -48,13 +48,13 @@ class RouteFilter:
 
 
 def _content_length(scope: Scope) -> int:
-    """Of the body, in bytes; -1 if the request does not say."""
+    """Return the body size in bytes, or -1 without a valid Content-Length header."""
     header = dict(scope["headers"]).get(b"content-length", b"")
     return int(header) if header.isdigit() else -1
 
 
 def _with_security_headers(send: Send) -> Send:
-    async def sent(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [
                 *message["headers"],
@@ -64,4 +64,4 @@ def _with_security_headers(send: Send) -> Send:
             ]
         await send(message)
 
-    return sent
+    return send_with_headers

@@ -1,44 +1,44 @@
-// Tells the visitor when the server is gone: one that was started again knows nothing of this page.
+// Shows a message when the server is gone, or was restarted and has lost the state of this page.
 (() => {
-  const every = 2000, patience = 6000;
-  let first = null, missed = 0;
+  const pollMs = 2000, timeoutMs = 6000;
+  let serverId = null, missed = 0;
 
-  async function look() {
+  async function poll() {
     try {
-      const answer = await fetch("alive", { signal: AbortSignal.timeout(patience), cache: "no-store" });
-      const started = await answer.text();
-      first ??= started;
+      const response = await fetch("alive", { signal: AbortSignal.timeout(timeoutMs), cache: "no-store" });
+      const currentId = await response.text();
+      serverId ??= currentId;
       missed = 0;
-      tell(started === first ? "" : "The server was started again and knows nothing of this page. Load the page again.");
+      showMessage(currentId === serverId ? "" : "The server was restarted. Reload this page.");
     } catch {
       missed += 1;
-      if (missed > 1) tell("The server is gone. Start it again with e4t app, then load this page again.");
+      if (missed > 1) showMessage("The server is gone. Start it with e4t app, then reload this page.");
     }
-    setTimeout(look, every);
+    setTimeout(poll, pollMs);
   }
 
-  function tell(text) {
-    const line = document.getElementById("lost");
+  function showMessage(text) {
+    const line = document.getElementById("connection-error");
     if (line.textContent !== text) line.textContent = text;
   }
 
-  // Gradio puts what is said into the page anew each time; read aloud is what changes inside of something that stays.
-  function readAloud() {
-    const lines = [document.getElementById("tuning"), document.getElementById("painting")];
+  // Gradio replaces the status lines. Screen readers announce changes inside elements that stay, so mark their containers.
+  function announceStatus() {
+    const lines = [document.getElementById("tuning"), document.getElementById("generation")];
     if (lines.every(Boolean)) lines.forEach((line) => line.setAttribute("aria-live", "polite"));
-    else setTimeout(readAloud, 200);
+    else setTimeout(announceStatus, 200);
   }
 
   function start() {
     const line = document.createElement("p");
-    line.id = "lost";
+    line.id = "connection-error";
     line.setAttribute("role", "alert");
     document.body.prepend(line);
-    look();
-    readAloud();
+    poll();
+    announceStatus();
   }
 
-  // Gradio may put this into the page after it has been read.
+  // Gradio may insert this script after the page has been parsed.
   if (document.readyState === "loading") addEventListener("DOMContentLoaded", start);
   else start();
 })();

@@ -1,4 +1,4 @@
-"""The page's widgets, and which act of the visitor's each sets off."""
+"""The widgets of the page and the actions that they trigger."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,23 +8,23 @@ import gradio as gr
 
 from encoder.config import SampleConfig, TuneConfig
 from encoder.releases.release import Release
-from pipelines.app import html as pieces
+from pipelines.app import html
 from pipelines.app.session import FILE_TTL_HOURS, MAX_PROMPTS, MAX_WAITING, PageUpdate, Session
 from pipelines.app.upload import image_upload
 
 CSS_PATH = Path(__file__).with_name("page.css")
 HEAD_HTML = f"<script>{Path(__file__).with_name('page.js').read_text()}</script>"
-TITLE_HTML = """<header><h1>One picture, any scene</h1>
-<p>Teach the model someone or something from a single picture, then paint it from words.</p></header>"""
-UPLOAD_HINT = "Drop a picture here, or click to choose one"
+TITLE_HTML = """<header><h1>One image, any scene</h1>
+<p>Tune the model on a single image of someone or something, then generate new images from prompts.</p></header>"""
+UPLOAD_HINT = "Drop an image here, or click to select one"
 EXAMPLE_PROMPTS = "a portrait of a laughing *s in a red shirt\na portrait of a *s on a teal background"
 FILE_TTL_SECONDS = FILE_TTL_HOURS * 3600
 WidgetUpdates = dict[Any, Any]
-"""New values by widget."""
+"""New values, keyed by widget."""
 
 
 def make_theme() -> gr.themes.Base:
-    """Quiet colours, and fonts that every machine has."""
+    """Build the theme from neutral colors and system fonts, so that no font is downloaded."""
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     mono = ("ui-monospace", "monospace")
     base = gr.themes.Base(primary_hue="teal", neutral_hue="stone", radius_size="lg", font=fonts, font_mono=mono)
@@ -57,71 +57,78 @@ def make_theme() -> gr.themes.Base:
 
 
 class Page:
-    """Two acts from top to bottom: teach it, paint it."""
+    """The page: a section for tuning and a section for generation."""
 
     def __init__(self, session: Session, releases: Mapping[str, Release]) -> None:
-        """Releases by what the visitor knows them by; the first one is chosen, and its numbers of steps stand there."""
+        """Build the widgets.
+
+        ``releases`` is keyed by display name; the first one is selected and provides the defaults.
+        """
         self._session, self._release_names = session, list(releases)
         first = next(iter(releases.values()))
         with gr.Blocks(title="e4t", analytics_enabled=False, delete_cache=(600, FILE_TTL_SECONDS)) as self.blocks:
             gr.HTML(TITLE_HTML)
             self.concept = gr.State(None, time_to_live=FILE_TTL_SECONDS)
-            with gr.Row(elem_classes="act"):
+            with gr.Row(elem_classes="section"):
                 self._build_tune_section(first.tuning.get("steps", TuneConfig.steps))
-            with gr.Row(elem_classes="act"):
+            with gr.Row(elem_classes="section"):
                 self._build_generate_section(first.sampling.get("steps", SampleConfig.num_inference_steps))
             self._connect_events()
 
     def _build_tune_section(self, steps: int) -> None:
         with gr.Column(scale=2, min_width=280):
-            gr.HTML("<h2>1 &ensp;Teach it</h2>")
+            gr.HTML("<h2>1 &ensp;Tune</h2>")
             self.release = gr.Dropdown(self._release_names, label="Release", visible=len(self._release_names) > 1)
-            self.image = image_upload(label="Picture", height=220, placeholder=UPLOAD_HINT, elem_id="picture")
-            info = "5 to 15 suit most pictures; with many more it learns the picture by heart."
+            self.image = image_upload(label="Image", height=220, placeholder=UPLOAD_HINT, elem_id="image")
+            info = "5 to 15 steps suit most images; many more steps overfit to the image."
             self.steps = gr.Slider(1, 60, steps, step=1, label="Tuning steps", info=info, buttons=[], elem_id="steps")
             with gr.Row():
                 self.tune_button = gr.Button("Tune", variant="primary", min_width=100, elem_id="tune")
                 self.stop_button = gr.Button("Stop", interactive=False, min_width=100, elem_id="stop")
-            self.tuning_status = gr.HTML(pieces.status(""), elem_id="tuning")
+            self.tuning_status = gr.HTML(html.status(""), elem_id="tuning")
         with gr.Column(scale=3, min_width=280):
-            self.preview_strip = gr.HTML(pieces.preview_strip(None, []), elem_id="film")
+            self.preview_strip = gr.HTML(html.preview_strip(None, []), elem_id="preview-strip")
 
     def _build_generate_section(self, steps: int) -> None:
         with gr.Column(scale=2, min_width=280):
-            gr.HTML("<h2>2 &ensp;Paint it</h2>")
-            info = "*s stands for what was taught."
+            gr.HTML("<h2>2 &ensp;Generate</h2>")
+            info = "*s stands for the tuned concept."
             self.prompts = gr.Textbox(
                 EXAMPLE_PROMPTS,
                 lines=3,
                 max_lines=MAX_PROMPTS,
-                label="Prompts, one a line",
+                label="Prompts, one per line",
                 info=info,
                 buttons=[],
                 elem_id="prompts",
             )
-            self.variants = gr.Slider(1, 4, 3, step=1, label="Variants of each", buttons=[], elem_id="variants")
+            self.variants = gr.Slider(1, 4, 3, step=1, label="Variants per prompt", buttons=[], elem_id="variants")
             with gr.Accordion("More settings", open=False, elem_id="more"):
                 self.sampling_steps = gr.Slider(
                     2, 100, steps, step=1, label="Sampling steps", buttons=[], elem_id="sampling"
                 )
                 self.seed = gr.Number(0, precision=0, minimum=0, maximum=2**31, label="Seed", elem_id="seed")
             self.generate_button = gr.Button("Generate", variant="primary", elem_id="generate")
-            self.generation_status = gr.HTML(pieces.status(""), elem_id="painting")
+            self.generation_status = gr.HTML(html.status(""), elem_id="generation")
             with gr.Row():
                 self.concept_file = _download("Download concept", "concept-file")
-                self.zip_file = _download("Download pictures", "bundle")
+                self.zip_file = _download("Download images", "zip")
         with gr.Column(scale=3, min_width=280):
-            self.gallery = gr.HTML(pieces.gallery([], []), elem_id="wall")
+            self.gallery = gr.HTML(html.gallery([], []), elem_id="gallery")
 
     def _connect_events(self) -> None:
-        """Gradio's own queue lets all that may stand in the desk's line through: there they are told their place."""
+        """Connect widgets to actions.
+
+        Gradio's queue admits every visitor that the session's queue can hold: Gradio's own queue cannot show a place in
+        the queue inside the page or stop waiting when the visitor clicks Stop, so the session queues visitors itself.
+        """
         session, to_widget_updates = self._session, self._to_widget_updates
 
-        def tune(request: gr.Request, *given: Any) -> Iterator[WidgetUpdates]:  # noqa: ANN401 - the widgets' values
-            yield from map(to_widget_updates, session.tune(_visitor_id(request), *given))
+        def tune(request: gr.Request, *values: Any) -> Iterator[WidgetUpdates]:  # noqa: ANN401 - the widgets' values
+            yield from map(to_widget_updates, session.tune(_visitor_id(request), *values))
 
-        def generate(*given: Any) -> Iterator[WidgetUpdates]:  # noqa: ANN401
-            yield from map(to_widget_updates, session.generate(*given))
+        def generate(*values: Any) -> Iterator[WidgetUpdates]:  # noqa: ANN401
+            yield from map(to_widget_updates, session.generate(*values))
 
         def request_stop(request: gr.Request) -> None:
             session.stop(_visitor_id(request))
@@ -132,7 +139,7 @@ class Page:
             "show_progress": "hidden",
             "concurrency_limit": None,
         }
-        queued_kwargs = instant_kwargs | {"concurrency_id": "desk", "concurrency_limit": 2 * MAX_WAITING}
+        queued_kwargs = instant_kwargs | {"concurrency_id": "session", "concurrency_limit": 2 * MAX_WAITING}
         self.image.change(
             lambda path: to_widget_updates(session.on_upload(path)), self.image, outputs, **instant_kwargs
         )
@@ -146,7 +153,7 @@ class Page:
         self.blocks.queue(max_size=2 * MAX_WAITING)
 
     def _to_widget_updates(self, update: PageUpdate) -> WidgetUpdates:
-        """What it means for the widgets."""
+        """Translate an update of the page to values of widgets."""
         html_by_widget = {
             self.tuning_status: update.tuning_status,
             self.preview_strip: update.preview_strip,

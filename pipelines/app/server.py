@@ -1,4 +1,4 @@
-"""Serving the page: to this machine alone unless told, and without a word to anybody else."""
+"""Serve the page, by default on the loopback interface only, without analytics or requests to other hosts."""
 
 import os
 import socket
@@ -17,12 +17,12 @@ from pipelines.runtime.console import console
 
 
 def serve(backend: TuningBackend, host: str, port: int) -> None:
-    """Serve until interrupted. Raises RunError if the port is taken."""
+    """Serve the page until interrupted. Raises RunError if the port is in use."""
     with closing(_bind_socket(host, port)) as listener, TemporaryDirectory(prefix="e4t-app-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         app = create_app(backend, Path(folder))
         display_host = f"[{host}]" if ":" in host else host
-        console.print(f"page: http://{display_host}:{listener.getsockname()[1]}  end it with Ctrl-C", soft_wrap=True)
+        console.print(f"page: http://{display_host}:{listener.getsockname()[1]}  press Ctrl-C to stop", soft_wrap=True)
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -32,12 +32,12 @@ def _bind_socket(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        raise RunError(f"{host}:{port} cannot be served ({error.strerror}); give another --host or --port") from error
+        raise RunError(f"{host}:{port} cannot be bound ({error.strerror}); set another --host or --port") from error
 
 
 def create_app(backend: TuningBackend, folder: Path) -> FastAPI:
-    """The page as a web application whose files lie in ``folder``."""
-    import gradio as gr  # reads its settings from the environment when it is imported
+    """Build the web application. Uploads and downloads are stored in ``folder``."""
+    import gradio as gr  # imported here because it reads environment variables at import
 
     from pipelines.app.page import CSS_PATH, HEAD_HTML, Page, make_theme
     from pipelines.app.session import Session

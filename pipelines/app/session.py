@@ -1,4 +1,4 @@
-"""What a visitor of the page can do, apart from the widgets: each act yields what of the page changes."""
+"""The actions of a visitor, independent of widgets: each yields the parts of the page that change."""
 
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -12,66 +12,66 @@ from e4t import ConfigError
 from encoder.config import PLACEHOLDER
 from encoder.errors import ModelError
 from encoder.images import open_image
-from pipelines.app import html as pieces
+from pipelines.app import html
 from pipelines.app.backend import TuningBackend
 from pipelines.app.wait_queue import Ticket, WaitQueue
 from pipelines.errors import RunError
 
 MAX_PROMPTS, MAX_PROMPT_LENGTH = 8, 300
 MAX_WAITING = 8
-"""Visitors who may stand in line."""
+"""Number of visitors who may wait in the queue."""
 FILE_TTL_HOURS = 6
-"""That files stay for download."""
+"""Hours for which files can be downloaded."""
 POLL_SECONDS = 1.0
-"""Seconds after which one who waits is asked whether they are still there."""
+"""Seconds between updates of a visitor's place in the queue."""
 USER_ERRORS = (ModelError, ConfigError, RunError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageUpdate:
-    """What of the page changes; what is None stays as it is."""
+    """New contents of the page; parts that are None do not change."""
 
     tuning_status: str | None = None
-    """The line under the first act's buttons."""
+    """HTML of the status line of the tuning section."""
     preview_strip: str | None = None
-    """The picture and the previews."""
+    """HTML of the input image and the previews."""
     generation_status: str | None = None
-    """The line under the second act's button."""
+    """HTML of the status line of the generation section."""
     gallery: str | None = None
-    """The pictures by prompt."""
+    """HTML of the generated images."""
     concept_path: str | None = None
-    """File of the tuned concept."""
+    """Path of the tuned concept's file."""
     zip_path: str | None = None
-    """File of all the pictures."""
+    """Path of a zip file with all generated images."""
     can_stop: bool | None = None
-    """Whether there is something to stop."""
+    """Whether the Stop button is enabled."""
 
 
 class Session:
-    """Serves every visitor, one at a time where something is computed; files are laid into ``folder``."""
+    """Serve all visitors. Tuning and generation run for one visitor at a time; files are written to ``folder``."""
 
     def __init__(self, backend: TuningBackend, folder: Path) -> None:
         self._backend, self._folder = backend, folder
         self._queue, self._stop_requested = WaitQueue(MAX_WAITING), set[str]()
 
     def on_upload(self, image_path: str | None) -> PageUpdate:
-        """Look at a picture that has been uploaded."""
+        """Check and show an uploaded image."""
         if image_path is None:
-            return PageUpdate(tuning_status=pieces.status(""), preview_strip=pieces.preview_strip(None, []))
+            return PageUpdate(tuning_status=html.status(""), preview_strip=html.preview_strip(None, []))
         try:
             return PageUpdate(
-                tuning_status=pieces.status("Ready to tune."),
-                preview_strip=pieces.preview_strip(_open_upload(image_path), []),
+                tuning_status=html.status("Ready to tune."),
+                preview_strip=html.preview_strip(_open_upload(image_path), []),
             )
         except ModelError as error:
-            return PageUpdate(tuning_status=pieces.error(error), preview_strip=pieces.preview_strip(None, []))
+            return PageUpdate(tuning_status=html.error(error), preview_strip=html.preview_strip(None, []))
 
     def tune(self, visitor: str, release: str, image_path: str | None, steps: int) -> Iterator[PageUpdate]:
-        """Tune on a picture; the visitor's ``stop`` ends it with what has been learned by then."""
+        """Tune on an image. ``stop`` ends tuning early and keeps the concept tuned so far."""
         self._stop_requested.discard(visitor)
         try:
             if image_path is None:
-                raise ModelError("Give a picture first.")
+                raise ModelError("Upload an image first.")
             image = _open_upload(image_path)
             with self._queue.ticket() as ticket:
                 for line in self._wait_in_queue(ticket, visitor):
@@ -79,90 +79,90 @@ class Session:
                 if visitor not in self._stop_requested:
                     yield from self._tune(visitor, release, image, steps)
                 else:
-                    yield PageUpdate(tuning_status=pieces.status("You have left the line."), can_stop=False)
+                    yield PageUpdate(tuning_status=html.status("You have left the queue."), can_stop=False)
         except USER_ERRORS as error:
-            yield PageUpdate(tuning_status=pieces.error(error), can_stop=False)
+            yield PageUpdate(tuning_status=html.error(error), can_stop=False)
 
     def _wait_in_queue(self, ticket: Ticket, visitor: str = "") -> Iterator[str]:
-        """How many are before, until none is or the visitor has had enough of waiting."""
+        """Yield status lines with the number of visitors ahead, until it is this visitor's turn or they stop."""
         while (num_ahead := ticket.num_ahead()) and visitor not in self._stop_requested:
-            yield pieces.status(f"In line: {num_ahead} before you.")
+            yield html.status(f"Waiting: {num_ahead} ahead of you.")
             ticket.wait(POLL_SECONDS)
 
     def _tune(self, visitor: str, release: str, image: Image.Image, steps: int) -> Iterator[PageUpdate]:
         previews: list[tuple[int, Image.Image]] = []
         yield PageUpdate(
-            tuning_status=pieces.progress("Looking at the picture", 0, steps),
-            preview_strip=pieces.preview_strip(image, []),
+            tuning_status=html.progress("Encoding the image", 0, steps),
+            preview_strip=html.preview_strip(image, []),
             can_stop=True,
         )
         for event in self._backend.tune(release, image, steps, lambda: visitor in self._stop_requested):
             if event.preview:
                 previews.append((event.step, event.preview))
             if not event.concept:
-                status = pieces.progress(f"Step {event.step} of {steps}", event.step, steps)
-                preview_strip = pieces.preview_strip(image, previews) if event.preview else None
+                status = html.progress(f"Step {event.step} of {steps}", event.step, steps)
+                preview_strip = html.preview_strip(image, previews) if event.preview else None
                 yield PageUpdate(tuning_status=status, preview_strip=preview_strip)
                 continue
             path = Path(mkdtemp(dir=self._folder)) / "concept.safetensors"
             path.write_bytes(event.concept.to_bytes())
             outcome = "Stopped" if event.step < steps else "Tuned"
-            count = pieces.pluralize(event.step, "step")
-            status = pieces.status(f"{outcome} after {count}. Now write prompts, or download the concept.")
+            count = html.pluralize(event.step, "step")
+            status = html.status(f"{outcome} after {count}. Now write prompts, or download the concept.")
             yield PageUpdate(tuning_status=status, concept_path=str(path), can_stop=False)
 
     def stop(self, visitor: str) -> None:
-        """The visitor has had enough of tuning, or has gone away."""
+        """Stop this visitor's tuning, because they clicked Stop or closed the page."""
         self._stop_requested.add(visitor)
 
     def generate(
         self, concept_path: str | None, text: str, variants: int, steps: int, seed: int
     ) -> Iterator[PageUpdate]:
-        """Paint a prompt a line, each in some variants; the pictures appear prompt by prompt."""
+        """Generate ``variants`` images for each line of ``text``; images appear prompt by prompt."""
         try:
             prompts = _parse_prompts(text)
             if concept_path is None:
-                raise ModelError(f"Tune on a picture first: {PLACEHOLDER} stands for what that teaches.")
+                raise ModelError(f"Tune on an image first: {PLACEHOLDER} stands for the tuned concept.")
             if not Path(concept_path).exists():
-                raise ModelError(f"Concepts are kept for {FILE_TTL_HOURS} hours, and this one is gone; tune again.")
+                raise ModelError(f"Concepts are kept for {FILE_TTL_HOURS} hours and this one has expired; tune again.")
             with self._queue.ticket() as ticket:
                 for line in self._wait_in_queue(ticket):
                     yield PageUpdate(generation_status=line)
                 rows: list[list[Image.Image]] = []
-                yield PageUpdate(generation_status=pieces.progress("Painting", 0, len(prompts)))
+                yield PageUpdate(generation_status=html.progress("Generating", 0, len(prompts)))
                 results = self._backend.generate(Path(concept_path), prompts, variants=variants, steps=steps, seed=seed)
                 for row in results:
                     rows.append(row)
-                    status = pieces.progress(f"Painted {len(rows)} of {len(prompts)} prompts", len(rows), len(prompts))
-                    yield PageUpdate(generation_status=status, gallery=pieces.gallery(prompts, rows))
+                    status = html.progress(f"Generated {len(rows)} of {len(prompts)} prompts", len(rows), len(prompts))
+                    yield PageUpdate(generation_status=status, gallery=html.gallery(prompts, rows))
             zip_path = self._write_zip(prompts, rows, seed)
             yield PageUpdate(
-                generation_status=pieces.status(f"{pieces.pluralize(variants * len(rows), 'picture')}."),
+                generation_status=html.status(f"{html.pluralize(variants * len(rows), 'image')} generated."),
                 zip_path=zip_path,
             )
         except USER_ERRORS as error:
-            yield PageUpdate(generation_status=pieces.error(error))
+            yield PageUpdate(generation_status=html.error(error))
 
     def _write_zip(self, prompts: Sequence[str], rows: Sequence[Sequence[Image.Image]], seed: int) -> str:
-        """All pictures as one zip file, with their prompts."""
-        path = Path(mkdtemp(dir=self._folder)) / "pictures.zip"
-        with zipfile.ZipFile(path, "w") as bundle:
+        """Write all images and their prompts to a zip file and return its path."""
+        path = Path(mkdtemp(dir=self._folder)) / "images.zip"
+        with zipfile.ZipFile(path, "w") as archive:
             for number, row in enumerate(rows, start=1):
                 for variant, image in enumerate(row):
-                    with bundle.open(f"prompt-{number}-seed-{seed + variant}.png", "w") as file:
+                    with archive.open(f"prompt-{number}-seed-{seed + variant}.png", "w") as file:
                         image.save(file, "PNG")
-            bundle.writestr(
+            archive.writestr(
                 "prompts.txt", "".join(f"{number} {prompt}\n" for number, prompt in enumerate(prompts, start=1))
             )
         return str(path)
 
 
 def _open_upload(path: str) -> Image.Image:
-    """A picture that was uploaded; the refusal does not say where to."""
+    """Open an uploaded image. The error message does not contain the path on the server."""
     try:
         return open_image(path)
     except ModelError as error:
-        raise ModelError("This file cannot be read as a picture; give a PNG, JPEG or WebP file.") from error
+        raise ModelError("This file cannot be read as an image; upload a PNG, JPEG or WebP file.") from error
 
 
 def _parse_prompts(text: str) -> list[str]:
@@ -170,10 +170,10 @@ def _parse_prompts(text: str) -> list[str]:
     if not prompts:
         raise ModelError(f"Write a prompt first: a portrait of a laughing {PLACEHOLDER}.")
     if len(prompts) > MAX_PROMPTS or max(map(len, prompts)) > MAX_PROMPT_LENGTH:
-        raise ModelError(f"Give at most {MAX_PROMPTS} prompts of {MAX_PROMPT_LENGTH} characters.")
+        raise ModelError(f"Write at most {MAX_PROMPTS} prompts of {MAX_PROMPT_LENGTH} characters.")
     for prompt in prompts:
         if PLACEHOLDER not in prompt:
             raise ModelError(
-                f"Write {PLACEHOLDER} where the concept stands in “{prompt}”: a portrait of a {PLACEHOLDER}."
+                f"Write {PLACEHOLDER} where the concept belongs in “{prompt}”: a portrait of a {PLACEHOLDER}."
             )
     return prompts

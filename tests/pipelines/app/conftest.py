@@ -1,4 +1,4 @@
-"""The page as `e4t app` serves it, and a browser to look at it."""
+"""Fixtures: the page served by `e4t app`, and a browser."""
 
 import contextlib
 import random
@@ -14,22 +14,22 @@ from tests.pipelines.app.served import serving
 
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
-    """Of a page that all tests share."""
+    """URL of a server that all tests share."""
     with serving() as (address, _):
         yield address
 
 
 @pytest.fixture(scope="session")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn person."""
-    path, rng = tmp_path_factory.mktemp("picture") / "me.png", random.Random(3)
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of an image of a drawn person."""
+    path, rng = tmp_path_factory.mktemp("image") / "me.png", random.Random(3)
     render(Identity.random(rng), Scene.random(rng), 96).save(path)
     return path
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Callable]:
-    """Open a window of so many pixels; what it downloads lies in ``tmp_path``."""
+    """Return a function that opens a browser window of a given size; downloads go to ``tmp_path``."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):

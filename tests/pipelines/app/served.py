@@ -1,4 +1,4 @@
-"""The page as `e4t app` serves it."""
+"""Start `e4t app` for a test."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ RELEASE = Path(__file__).parents[3] / "models" / "faces"
 
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """`e4t app` on a free port of this machine; gives its address and the process."""
+    """Run `e4t app` on a free port; yield its URL and its process."""
     command = [sys.executable, "-m", "e4t", "app", "--release", str(RELEASE), "--port", "0", "--device", "cpu"]
     with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
         try:

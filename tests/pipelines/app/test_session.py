@@ -15,139 +15,135 @@ FACES = "faces 1.0.1"
 
 
 @pytest.fixture(scope="module")
-def studio() -> TuningBackend:
+def backend() -> TuningBackend:
     return TuningBackend([str(RELEASE)], device="cpu")
 
 
 @pytest.fixture
-def desk(studio: TuningBackend, tmp_path: Path) -> Session:
-    return Session(studio, tmp_path)
+def session(backend: TuningBackend, tmp_path: Path) -> Session:
+    return Session(backend, tmp_path)
 
 
-def tuned(desk: Session, picture: Path, steps: int = 1) -> str:
-    """The concept's file."""
-    [path] = [shown.concept_path for shown in desk.tune("me", FACES, str(picture), steps) if shown.concept_path]
+def tuned(session: Session, image: Path, steps: int = 1) -> str:
+    """Tune and return the path of the concept's file."""
+    [path] = [update.concept_path for update in session.tune("me", FACES, str(image), steps) if update.concept_path]
     return path
 
 
-def last(acts: Iterator[PageUpdate]) -> PageUpdate:
-    return list(acts)[-1]
+def last(updates: Iterator[PageUpdate]) -> PageUpdate:
+    return list(updates)[-1]
 
 
-def test_the_concept_is_the_one_that_tuning_without_previews_gives(
-    desk: Session, studio: TuningBackend, picture: Path
-) -> None:
-    alone = studio.pipeline_for(FACES).tune(open_image(picture), steps=2)
-    assert Path(tuned(desk, picture, steps=2)).read_bytes() == alone.to_bytes()
+def test_previews_do_not_change_the_tuned_concept(session: Session, backend: TuningBackend, image: Path) -> None:
+    expected = backend.pipeline_for(FACES).tune(open_image(image), steps=2)
+    assert Path(tuned(session, image, steps=2)).read_bytes() == expected.to_bytes()
 
 
-def test_previews_appear_on_the_way(desk: Session, picture: Path) -> None:
-    films = [shown.preview_strip for shown in desk.tune("me", FACES, str(picture), 2) if shown.preview_strip]
-    assert [film.count("<img") for film in films] == [1, 2, 3, 4]  # the picture, then a preview more each time
+def test_previews_appear_during_tuning(session: Session, image: Path) -> None:
+    strips = [update.preview_strip for update in session.tune("me", FACES, str(image), 2) if update.preview_strip]
+    assert [strip.count("<img") for strip in strips] == [1, 2, 3, 4]  # the input image, then one more preview each time
 
 
-def test_stop_keeps_what_has_been_learned(desk: Session, picture: Path) -> None:
+def test_stop_keeps_the_concept_tuned_so_far(session: Session, image: Path) -> None:
     seen = []
-    for shown in desk.tune("me", FACES, str(picture), 40):
-        seen.append(shown)
-        if "Step 1 of 40" in (shown.tuning_status or ""):
-            desk.stop("me")
-    assert Concept.load(seen[-1].concept).settings["steps"] == 1
-    assert seen[-1].busy is False
+    for update in session.tune("me", FACES, str(image), 40):
+        seen.append(update)
+        if "Step 1 of 40" in (update.tuning_status or ""):
+            session.stop("me")
+    assert Concept.load(seen[-1].concept_path).settings["steps"] == 1
+    assert seen[-1].can_stop is False
 
 
-def test_nobody_is_stopped_by_another_visitor(desk: Session, picture: Path) -> None:
-    tuning = desk.tune("me", FACES, str(picture), 1)
+def test_a_visitor_cannot_stop_the_tuning_of_another(session: Session, image: Path) -> None:
+    tuning = session.tune("me", FACES, str(image), 1)
     next(tuning)
-    desk.stop("somebody else")
+    session.stop("somebody else")
     assert Concept.load(last(tuning).concept_path).settings["steps"] == 1
 
 
-def test_who_comes_second_is_told_so_and_goes_on_when_the_first_has_gone_away(desk: Session, picture: Path) -> None:
-    first, second = (desk.tune(visitor, FACES, str(picture), 1) for visitor in ("first", "second"))
+def test_the_second_visitor_waits_and_continues_when_the_first_leaves(session: Session, image: Path) -> None:
+    first, second = (session.tune(visitor, FACES, str(image), 1) for visitor in ("first", "second"))
     next(first)
-    assert "1 before you" in next(second).tuning_status
+    assert "1 ahead of you" in next(second).tuning_status
     first.close()
     assert last(second).concept_path
 
 
-def test_who_goes_away_while_tuning_leaves_the_release_as_it_was(
-    desk: Session, studio: TuningBackend, picture: Path
-) -> None:
-    before = studio.pipeline_for(FACES)("a portrait of a person", steps=2)[0].tobytes()
-    tuning = desk.tune("me", FACES, str(picture), 5)
-    for shown in tuning:
-        if "Step 2" in (shown.tuning_status or ""):
+def test_leaving_while_tuning_restores_the_release(session: Session, backend: TuningBackend, image: Path) -> None:
+    before = backend.pipeline_for(FACES)("a portrait of a person", num_inference_steps=2)[0].tobytes()
+    tuning = session.tune("me", FACES, str(image), 5)
+    for update in tuning:
+        if "Step 2" in (update.tuning_status or ""):
             break
     tuning.close()
-    assert studio.pipeline_for(FACES)("a portrait of a person", steps=2)[0].tobytes() == before
+    assert backend.pipeline_for(FACES)("a portrait of a person", num_inference_steps=2)[0].tobytes() == before
 
 
-def test_who_stops_while_waiting_leaves_the_line(desk: Session, picture: Path) -> None:
-    first, second = (desk.tune(visitor, FACES, str(picture), 1) for visitor in ("first", "second"))
+def test_stopping_while_waiting_leaves_the_queue(session: Session, image: Path) -> None:
+    first, second = (session.tune(visitor, FACES, str(image), 1) for visitor in ("first", "second"))
     next(first)
     next(second)
-    desk.stop("second")
-    assert "left the line" in last(second).tuning_status
+    session.stop("second")
+    assert "left the queue" in last(second).tuning_status
     first.close()
 
 
-def test_a_full_line_is_one_line(desk: Session, picture: Path) -> None:
-    acts = [desk.tune(str(number), FACES, str(picture), 1) for number in range(MAX_WAITING + 2)]
-    *_, beyond = (next(act) for act in acts)
+def test_a_full_queue_is_reported_in_one_line(session: Session, image: Path) -> None:
+    updates = [session.tune(str(number), FACES, str(image), 1) for number in range(MAX_WAITING + 2)]
+    *_, beyond = (next(generator) for generator in updates)
     assert "try again in a minute" in beyond.tuning_status
-    for act in acts:
-        act.close()
+    for generator in updates:
+        generator.close()
 
 
-def test_a_file_that_is_no_picture_is_one_line_that_tells_no_path(desk: Session, tmp_path: Path) -> None:
-    (tmp_path / "notes.png").write_text("not a picture")
-    for shown in (
-        desk.on_upload(str(tmp_path / "notes.png")),
-        last(desk.tune("me", FACES, str(tmp_path / "notes.png"), 1)),
+def test_a_file_that_is_not_an_image_is_reported_without_its_path(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("not an image")
+    for update in (
+        session.on_upload(str(tmp_path / "notes.png")),
+        last(session.tune("me", FACES, str(tmp_path / "notes.png"), 1)),
     ):
-        assert "cannot be read as a picture" in shown.tuning_status
-        assert str(tmp_path) not in shown.tuning_status
+        assert "cannot be read as an image" in update.tuning_status
+        assert str(tmp_path) not in update.tuning_status
 
 
-def test_a_decompression_bomb_is_refused(desk: Session, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_refused(session: Session, tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
-    assert "cannot be read as a picture" in desk.on_upload(str(tmp_path / "bomb.png")).tuning_status
+    assert "cannot be read as an image" in session.on_upload(str(tmp_path / "bomb.png")).tuning_status
 
 
-def test_tuning_without_a_picture_is_one_line(desk: Session) -> None:
-    assert "Give a picture first." in last(desk.tune("me", FACES, None, 1)).tuning_status
+def test_tuning_without_an_image_is_reported(session: Session) -> None:
+    assert "Upload an image first." in last(session.tune("me", FACES, None, 1)).tuning_status
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", "Write a prompt first"),
-        ("a portrait of a person", "Write *s where the concept stands"),
+        ("a portrait of a person", "Write *s where the concept belongs"),
         ("\n".join(["a *s"] * 9), "at most 8 prompts"),
         ("*s" * 200, "300 characters"),
     ],
 )
-def test_prompts_that_cannot_be_painted_are_one_line(desk: Session, text: str, says: str) -> None:
-    assert says in last(desk.generate("concept", text, 1, 2, 0)).generation_status
+def test_invalid_prompts_are_reported(session: Session, text: str, says: str) -> None:
+    assert says in last(session.generate("concept", text, 1, 2, 0)).generation_status
 
 
-def test_painting_before_tuning_is_one_line(desk: Session) -> None:
-    assert "Tune on a picture first" in last(desk.generate(None, "a *s", 1, 2, 0)).generation_status
+def test_generating_before_tuning_is_reported(session: Session) -> None:
+    assert "Tune on an image first" in last(session.generate(None, "a *s", 1, 2, 0)).generation_status
 
 
-def test_a_concept_that_was_swept_away_is_one_line(desk: Session, tmp_path: Path) -> None:
-    assert "tune again" in last(desk.generate(str(tmp_path / "gone"), "a *s", 1, 2, 0)).generation_status
+def test_an_expired_concept_is_reported(session: Session, tmp_path: Path) -> None:
+    assert "tune again" in last(session.generate(str(tmp_path / "gone"), "a *s", 1, 2, 0)).generation_status
 
 
-def test_pictures_come_prompt_by_prompt_and_all_of_them_as_one_file(desk: Session, picture: Path) -> None:
-    acts = list(desk.generate(tuned(desk, picture), "a portrait of a *s\n\na <b>bold</b> *s", 2, 2, 5))
-    walls = [shown.gallery for shown in acts if shown.gallery]
-    assert [wall.count("<img") for wall in walls] == [2, 4]
-    assert "&lt;b&gt;" in walls[-1]
-    assert "<b>" not in walls[-1]
-    with ZipFile(acts[-1].zip_path) as bundle:
-        pictures = [f"prompt-{prompt}-seed-{seed}.png" for prompt in (1, 2) for seed in (5, 6)]
-        assert bundle.namelist() == [*pictures, "prompts.txt"]
-        with bundle.open(pictures[0]) as file:
+def test_images_appear_prompt_by_prompt_and_are_zipped(session: Session, image: Path) -> None:
+    updates = list(session.generate(tuned(session, image), "a portrait of a *s\n\na <b>bold</b> *s", 2, 2, 5))
+    galleries = [update.gallery for update in updates if update.gallery]
+    assert [gallery.count("<img") for gallery in galleries] == [2, 4]
+    assert "&lt;b&gt;" in galleries[-1]
+    assert "<b>" not in galleries[-1]
+    with ZipFile(updates[-1].zip_path) as archive:
+        names = [f"prompt-{prompt}-seed-{seed}.png" for prompt in (1, 2) for seed in (5, 6)]
+        assert archive.namelist() == [*names, "prompts.txt"]
+        with archive.open(names[0]) as file:
             assert Image.open(file).size == (64, 64)

@@ -7,41 +7,41 @@ from pipelines.app.wait_queue import WaitQueue
 from pipelines.errors import RunError
 
 
-def test_places_are_in_the_order_of_coming() -> None:
-    turns = WaitQueue(max_waiting=2)
-    with turns.ticket() as first, turns.ticket() as second, turns.ticket() as third:
-        assert [place.num_ahead() for place in (first, second, third)] == [0, 1, 2]
+def test_tickets_are_served_first_in_first_out() -> None:
+    queue = WaitQueue(max_waiting=2)
+    with queue.ticket() as first, queue.ticket() as second, queue.ticket() as third:
+        assert [ticket.num_ahead() for ticket in (first, second, third)] == [0, 1, 2]
 
 
-def test_a_place_given_back_moves_those_behind() -> None:
-    turns = WaitQueue(max_waiting=2)
-    with ExitStack() as gone, turns.ticket() as first:
-        middle = turns.ticket()
+def test_leaving_the_queue_advances_the_tickets_behind() -> None:
+    queue = WaitQueue(max_waiting=2)
+    with ExitStack() as gone, queue.ticket() as first:
+        middle = queue.ticket()
         gone.enter_context(middle)
-        with turns.ticket() as last:
+        with queue.ticket() as last:
             middle.__exit__(None, None, None)
             gone.pop_all()
             assert (first.num_ahead(), last.num_ahead()) == (0, 1)
 
 
-def test_a_full_line_is_refused() -> None:
-    turns = WaitQueue(max_waiting=1)
-    with turns.ticket(), turns.ticket(), pytest.raises(RunError, match="try again in a minute"), turns.ticket():
+def test_a_full_queue_is_refused() -> None:
+    queue = WaitQueue(max_waiting=1)
+    with queue.ticket(), queue.ticket(), pytest.raises(RunError, match="try again in a minute"), queue.ticket():
         pass
 
 
-def test_who_waits_is_woken_when_the_line_moves() -> None:
-    turns, told = WaitQueue(max_waiting=1), threading.Event()
+def test_a_waiting_ticket_is_woken_when_the_queue_moves() -> None:
+    queue, woken = WaitQueue(max_waiting=1), threading.Event()
 
     def wait() -> None:
-        with turns.ticket() as place:
+        with queue.ticket() as ticket:
             waiting.set()
-            place.wait(60)
-            told.set()
+            ticket.wait(60)
+            woken.set()
 
     waiting = threading.Event()
-    with turns.ticket():
+    with queue.ticket():
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
         assert waiting.wait(10)
-    assert told.wait(10)
+    assert woken.wait(10)
