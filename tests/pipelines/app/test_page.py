@@ -58,7 +58,7 @@ def upload(window: Window, image: Path) -> None:
 
 
 def count_images(window: Window, where: str) -> int:
-    """How many are update, whole."""
+    """Count the fully loaded images inside an element."""
     whole = "return [...document.querySelectorAll(arguments[0])].filter((one) => one.naturalWidth).length"
     return window.execute_script(whole, f"#{where} img")
 
