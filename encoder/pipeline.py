@@ -1,8 +1,9 @@
-"""Tune on a picture, then generate: the pipeline that users hold."""
+"""``E4TPipeline``: tune a domain encoder release on an image, then generate images of the concept."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,27 @@ from encoder.errors import ModelError
 from encoder.images import preprocess, preprocess_batch, to_images
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.model.guidance import ClassifierFreeGuidance, apply_guidance
+from encoder.model.guidance import ClassifierFreeGuidance
 from encoder.model.losses import Losses
 from encoder.model.registry import AnyDomainEncoder, build_encoder
+from encoder.model.sampling import Generators, denoise, initial_noise, seeded_generators
 from encoder.model.weight_offsets import load_offsets, merge_offsets
 from encoder.releases.download import release_folder
 from encoder.releases.release import Release
+from encoder.tuning.inputs import Mask, TuningInputs
+from encoder.tuning.presets import METHODS, MethodName
 from encoder.tuning.prior import domain_prompt
 from encoder.tuning.trainable import concept_modules
-from encoder.tuning.tuner import Tuner, TuningImages
+from encoder.tuning.tuner import Tuner
 
 BASE_ONLY = "bare "
-"""What the identity of such a base begins with."""
-Mask = Image.Image | Callable[[Image.Image], Image.Image]
-"""White where the concept is; or a function that makes such a picture of a picture, as a segmentation network does."""
+"""Prefix of the release name of a base model without a release. Concepts on disk hold it, so the text stays."""
+EndOfStepCallback = Callable[["E4TPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+"""``callback_on_step_end`` as diffusers' pipelines define it."""
 
 
 class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """A domain encoder over its base model, its offsets folded in; one concept at a time can be loaded."""
+    """A domain encoder and its base model with the weight offsets merged in. One concept at a time can be loaded."""
 
     def __init__(
         self,
@@ -49,14 +53,18 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         tune_config: TuneConfig | None = None,
         sample_config: SampleConfig | None = None,
     ) -> None:
-        """``resolution``, in pixels, is what the encoder was trained at; the base's own unless given."""
+        """Assemble the pipeline; ``from_pretrained`` and ``from_base`` do so from files.
+
+        ``release`` is the name and version that concepts record. ``resolution`` is the side in pixels of the images
+        that the encoder was trained on, by default the base model's.
+        """
         super().__init__()
         self.register_modules(
             vae=backbone.vae,
-            text=backbone.text_encoders,
+            text_encoders=backbone.text_encoders,
             unet=backbone.unet,
             scheduler=backbone.scheduler,
-            clip=backbone.image_encoder,
+            image_encoder=backbone.image_encoder,
             domain_encoder=encoder,
         )
         self.backbone, self.conditioning, self.release = backbone, conditioning, release
@@ -75,37 +83,36 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         dtype: Precision | None = None,
         base_only: bool = False,
     ) -> "E4TPipeline":
-        """Open a release, a folder or on the hub (owner/name, owner/name@v1.0.0).
+        """Load a release from a folder or the hub (owner/name, owner/name@v1.0.0).
 
-        ``base`` overrides where its base model lies, ``dtype`` how it is held. ``device`` is a GPU if there is one;
-        ``bare`` leaves out what was pre-trained, for other methods. Raises ModelError for a release that is broken, not
-        to be had or of a newer format, ConfigError if the base cannot be loaded.
+        ``base`` overrides the folder or hub id of its base model, ``dtype`` the precision of the base model's weights.
+        ``device`` is a GPU if there is one. ``base_only`` leaves out everything pre-trained by E4T, for the methods that
+        start from the base model. Raises ModelError if the release is damaged, missing or of a newer format, and
+        ConfigError if the base model cannot be loaded.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or _default_device()
         opened_release = Release.open(release_folder(release))
-        conditioning = opened_release.parse(ConditioningConfig, opened_release.conditioning)
-        sample_config = opened_release.parse(SampleConfig, opened_release.sampling)
         if base_only:
             return cls.from_base(
                 opened_release.backbone_config(base, dtype),
-                conditioning,
+                opened_release.conditioning,
                 hidden_width=opened_release.encoder_config.get("hidden_width"),
                 resolution=opened_release.resolution,
-                sample_config=sample_config,
+                sample_config=opened_release.sampling,
                 device=device,
             )
         backbone = Backbone.load(opened_release.backbone_config(base, dtype), device)
         merge_offsets(backbone.unet, load_offsets(opened_release.offsets))
-        encoder = opened_release.parse(build_encoder, opened_release.encoder_config)
+        encoder = opened_release.build(build_encoder)
         opened_release.load_encoder(encoder)
         return cls(
             backbone,
             encoder.to(device).requires_grad_(False).eval(),
-            Conditioning.from_backbone(backbone, conditioning),
+            Conditioning.from_backbone(backbone, opened_release.conditioning),
             release=opened_release.id,
             resolution=opened_release.resolution,
-            tune_config=opened_release.parse(TuneConfig, opened_release.tuning),
-            sample_config=sample_config,
+            tune_config=opened_release.tuning,
+            sample_config=opened_release.sampling,
         )
 
     @classmethod
@@ -121,8 +128,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         sample_config: SampleConfig | None = None,
         device: str | None = None,
     ) -> "E4TPipeline":
-        """The base with a fresh encoder and no offsets: what tuning starts from when nothing was pre-trained."""
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        """Load a base model with an untrained encoder, initialized from ``seed``, and without weight offsets."""
+        device = device or _default_device()
         backbone = Backbone.load(backbone_config, device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -145,116 +152,89 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         mask: Mask | Sequence[Mask] | None = None,
         init_concept: Concept | None = None,
         class_images: Sequence[Image.Image] | None = None,
+        method: MethodName = "e4t",
         on_step: Callable[[int, Losses], None] | None = None,
-        **settings: Any,  # noqa: ANN401 - those of TuneConfig
+        **settings: Any,  # noqa: ANN401 - fields of TuneConfig
     ) -> Concept:
-        """Tune on one picture (or several) of the concept, load the result, and return it.
+        """Tune on one or several images of a concept, load the result and return it.
 
-        ``caption`` says of each picture what is *not* the concept: ``a portrait of a smiling *s``. ``mask`` is a
-        picture, white where the concept is, or a function that makes one of the picture. ``start`` is a concept whose
-        learned word is taken up. ``prior`` are pictures of the domain that are not the concept, made by the base where
-        the settings ask for some and none are given. ``settings`` are fields of TuneConfig, in place of the release's
-        own: ``steps=5, train="lora"``.
+        The keywords ``caption`` to ``class_images`` are the fields of ``TuningInputs``. ``method`` and ``settings`` are
+        those of ``tuning_config``, for example ``steps=5, trainable="lora"``. ``on_step`` is called after each step with
+        the number of steps done and the losses.
         """
-        tune_inputs: dict[str, Any] = {
-            "caption": caption,
-            "mask": mask,
-            "start": init_concept,
-            "prior": class_images,
-            "on_step": on_step,
-        }
-        [concept] = self.tune_checkpoints(
-            image, [replace(self.tune_config, **settings).steps], **tune_inputs, **settings
+        config = self.tuning_config(method, **settings)
+        inputs = TuningInputs.create(
+            image, caption=caption, mask=mask, init_concept=init_concept, class_images=class_images
         )
+        [concept] = self.tune_checkpoints(inputs, [config.steps], config=config, on_step=on_step)
         self.load_concept(concept)
         return concept
 
     def tune_checkpoints(
         self,
-        image: Image.Image | Sequence[Image.Image],
+        inputs: TuningInputs,
         checkpoint_steps: Sequence[int],
         *,
-        caption: str | Sequence[str] | None = None,
-        mask: Mask | Sequence[Mask] | None = None,
-        init_concept: Concept | None = None,
-        class_images: Sequence[Image.Image] | None = None,
+        config: TuneConfig | None = None,
         on_step: Callable[[int, Losses], None] | None = None,
-        **settings: Any,  # noqa: ANN401 - those of TuneConfig
     ) -> list[Concept]:
-        """As ``tune``, but return the concepts at several numbers of steps for the price of one; none is loaded."""
-        tune_inputs: dict[str, Any] = {"caption": caption, "mask": mask, "start": init_concept, "prior": class_images}
-        with self.tuning_session(image, **tune_inputs, **settings | {"steps": max(checkpoint_steps)}) as tuner:
+        """Tune up to the last of ``checkpoint_steps`` and return the concept at each; none is loaded."""
+        config = replace(config or self.tune_config, steps=max(checkpoint_steps))
+        with self.tuning_session(inputs, config=config) as tuner:
             return tuner.run(self.release, checkpoint_steps, on_step)
 
     @contextmanager
-    def tuning_session(
-        self,
-        image: Image.Image | Sequence[Image.Image],
-        *,
-        caption: str | Sequence[str] | None = None,
-        mask: Mask | Sequence[Mask] | None = None,
-        init_concept: Concept | None = None,
-        class_images: Sequence[Image.Image] | None = None,
-        **settings: Any,  # noqa: ANN401 - those of TuneConfig
-    ) -> Iterator[Tuner]:
-        """Tuning under way, step by step, of what ``tune`` takes; nothing is loaded after it.
+    def tuning_session(self, inputs: TuningInputs, *, config: TuneConfig | None = None) -> Iterator[Tuner]:
+        """Tune step by step inside the ``with`` block; no concept is loaded after it.
 
-        Inside the ``with`` block the pipeline paints with what has been learned so far, which changes nothing of what
-        is learned.
+        Inside the block, the pipeline generates images with what has been learned so far. This does not influence the
+        tuning.
         """
-        images = [image] if isinstance(image, Image.Image) else list(image)
-        captions = [caption] if isinstance(caption, str) else list(caption) if caption else None
-        if captions and (len(captions) != len(images) or any(PLACEHOLDER not in c for c in captions)):
-            raise ModelError(f"give one caption a picture, each with {PLACEHOLDER} where the concept stands")
         self.unload_concept()
-        config = replace(self.tune_config, **settings)
+        config, class_images = config or self.tune_config, inputs.class_images
         if config.num_class_images and class_images is None:
             class_images = self.generate_class_images(config.num_class_images, seed=config.seed)
-        tuning_images = TuningImages(
-            pixels=self._preprocess_batch(images), captions=captions, masks=self._preprocess_masks(mask, images)
-        )
-        class_pixels = self._preprocess_batch(class_images) if class_images else None
-        modules = (self.backbone, self.domain_encoder, self.conditioning)
         with Tuner(
-            *modules, tuning_images, config, init_concept=init_concept, class_pixels=class_pixels
+            self.backbone,
+            self.domain_encoder,
+            self.conditioning,
+            inputs.to_tensors(self.resolution, self.backbone.device),
+            config,
+            init_concept=inputs.init_concept,
+            class_pixels=preprocess_batch(class_images, self.resolution).to(self.backbone.device)
+            if class_images
+            else None,
         ) as self._tuner:
             try:
                 yield self._tuner
             finally:
                 self._tuner = None
 
+    def tuning_config(self, method: MethodName = "e4t", **settings: Any) -> TuneConfig:  # noqa: ANN401 - fields of TuneConfig
+        """Return the tuning settings of a method, some of them replaced by ``settings``.
+
+        ``e4t`` uses the settings of the release, any other method those of its preset.
+        """
+        return replace(self.tune_config if method == "e4t" else METHODS[method], **settings)
+
     def generate_class_images(self, count: int, *, seed: int = 0, batch_size: int = 8) -> list[Image.Image]:
-        """Pictures that the release makes of its domain word alone."""
+        """Generate ``count`` images from the domain word alone, for prior preservation."""
         self.unload_concept()
         images: list[Image.Image] = []
         while len(images) < count:
             prompts = [domain_prompt(self.conditioning)] * min(batch_size, count - len(images))
-            images += self(prompts, seed=seed + len(images))
+            images += self(prompts, generator=seeded_generators(seed + len(images), len(prompts)))
         return images
 
-    def _preprocess_batch(self, images: Sequence[Image.Image]) -> Tensor:
-        """As ``pixels``, of several: (N, 3, S, S)."""
-        return preprocess_batch(images, self.resolution).to(self.backbone.device)
-
-    def _preprocess_masks(self, mask: Mask | Sequence[Mask] | None, images: Sequence[Image.Image]) -> Tensor | None:
-        """(N, 1, S, S) in [0, 1]."""
-        if mask is None:
-            return None
-        masks = [mask] * len(images) if callable(mask) else [mask] if isinstance(mask, Image.Image) else list(mask)
-        if len(masks) != len(images):
-            raise ModelError(f"give one mask a picture, or a function; there are {len(masks)} for {len(images)}")
-        mask_images = [one(image) if callable(one) else one for one, image in zip(masks, images, strict=True)]
-        for one, image in zip(mask_images, images, strict=True):
-            if one.size != image.size:
-                raise ModelError(f"a mask of {one.size} pixels does not fit its picture of {image.size}")
-        return torch.cat([(self.preprocess(one.convert("L")) + 1)[:, :1] / 2 for one in mask_images])
-
     def preprocess(self, image: Image.Image) -> Tensor:
-        """A picture as (1, 3, S, S) in [-1, 1], center-cropped and resized to the release's resolution."""
+        """Crop an image to its center square and resize it to the release's resolution: (1, 3, S, S) in [-1, 1]."""
         return preprocess(image, self.resolution).to(self.backbone.device)
 
     def load_concept(self, concept: Concept | str | Path) -> None:
-        """Load a concept or its folder in place of the one loaded before. Raises ModelError for another release's."""
+        """Load a concept, or a concept from its folder or file, in place of the one loaded before.
+
+        Raises ModelError if it was tuned on another release.
+        """
         if not isinstance(concept, Concept):
             concept = Concept.load(concept)
         if concept.release != self.release:
@@ -262,11 +242,11 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"the concept was tuned on release {concept.release}, this is {self.release}; tune it again here"
             )
         self.unload_concept()
-        self.conditioning.unconditional_embeddings()  # those of the release, whatever the concept does to the text encoder
+        self.conditioning.unconditional_embeddings()  # cached before the concept changes the text encoder
         self._applied_concept = AppliedConcept(concept, concept_modules(self.backbone, self.domain_encoder))
 
     def unload_concept(self) -> None:
-        """Go back to the release, bit for bit."""
+        """Restore the release's weights, bit for bit."""
         if self._applied_concept:
             self._applied_concept.unload()
             self._applied_concept = None
@@ -275,26 +255,30 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
     def __call__(
         self,
         prompt: str | Sequence[str],
-        *,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        seed: int = 0,
-        on_step: Callable[[int, int], None] | None = None,
+        generator: Generators | None = None,
+        callback_on_step_end: EndOfStepCallback | None = None,
     ) -> list[Image.Image]:
-        """One picture a prompt; *s in a prompt stands for the loaded concept."""
+        """Generate one image per prompt; ``*s`` in a prompt stands for the loaded concept.
+
+        ``num_inference_steps`` and ``guidance_scale`` are the release's own unless given. ``generator`` is a
+        ``torch.Generator`` or a list of one per image (see ``seeded_generators``). ``callback_on_step_end`` is called
+        as ``callback(pipe, step_index, timestep, {"latents": latents})`` after each step; latents in the dictionary
+        that it returns replace the current ones.
+        """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         config = self.sample_config
         if num_inference_steps is not None:
             config = replace(config, num_inference_steps=num_inference_steps)
         if guidance_scale is not None:
             config = replace(config, guidance_scale=guidance_scale)
-        latents = self.sample(prompts, config, seed, on_step)
-        return self.to_images(latents)
+        return self.to_images(self.sample(prompts, config, generator, callback_on_step_end))
 
     def to_images(self, latents: Tensor) -> list[Image.Image]:
-        """Decode latents (B, C, h, w) into pictures."""
+        """Decode latents (B, C, h, w) into images."""
         vae = self.backbone.vae
-        original_device = vae.device  # the host's memory, while something is being tuned
+        original_device = vae.device  # the CPU during tuning, which offloads the VAE
         vae.to(self.backbone.device)
         images = to_images(self.backbone.decode(latents))
         vae.to(original_device)
@@ -302,42 +286,43 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @property
     def _concept_token(self) -> ConceptToken | None:
-        """What *s stands for: what is being tuned, or is loaded."""
+        """Token that ``*s`` stands for: that of the running tuning session, else of the loaded concept."""
         if self._tuner:
             return self._tuner.token()
         return self._applied_concept.concept.token if self._applied_concept else None
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[str], config: SampleConfig, seed: int, on_step: Callable[[int, int], None] | None = None
+        self,
+        prompts: Sequence[str],
+        config: SampleConfig,
+        generator: Generators | None = None,
+        callback_on_step_end: EndOfStepCallback | None = None,
     ) -> Tensor:
-        """DDIM latents (B, C, h, w). Picture i depends on (seed + i) alone, not on the others in the batch."""
+        """Sample latents (B, C, h, w) with DDIM; ``generator`` and the callback are those of ``__call__``.
+
+        Raises ModelError if a prompt holds ``*s`` and no concept is loaded.
+        """
         token = self._concept_token
-        tokenized_prompts = self.conditioning.tokenize(
-            expand_placeholder(prompts, token, self.conditioning.config.domain_word)
-        )
+        expanded_prompts = expand_placeholder(prompts, token, self.conditioning.config.domain_word)
+        tokenized_prompts = self.conditioning.tokenize(expanded_prompts)
         if token is None and tokenized_prompts.placeholder_mask.any():
             raise ModelError(
-                f"the prompt names {PLACEHOLDER} but no concept is loaded; call tune(image) or load_concept first"
+                f"a prompt holds {PLACEHOLDER} but no concept is loaded; call tune(image) or load_concept first"
             )
         guidance = ClassifierFreeGuidance(
             self.backbone, self.domain_encoder, self.conditioning, tokenized_prompts, token
         )
         shape = self.backbone.latent_shape(self.resolution)
-        latents = torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(prompts))]
-        )
-        latents = latents.to(self.backbone.device) * float(self.scheduler.init_noise_sigma)
-        self.scheduler.set_timesteps(config.num_inference_steps)
-        for index, timestep in enumerate(self.scheduler.timesteps):
-            unconditional, conditional = guidance(latents, timestep)
-            prediction = apply_guidance(unconditional, conditional, config)
-            latents = self.scheduler.step(prediction, timestep, latents).prev_sample
-            if on_step:
-                on_step(index + 1, config.num_inference_steps)
-        return latents
+        noise = initial_noise(shape, len(prompts), generator, self.backbone.device)
+        on_step_end = partial(callback_on_step_end, self) if callback_on_step_end else None
+        return denoise(guidance, self.scheduler, noise, config, on_step_end)
 
 
 def base_only_id(config: BackboneConfig) -> str:
-    """What concepts call a base that they were tuned on without a release."""
+    """Return what concepts record as their release if they were tuned on this base model without a release."""
     return f"{BASE_ONLY}{Path(config.model).name}"
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""A concept: what tuning leaves, as a difference from the release it was tuned on."""
+"""The result of tuning: a concept token and the difference to the weights of the release."""
 
 import hashlib
 import json
@@ -16,27 +16,33 @@ from encoder.concepts.weight_deltas import WeightDeltas, from_tensors, to_dense,
 from encoder.errors import ModelError
 from encoder.legacy_keys import rename_legacy_tensors
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+"""Version 4 renamed keys of concept.json and tensors of the domain encoder; older versions are still read."""
+_VERSION_3_TOKEN_KEY = "word"
 _WEIGHTS_NAME, _CONFIG_NAME = "concept.safetensors", "concept.json"
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
-"""What reading files of somebody else's can raise."""
+"""Errors that reading an untrusted or damaged file can raise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """A tuned concept. Changes are of few bits, and what was tuned is used as it is saved: both generate the same."""
+    """A tuned concept: what ``*s`` stands for in prompts, and weight deltas.
+
+    Deltas are rounded to ``tune.delta_bits`` before first use, so that a concept generates the same images before and
+    after it was saved.
+    """
 
     weight_deltas: dict[str, WeightDeltas]
-    """By part: ``unet``, ``encoder`` (the domain encoder), ``text_encoder``, ``text_encoder_2``."""
+    """Weight deltas by module: ``unet``, ``encoder`` (the domain encoder), ``text_encoder``, ``text_encoder_2``."""
     token: ConceptToken
-    """What stands for it in prompts."""
+    """Token that replaces ``*s`` in prompts."""
     release: str
-    """Identity of what it was tuned on: the release's name and version."""
+    """Name and version of the release that it was tuned on (``Release.id``)."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """How it was tuned, for people to read."""
+    """Settings of the tuning and its rounding error, for information only."""
 
     def save(self, folder: Path | str) -> Path:
-        """Write concept.safetensors and concept.json; the folder appears by rename, when whole."""
+        """Write concept.safetensors and concept.json to a new folder, which appears by rename once it is complete."""
         folder = Path(folder)
         if folder.exists():
             raise ModelError(f"{folder} exists; give another output or delete it")
@@ -49,7 +55,10 @@ class Concept:
 
     @classmethod
     def load(cls, path: Path | str) -> "Concept":
-        """Read a concept's folder, or its file of ``to_bytes``. Raises ModelError if broken or of a newer format."""
+        """Read a concept from its folder or from a file that holds the bytes of ``to_bytes``.
+
+        Raises ModelError if it is missing, damaged, or of a newer format.
+        """
         path = Path(path)
         try:
             if path.is_file():
@@ -57,52 +66,52 @@ class Concept:
             config = json.loads((path / _CONFIG_NAME).read_text())
             return cls._deserialize(load_file(path / _WEIGHTS_NAME), config)
         except _READ_ERRORS as error:
-            raise ModelError(f"{path} is not a whole concept ({error}); make one with `e4t tune`") from error
+            raise ModelError(f"{path} is not a complete concept ({error}); make one with `e4t tune`") from error
 
     def to_bytes(self) -> bytes:
-        """The same as one safetensors file, concept.json in its head: what is sent and downloaded."""
+        """Serialize to a single safetensors file with concept.json in its metadata."""
         tensors, config = self._serialize()
         data: bytes = save(tensors, {_CONFIG_NAME: json.dumps(config)})
         return data
 
     @property
     def digest(self) -> str:
-        """Sha256 of everything that it is."""
+        """Sha256 of ``to_bytes``."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Concept":
-        """Read what ``to_bytes`` gave. Raises ModelError if it is broken or of a newer format."""
+        """Read the bytes of ``to_bytes``. Raises ModelError if they are damaged or of a newer format."""
         try:
             return cls._deserialize(load(data), json.loads(_metadata(data)[_CONFIG_NAME]))
         except _READ_ERRORS as error:
-            raise ModelError(f"this is no whole concept ({error}); make one with `e4t tune`") from error
+            raise ModelError(f"these bytes are not a complete concept ({error}); make one with `e4t tune`") from error
 
     def _serialize(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors by name, and everything else."""
+        """Return the tensors of concept.safetensors and the contents of concept.json."""
         deltas = {
-            f"{part}/{name}": change for part in self.weight_deltas for name, change in self.weight_deltas[part].items()
+            f"{part}/{name}": delta for part in self.weight_deltas for name, delta in self.weight_deltas[part].items()
         }
         token_fields = self.token._asdict()
         tensors = {name: value.contiguous() for name, value in token_fields.items() if isinstance(value, Tensor)}
-        delta_tensors = [to_tensors(key, change) for key, change in deltas.items()]
+        delta_tensors = [to_tensors(key, delta) for key, delta in deltas.items()]
         token_config = {name: value for name, value in token_fields.items() if name not in tensors}
         config = {
             "format_version": FORMAT_VERSION,
             "release": self.release,
-            "word": token_config,
+            "token": token_config,
             "settings": self.settings,
         }
-        return {key: tensor for some in (tensors, *delta_tensors) for key, tensor in some.items()}, config
+        return {key: tensor for named in (tensors, *delta_tensors) for key, tensor in named.items()}, config
 
     @classmethod
     def _deserialize(cls, tensors: dict[str, Tensor], config: dict[str, Any]) -> "Concept":
-        """The inverse of ``_plain``."""
+        """Create a concept from what ``_serialize`` returned, or an earlier version of it."""
         if config["format_version"] > FORMAT_VERSION:
             raise ModelError(
                 f"a concept of format {config['format_version']}; this e4t reads up to {FORMAT_VERSION}: upgrade e4t"
             )
-        token = _parse_token(config.get("word", {}), tensors)
+        token = _parse_token(config.get("token", config.get(_VERSION_3_TOKEN_KEY, {})), tensors)
         weight_deltas: dict[str, WeightDeltas] = {}
         for key, delta in from_tensors(rename_legacy_tensors(tensors)).items():
             part, _, name = key.partition("/")
@@ -111,14 +120,14 @@ class Concept:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """Of a safetensors file: its head is the length of a JSON object, in 8 bytes, and the object."""
+    """Read the metadata of a safetensors file, which begins with an 8-byte length and a JSON object."""
     length = int.from_bytes(data[:8], "little")
     metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
     return metadata
 
 
 def _parse_token(token_config: dict[str, Any], tensors: dict[str, Tensor]) -> ConceptToken:
-    """The word of a concept that was read; its tensor is taken out."""
+    """Create the token of a concept that is being read, and remove its tensor from ``tensors``."""
     if "text" in token_config:
         return RareToken(token_config["text"])
     if "embedding" in tensors:
@@ -127,24 +136,24 @@ def _parse_token(token_config: dict[str, Any], tensors: dict[str, Tensor]) -> Co
 
 
 class AppliedConcept:
-    """A concept in a model: the former weights are kept, so that unloading leaves the base bit-identical."""
+    """A concept whose deltas are added to the model's weights. It keeps the original weights for ``unload``."""
 
     def __init__(self, concept: Concept, modules: dict[str, nn.Module]) -> None:
-        """Load into the modules of the concept's parts."""
+        """Add the deltas of ``concept`` to the modules of the same names."""
         self.concept, self._modules = concept, modules
         self._original_values = {
-            part: apply_deltas(modules[part], changes) for part, changes in concept.weight_deltas.items()
+            part: apply_deltas(modules[part], deltas) for part, deltas in concept.weight_deltas.items()
         }
 
     def unload(self) -> None:
-        """Put the former weights back."""
+        """Restore the original weights, bit for bit."""
         for part, original_values in self._original_values.items():
             restore(self._modules[part], original_values)
 
 
 @torch.no_grad()
 def apply_deltas(module: nn.Module, deltas: WeightDeltas) -> dict[str, Tensor]:
-    """Add changes to parameters; returns the former values, for ``restore``."""
+    """Add weight deltas to the parameters of a module, and return the original values for ``restore``."""
     parameters = dict(module.named_parameters())
     if unknown := deltas.keys() - parameters.keys():
         raise ModelError(
@@ -159,7 +168,7 @@ def apply_deltas(module: nn.Module, deltas: WeightDeltas) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore(module: nn.Module, original_values: dict[str, Tensor]) -> None:
-    """Put former values back, bit for bit."""
+    """Set parameters to the values that ``apply_deltas`` returned, bit for bit."""
     parameters = dict(module.named_parameters())
     for name, value in original_values.items():
         parameters[name].copy_(value)

@@ -1,4 +1,4 @@
-"""What stands for a concept in a prompt."""
+"""The kinds of token that can stand for a concept in a prompt."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,32 +9,33 @@ from encoder.config import PLACEHOLDER
 
 
 class EncodedToken(NamedTuple):
-    """What the domain encoder says of a picture, anew at every timestep (E4T, arXiv 2302.12228)."""
+    """A token that the domain encoder predicts from the image at every timestep (E4T, arXiv 2302.12228)."""
 
     class_tokens: Tensor
-    """(1, K, width) of the picture, or what else the encoder looks at; averaged if there are several."""
+    """CLIP features of the image that the encoder takes, (1, K, width); the mean if there are several images."""
 
 
 class LearnedToken(NamedTuple):
-    """An embedding that was itself learned (Textual Inversion, arXiv 2208.01618)."""
+    """A token whose embedding was optimized directly (Textual Inversion, arXiv 2208.01618)."""
 
     embedding: Tensor
-    """(d,), of all text encoders together; float32."""
+    """Embedding (d,), float32, concatenated over the text encoders."""
     widths: tuple[int, ...]
-    """Of each text encoder's part; their sum is d."""
+    """Width of each text encoder's part of the embedding; their sum is d."""
 
 
 class RareToken(NamedTuple):
-    """A rare word before the domain's, which the weights have learned to mean (DreamBooth, arXiv 2208.12242)."""
+    """A rare token before the domain word; the weights learn its meaning (DreamBooth, arXiv 2208.12242)."""
 
     text: str
+    """The rare token, such as ``sks``."""
 
 
 ConceptToken = EncodedToken | LearnedToken | RareToken
 
 
 def expand_placeholder(prompts: Sequence[str], token: ConceptToken | None, domain_word: str) -> list[str]:
-    """Prompts with *s put into words, if the concept's word is words: ``a photo of sks person``."""
+    """Replace ``*s`` by '<rare token> <domain word>' for a RareToken; prompts of other tokens are returned unchanged."""
     if not isinstance(token, RareToken):
         return list(prompts)
     return [prompt.replace(PLACEHOLDER, f"{token.text} {domain_word}") for prompt in prompts]

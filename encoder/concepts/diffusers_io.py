@@ -1,4 +1,4 @@
-"""Concepts to and from the files that diffusers reads: learned embeddings, and low-rank changes."""
+"""Convert concepts to and from the files that diffusers loads: learned embeddings and LoRA weights."""
 
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,30 @@ from encoder.concepts.weight_deltas import LowRankDelta, WeightDeltas
 from encoder.errors import ModelError
 
 TI_WEIGHTS_NAME = "learned_embeds.safetensors"
-"""What ``load_textual_inversion`` looks for in a folder."""
+"""File that diffusers' ``load_textual_inversion`` reads from a folder."""
 LORA_WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
-"""What ``load_lora_weights`` looks for in a folder."""
+"""File that diffusers' ``load_lora_weights`` reads from a folder."""
 _SDXL_EMBEDDING_KEYS = ("clip_l", "clip_g")
-"""Embeddings of SDXL's two text encoders, as files name them."""
+"""Names of the embeddings of SDXL's two text encoders in such files."""
 _LORA_UP_SUFFIX, _LORA_DOWN_SUFFIX = ".lora_B.weight", ".lora_A.weight"
 
 
 def to_diffusers(concept: Concept, folder: Path | str, *, token: str = "<concept>") -> list[Path]:
-    """Write what diffusers can hold of a concept: its learned word, ``called`` so, and its low-rank change of the UNet.
+    """Write a concept as files for diffusers: its learned embedding under the name ``token``, and its LoRA of the UNet.
 
-    Raises ModelError if the concept says or changes anything else: the domain encoder's word depends on the timestep,
-    and whole weights are no low-rank change.
+    Returns the files that were written. Raises ModelError if the concept holds anything else, which diffusers cannot
+    load: a token that the domain encoder predicts depends on the timestep, and dense weight deltas are not low-rank.
     """
     if isinstance(concept.token, EncodedToken):
-        raise ModelError("the domain encoder speaks of this concept, which diffusers' files cannot hold; tune another")
+        raise ModelError(
+            "the token of this concept is predicted by the domain encoder, which diffusers cannot load; "
+            "tune with --token-type embedding or rare_token"
+        )
     deltas = concept.weight_deltas.get("unet", {})
     if concept.weight_deltas.keys() - {"unet"} or not all(isinstance(delta, LowRankDelta) for delta in deltas.values()):
-        raise ModelError("this concept changes whole weights; diffusers takes a low-rank change (tune.trainable lora)")
+        raise ModelError(
+            "this concept holds dense weight deltas, which diffusers cannot load; tune with --trainable lora"
+        )
     folder, written = Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(concept.token, LearnedToken):
@@ -58,20 +63,20 @@ def _lora_layers(deltas: WeightDeltas) -> dict[str, Tensor]:
 
 
 def from_diffusers(folder: Path | str, *, release: str, rare_token: str = "sks") -> Concept:
-    """Read learned embeddings, a low-rank change of the UNet, or both, as a concept of ``release``.
+    """Read learned embeddings, a LoRA of the UNet, or both, as a concept of ``release``.
 
-    Without embeddings ``identifier`` is how prompts speak of it. Only safetensors are read. Raises ModelError if the
-    folder holds neither, or what they hold is not of a linear layer of the UNet.
+    Without embeddings, ``*s`` in prompts becomes ``rare_token`` and the domain word. Only safetensors files are read.
+    Raises ModelError if the folder holds neither, or the LoRA has layers other than linear layers of the UNet.
     """
     folder = Path(folder)
     try:
         embeddings = load_file(folder / TI_WEIGHTS_NAME) if (folder / TI_WEIGHTS_NAME).exists() else {}
         deltas = _lora_deltas(folder) if (folder / LORA_WEIGHTS_NAME).exists() else {}
     except (OSError, SafetensorError, ValueError) as error:
-        raise ModelError(f"{folder} cannot be read ({error}); give what diffusers has saved") from error
+        raise ModelError(f"{folder} cannot be read ({error}); give a folder that diffusers saved") from error
     if not embeddings and not deltas:
         raise ModelError(
-            f"{folder} holds neither {TI_WEIGHTS_NAME} nor {LORA_WEIGHTS_NAME}; give a folder that diffusers has saved"
+            f"{folder} holds neither {TI_WEIGHTS_NAME} nor {LORA_WEIGHTS_NAME}; give a folder that diffusers saved"
         )
     token = _learned_token(embeddings) if embeddings else RareToken(rare_token)
     return Concept(weight_deltas={"unet": deltas} if deltas else {}, token=token, release=release, settings={})
@@ -81,19 +86,17 @@ def _learned_token(tensors: dict[str, Tensor]) -> LearnedToken:
     names = _SDXL_EMBEDDING_KEYS if tensors.keys() == set(_SDXL_EMBEDDING_KEYS) else tuple(tensors)[:1]
     parts = [tensors[name].float() for name in names]
     if len(tensors) != len(names) or any(part.shape[:-1].numel() != 1 for part in parts):
-        raise ModelError(f"{TI_WEIGHTS_NAME} holds several words; a concept has one")
+        raise ModelError(f"{TI_WEIGHTS_NAME} holds several embeddings; a concept has one token")
     return LearnedToken(torch.cat([part.flatten() for part in parts]), tuple(part.numel() for part in parts))
 
 
 def _lora_deltas(folder: Path) -> WeightDeltas:
-    """Whatever of the usual layouts the file has, diffusers' own or kohya's."""
+    """Read LoRA weights in diffusers' or kohya's layout."""
     layers, alphas = StableDiffusionPipeline.lora_state_dict(
         folder, weight_name=LORA_WEIGHTS_NAME, use_safetensors=True
     )
     if foreign := sorted(name for name in layers if not name.startswith("unet.")):
-        raise ModelError(
-            f"{LORA_WEIGHTS_NAME} changes {foreign[0]}; a concept holds low-rank changes of the UNet alone"
-        )
+        raise ModelError(f"{LORA_WEIGHTS_NAME} has a layer {foreign[0]}; only LoRA weights of the UNet are supported")
     layers, alphas = (_to_peft_layout(named) for named in (layers, alphas or {}))
     deltas: WeightDeltas = {}
     for name, down in layers.items():
@@ -103,7 +106,7 @@ def _lora_deltas(folder: Path) -> WeightDeltas:
         up = layers[module_name + _LORA_UP_SUFFIX].float() * (alphas.get(f"{name}.alpha", rank) / rank)
         if up.ndim != 2:
             raise ModelError(
-                f"{LORA_WEIGHTS_NAME} changes {module_name}; a concept holds low-rank changes of linear layers alone"
+                f"{LORA_WEIGHTS_NAME} has a layer {module_name}; only LoRA weights of linear layers are supported"
             )
         deltas[f"{module_name}.weight"] = LowRankDelta(up.half(), down.half())
     return deltas

@@ -1,4 +1,4 @@
-"""Releases from the Hugging Face hub, and which commit of a base model was loaded."""
+"""Download releases from the Hugging Face hub."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -11,15 +11,16 @@ from encoder.hub_client import explain_hub_error, is_hub_id
 from encoder.releases.release import RELEASE_PATTERNS, REQUIRED_FILES
 
 MAX_WEIGHTS_BYTES, MAX_OTHER_BYTES = 4 * 2**30, 32 * 2**20
-"""Bytes of a file of a release; a larger one is not downloaded."""
+"""Largest size in bytes of a release's weights and of its other files; larger files are refused."""
 IGNORE_PATTERNS = [".*", "*/.*"]
+"""Hidden files, which are never downloaded."""
 
 
 def release_folder(location: str | Path) -> Path:
-    """The folder of a release: one that exists is itself, owner/name or owner/name@revision comes from the hub.
+    """Return the local folder of a release; owner/name and owner/name@revision are downloaded from the hub.
 
-    What is downloaded lies in the hub's own cache, which serves when there is no connection. Without a revision it is
-    ``main``. Raises ModelError if there is no such release or it cannot be had.
+    A local folder wins over a hub id. The default revision is ``main``. Downloads go to the hub client's cache, which
+    also serves without a connection. Raises ModelError if there is no such release or the download fails.
     """
     if Path(location).exists():
         return Path(location)
@@ -38,7 +39,7 @@ def release_folder(location: str | Path) -> Path:
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    """The release's files alone, once it is known that they are all there, and how large they are."""
+    """Download the files of a release after checking that all are present and none is too large."""
     commit, patterns = HfApi().resolve_revision(repo, revision=revision), list(RELEASE_PATTERNS)
     files = snapshot_download(
         repo, revision=commit, allow_patterns=patterns, ignore_patterns=IGNORE_PATTERNS, dry_run=True
@@ -48,11 +49,13 @@ def _download(repo: str, revision: str | None) -> Path:
         raise ModelError(f"{repo} on the hub is not a release of e4t: it lacks {missing[0]}")
     for name, size in sizes.items():
         if size > (MAX_WEIGHTS_BYTES if name.endswith(".safetensors") else MAX_OTHER_BYTES):
-            raise ModelError(f"{repo} on the hub is not loaded: its {name} has {size:,} bytes, far more than a release")
+            raise ModelError(
+                f"{repo} on the hub was not downloaded: {name} has {size:,} bytes, far more than a release needs"
+            )
     return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, ignore_patterns=IGNORE_PATTERNS))
 
 
 def filter_release_files(names: Iterable[str]) -> set[str]:
-    """Those names, with / between folders, that can be of a release; nothing hidden, no pickle, no code."""
+    """Keep the paths, with / between folders, that can belong to a release: no hidden files, pickles or code."""
     visible = (name for name in names if not any(fnmatchcase(name, pattern) for pattern in IGNORE_PATTERNS))
     return {name for name in visible if any(fnmatchcase(name, pattern) for pattern in RELEASE_PATTERNS)}

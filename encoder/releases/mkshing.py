@@ -1,4 +1,4 @@
-"""The tensors of mkshing/e4t-diffusion's checkpoints: what they are called there, and what they are here."""
+"""Read the tensors of mkshing/e4t-diffusion's checkpoints under this project's names."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ ENCODER_PARTS = {
     "clip_proj": "first_linears",
     "out_proj": "final_linear",
 }
-"""Both by our names."""
+"""Names of submodules in weight_offsets.pt and encoder.pt, by this project's names."""
 VISION_PREFIX = "clip_vision."
 VISION_PARTS = {
     "embeddings.class_embedding": "class_embedding",
@@ -39,13 +39,13 @@ VISION_PARTS = {
     "fc1": "c_fc",
     "fc2": "c_proj",
 }
-"""By transformers' names, parts of open_clip's."""
+"""Parts of open_clip's tensor names, by those of transformers."""
 QKV = ("q_proj.", "k_proj.", "v_proj.")
-"""What open_clip holds as one, ``in_proj_weight`` and ``in_proj_bias``, in this order."""
+"""Projections that open_clip stores as one tensor, ``in_proj_weight`` or ``in_proj_bias``, in this order."""
 
 
 def offset_names(unet: UNet2DConditionModel) -> dict[str, dict[str, str]]:
-    """For each projection of ours, ``...attn1.to_q``, the names there by our own of a ``MatrixOffset``."""
+    """Map each projection (``...attn1.to_q``) to the names in weight_offsets.pt of its ``OverparametrizedOffset``."""
     with torch.device("meta"):
         parts = OverparametrizedOffset(1, 1).state_dict()
     return {
@@ -55,7 +55,7 @@ def offset_names(unet: UNet2DConditionModel) -> dict[str, dict[str, str]]:
 
 
 def offset_shapes(unet: UNet2DConditionModel) -> dict[str, tuple[int, ...]]:
-    """Shapes of what weight_offsets.pt holds for this UNet, by the names there."""
+    """Return the shapes of the tensors of weight_offsets.pt for this UNet, by their names in the file."""
     projections, names = attention_projections(unet), offset_names(unet)
     return {
         names[name][part]: tuple(tensor.shape)
@@ -66,9 +66,10 @@ def offset_shapes(unet: UNet2DConditionModel) -> dict[str, tuple[int, ...]]:
 
 @torch.no_grad()
 def read_offsets(path: Path, unet: UNet2DConditionModel) -> Offsets:
-    """The offsets of weight_offsets.pt, collapsed: 1.5 MB instead of 573 MB for Stable Diffusion 1.x, the same Delta.
+    """Read the offsets of weight_offsets.pt and collapse them to low-rank factors, which give the same Delta.
 
-    Of ``unet`` only shapes are needed. Raises ModelError as ``read_tensors`` does.
+    For Stable Diffusion 1.x, the factors take 1.5 MB instead of 573 MB. ``unet`` may be on the meta device. Raises
+    ModelError as ``read_tensors`` does.
     """
     tensors, offsets = read_tensors(path, offset_shapes(unet)), Offsets()
     for name, parts in offset_names(unet).items():
@@ -83,9 +84,9 @@ def read_offsets(path: Path, unet: UNet2DConditionModel) -> Offsets:
 
 
 def read_encoder(path: Path, backbone: Backbone) -> tuple[PatchEncoder, CLIPVisionModel | None]:
-    """The encoder of encoder.pt, and the picture tower that it was trained with, if that is inside.
+    """Read the encoder of encoder.pt, and the CLIP image encoder that was trained with it if the file holds one.
 
-    Of ``backbone`` only shapes are needed. Raises ModelError as ``read_tensors`` does.
+    ``backbone`` may be on the meta device. Raises ModelError as ``read_tensors`` does.
     """
     with torch.device("meta"):
         encoder = PatchEncoder(PatchEncoderConfig.for_backbone(backbone))
@@ -104,7 +105,7 @@ def read_encoder(path: Path, backbone: Backbone) -> tuple[PatchEncoder, CLIPVisi
 
 
 def vision_shapes(image_encoder: CLIPVisionModel) -> dict[str, tuple[int, ...]]:
-    """Shapes of what encoder.pt holds of the picture tower, by the names there."""
+    """Return the shapes of the CLIP image encoder's tensors in encoder.pt, by their names in the file."""
     shapes = {}
     for name, tensor in image_encoder.state_dict().items():
         open_clip_name, qkv_index = _open_clip_name(name)
@@ -115,11 +116,11 @@ def vision_shapes(image_encoder: CLIPVisionModel) -> dict[str, tuple[int, ...]]:
 def _vision_tensor(name: str, tensors: dict[str, Tensor]) -> Tensor:
     open_clip_name, qkv_index = _open_clip_name(name)
     tensor = tensors[open_clip_name] if qkv_index is None else tensors[open_clip_name].chunk(3)[qkv_index]
-    return tensor.float().clone()  # thirds of one tensor could not be saved
+    return tensor.float().clone()  # safetensors refuses to save views of one tensor
 
 
 def _open_clip_name(name: str) -> tuple[str, int | None]:
-    """The name there of a tensor of transformers' tower, and which third of it this is."""
+    """Return a tensor's name in encoder.pt, and for a query, key or value projection its index in ``QKV``."""
     qkv_index = next((index for index, part in enumerate(QKV) if part in name), None)
     if qkv_index is not None:
         name = name.replace(QKV[qkv_index], "in_proj_")

@@ -1,10 +1,10 @@
-"""A released domain encoder on disk: reading it. Nothing of the base model is inside, and nothing is ever unpickled."""
+"""Read a released domain encoder from disk. It holds nothing of the base model, and nothing in it is unpickled."""
 
 import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,19 +14,41 @@ from safetensors.torch import load_file
 from torch import nn
 
 from e4t import ConfigError
-from encoder.config import BackboneConfig, Precision
+from encoder.config import BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
 from encoder.errors import ModelError
-from encoder.legacy_keys import rename_legacy_tensors
+from encoder.legacy_keys import rename_keys, rename_legacy_tensors
 
 ConfigT = TypeVar("ConfigT")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 2 renamed keys of index.json; version 1 is still read."""
 KIND = "e4t-domain-encoder"
 INDEX, ENCODER, OFFSETS, PROVENANCE = "index.json", "domain_encoder", "weight_offsets", "provenance.json"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 RELEASE_PATTERNS = ("README.md", "*.json", "*.png", "*.safetensors")
-"""What a release is made of; * stands for folders, too."""
+"""Patterns of the files of a release; ``*`` also matches folders."""
 REQUIRED_FILES = {INDEX, f"{ENCODER}/{CONFIG}", f"{ENCODER}/{WEIGHTS}", f"{OFFSETS}/{WEIGHTS}"}
-"""Without these it does not open."""
+"""Files without which a release cannot be opened."""
+_TEXT_KEYS, _OBJECT_KEYS = ("name", "version"), ("base", "conditioning", "tuning", "sampling")
+_SETTINGS_KEYS = ("conditioning", "tuning", "sampling", "resolution")
+"""Keys of index.json that decide, with the weights, what a release generates."""
+_VERSION_1_KEYS = {
+    "base": {"clip": "image_encoder"},
+    "conditioning": {"residual_scale": "embedding_scale", "caption_share": "caption_probability"},
+    "tuning": {
+        "regulariser": "regularization_weight",
+        "word": "token_type",
+        "identifier": "rare_token",
+        "train": "trainable",
+        "text_encoder": "train_text_encoder",
+        "prior_pictures": "num_class_images",
+        "prior_weight": "prior_loss_weight",
+        "stored_bits": "delta_bits",
+    },
+    "sampling": {"steps": "num_inference_steps", "guidance": "guidance_scale"},
+}
+"""Keys of index.json in version 1, and what version 2 calls them."""
+_VERSION_1_VALUES = {"token_type": {"identifier": "rare_token"}, "trainable": {"nothing": "none"}}
+"""Values of ``tuning`` in version 1, by version 2's keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,48 +56,69 @@ class Release:
     """An opened release folder."""
 
     folder: Path
+    """Where the release is on this machine."""
     name: str
+    """Name of the domain encoder, such as ``faces``."""
     version: str
+    """Semantic version."""
     base: dict[str, Any]
-    """``model`` (hub id, or a path relative to the release folder), ``revision``, ``clip``, ``dtype``."""
+    """Base model: ``model`` (hub id, or path relative to the release folder), ``revision``, ``image_encoder``,
+    ``dtype``."""
     encoder_config: dict[str, Any]
-    conditioning: dict[str, Any]
-    tuning: dict[str, Any]
-    sampling: dict[str, Any]
+    """Keyword arguments of ``build_encoder``."""
+    conditioning: ConditioningConfig
+    """How prompts name a concept."""
+    tuning: TuneConfig
+    """Recommended settings of tuning."""
+    sampling: SampleConfig
+    """Recommended settings of sampling."""
     resolution: int | None = None
-    """Side in pixels of the pictures it was trained on; None in releases that do not say: the base's own."""
+    """Side in pixels of the training images; None in releases without this key, which used the base model's own."""
+    recorded_settings: list[Any] = field(repr=False)
+    """Conditioning, tuning, sampling and resolution as index.json holds them, for the digest."""
 
     @classmethod
     def open(cls, folder: str | Path) -> "Release":
-        """Read a release's index. Raises ModelError if it is missing, broken, or of a newer format."""
+        """Read the index of a release. Raises ModelError if it is missing, damaged, or of a newer format."""
         folder = Path(folder)
-        index = _read_json(folder, INDEX)
-        if index.get("kind") != KIND or not isinstance(index.get("format_version"), int):
+        recorded = _read_json(folder, INDEX)
+        if recorded.get("kind") != KIND or not isinstance(recorded.get("format_version"), int):
             raise ModelError(f"{folder / INDEX} does not describe a domain encoder; make a release with `e4t release`")
-        if index["format_version"] > FORMAT_VERSION:
-            found = index["format_version"]
-            raise ModelError(f"{folder} has release format {found}, this e4t reads up to {FORMAT_VERSION}; upgrade e4t")
-        try:
-            fields = {key: index[key] for key in ("name", "version", "base", "conditioning", "tuning", "sampling")}
-        except KeyError as error:
-            raise ModelError(f"{folder / INDEX} lacks {error}; get the release again") from error
-        if mistyped := [
-            key for key, value in fields.items() if isinstance(value, dict) is (key in ("name", "version"))
-        ]:
-            raise ModelError(f"{folder / INDEX}: {mistyped[0]} is no such thing; get the release again")
-        encoder_config = _read_json(folder, f"{ENCODER}/{CONFIG}")
-        return cls(folder=folder, encoder_config=encoder_config, resolution=index.get("resolution"), **fields)
+        if recorded["format_version"] > FORMAT_VERSION:
+            raise ModelError(
+                f"{folder} has release format {recorded['format_version']}, this e4t reads up to {FORMAT_VERSION}; "
+                "upgrade e4t"
+            )
+        for key in (*_TEXT_KEYS, *_OBJECT_KEYS):
+            if key not in recorded:
+                raise ModelError(f"{folder / INDEX} lacks {key!r}; get the release again")
+            if not isinstance(recorded[key], str if key in _TEXT_KEYS else dict):
+                raise ModelError(f"{folder / INDEX}: {key} has a value of the wrong type; get the release again")
+        index = upgrade_index(recorded)
+        return cls(
+            folder=folder,
+            name=index["name"],
+            version=index["version"],
+            base=index["base"],
+            encoder_config=_read_json(folder, f"{ENCODER}/{CONFIG}"),
+            conditioning=_parse(folder, ConditioningConfig, index["conditioning"]),
+            tuning=_parse(folder, TuneConfig, index["tuning"]),
+            sampling=_parse(folder, SampleConfig, index["sampling"]),
+            resolution=index.get("resolution"),
+            recorded_settings=[recorded.get(key) for key in _SETTINGS_KEYS],
+        )
 
     @property
     def id(self) -> str:
-        """Name and version: what a concept says that it was tuned on."""
+        """Name and version, which a concept records as the release that it was tuned on."""
         return f"{self.name} {self.version}"
 
     @cached_property
     def content_digest(self) -> str:
-        """Sha256 of what it does: weights and settings. What it says of itself, its version even, may change.
+        """Sha256 of weights and settings: two releases with the same digest generate the same images.
 
-        Raises ModelError if weights are missing.
+        It covers the settings as they are recorded, so it does not change with the names that this version of e4t
+        uses, nor with the release's version or model card. Raises ModelError if weights are missing.
         """
         try:
             weights = [
@@ -83,26 +126,25 @@ class Release:
             ]
         except OSError as error:
             raise ModelError(f"{self.folder} lacks weights ({error}); get the release again") from error
-        settings = [self.conditioning, self.tuning, self.sampling, self.resolution]
-        return hashlib.sha256(json.dumps([settings, weights], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.recorded_settings, weights], sort_keys=True).encode()).hexdigest()
 
     @property
     def offsets(self) -> Path:
-        """The collapsed weight offsets' file."""
+        """File of the collapsed weight offsets."""
         return self.folder / OFFSETS / WEIGHTS
 
     def backbone_config(self, base: str | None = None, dtype: Precision | None = None) -> BackboneConfig:
-        """Where the base model is to be had and how it is held; ``base`` and ``dtype`` override it.
+        """Describe the base model that the release needs; ``base`` and ``dtype`` override it.
 
-        A picture tower that is not where it was is the given base's own. Raises ConfigError if no base is given and the
-        release's lay beside it on the machine that made it, and is not here.
+        With ``base``, an image encoder that is missing here is replaced by that base model's own. Raises ConfigError if
+        no base is given and the release's own is a folder that exists only on the machine that made the release.
         """
-        image_encoder = self.base.get("clip")
+        image_encoder = self.base.get("image_encoder")
         missing = [model for model in (self.base["model"], image_encoder) if model and self._missing_local(model)]
         if missing and not base:
             raise ConfigError(
-                f"{self.id} was made on {missing[0]}, as seen from its folder, and that is not here; "
-                "say where the base model is with --base, a folder or hub id"
+                f"{self.id} needs the base model {missing[0]} (relative to the release folder), which does not exist; "
+                "give the base model with --base, a folder or hub id"
             )
         return BackboneConfig(
             model=base or resolve(self.base["model"], self.folder),
@@ -112,18 +154,15 @@ class Release:
         )
 
     def _missing_local(self, model: str) -> bool:
-        """Whether it is a folder, relative to the release's, that has not come along: a download brings none."""
+        """Return whether ``model`` is a folder relative to the release's that does not exist, as after a download."""
         return model.startswith(".") and not Path(resolve(model, self.folder)).exists()
 
-    def parse(self, config_type: Callable[..., ConfigT], values: dict[str, Any]) -> ConfigT:
-        """What the release says, as a configuration. Raises ModelError if it says what this e4t does not know."""
-        try:
-            return config_type(**values)
-        except TypeError as error:
-            raise ModelError(f"{self.folder}: {error}; upgrade e4t, or get the release again") from error
+    def build(self, build_encoder: Callable[..., ConfigT]) -> ConfigT:
+        """Call ``build_encoder`` with the encoder's config. Raises ModelError if it has keys unknown to this e4t."""
+        return _parse(self.folder, build_encoder, self.encoder_config)
 
     def load_encoder(self, encoder: nn.Module) -> None:
-        """Read the domain encoder's weights into ``encoder``. Raises ModelError if they are broken or do not fit."""
+        """Load the released weights into ``encoder``. Raises ModelError if they are damaged or do not fit it."""
         path = self.folder / ENCODER / WEIGHTS
         try:
             encoder.load_state_dict(rename_legacy_tensors(load_file(path)))
@@ -143,13 +182,33 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return data
 
 
+def upgrade_index(index: dict[str, Any]) -> dict[str, Any]:
+    """Return index.json with the keys and values of the current format version."""
+    if index["format_version"] != 1:
+        return index
+    renamed = {key: rename_keys(index[key], table) for key, table in _VERSION_1_KEYS.items()}
+    for key, values in _VERSION_1_VALUES.items():
+        recorded = renamed["tuning"].get(key)
+        if isinstance(recorded, str):
+            renamed["tuning"][key] = values.get(recorded, recorded)
+    return index | renamed | {"format_version": FORMAT_VERSION}
+
+
+def _parse(folder: Path, config_type: Callable[..., ConfigT], values: dict[str, Any]) -> ConfigT:
+    """Create a config from recorded values. Raises ModelError for keys that this version of e4t does not know."""
+    try:
+        return config_type(**values)
+    except TypeError as error:
+        raise ModelError(f"{folder}: {error}; upgrade e4t, or get the release again") from error
+
+
 def resolve(model: str, folder: Path) -> str:
-    """A base recorded as ``./...`` or ``../...`` is relative to the release folder; anything else stands as it is."""
+    """Make a base model's path (``./...`` or ``../...``) relative to the release folder absolute; hub ids stay."""
     return os.path.normpath(folder / model) if model.startswith(".") else model
 
 
 def relative_to(model: str, folder: Path) -> str:
-    """The inverse of ``resolve``: a local folder becomes relative to the release folder, a hub id stays."""
+    """Make a local base model's path relative to the release folder (the inverse of ``resolve``); hub ids stay."""
     if not Path(model).exists():
         return model
     relative = os.path.relpath(model, folder)

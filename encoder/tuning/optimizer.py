@@ -1,4 +1,4 @@
-"""AdamW inside the backward pass: a parameter steps when its gradient is whole, and the gradient is freed."""
+"""AdamW inside the backward pass: each parameter is updated when its gradient is complete, which is then freed."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,11 @@ from encoder.config import OptimizerName
 
 
 class InBackwardAdamW:
-    """One parameter's AdamW step.
+    """AdamW for a single parameter.
 
-    A parameter of low precision keeps what rounding took from it in ``remainder``, of the same precision: together they
-    hold 16 bits (bfloat16) where a float32 holds 24, enough that no step is lost, for half of a float32 copy's memory.
+    For a parameter in low precision, the rounding error of the last update is kept in a residual of the same precision
+    (Kahan summation). Parameter and residual in bfloat16 together hold 16 significant bits where float32 holds 24:
+    enough that no update is lost, for half the memory of a float32 copy.
     """
 
     def __init__(self, parameter: Tensor, learning_rate: float, optimizer: OptimizerName) -> None:
@@ -27,13 +28,13 @@ class InBackwardAdamW:
 
     @property
     def fp32_value(self) -> Tensor:
-        """The parameter with what rounding took from it, float32."""
+        """The parameter plus its rounding residual, float32."""
         value = self.parameter.detach().float()
         return value if self._kahan_residual is None else value + self._kahan_residual.float()
 
     @torch.no_grad()
     def step(self) -> None:
-        """Step with the gradient, and free it."""
+        """Update the parameter with its gradient, and free the gradient."""
         gradient, self.parameter.grad = self.parameter.grad, None
         self._master.data, self._master.grad = self.fp32_value, gradient.float()  # type: ignore[union-attr]
         self._optimizer.step()
@@ -45,10 +46,10 @@ class InBackwardAdamW:
 
 
 class InBackwardOptimizer:
-    """Inside the ``with`` block parameters learn by ``backward`` alone; gradients never stand all at once."""
+    """Inside the ``with`` block, ``backward`` updates the parameters, so that not all gradients exist at once."""
 
     def __init__(self, learning_rates: Mapping[Tensor, float], optimizer: OptimizerName) -> None:
-        """Take every parameter's learning rate."""
+        """Create an optimizer for each parameter with its own learning rate."""
         self._optimizers = {
             parameter: InBackwardAdamW(parameter, rate, optimizer) for parameter, rate in learning_rates.items()
         }
@@ -72,7 +73,7 @@ class InBackwardOptimizer:
             parameter.grad = None
 
     def backward(self, loss: Tensor, *, step: bool) -> None:
-        """Add the loss's gradients; with ``step``, as at the last micro-batch, every parameter steps with its own."""
+        """Accumulate gradients of ``loss``; with ``step`` (the last micro-batch), also update every parameter."""
         self._step_in_backward = step
         loss.backward()
 

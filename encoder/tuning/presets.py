@@ -1,8 +1,8 @@
-"""The methods of personalisation, as settings of the one tuning loop: what learns, from where, under which losses.
+"""Presets of the tuning loop for other personalization methods.
 
-Defaults are those of public recipes for Stable Diffusion 1.x: E4T's own (arXiv 2302.12228); for Textual Inversion
-(arXiv 2208.01618) and DreamBooth (arXiv 2208.12242) those of diffusers' example scripts; for pivotal tuning, the
-embedding first and then the weights around it, the steps and batch of cloneofsimo/lora with DreamBooth's learning rate.
+The values come from public recipes for Stable Diffusion 1.x: E4T's paper (arXiv 2302.12228); diffusers' example scripts
+for Textual Inversion (arXiv 2208.01618) and DreamBooth (arXiv 2208.12242). Pivotal tuning first learns an embedding and
+then the weights; it uses the steps and batch size of cloneofsimo/lora with DreamBooth's learning rate.
 """
 
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 from encoder.config import TuneConfig
 
 MethodName = Literal["e4t", "textual-inversion", "dreambooth", "pivotal"]
+"""Names of the methods, as ``--method`` takes them."""
 
 METHODS: dict[MethodName, TuneConfig] = {
     "e4t": TuneConfig(),
@@ -19,7 +20,7 @@ METHODS: dict[MethodName, TuneConfig] = {
         steps=3000,
         batch_size=4,
         micro_batch_size=4,
-        embedding_learning_rate=2.0e-3,  # 5e-4, scaled by the batch
+        embedding_learning_rate=2.0e-3,  # 5e-4 scaled by the batch size
     ),
     "dreambooth": TuneConfig(
         token_type="rare_token",
@@ -32,7 +33,7 @@ METHODS: dict[MethodName, TuneConfig] = {
     ),
     "pivotal": TuneConfig(
         token_type="embedding",
-        embedding_learning_rate=0,  # the pivot: what Textual Inversion has found, which is to be given
+        embedding_learning_rate=0,  # the embedding is fixed: pass a Textual Inversion concept as init_concept
         trainable="unet",
         steps=1000,
         batch_size=4,
@@ -40,3 +41,4 @@ METHODS: dict[MethodName, TuneConfig] = {
         learning_rate=5.0e-6,
     ),
 }
+"""Tuning settings by method. For ``e4t``, a release's own settings replace these."""

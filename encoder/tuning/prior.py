@@ -1,4 +1,4 @@
-"""Prior preservation: the base goes on to paint the domain word as before (DreamBooth, arXiv 2208.12242)."""
+"""Prior preservation: tuning must not change what the domain word means (DreamBooth, arXiv 2208.12242)."""
 
 import torch
 from torch import Tensor
@@ -9,37 +9,36 @@ from encoder.model.conditioning import Conditioning
 from encoder.model.losses import NoiseSample, diffusion_loss
 
 PRIOR_SEED_OFFSET = SEED_STRIDE // 2
-"""From the samples of a tuning seed to those of its prior."""
+"""Offset between the noise seeds of the tuning images and those of the class images."""
 
 
 class Prior:
-    """The base's own pictures of the domain word, and how well they are still denoised under it."""
+    """Diffusion loss on class images: images of the domain that do not show the concept."""
 
     def __init__(self, backbone: Backbone, conditioning: Conditioning, pixels: Tensor, config: TuneConfig) -> None:
-        """Look at pictures (N, 3, H, W) in [-1, 1] once."""
-        posteriors = [backbone.posterior(some) for some in pixels.split(config.micro_batch_size)]
+        """Encode class images (N, 3, H, W) in [-1, 1] with the VAE."""
+        posteriors = [backbone.posterior(chunk) for chunk in pixels.split(config.micro_batch_size)]
         self._posterior = Posterior(*(torch.cat(moment) for moment in zip(*posteriors, strict=True)))
         self._backbone, self._conditioning = backbone, conditioning
         self._prompt = conditioning.tokenize([domain_prompt(conditioning)])
         self._seed = config.seed * SEED_STRIDE + PRIOR_SEED_OFFSET
 
     def loss(self, count: int) -> Tensor:
-        """Of the next ``count`` samples, a scalar."""
+        """Return the mean loss of the next ``count`` noise samples, a scalar."""
         seeds = range(self._seed, self._seed + count)
         self._seed = seeds.stop
         num_images, *shape = self._posterior.mean.shape
         noise_sample = NoiseSample.from_seeds(seeds, shape, self._backbone.noise_scheduler.config.num_train_timesteps)
         image_index = torch.tensor(seeds) % num_images
-        prompt_embeddings = self._conditioning.encode_prompts(self._prompt).expand(
-            count
-        )  # one prompt: the text encoder runs once
+        # all samples share one prompt, so the text encoder runs once
+        prompt_embeddings = self._conditioning.encode_prompts(self._prompt).expand(count)
         return diffusion_loss(
             self._backbone,
             prompt_embeddings,
-            **noise_sample.loss_inputs(Posterior(*(each[image_index] for each in self._posterior))),
+            **noise_sample.loss_inputs(Posterior(*(moment[image_index] for moment in self._posterior))),
         )
 
 
 def domain_prompt(conditioning: Conditioning) -> str:
-    """The prompt of any picture of the domain: ``a photo of person``."""
+    """Return the first template with the domain word in place of the concept: ``a photo of person``."""
     return conditioning.config.templates[0].replace(PLACEHOLDER, conditioning.config.domain_word)

@@ -1,4 +1,4 @@
-"""What tuning trains, and what it leaves: the concept."""
+"""Parameters that tuning trains, and the concept that is made from them."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -17,26 +17,26 @@ from encoder.tuning.optimizer import InBackwardOptimizer
 
 
 def concept_modules(backbone: Backbone, encoder: AnyDomainEncoder) -> dict[str, nn.Module]:
-    """The modules that a concept can change, by the names that it gives them."""
+    """Return the modules that a concept can hold weight deltas of, by the names that it uses."""
     names = ("text_encoder", "text_encoder_2")
     text_encoders = dict(zip(names, backbone.text_encoders.encoders, strict=False))
     return {"unet": backbone.unet, "encoder": encoder, **text_encoders}
 
 
 class TrainableParameters:
-    """The parameters under tuning: they learn inside the ``with`` block and are what they were before after it."""
+    """The parameters that tuning trains. They are trainable inside the ``with`` block and restored after it."""
 
     def __init__(
         self, backbone: Backbone, encoder: AnyDomainEncoder, config: TuneConfig, token_embedding: Tensor
     ) -> None:
-        """``embedding`` (d,) is where a learned word starts."""
+        """Select the parameters by ``config``; ``token_embedding`` (d,) is the initial value of a learned token."""
         self.modules, self._config = concept_modules(backbone, encoder), config
         self.token_embedding = nn.Parameter(token_embedding.clone(), requires_grad=False)
         self._selected = {part: _select_parameters(part, module, config) for part, module in self.modules.items()}
         linears = _attention_linears(backbone.unet) if config.trainable == "lora" else {}
         self._lora = LoraInjector(linears, config.lora_rank, config.seed)
         self.weights: list[Tensor] = [weight for named in self._selected.values() for weight in named.values()]
-        self.lora_factors: list[Tensor] = [factor for change in self._lora.deltas.values() for factor in change]
+        self.lora_factors: list[Tensor] = [factor for delta in self._lora.deltas.values() for factor in delta]
         learning_rates = dict.fromkeys(self.weights, config.learning_rate)
         learning_rates |= dict.fromkeys(self.lora_factors, config.lora_learning_rate)
         if config.token_type == "embedding" and config.embedding_learning_rate:
@@ -60,11 +60,11 @@ class TrainableParameters:
             restore(self.modules[part], original_values)
 
     def accumulate(self, loss: Tensor, *, step: bool) -> None:
-        """Add the loss's gradients, and step with what has gathered if this is the last of a batch."""
+        """Accumulate gradients of ``loss``; with ``step`` (the batch's last micro-batch), update the parameters."""
         self._optimizer.backward(loss, step=step)
 
     def concept(self, token: ConceptToken, release: str, settings: dict[str, Any]) -> Concept:
-        """What has been learned so far; its settings say how far rounding is from that, relatively."""
+        """Return the current state as a concept; its settings record the relative rounding error as ``delta_error``."""
         quantizer = DeltaQuantizer(self._config.delta_bits)
         weight_deltas: dict[str, WeightDeltas] = {
             part: {name: quantizer(self._weight_delta(part, name)) for name in named}
@@ -77,7 +77,7 @@ class TrainableParameters:
             weight_deltas=weight_deltas,
             token=token,
             release=release,
-            settings=settings | {"stored_error": quantizer.relative_error},
+            settings=settings | {"delta_error": quantizer.relative_error},
         )
 
     def _weight_delta(self, part: str, name: str) -> Tensor:
@@ -85,7 +85,7 @@ class TrainableParameters:
 
 
 def _select_parameters(part: str, module: nn.Module, config: TuneConfig) -> dict[str, nn.Parameter]:
-    """The weights of a part that learn themselves."""
+    """Return the parameters of a module that are trained directly, not through LoRA factors."""
     return {name: parameter for name, parameter in module.named_parameters() if _is_trainable(part, name, config)}
 
 
@@ -94,15 +94,16 @@ def _is_trainable(part: str, name: str, config: TuneConfig) -> bool:
         return config.token_type == "encoder"
     if part == "unet":
         return config.trainable == "unet" or (config.trainable == "attention" and ".attn" in name)
-    return config.train_text_encoder and "embedding" not in name  # rows of words that no prompt holds get no gradient
+    # embedding matrices stay fixed: only the rows of the prompt's tokens would get a gradient
+    return config.train_text_encoder and "embedding" not in name
 
 
 def _attention_linears(unet: nn.Module) -> dict[str, nn.Linear]:
-    """The projections of every attention to queries, keys, values and back."""
+    """Return the query, key, value and output projections of every attention layer, by name."""
     return {name: module for name, module in unet.named_modules() if ".attn" in name and isinstance(module, nn.Linear)}
 
 
 def _cpu_copies(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    """In the host's memory: the device needs its own for the steps."""
+    """Copy parameters to CPU memory, because tuning needs the device's."""
     with torch.no_grad():
         return {name: parameter.to("cpu", copy=True) for name, parameter in parameters.items()}

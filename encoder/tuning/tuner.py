@@ -1,13 +1,12 @@
-"""Inference-time tuning: a few steps on one picture turn the domain's model into the person's."""
+"""Inference-time tuning: a few optimizer steps on one image adapt the domain's model to a concept."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
-from torch.nn import functional as F
 
 from e4t import ConfigError
 from encoder.backbone.backbone import Backbone, Posterior
@@ -20,55 +19,13 @@ from encoder.model.conditioning import Conditioning
 from encoder.model.features import EncodedImages
 from encoder.model.losses import Losses, NoiseSample, diffusion_loss, e4t_loss
 from encoder.model.registry import AnyDomainEncoder
+from encoder.tuning.inputs import TuningImages
 from encoder.tuning.prior import Prior
 from encoder.tuning.trainable import TrainableParameters
 
 
-@dataclass(frozen=True, kw_only=True)
-class TuningImages:
-    """What is tuned on."""
-
-    pixels: Tensor
-    """(N, 3, H, W) in [-1, 1]."""
-    captions: Sequence[str] | None = None
-    """What of each picture is not the concept: ``a portrait of a smiling *s in a red shirt``; else the templates."""
-    masks: Tensor | None = None
-    """(N, 1, H, W) in [0, 1]: how much each pixel counts, such as a face's segmentation (E4T, arXiv 2302.12228)."""
-
-    def __post_init__(self) -> None:
-        if self.masks is not None and not self.masks.flatten(1).any(dim=1).all():
-            raise ModelError("a mask covers nothing of its picture; give one that is white where the concept is")
-
-    def latent_masks(self, latents: Tensor) -> Tensor | None:
-        """The masks as large as these latents."""
-        return None if self.masks is None else F.interpolate(self.masks.to(latents), latents.shape[-2:], mode="area")
-
-
-def tune(
-    backbone: Backbone,
-    encoder: AnyDomainEncoder,
-    conditioning: Conditioning,
-    pictures: TuningImages,
-    config: TuneConfig,
-    *,
-    release: str,
-    start: Concept | None = None,
-    prior: Tensor | None = None,
-    stops: Sequence[int] | None = None,
-    on_step: Callable[[int, Losses], None] | None = None,
-) -> list[Concept]:
-    """Tune on pictures; return the concept at each of ``stops``, by default after the last.
-
-    ``start`` is a concept whose learned word is taken up; ``prior`` (N, 3, H, W) in [-1, 1] what the base makes of the
-    domain word, to be kept.
-    The models are left as they were, after an interrupt, too. Raises ConfigError for a base held in float16.
-    """
-    with Tuner(backbone, encoder, conditioning, pictures, config, init_concept=start, class_pixels=prior) as tuning:
-        return tuning.run(release, [config.steps] if stops is None else stops, on_step)
-
-
 class Tuner:
-    """Tuning under way: models are being changed inside the ``with`` block, and are as they were after it."""
+    """The tuning loop. Models are changed inside the ``with`` block and restored after it, also after an interrupt."""
 
     def __init__(
         self,
@@ -81,11 +38,17 @@ class Tuner:
         init_concept: Concept | None = None,
         class_pixels: Tensor | None = None,
     ) -> None:
-        """Look at the pictures once. Raises ConfigError for a base held in float16."""
+        """Encode the images with the VAE and CLIP. Raises ConfigError for a base model in float16.
+
+        ``init_concept`` provides the initial embedding of a learned token. ``class_pixels`` (N, 3, H, W) in [-1, 1] are
+        class images for prior preservation.
+        """
         if backbone.dtype == torch.float16:
-            raise ConfigError("float16 loses small gradients; tune a base held in bfloat16 or float32")
+            raise ConfigError(
+                "small gradients underflow in float16; load the base model in bfloat16 or float32 to tune"
+            )
         self.backbone, self.encoder, self.conditioning, self.config = backbone, encoder, conditioning, config
-        conditioning.unconditional_embeddings()  # those of the release: what is tuned does not touch them
+        conditioning.unconditional_embeddings()  # cached before tuning changes the text encoder
         self.encoded = EncodedImages(backbone.posterior(images.pixels), encoder.image_features(backbone, images.pixels))
         mean = self.encoded.posterior.mean
         self._masks = images.latent_masks(mean)
@@ -112,7 +75,7 @@ class Tuner:
     def run(
         self, release: str, checkpoint_steps: Sequence[int], on_step: Callable[[int, Losses], None] | None = None
     ) -> list[Concept]:
-        """Step until the last of ``stops``; return the concept at each."""
+        """Step until the last of ``checkpoint_steps``; return the concept at each, in ascending order."""
         concepts = []
         for step in range(max(checkpoint_steps) + 1):
             if step in checkpoint_steps:
@@ -124,14 +87,14 @@ class Tuner:
         return concepts
 
     def step(self) -> Losses:
-        """An optimizer step, each copy of a picture with noise, timestep and prompt of its own."""
+        """Do one optimizer step, with separate noise, timestep and prompt for each copy of an image in the batch."""
         shape = self.encoded.posterior.mean.shape[1:]
         noise_sample = NoiseSample.from_seeds(
             self._seeds, shape, self.backbone.noise_scheduler.config.num_train_timesteps
         )
         prompt_indices = (noise_sample.prompt_choice * len(self._prompts)).long().tolist()
         pairs = zip(prompt_indices, self._image_index.tolist(), strict=True)
-        prompts = [self._prompts[c][image_index] for c, image_index in pairs]
+        prompts = [self._prompts[prompt_index][image_index] for prompt_index, image_index in pairs]
         token = RareToken(self.config.rare_token) if self.config.token_type == "rare_token" else None
         expanded_prompts = expand_placeholder(prompts, token, self.conditioning.config.domain_word)
         losses = self.micro_batched_step(noise_sample, self.conditioning.tokenize(expanded_prompts))
@@ -140,16 +103,16 @@ class Tuner:
 
     @property
     def _seeds(self) -> range:
-        """Of the step's samples."""
+        """Seeds of the current step's noise samples."""
         return range(self._seed, self._seed + self.config.batch_size)
 
     @property
     def _image_index(self) -> Tensor:
-        """(B,) which picture each sample is of: in turn, from step to step."""
+        """Index (B,) of each sample's image; images take turns, across steps too."""
         return torch.tensor(self._seeds) % len(self.encoded.class_tokens)
 
     def micro_batched_step(self, noise_sample: NoiseSample, prompts: TokenizedPrompts) -> Losses:
-        """Step with what was drawn, in micro-batches; gives the losses of the batch."""
+        """Do one optimizer step on a batch in micro-batches; return the losses of the batch."""
         sums: list[Losses] = []
         for start in range(0, self.config.batch_size, self.config.micro_batch_size):
             rows = slice(start, start + self.config.micro_batch_size)
@@ -164,7 +127,7 @@ class Tuner:
         return sums[-1]
 
     def compute_losses(self, rows: slice, noise_sample: NoiseSample, prompts: TokenizedPrompts) -> Losses:
-        """Of some rows of the batch."""
+        """Compute the losses of the given rows of a batch."""
         image_index, noise_sample, prompts = self._image_index[rows], noise_sample[rows], prompts[rows]
         loss_inputs = noise_sample.loss_inputs(Posterior(*(moment[image_index] for moment in self.encoded.posterior)))
         mask = None if self._masks is None else self._masks[image_index]
@@ -190,12 +153,12 @@ class Tuner:
         return Losses(loss, loss, torch.zeros_like(loss))
 
     def concept(self, release: str, step: int) -> Concept:
-        """What has been learned so far."""
-        settings = asdict(self.config) | {"steps": step, "pictures": len(self.encoded.class_tokens)}
+        """Return the current state as a concept of ``release`` that was tuned for ``step`` steps."""
+        settings = asdict(self.config) | {"steps": step, "images": len(self.encoded.class_tokens)}
         return self.trainable.concept(self.token(), release, settings)
 
     def token(self) -> ConceptToken:
-        """What stands for it in prompts by now."""
+        """Return the token that currently stands for the concept in prompts."""
         if self.config.token_type == "rare_token":
             return RareToken(self.config.rare_token)
         if self.config.token_type == "embedding":
@@ -206,16 +169,17 @@ class Tuner:
 
 
 def _initial_token_embedding(conditioning: Conditioning, init_concept: Concept | None) -> Tensor:
-    """Where a learned word starts: the domain word's embedding, or another concept's learned word."""
+    """Return the initial embedding of a learned token: the domain word's, or that of another concept."""
     if init_concept is None:
         return conditioning.domain_embedding()
     if not isinstance(init_concept.token, LearnedToken) or init_concept.weight_deltas:
-        raise ModelError("tuning can start from a learned word only, as Textual Inversion leaves it")
+        raise ModelError("init_concept must be a learned token without weight deltas, as Textual Inversion makes one")
     return init_concept.token.embedding.to(conditioning.text_encoders.device)
 
 
 @contextmanager
 def _checkpointing(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Enable gradient checkpointing inside the block."""
     unet.enable_gradient_checkpointing()
     try:
         yield
@@ -225,7 +189,7 @@ def _checkpointing(unet: UNet2DConditionModel) -> Iterator[None]:
 
 @contextmanager
 def _encoders_offloaded(backbone: Backbone) -> Iterator[None]:
-    """Autoencoder and CLIP have looked: they leave the device's memory to others."""
+    """Move the VAE and CLIP to the CPU: the images are encoded, and training needs the memory of the device."""
     backbone.move_encoders("cpu")
     try:
         yield

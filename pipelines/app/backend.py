@@ -9,8 +9,10 @@ from PIL import Image
 from e4t import ConfigError
 from encoder.concepts.concept import Concept
 from encoder.config import Precision
+from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 from encoder.releases.release import Release
+from encoder.tuning.inputs import TuningInputs
 
 NUM_PREVIEWS = 5
 """Number of previews during tuning, in addition to the first one, which shows the encoder's prediction."""
@@ -74,8 +76,9 @@ class TuningBackend:
         """
         pipe = self.pipeline_for(release)
         prompt, preview_every = pipe.conditioning.config.templates[0], -(-steps // NUM_PREVIEWS)
-        with pipe.tuning_session(image, steps=steps) as tuner:
-            yield TuneEvent(step=0, preview=pipe(prompt, num_inference_steps=PREVIEW_INFERENCE_STEPS)[0])
+        inputs, config = TuningInputs(images=[image]), pipe.tuning_config(steps=steps)
+        with pipe.tuning_session(inputs, config=config) as tuner:
+            yield TuneEvent(step=0, preview=_preview(pipe, prompt))
             step = 0
             while step < steps and not should_stop():
                 tuner.step()
@@ -83,7 +86,7 @@ class TuningBackend:
                 preview_due = step % preview_every == 0 or step == steps
                 yield TuneEvent(
                     step=step,
-                    preview=pipe(prompt, num_inference_steps=PREVIEW_INFERENCE_STEPS)[0] if preview_due else None,
+                    preview=_preview(pipe, prompt) if preview_due else None,
                 )
             concept = tuner.concept(pipe.release, step)
         yield TuneEvent(step=step, concept=concept)
@@ -96,4 +99,8 @@ class TuningBackend:
         pipe = self.pipeline_for(loaded.release)
         pipe.load_concept(loaded)
         for prompt in prompts:
-            yield pipe([prompt] * variants, num_inference_steps=steps, seed=seed)
+            yield pipe([prompt] * variants, num_inference_steps=steps, generator=seeded_generators(seed, variants))
+
+
+def _preview(pipe: E4TPipeline, prompt: str) -> Image.Image:
+    return pipe(prompt, num_inference_steps=PREVIEW_INFERENCE_STEPS, generator=seeded_generators(0, 1))[0]

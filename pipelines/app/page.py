@@ -70,9 +70,9 @@ class Page:
             gr.HTML(TITLE_HTML)
             self.concept = gr.State(None, time_to_live=FILE_TTL_SECONDS)
             with gr.Row(elem_classes="section"):
-                self._build_tune_section(first.tuning.get("steps", TuneConfig.steps))
+                self._build_tune_section(first.tuning.steps)
             with gr.Row(elem_classes="section"):
-                self._build_generate_section(first.sampling.get("steps", SampleConfig.num_inference_steps))
+                self._build_generate_section(first.sampling.num_inference_steps)
             self._connect_events()
 
     def _build_tune_section(self, steps: int) -> None:

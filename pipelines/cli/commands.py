@@ -334,13 +334,13 @@ def tune(arguments: Namespace, _: list[str]) -> None:
 
     settings = {field.name: arguments[field.name] for field in fields(TuneConfig)}
     settings = {name: value for name, value in settings.items() if value is not None}
-    TuneConfig(**settings)  # refuses what is out of range before anything is loaded
-    order = TuneRequest(
+    order = TuneRequest.from_files(
         images=arguments.image,
         masks=arguments.mask,
         captions=arguments.caption,
         output=Path(arguments.output),
         init_concept=arguments.start,
+        method=arguments.method,
         settings=settings,
     )
     orders = list(split_per_image(order)) if arguments.each else [order]
@@ -348,14 +348,10 @@ def tune(arguments: Namespace, _: list[str]) -> None:
     bare, cache = arguments.method != "e4t", ConceptCache(cache_folder() / "concepts", int(arguments.cache_gib * 2**30))
 
     def opened() -> "E4TPipeline":
-        pipe = _opened(arguments, bare=bare)
-        if bare:
-            pipe.tune_config = METHODS[arguments.method]
-        return pipe
+        return _opened(arguments, bare=bare)
 
-    how = [arguments.method, arguments.base, arguments.dtype]
     with ProgressBar("tuning") as bar:
-        for made in tune_all(orders, release, how, opened, cache, bar):
+        for made in tune_all(orders, release, opened, cache, bar, [arguments.base, arguments.dtype]):
             spent = f"{made.seconds:.1f} s" if made.seconds else "tuned before"
             bar.print(f"concept: {made.folder}  {spent}")
 
@@ -399,6 +395,8 @@ def generate(arguments: Namespace, _: list[str]) -> None:
     from encoder.concepts.concept import Concept
     from encoder.pipeline import BASE_ONLY
 
+    from encoder.model.sampling import seeded_generators
+
     concept = Concept.load(arguments.concept) if arguments.concept else None
     pipe = _opened(arguments, bare=concept is not None and concept.release.startswith(BASE_ONLY))
     if concept:
@@ -407,13 +405,19 @@ def generate(arguments: Namespace, _: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, prompt in enumerate(arguments.prompt):
         began = time.monotonic()
+        total = pipe.sample_config.num_inference_steps if arguments.steps is None else arguments.steps
         with ProgressBar("sampling") as bar:
+
+            def on_step_end(_: object, index: int, __: object, tensors: dict[str, Any]) -> dict[str, Any]:
+                bar(index + 1, total)  # noqa: B023 - called before the next prompt
+                return tensors
+
             images = pipe(
                 [prompt] * arguments.count,
-                seed=arguments.seed,
+                generator=seeded_generators(arguments.seed, arguments.count),
                 num_inference_steps=arguments.steps,
                 guidance_scale=arguments.guidance,
-                on_step=bar,
+                callback_on_step_end=on_step_end,
             )
         for seed, image in enumerate(images, arguments.seed):
             path = folder / (f"{index:02d}-{seed:04d}.png" if len(arguments.prompt) > 1 else f"{seed:04d}.png")

@@ -12,9 +12,11 @@ from threading import Thread
 import torch
 from PIL import Image
 
-from encoder.config import PLACEHOLDER
+from encoder.config import PLACEHOLDER, TuneConfig
 from encoder.model.losses import Losses
+from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
+from encoder.tuning.inputs import TuningInputs
 from pipelines.config.evaluation import BASE, RELEASE, System
 from pipelines.config.recipe import Recipe
 from pipelines.evaluation.cases import Case, choose_cases
@@ -53,10 +55,11 @@ class Comparison:
 
     def _run_system(self, system: System, cases: Sequence[Case], rank: int) -> None:
         pipe = open_pipeline(self.recipe, system, rank)
-        prior = pipe.generate_class_images(pipe.tune_config.num_class_images, seed=self.recipe.seed)
+        config = system.tune_config(self.recipe.tune)
+        class_images = pipe.generate_class_images(config.num_class_images, seed=self.recipe.seed)
         for case in cases:
             init_result = self.results.init_result(system, case)
-            self.results.save(system, case, tune_and_sample(pipe, system, case, init_result, prior))
+            self.results.save(system, case, tune_and_sample(pipe, system, config, case, init_result, class_images))
 
 
 def _resolve_init(system: System, release: Path, recipe: Recipe) -> str:
@@ -82,33 +85,40 @@ def open_pipeline(recipe: Recipe, system: System, rank: int) -> E4TPipeline:
     else:
         pipe = E4TPipeline.from_pretrained(system.init, device=device)
         pipe.sample_config = recipe.sample
-    pipe.tune_config = system.tune_config(recipe.tune)
     return pipe
 
 
 def tune_and_sample(
-    pipe: E4TPipeline, system: System, case: Case, init_result: Result | None, prior: Sequence[Image.Image]
+    pipe: E4TPipeline,
+    system: System,
+    config: TuneConfig,
+    case: Case,
+    init_result: Result | None,
+    class_images: Sequence[Image.Image],
 ) -> Result:
     """Tune on the images of the case, and sample its prompts after each of the system's numbers of tuning steps."""
     if system.method == "none":
         domain_word = pipe.conditioning.config.domain_word
-        images = pipe([prompt.replace(PLACEHOLDER, domain_word) for prompt in case.prompts], seed=case.seed)
+        prompts = [prompt.replace(PLACEHOLDER, domain_word) for prompt in case.prompts]
+        images = pipe(prompts, generator=seeded_generators(case.seed, len(prompts)))
         return Result(images={0: images}, seconds={0: 0.0}, peak_gib=0.0)
     timer = _Timer(max(init_result.seconds.values()) if init_result else 0.0)
     reset_peak_memory()
     concepts = pipe.tune_checkpoints(
-        list(case.images[: system.num_images]),
+        TuningInputs(
+            images=case.images[: system.num_images],
+            captions=case.captions[: system.num_images],
+            init_concept=init_result.concept if init_result else None,
+            class_images=class_images,
+        ),
         system.steps,
-        caption=list(case.captions[: system.num_images]),
-        init_concept=init_result.concept if init_result else None,
-        class_images=prior,
+        config=replace(config, seed=case.seed),
         on_step=timer,
-        seed=case.seed,
     )
     peak_gib, images_by_step = peak_memory_bytes() / 2**30, {}
     for steps, concept in zip(system.steps, concepts, strict=True):
         pipe.load_concept(concept)
-        images_by_step[steps] = pipe(case.prompts, seed=case.seed)
+        images_by_step[steps] = pipe(case.prompts, generator=seeded_generators(case.seed, len(case.prompts)))
     pipe.unload_concept()
     token_only = None if concepts[-1].weight_deltas else concepts[-1]
     seconds = {steps: round(timer.seconds_at[steps], 3) for steps in system.steps}

@@ -9,7 +9,8 @@ from torch import Tensor
 from encoder.backbone.shapes import DUMMY_TOKEN, build_meta_backbone
 from encoder.config import PLACEHOLDER
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
-from encoder.tuning.tuner import Tuner, TuningImages
+from encoder.tuning.inputs import TuningImages
+from encoder.tuning.tuner import Tuner
 from pipelines.config.recipe import Recipe
 from pipelines.planning.fake_execution import fake_tensors, measure_cost, module_bytes, num_parameters
 from pipelines.planning.plan import Plan

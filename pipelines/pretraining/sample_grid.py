@@ -12,6 +12,7 @@ from encoder.concepts.concept_tokens import EncodedToken
 from encoder.images import to_images
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import class_tokens
+from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.model import DomainModel
@@ -32,6 +33,6 @@ def training_grid(
         tokens = class_tokens(backbone, pixels)
         pipeline.load_concept(Concept(weight_deltas={}, token=EncodedToken(tokens), release="in training"))
         prompts = [conditioning.config.templates[0], conditioning.caption_prompt(sample.caption)]
-        latents = pipeline.sample(prompts, recipe.sample, seed=1000 * index)
+        latents = pipeline.sample(prompts, recipe.sample, seeded_generators(1000 * index, len(prompts)))
         rows.append([to_images(pixels)[0], *to_images(backbone.decode(latents))])
     return labeled_grid(rows, ("validation image", "zero-shot", "from caption"))

@@ -109,8 +109,11 @@ class _Request:
 
     def run(self, pipe: "E4TPipeline") -> tuple[list[bytes], bytes]:
         """Tune and sample; return the PNG images and the concept."""
+        from encoder.model.sampling import seeded_generators
+
         concept = pipe.tune(self.image, **self.settings)
-        images = pipe(self.prompts, seed=self.settings.get("seed", 0), guidance_scale=self.guidance_scale)
+        generators = seeded_generators(self.settings.get("seed", 0), len(self.prompts))
+        images = pipe(self.prompts, generator=generators, guidance_scale=self.guidance_scale)
         pipe.unload_concept()
         return [_encode_png(image) for image in images], concept.to_bytes()
 

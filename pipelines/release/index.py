@@ -53,7 +53,7 @@ def build_index(
         "base": {
             "model": relative_to(base.model, output),
             "revision": base.revision,
-            "clip": base.image_encoder and relative_to(base.image_encoder, output),
+            "image_encoder": base.image_encoder and relative_to(base.image_encoder, output),
             "dtype": base.dtype,
         },
         "resolution": resolution,
