@@ -22,6 +22,7 @@ from benchmarks.report import deliver
 from data_prep.synthetic.faces import Identity, Scene, render
 from encoder.concepts.weight_deltas import quantize, to_dense
 from encoder.pipeline import E4TPipeline
+from encoder.tuning.inputs import TuningInputs
 
 Way = Callable[[Tensor], tuple[Tensor, float]]
 """A change (rows, columns) to what is kept of it, and the bits that takes."""
@@ -71,7 +72,8 @@ def learned(release: str, steps: int) -> list[Tensor]:
     """What the matrices and convolutions of the UNet have learned of a drawn person."""
     rng = random.Random(1)
     pipe = E4TPipeline.from_pretrained(release)
-    [concept] = pipe.tune_checkpoints(render(Identity.random(rng), Scene.random(rng), pipe.resolution), [steps])
+    image = render(Identity.random(rng), Scene.random(rng), pipe.resolution)
+    [concept] = pipe.tune_checkpoints(TuningInputs(images=[image]), [steps])
     changes = (
         to_dense(change, change.shape)
         for change in concept.weight_deltas["unet"].values()

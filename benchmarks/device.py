@@ -31,7 +31,8 @@ from encoder.config import BackboneConfig, TuneConfig
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.features import encode_images
-from encoder.tuning.tuner import TuningImages, tune
+from encoder.tuning.inputs import TuningImages
+from encoder.tuning.tuner import Tuner
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.planning.pretraining import plan_pretraining
@@ -117,7 +118,8 @@ def tuned(arguments: argparse.Namespace) -> dict[str, float]:
     pictures = TuningImages(pixels=torch.rand(1, 3, arguments.side, arguments.side, device=device) * 2 - 1)
 
     def run(steps: int) -> object:
-        return tune(backbone, encoder, conditioning, pictures, replace(made.tune, steps=steps), release="none")
+        with Tuner(backbone, encoder, conditioning, pictures, replace(made.tune, steps=steps)) as tuner:
+            return tuner.run("none", [steps])
 
     run(1)
     return {"seconds": timed(device, lambda: run(arguments.tuning_steps)), "peak": peak(device)}

@@ -25,6 +25,7 @@ from encoder.concepts.concept_tokens import EncodedToken
 from encoder.config import PLACEHOLDER, BackboneConfig, SampleConfig
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 
 TOLERANCE = 0.01
@@ -75,13 +76,12 @@ def main() -> int:
     word = pipe.conditioning.config.domain_word
 
     def sample(prompt: str) -> Tensor:
-        return pipe.sample([prompt] * arguments.pictures, config, seed=1)
+        return pipe.sample([prompt] * arguments.pictures, config, seeded_generators(1, arguments.pictures))
 
     def diffuse() -> Tensor:
-        generators = [torch.Generator().manual_seed(1 + number) for number in range(arguments.pictures)]
         latents: Tensor = plain(
             [word] * arguments.pictures, num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale,
-            height=pipe.resolution, width=pipe.resolution, output_type="latent", generator=generators,
+            height=pipe.resolution, width=pipe.resolution, output_type="latent", generator=seeded_generators(1, arguments.pictures),
         ).images  # fmt: skip
         return latents
 

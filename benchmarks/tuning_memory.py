@@ -31,7 +31,8 @@ from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.features import encode_images
 from encoder.model.losses import e4t_loss
-from encoder.tuning.tuner import TuningImages, tune
+from encoder.tuning.inputs import TuningImages
+from encoder.tuning.tuner import Tuner
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.planning.tuning import plan_tuning
@@ -77,7 +78,8 @@ def measure(setting: str, arguments: argparse.Namespace) -> dict[str, float]:
     if setting == "plain":
         plain(made, backbone, encoder, conditioning, pixels)
     else:
-        tune(backbone, encoder, conditioning, TuningImages(pixels=pixels), made.tune, release="none")
+        with Tuner(backbone, encoder, conditioning, TuningImages(pixels=pixels), made.tune) as tuner:
+            tuner.run("none", [made.tune.steps])
     return {"built": built, "peak": host_peak_memory_bytes(), "seconds": time.monotonic() - began}
 
 

@@ -36,7 +36,8 @@ def initial_noise(shape: Sequence[int], count: int, generator: Generators | None
             raise ValueError(
                 f"generator is a list of {len(generator)}, but there are {count} images; give one per image"
             )
-    return randn_tensor((count, *shape), generator=generator, device=torch.device(device))
+    noise: Tensor = randn_tensor((count, *shape), generator=generator, device=torch.device(device))
+    return noise
 
 
 def denoise(
@@ -50,7 +51,8 @@ def denoise(
     latents = noise * float(scheduler.init_noise_sigma)
     scheduler.set_timesteps(config.num_inference_steps)
     for index, timestep in enumerate(scheduler.timesteps):
-        prediction = apply_guidance(*guidance(latents, timestep), config)
+        unconditional, conditional = guidance(latents, timestep)
+        prediction = apply_guidance(unconditional, conditional, config)
         latents = scheduler.step(prediction, timestep, latents).prev_sample
         if on_step_end:
             latents = on_step_end(index, timestep, {"latents": latents}).get("latents", latents)

@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 
-from encoder.config import SampleConfig, TuneConfig
 from encoder.releases.release import Release
 from pipelines.app import html
 from pipelines.app.session import FILE_TTL_HOURS, MAX_PROMPTS, MAX_WAITING, PageUpdate, Session

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -19,7 +19,6 @@ from data_prep.synthetic.emoji import EmojiConfig, build_emoji_dataset
 from data_prep.synthetic.faces import FacesConfig, generate_faces
 from e4t import ConfigError
 from encoder.config import TuneConfig
-from encoder.tuning.presets import METHODS
 from pipelines.cli import options
 from pipelines.cli.tables import report_table, status_lines
 from pipelines.errors import EXIT_FAILURE, EXIT_OK, RunError
@@ -393,9 +392,8 @@ def _import_mkshing(arguments: Namespace) -> None:
 def generate(arguments: Namespace, _: list[str]) -> None:
     """Make pictures of a concept, or of the release's domain."""
     from encoder.concepts.concept import Concept
-    from encoder.pipeline import BASE_ONLY
-
     from encoder.model.sampling import seeded_generators
+    from encoder.pipeline import BASE_ONLY
 
     concept = Concept.load(arguments.concept) if arguments.concept else None
     pipe = _opened(arguments, bare=concept is not None and concept.release.startswith(BASE_ONLY))
@@ -407,23 +405,28 @@ def generate(arguments: Namespace, _: list[str]) -> None:
         began = time.monotonic()
         total = pipe.sample_config.num_inference_steps if arguments.steps is None else arguments.steps
         with ProgressBar("sampling") as bar:
-
-            def on_step_end(_: object, index: int, __: object, tensors: dict[str, Any]) -> dict[str, Any]:
-                bar(index + 1, total)  # noqa: B023 - called before the next prompt
-                return tensors
-
             images = pipe(
                 [prompt] * arguments.count,
                 generator=seeded_generators(arguments.seed, arguments.count),
                 num_inference_steps=arguments.steps,
                 guidance_scale=arguments.guidance,
-                callback_on_step_end=on_step_end,
+                callback_on_step_end=_step_progress(bar, total),
             )
         for seed, image in enumerate(images, arguments.seed):
             path = folder / (f"{index:02d}-{seed:04d}.png" if len(arguments.prompt) > 1 else f"{seed:04d}.png")
             image.save(path)
             console.print(f"picture: {path}", soft_wrap=True)
         console.print(f"{len(images)} pictures in {time.monotonic() - began:.1f} s")
+
+
+def _step_progress(bar: "ProgressBar", total: int) -> Callable[..., dict[str, Any]]:
+    """Return a ``callback_on_step_end`` that advances a progress bar."""
+
+    def on_step_end(_pipe: object, step_index: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+        bar(step_index + 1, total)
+        return tensors
+
+    return on_step_end
 
 
 def app(arguments: Namespace, _: list[str]) -> None:

@@ -15,6 +15,7 @@ from data_prep.storage.atomic import atomic_write
 from data_prep.synthetic.faces import Identity, Scene
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig
 from encoder.metrics import ClipScorer, ImageFeatureExtractor
+from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 from pipelines.runtime.image_grid import labeled_grid
 from pipelines.tiny_base.attribute_classifier import (
@@ -122,7 +123,8 @@ def prompt_accuracy(config: BaseConfig, sample: SampleConfig, grid: Path, count:
     pipe = _load_pipeline(config)
     images: list[Image.Image] = []
     for start in range(0, count, 32):
-        latents = pipe.sample(prompts[start : start + 32], sample, seed=start)
+        batch = prompts[start : start + 32]
+        latents = pipe.sample(batch, sample, seeded_generators(start, len(batch)))
         images += pipe.to_images(latents)
     _prompt_grid(images, prompts).save(grid)
     predicted = AttributeClassifier.load(config.output).predict(torch.cat([pipe.preprocess(image) for image in images]))
@@ -144,7 +146,8 @@ def save_caption_grid(
     rows = torch.linspace(0, len(dataset) - 1, count).long().tolist()
     prompts = [dataset.captions[row][1] for row in rows]
     pipe = _load_pipeline(config)
-    _captioned_grid(pipe.to_images(pipe.sample(prompts, sample, seed=0)), prompts, columns=6).save(grid)
+    images = pipe.to_images(pipe.sample(prompts, sample, seeded_generators(0, len(prompts))))
+    _captioned_grid(images, prompts, columns=6).save(grid)
 
 
 def _load_pipeline(config: BaseConfig) -> E4TPipeline:
