@@ -16,6 +16,7 @@ from encoder.errors import ModelError
 from encoder.images import open_image, to_images
 from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder
+from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 
 BASE = Path(__file__).parents[2] / "models" / "base"
@@ -41,7 +42,7 @@ def test_without_a_concept_it_paints_as_stable_diffusions_own_pipeline(pipe: E4T
     theirs.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(3)
     wanted = theirs(prompt, num_inference_steps=3, guidance_scale=3.0, generator=generator, output_type="pt").images
-    made = pipe.backbone.decode(pipe.sample([prompt], pipe.sample_config, seed=3))
+    made = pipe.backbone.decode(pipe.sample([prompt], pipe.sample_config, seeded_generators(3, 1)))
     torch.testing.assert_close((made + 1) / 2, wanted, rtol=0, atol=2e-3)
 
 
@@ -49,29 +50,29 @@ def test_a_tuned_concept_changes_the_picture_and_unloading_it_brings_the_first_o
     pipe: E4TPipeline, image: Image.Image
 ) -> None:
     prompt = "a portrait of a person in a red shirt"
-    before = pipe(prompt)[0]
+    before = pipe(prompt, generator=seeded_generators(0, 1))[0]
     pipe.tune(image)
-    assert pipe(prompt)[0].tobytes() != before.tobytes()
+    assert pipe(prompt, generator=seeded_generators(0, 1))[0].tobytes() != before.tobytes()
     pipe.unload_concept()
-    assert pipe(prompt)[0].tobytes() == before.tobytes()
+    assert pipe(prompt, generator=seeded_generators(0, 1))[0].tobytes() == before.tobytes()
 
 
 def test_a_saved_concept_gives_the_same_picture_again(pipe: E4TPipeline, image: Image.Image, tmp_path: Path) -> None:
     pipe.tune(image).save(tmp_path / "concept")
-    first = pipe("a portrait of a *s")[0]
+    first = pipe("a portrait of a *s", generator=seeded_generators(0, 1))[0]
     pipe.unload_concept()
     pipe.load_concept(tmp_path / "concept")
-    assert pipe("a portrait of a *s")[0].tobytes() == first.tobytes()
+    assert pipe("a portrait of a *s", generator=seeded_generators(0, 1))[0].tobytes() == first.tobytes()
 
 
 def test_a_concept_in_one_file_gives_the_same_picture_again(
     pipe: E4TPipeline, image: Image.Image, tmp_path: Path
 ) -> None:
     (tmp_path / "concept.safetensors").write_bytes(pipe.tune(image).to_bytes())
-    first = pipe("a portrait of a *s")[0]
+    first = pipe("a portrait of a *s", generator=seeded_generators(0, 1))[0]
     pipe.unload_concept()
     pipe.load_concept(tmp_path / "concept.safetensors")
-    assert pipe("a portrait of a *s")[0].tobytes() == first.tobytes()
+    assert pipe("a portrait of a *s", generator=seeded_generators(0, 1))[0].tobytes() == first.tobytes()
 
 
 @pytest.mark.parametrize("data", [b"", b"\x02" + 7 * b"\0" + b"{}", b"\xff" * 64, 8 * b"\0" + b"PK\x03\x04"])
@@ -80,29 +81,36 @@ def test_bytes_that_are_no_concept_are_refused(data: bytes) -> None:
         Concept.from_bytes(data)
 
 
-@pytest.mark.parametrize("settings", [{}, {"train": "lora"}, {"word": "embedding"}])
+@pytest.mark.parametrize("settings", [{}, {"trainable": "lora"}, {"token_type": "embedding"}])
 def test_pictures_painted_while_tuning_show_what_is_learned_and_change_nothing_of_it(
     pipe: E4TPipeline, image: Image.Image, settings: dict
 ) -> None:
     alone = pipe.tune(image, steps=2, **settings)
     painted: list[Image.Image] = []
-    watched = pipe.tune(image, steps=2, on_step=lambda *_: painted.extend(pipe("a portrait of a *s")), **settings)
+    watched = pipe.tune(
+        image,
+        steps=2,
+        on_step=lambda *_: painted.extend(pipe("a portrait of a *s", generator=seeded_generators(0, 1))),
+        **settings,
+    )
     assert watched.to_bytes() == alone.to_bytes()
-    first, last, by_concept = (np.array(each, float) for each in (*painted, pipe("a portrait of a *s")[0]))
+    first, last, by_concept = (
+        np.array(each, float) for each in (*painted, pipe("a portrait of a *s", generator=seeded_generators(0, 1))[0])
+    )
     assert abs(first - last).max() > 0
     assert abs(by_concept - last).max() <= 4  # of 255: a concept has 16 bits a number
 
 
 def test_a_picture_does_not_depend_on_the_others_in_the_batch(pipe: E4TPipeline, image: Image.Image) -> None:
     pipe.tune(image)
-    together = pipe.sample(["a portrait of a *s"] * 2, pipe.sample_config, seed=5)
-    alone = pipe.sample(["a portrait of a *s"], pipe.sample_config, seed=6)
+    together = pipe.sample(["a portrait of a *s"] * 2, pipe.sample_config, seeded_generators(5, 2))
+    alone = pipe.sample(["a portrait of a *s"], pipe.sample_config, seeded_generators(6, 1))
     torch.testing.assert_close(together[1:], alone, rtol=1e-3, atol=1e-3)
 
 
 def test_a_placeholder_without_a_concept_is_refused(pipe: E4TPipeline) -> None:
     with pytest.raises(ModelError, match="no concept is loaded"):
-        pipe("a portrait of a *s")
+        pipe("a portrait of a *s", generator=seeded_generators(0, 1))
 
 
 def test_a_concept_of_another_release_is_refused(pipe: E4TPipeline) -> None:
@@ -164,7 +172,7 @@ def test_masks_must_be_as_many_as_pictures(pipe: E4TPipeline, image: Image.Image
 
 
 def test_settings_of_tuning_can_be_given_instead_of_the_releases(pipe: E4TPipeline, image: Image.Image) -> None:
-    assert pipe.tune(image, steps=0, train="attention").settings["train"] == "attention"
+    assert pipe.tune(image, steps=0, trainable="attention").settings["trainable"] == "attention"
 
 
 def test_a_release_paints_and_tunes_at_the_size_that_it_was_trained_at(

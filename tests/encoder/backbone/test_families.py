@@ -16,6 +16,7 @@ from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder
 from encoder.model.features import class_tokens, unet_encoder_features
 from encoder.model.losses import Losses, NoiseSample, diffusion_target, e4t_loss
+from encoder.model.sampling import seeded_generators
 from encoder.model.weight_offsets import OffsetPredictor, clear_offsets, merge_offsets, set_offsets
 from encoder.pipeline import E4TPipeline
 from tests.bases import UNETS
@@ -57,7 +58,7 @@ def test_it_paints_as_the_familys_own_pipeline(pipe: E4TPipeline, base: Path) ->
         "a portrait", num_inference_steps=3, guidance_scale=3.0, generator=generator, output_type="latent",
         height=32, width=32,
     ).images  # fmt: skip
-    made = pipe.sample(["a portrait"], pipe.sample_config, seed=3)
+    made = pipe.sample(["a portrait"], pipe.sample_config, seeded_generators(3, 1))
     torch.testing.assert_close(made, wanted, rtol=1e-3, atol=1e-4)
 
 
@@ -126,17 +127,21 @@ def test_a_tuned_concept_is_saved_loaded_and_unloaded(
     pipe: E4TPipeline, pixels: Tensor, tmp_path: Path, train: str
 ) -> None:
     before = {name: tensor.clone() for name, tensor in pipe.backbone.state_dict().items()}
-    pipe.tune(to_images(pixels[:1])[0], train=train, text_encoder=True).save(tmp_path / "concept")
-    painted = pipe.sample([PROMPT], pipe.sample_config, seed=1)
+    pipe.tune(to_images(pixels[:1])[0], trainable=train, train_text_encoder=True).save(tmp_path / "concept")
+    painted = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
     pipe.unload_concept()
     assert all(torch.equal(tensor, before[name]) for name, tensor in pipe.backbone.state_dict().items())
     pipe.load_concept(Concept.load(tmp_path / "concept"))
-    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seed=1), painted)
+    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1)), painted)
 
 
 def test_the_shared_feature_pass_gives_what_one_of_its_own_gives(pipe: E4TPipeline, pixels: Tensor) -> None:
     pipe.tune(to_images(pixels[:1])[0])
-    shared, config, backbone = pipe.sample([PROMPT], pipe.sample_config, seed=1), pipe.sample_config, pipe.backbone
+    shared, config, backbone = (
+        pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1)),
+        pipe.sample_config,
+        pipe.backbone,
+    )
     prompts, null = pipe.conditioning.tokenize([PROMPT]), pipe.conditioning.unconditional_embeddings()
     latents = torch.randn(1, *backbone.latent_shape(32), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -15,12 +15,13 @@ from encoder.concepts.diffusers_io import LORA_WEIGHTS_NAME, TI_WEIGHTS_NAME, fr
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from encoder.errors import ModelError
 from encoder.images import to_images
+from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 from tests.bases import UNETS
 
 PROMPT, TOKEN = "a portrait of a *s in a red shirt", "<alex>"
-WORD = {"word": "embedding", "train": "nothing", "embedding_learning_rate": 0.1}
-LOW_RANK = {"word": "identifier", "train": "lora", "lora_rank": 2, "lora_learning_rate": 0.1}
+WORD = {"token_type": "embedding", "trainable": "none", "embedding_learning_rate": 0.1}
+LOW_RANK = {"token_type": "rare_token", "trainable": "lora", "lora_rank": 2, "lora_learning_rate": 0.1}
 
 
 @pytest.fixture(params=list(UNETS))
@@ -78,7 +79,7 @@ def test_diffusers_paints_a_learned_word_as_we_do(
     concept = pipe.tune(image, **WORD)
     to_diffusers(concept, tmp_path, token=TOKEN)
     load_word(theirs, tmp_path)
-    ours = pipe.sample([PROMPT], pipe.sample_config, seed=1)
+    ours = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
     torch.testing.assert_close(painted_by(theirs, PROMPT.replace("*s", TOKEN)), ours, rtol=1e-3, atol=1e-4)
 
 
@@ -89,7 +90,7 @@ def test_diffusers_paints_a_low_rank_change_as_we_do(
     concept = pipe.tune(image, **LOW_RANK)
     to_diffusers(concept, tmp_path, token=TOKEN)
     theirs.load_lora_weights(tmp_path)
-    ours = pipe.sample([PROMPT], pipe.sample_config, seed=1)
+    ours = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
     torch.testing.assert_close(painted_by(theirs, PROMPT.replace("*s", "sks person")), ours, rtol=1e-3, atol=1e-4)
 
 
@@ -99,9 +100,9 @@ def test_what_was_written_comes_back_as_it_was(
 ) -> None:
     concept = pipe.tune(image, **settings)
     to_diffusers(concept, tmp_path, token=TOKEN)
-    painted = pipe.sample([PROMPT], pipe.sample_config, seed=1)
+    painted = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
     pipe.load_concept(from_diffusers(tmp_path, release=pipe.release))
-    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seed=1), painted)
+    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1)), painted)
 
 
 @pytest.mark.parametrize("base", ["sd1"], indirect=True)
@@ -114,7 +115,7 @@ class TestWhatCannotBeHeld:
         assert not (tmp_path / "out").exists()
 
     def test_whole_weights(self, pipe: E4TPipeline, image: Image.Image, tmp_path: Path) -> None:
-        concept = pipe.tune(image, word="identifier")
+        concept = pipe.tune(image, token_type="rare_token")
         with pytest.raises(ModelError, match="whole weights"):
             to_diffusers(concept, tmp_path / "out", token=TOKEN)
 
@@ -152,6 +153,8 @@ def test_a_scaled_change_counts_by_its_alpha(pipe: E4TPipeline, image: Image.Ima
     assert back.weight_deltas["unet"].keys() == concept.weight_deltas["unet"].keys()
     wanted = replace(concept, settings={})
     pipe.load_concept(wanted)
-    painted = pipe.sample([PROMPT], pipe.sample_config, seed=1)
+    painted = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
     pipe.load_concept(back)
-    torch.testing.assert_close(pipe.sample([PROMPT], pipe.sample_config, seed=1), painted, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1)), painted, rtol=1e-3, atol=1e-4
+    )

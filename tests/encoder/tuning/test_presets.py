@@ -15,6 +15,7 @@ from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, Tun
 from encoder.errors import ModelError
 from encoder.images import to_images
 from encoder.model.losses import Losses
+from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 from encoder.tuning.presets import METHODS
 from encoder.tuning.prior import Prior
@@ -42,7 +43,7 @@ def image(pixels: Tensor) -> Image.Image:
 def tuned_by(pipe: E4TPipeline, method: str, image: Image.Image | list[Image.Image], **settings: object) -> Concept:
     """A concept by a method of two steps, with few pictures of the prior."""
     config = replace(METHODS[method], **QUICK)
-    pipe.tune_config = replace(config, prior_pictures=min(config.num_class_images, 3))
+    pipe.tune_config = replace(config, num_class_images=min(config.num_class_images, 3))
     return pipe.tune(image, **settings)
 
 
@@ -62,26 +63,28 @@ def test_textual_inversion_learns_an_embedding_and_nothing_else(pipe: E4TPipelin
 def test_a_learned_word_starts_as_the_domain_word(pipe: E4TPipeline, image: Image.Image) -> None:
     concept = tuned_by(pipe, "textual-inversion", image, steps=0)
     assert torch.equal(concept.token.embedding, pipe.conditioning.domain_embedding())
-    painted = pipe.sample([PROMPT], pipe.sample_config, seed=1)
+    painted = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
     pipe.unload_concept()
-    assert torch.equal(pipe.sample([PROMPT.replace("*s", "person")], pipe.sample_config, seed=1), painted)
+    assert torch.equal(
+        pipe.sample([PROMPT.replace("*s", "person")], pipe.sample_config, seeded_generators(1, 1)), painted
+    )
 
 
 def test_dreambooth_changes_the_unet_alone_and_speaks_of_the_identifier(pipe: E4TPipeline, image: Image.Image) -> None:
     concept = tuned_by(pipe, "dreambooth", image)
     assert (concept.token, concept.weight_deltas.keys()) == (RareToken("sks"), {"unet"})
-    spoken = pipe.sample([PROMPT.replace("*s", "sks person")], pipe.sample_config, seed=1)
-    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seed=1), spoken)
+    spoken = pipe.sample([PROMPT.replace("*s", "sks person")], pipe.sample_config, seeded_generators(1, 1))
+    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1)), spoken)
 
 
 def test_dreambooth_may_tune_the_text_encoders_too(pipe: E4TPipeline, image: Image.Image) -> None:
     texts = {"text_encoder", "text_encoder_2"} if len(pipe.backbone.text_encoders.encoders) == 2 else {"text_encoder"}
-    assert tuned_by(pipe, "dreambooth", image, text_encoder=True).weight_deltas.keys() == {"unet"} | texts
+    assert tuned_by(pipe, "dreambooth", image, train_text_encoder=True).weight_deltas.keys() == {"unet"} | texts
 
 
 def test_pivotal_tuning_keeps_the_word_that_it_starts_from(pipe: E4TPipeline, image: Image.Image) -> None:
     pivot = tuned_by(pipe, "textual-inversion", image)
-    concept = tuned_by(pipe, "pivotal", image, start=pivot)
+    concept = tuned_by(pipe, "pivotal", image, init_concept=pivot)
     assert torch.equal(concept.token.embedding, pivot.token.embedding)
     assert concept.weight_deltas.keys() == {"unet"}
 
@@ -92,11 +95,11 @@ def test_a_concept_is_saved_loaded_and_unloaded_alike(
 ) -> None:
     before = state(pipe)
     tuned_by(pipe, method, [image, image]).save(tmp_path / "concept")
-    painted = pipe.sample([PROMPT], pipe.sample_config, seed=1)
+    painted = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
     pipe.unload_concept()
     assert all(torch.equal(tensor, before[name]) for name, tensor in pipe.backbone.state_dict().items())
     pipe.load_concept(Concept.load(tmp_path / "concept"))
-    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seed=1), painted)
+    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1)), painted)
 
 
 @pytest.mark.parametrize("pipe", ["sd1"], indirect=True)
@@ -109,7 +112,7 @@ class TestThePrior:
         return seen
 
     def test_is_added_to_the_loss_by_its_weight(self, pipe: E4TPipeline, image: Image.Image) -> None:
-        half, whole = (self.losses(pipe, image, prior_weight=weight)[0] for weight in (0.5, 1.0))
+        half, whole = (self.losses(pipe, image, prior_loss_weight=weight)[0] for weight in (0.5, 1.0))
         assert float(half.denoising) == float(whole.denoising)
         prior = whole.total - whole.denoising
         torch.testing.assert_close(half.total - half.denoising, prior / 2)
@@ -121,7 +124,7 @@ class TestThePrior:
 
     def test_takes_pictures_that_are_given(self, pipe: E4TPipeline, image: Image.Image) -> None:
         made = pipe.generate_class_images(3)
-        assert self.losses(pipe, image, prior=made)[0].total == self.losses(pipe, image)[0].total
+        assert self.losses(pipe, image, class_images=made)[0].total == self.losses(pipe, image)[0].total
 
     def test_keeps_what_the_base_makes(self, pipe: E4TPipeline, image: Image.Image) -> None:
         """After steps that are far too large the domain word means what it did, more than without the prior."""
@@ -129,7 +132,9 @@ class TestThePrior:
         pixels = torch.cat([pipe.preprocess(picture) for picture in made])
 
         def loss_after(weight: float) -> float:
-            tuned_by(pipe, "dreambooth", image, prior=made, prior_weight=weight, learning_rate=1e-3, steps=20)
+            tuned_by(
+                pipe, "dreambooth", image, class_images=made, prior_loss_weight=weight, learning_rate=1e-3, steps=20
+            )
             with torch.no_grad():
                 return float(Prior(pipe.backbone, pipe.conditioning, pixels, pipe.tune_config).loss(16))
 
@@ -139,9 +144,9 @@ class TestThePrior:
 def test_tuning_starts_from_a_learned_word_only(pipe: E4TPipeline, image: Image.Image) -> None:
     whole = tuned_by(pipe, "dreambooth", image)
     with pytest.raises(ModelError, match="learned word"):
-        tuned_by(pipe, "pivotal", image, start=whole)
+        tuned_by(pipe, "pivotal", image, init_concept=whole)
 
 
 def test_there_must_be_something_to_tune() -> None:
     with pytest.raises(ConfigError, match="nothing to tune"):
-        TuneConfig(token_type="identifier", trainable="nothing")
+        TuneConfig(token_type="rare_token", trainable="none")

@@ -28,6 +28,7 @@ import yaml
 from PIL import Image
 
 from encoder.concepts.concept import Concept
+from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 from pipelines.registry.pyfunc_model import MAX_IMAGE_BYTES, MAX_PROMPTS, MAX_STEPS
 from pipelines.release.build import make_release
@@ -164,7 +165,7 @@ def test_a_picture_and_prompts_become_pictures_and_a_concept_that_paints_the_sam
     concept = Concept.from_bytes(base64.b64decode(row["concept"]))
     assert concept.release == "faces 1.0.0"
     local.load_concept(concept)
-    again = local(PROMPTS, seed=3, guidance=2.0)
+    again = local(PROMPTS, guidance_scale=2.0, generator=seeded_generators(3, len(PROMPTS)))
     assert all(
         distance(*pair) < 1 for pair in zip(again, pictures, strict=True)
     )  # another process sums in another order

@@ -16,6 +16,7 @@ from encoder.concepts.concept import Concept
 from encoder.errors import ModelError
 from encoder.model.patch_encoder import PatchEncoder
 from encoder.model.registry import build_encoder
+from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 from tests.mkshing import write_checkpoint
 
@@ -72,11 +73,11 @@ def test_a_concept_of_it_is_saved_loaded_and_unloaded(
     pipe = E4TPipeline.from_pretrained(tmp_path / "release", device="cpu")
     before = {name: tensor.clone() for name, tensor in pipe.backbone.state_dict().items()}
     pipe.tune(ORANGE, steps=2, batch_size=2).save(tmp_path / "concept")
-    painted = pipe.sample(["a photo of *s"], pipe.sample_config, seed=1)
+    painted = pipe.sample(["a photo of *s"], pipe.sample_config, seeded_generators(1, 1))
     pipe.unload_concept()
     assert all(torch.equal(tensor, before[name]) for name, tensor in pipe.backbone.state_dict().items())
     pipe.load_concept(Concept.load(tmp_path / "concept"))
-    assert torch.equal(pipe.sample(["a photo of *s"], pipe.sample_config, seed=1), painted)
+    assert torch.equal(pipe.sample(["a photo of *s"], pipe.sample_config, seeded_generators(1, 1)), painted)
 
 
 def test_tuning_changes_its_encoder_and_lowers_the_loss(imported: Import, checkpoint: Path, tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_picture_tower_inside_is_kept_unless_it_was_frozen(
     pipe = E4TPipeline.from_pretrained(tmp_path / "release", device="cpu")
     wanted = tower if kept else CLIPVisionModel.from_pretrained(base / "clip")
     assert (tmp_path / "release" / "clip").exists() == kept
-    loaded, weights = pipe.clip.state_dict(), wanted.state_dict()
+    loaded, weights = pipe.image_encoder.state_dict(), wanted.state_dict()
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
 
 
@@ -127,7 +128,7 @@ def test_a_tower_that_was_trained_but_is_missing_is_asked_for(imported: Import, 
 def test_its_release_serves_the_other_methods_bare(imported: Import, checkpoint: Path, tmp_path: Path) -> None:
     assert imported(checkpoint)[0] == 0
     pipe = E4TPipeline.from_pretrained(tmp_path / "release", device="cpu", base_only=True)
-    assert pipe("a photo of a person", steps=2)[0].size == (32, 32)
+    assert pipe("a photo of a person", num_inference_steps=2)[0].size == (32, 32)
 
 
 @pytest.mark.parametrize("name", FILES[1:])

@@ -13,6 +13,7 @@ from data_prep.synthetic.faces import Identity, Scene, render
 from encoder.model.features import class_tokens
 from encoder.model.losses import NoiseSample, e4t_loss
 from encoder.pipeline import E4TPipeline
+from encoder.tuning.inputs import TuningInputs
 
 RELEASE = Path(__file__).parents[3] / "models" / "faces"
 DRAWS = 32
@@ -50,7 +51,7 @@ def loss(pipe: E4TPipeline, picture: Image.Image, caption: str) -> float:
 def losses_on_the_way(pipe: E4TPipeline, picture: Image.Image, caption: str) -> tuple[float, float]:
     """Before tuning and after 15 steps."""
     found = []
-    for concept in pipe.tune_checkpoints(picture, (0, 15), caption=caption):
+    for concept in pipe.tune_checkpoints(TuningInputs(images=[picture], captions=[caption]), (0, 15)):
         pipe.load_concept(concept)
         found.append(loss(pipe, picture, caption))
     pipe.unload_concept()
