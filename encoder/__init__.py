@@ -1,1 +1,1 @@
-"""The method: tensors in, tensors out. Knows no shard, no cluster, no tracker."""
+"""The E4T method: domain encoder, weight offsets, tuning and sampling. Independent of datasets, clusters and trackers."""

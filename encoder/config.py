@@ -1,4 +1,4 @@
-"""Settings of the method."""
+"""Configuration of the base model, the conditioning, tuning and sampling."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,108 +6,124 @@ from typing import Literal
 from e4t import ConfigError
 
 PLACEHOLDER = "*s"
+"""Stands for the concept in prompts."""
 SEED_STRIDE = 1_000_003
-"""Between the first samples of two tuning seeds."""
+"""Distance between the noise seeds of two tuning seeds, so that their samples never share noise."""
 Precision = Literal["float32", "bfloat16", "float16"]
 OptimizerName = Literal["adamw", "adamw8bit"]
 OffsetType = Literal["overparametrized", "low_rank", "none"]
-"""Of the weight offsets: the method's own, or their factors themselves; none, to see what they are worth."""
+"""Form of the weight offsets: ``overparametrized`` as in the paper, ``low_rank`` with the factors as parameters, or
+``none`` for ablations."""
 EncoderInputs = Literal["full", "no_unet_features", "last_layer_only"]
-"""What the domain encoder looks at: every second CLIP layer and the UNet's maps; or, to see what each is worth, not the
-maps, or of CLIP only the last of these layers."""
+"""Inputs of the domain encoder: ``full`` for the class tokens of every second CLIP layer and the UNet's pooled
+features; for ablations ``no_unet_features``, or ``last_layer_only`` with the class token of only the last of these
+layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """Which base model, and in what precision it is held."""
+    """The base model and the precision of its weights."""
 
     model: str
-    """Hub id or folder of a Stable Diffusion 1.x, 2.x or XL."""
+    """Hub id or folder of a Stable Diffusion 1.x, 2.x or XL model."""
     revision: str | None = None
-    """Hub revision; a release pins the one it was trained on."""
+    """Hub revision (branch, tag or commit). A release pins the commit that it was trained on."""
     image_encoder: str | None = None
-    """Hub id or folder of the CLIP picture tower; by default the model's own ``clip`` subfolder."""
+    """Hub id or folder of the CLIP image encoder. By default the ``clip`` subfolder of the model."""
     dtype: Precision = "float32"
-    """Precision of the frozen weights."""
+    """Precision of the frozen weights. Choose ``bfloat16`` or ``float16`` to halve their memory on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConditioningConfig:
-    """How a concept is spoken of."""
+    """How prompts refer to a concept."""
 
     domain_word: str
-    """w, the domain's word, one token of the base's tokenizer: face, cat, art."""
+    """Word for the domain, such as face, cat or art. It must be one token of every tokenizer of the base model."""
     embedding_scale: float = 0.1
-    """s in emb(w) + s v (E4T, arXiv 2302.12228)."""
+    """Factor s of the encoder's output v in the placeholder's embedding emb(domain_word) + s v (E4T, arXiv
+    2302.12228)."""
     templates: tuple[str, ...] = ("a photo of *s",)
-    """Neutral prompts of pre-training and tuning; *s stands for the concept."""
+    """Neutral prompts for pretraining and tuning; ``*s`` stands for the concept."""
     caption_probability: float = 0.0
-    """Share of prompts that are the picture's own caption with the domain word replaced by *s, so that what the caption
-    says need not be learned as the concept. Captions must not describe the concept itself."""
+    """Probability (0 to 1) that an image's prompt is its own caption, with the domain word replaced by ``*s``, instead
+    of a template. What the caption says is then not learned as part of the concept. Captions must not describe the
+    concept itself."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "templates", tuple(self.templates))
-        bad = [template for template in self.templates if PLACEHOLDER not in template]
-        if bad or not self.templates:
-            raise ConfigError(f"conditioning.templates: {bad or 'none given'}; each must hold {PLACEHOLDER}")
+        if not self.templates:
+            raise ConfigError(f"conditioning.templates is empty; give at least one prompt with {PLACEHOLDER}")
+        if invalid := [template for template in self.templates if PLACEHOLDER not in template]:
+            raise ConfigError(f"conditioning.templates: {invalid[0]!r} lacks {PLACEHOLDER}, which every template needs")
         if not 0 <= self.caption_probability <= 1:
             raise ConfigError(
-                f"conditioning.caption_probability is {self.caption_probability}; give a share from 0 to 1"
+                f"conditioning.caption_probability is {self.caption_probability}; give a value from 0 to 1"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    """Inference-time tuning."""
+    """Tuning on a user's images."""
 
     steps: int = 15
-    """Optimizer steps; the method's range is 5-15, 0 gives the encoder's own guess."""
+    """Optimizer steps. The paper uses 5 to 15; 0 keeps the output of the pretrained encoder."""
     batch_size: int = 16
-    """Copies of the picture a step, each with its own noise and timestep."""
+    """Samples per step. Each is a copy of an image with its own noise and timestep."""
     micro_batch_size: int = 16
-    """The most copies that the device holds at once; gradients of the rest are added up."""
+    """Most samples in one forward pass; gradients are accumulated. Lower it if tuning runs out of memory."""
     learning_rate: float = 1.6e-5
+    """Learning rate of the weights that are tuned: the domain encoder, the UNet and the text encoder."""
     regularization_weight: float = 0.1
-    """lambda on ||v||^2."""
+    """Weight of the regularization ||v||^2, which keeps the concept near the domain word."""
     token_type: Literal["encoder", "embedding", "rare_token"] = "encoder"
-    """What speaks of the concept: the domain encoder, which is then tuned, too; an embedding of its own, learned from
-    the domain word's; or a rare word before the domain word."""
+    """Representation of the concept in prompts: ``encoder`` for the output of the domain encoder, which is tuned as
+    well; ``embedding`` for a learned token embedding, initialized from the domain word's (Textual Inversion);
+    ``rare_token`` for a rare word before the domain word (DreamBooth)."""
     embedding_learning_rate: float = 2.0e-3
-    """Of the word ``embedding``; 0 keeps it as it is."""
+    """Learning rate of the token embedding if ``token_type`` is ``embedding``; 0 freezes it."""
     rare_token: str = "sks"
-    """The rare word."""
+    """The word before the domain word if ``token_type`` is ``rare_token``."""
     trainable: Literal["unet", "attention", "lora", "none"] = "unet"
-    """What is tuned beside the word: the whole UNet, its attention layers, a low-rank change of these, or nothing."""
+    """UNet weights that are tuned: all (``unet``), those of the attention layers (``attention``), low-rank adapters of
+    the attention layers (``lora``), or ``none``."""
     lora_rank: int = 16
+    """Rank of the adapters if ``trainable`` is ``lora``."""
     lora_learning_rate: float = 2.0e-3
-    """Of the low-rank factors, which start at zero and so have further to go than weights."""
+    """Learning rate of the low-rank factors. They start at zero and need a larger one than pretrained weights."""
     train_text_encoder: bool = False
-    """Tune the text encoder's layers, too."""
+    """Tune the layers of the text encoders as well."""
     num_class_images: int = 0
-    """Pictures of the domain word that the base makes before, and shall go on to make (prior preservation)."""
+    """Class images for prior preservation (DreamBooth): generated with the domain word before tuning. 0 disables it."""
     prior_loss_weight: float = 1.0
-    """Of their loss beside the concept's."""
+    """Weight of the loss on class images, relative to the loss on the concept's images."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them."""
+    """Recompute activations in the backward pass: less memory, more time."""
     optimizer: OptimizerName = "adamw"
-    """``adamw8bit`` keeps its moments in 8 bits (Dettmers et al., arXiv 2110.02861); it needs bitsandbytes."""
+    """``adamw8bit`` stores its moments in 8 bits (Dettmers et al., arXiv 2110.02861) and needs bitsandbytes."""
     delta_bits: Literal[16, 8, 4] = 16
-    """Of a number in a concept. With 4 the whole UNet's takes a quarter, and loses about 9 % of what was learned."""
+    """Bits per value of a saved weight delta. With 4 a concept of the whole UNet takes a quarter of the space, with a
+    relative error of about 9 % in the learned deltas."""
     seed: int = 0
+    """Seed of noise, timesteps and prompts."""
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-            raise ConfigError(f"tune.steps is {self.steps}; give 0 or more (5-15 is the method's range)")
+            raise ConfigError(f"tune.steps is {self.steps}; give 0 or more (the paper uses 5 to 15)")
         for name in ("batch_size", "micro_batch_size", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"tune.{name} is {getattr(self, name)}; give at least 1")
-        if min(self.learning_rate, self.lora_learning_rate) <= 0:
-            raise ConfigError("tune.learning_rate and lora_learning_rate must be positive")
+        for name in ("learning_rate", "lora_learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"tune.{name} is {getattr(self, name)}; give a positive number")
         for name in ("regularization_weight", "embedding_learning_rate", "num_class_images", "prior_loss_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"tune.{name} is {getattr(self, name)}; give at least 0")
         if self.trainable == "none" and not self.train_text_encoder and not self._token_is_trained:
-            raise ConfigError("tune.trainable is nothing, and the word does not learn either; there is nothing to tune")
+            raise ConfigError(
+                "tune.trainable is none, and neither the token nor the text encoder is trained, so there is nothing to "
+                "tune; choose another tune.trainable or token_type"
+            )
 
     @property
     def _token_is_trained(self) -> bool:
@@ -116,11 +132,12 @@ class TuneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """How pictures are sampled."""
+    """How images are sampled."""
 
     num_inference_steps: int = 50
-    """DDIM steps."""
+    """Number of DDIM steps. More take longer and give finer images."""
     guidance_scale: float = 7.5
-    """Classifier-free guidance; 1 is none."""
+    """Scale of classifier-free guidance (Ho & Salimans, arXiv 2207.12598); 1 disables it."""
     guidance_rescale: float = 0.0
-    """Share of the guided prediction brought back to the unguided one's spread (Lin et al., arXiv 2305.08891)."""
+    """Strength (0 to 1) of rescaling guided predictions to the std of unguided ones (Lin et al., arXiv 2305.08891). It
+    reduces overexposure."""

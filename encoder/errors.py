@@ -1,5 +1,5 @@
-"""What the method can refuse, each in one line that says what is wrong, where, and what to do."""
+"""Exceptions of the package ``encoder``."""
 
 
 class ModelError(RuntimeError):
-    """A model, release or concept folder is bad."""
+    """A model, release or concept is missing, broken or does not fit. The message is one line and says what to do."""

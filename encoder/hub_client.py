@@ -1,4 +1,4 @@
-"""The Hugging Face hub: model ids, revisions, and errors explained in one line."""
+"""Hugging Face Hub: check model ids, resolve revisions, and explain errors in one line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,18 +10,18 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from e4t import ConfigError
 
 HTTP_HINTS = {
-    401: "it knows no such model or not your token; check the name, then run `hf auth login` or set HF_TOKEN",
-    403: "you may not do this there; ask for access, or give your token the right in your settings on the hub",
-    404: "it has no such model or revision; check the name, and run `hf auth login` if it is private",
-    409: "somebody else changes it at the same time; run this again",
-    412: "somebody else has changed it meanwhile; run this again",
-    429: "it has had too many requests; run this again in some minutes",
+    401: "no such model, or your token is not accepted; check the name, then run `hf auth login` or set HF_TOKEN",
+    403: "access denied; request access to the repository, or extend your token's permissions in your hub settings",
+    404: "no such model or revision; check the name, and run `hf auth login` if it is private",
+    409: "the repository is being changed by another client; run this again",
+    412: "the repository was changed by another client in the meantime; run this again",
+    429: "too many requests; run this again in a few minutes",
 }
-"""What to do, by HTTP status."""
+"""Explanation and advice by HTTP status."""
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether this can be the id of a model on the hub: owner/name, of the letters that the hub takes."""
+    """Return whether ``text`` is a valid id of a model on the hub, owner/name."""
     try:
         validate_repo_id(text)
     except HFValidationError:
@@ -30,9 +30,10 @@ def is_hub_id(text: str) -> bool:
 
 
 def resolved_revision(model: str, revision: str | None) -> str | None:
-    """The commit of a hub id that was loaded last here, which the cache knows; None for a folder.
+    """Return the commit that a hub id and revision stand for; None for a local folder.
 
-    What was never loaded is looked up on the hub. Raises ConfigError if neither knows it.
+    The local cache answers for models that were loaded before, the hub for others. Raises ConfigError if neither knows
+    the revision.
     """
     if Path(model).exists():
         return None
@@ -43,27 +44,29 @@ def resolved_revision(model: str, revision: str | None) -> str | None:
         except RevisionResolutionError:
             return api.resolve_revision(model, revision=revision).resolved
     except Exception as error:
-        raise ConfigError(f"base model {model}: no such folder here; the hub: {explain_hub_error(error)}") from error
+        raise ConfigError(
+            f"base model {model} is no local folder, and the hub cannot resolve it: {explain_hub_error(error)}"
+        ) from error
 
 
 def explain_hub_error(error: Exception) -> str:
-    """Why the hub has not done what it was asked to, and what to do about it, in one line."""
+    """Explain in one line why a request to the hub failed and what to do about it."""
     chain = list(_exception_chain(error))
     for cause in chain:
         if isinstance(cause, OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set, and the cache lacks it; unset it to connect"
+            return "HF_HUB_OFFLINE is set and the local cache does not hold it; unset HF_HUB_OFFLINE to connect"
         if isinstance(cause, HfHubHTTPError):
             status = cause.response.status_code
             if status >= 500:
-                return f"it has troubles of its own (HTTP {status}); run this again later"
-            return HTTP_HINTS.get(status, f"it refuses (HTTP {status}: {_one_line(error)})")
+                return f"server error (HTTP {status}); run this again later"
+            return HTTP_HINTS.get(status, f"request refused (HTTP {status}: {_one_line(error)})")
     if isinstance(error, OSError) and error.filename:
-        return _one_line(error)  # of this machine: a full disk, a folder that cannot be written
+        return _one_line(error)  # an error of this machine, such as a full disk or a read-only folder
     return f"no answer from {HfApi().endpoint} ({_one_line(chain[-1])}); check the connection, then run this again"
 
 
 def _exception_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it comes from."""
+    """Yield the error, then its causes as a traceback would show them."""
     while error:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

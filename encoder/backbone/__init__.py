@@ -1,1 +1,1 @@
-"""Base models: loading, text encoders, and the two halves of the UNet."""
+"""Base models: loading, text encoders and the two halves of the UNet."""

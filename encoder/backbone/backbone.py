@@ -1,4 +1,4 @@
-"""The frozen parts: Stable Diffusion and the CLIP picture tower."""
+"""The frozen base model: Stable Diffusion and a CLIP image encoder."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,16 +20,19 @@ CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 class Posterior(NamedTuple):
-    """A diagonal Gaussian over latents."""
+    """Diagonal Gaussian over latents, as the VAE encoder predicts it."""
 
     mean: Tensor
-    """(B, C, h, w)."""
+    """Mean, (B, C, h, w)."""
     std: Tensor
-    """(B, C, h, w)."""
+    """Standard deviation, (B, C, h, w)."""
 
 
 class Backbone(nn.Module):
-    """Frozen Stable Diffusion and CLIP picture tower; what differs between base models stands here."""
+    """Frozen Stable Diffusion and CLIP image encoder.
+
+    This class hides the differences between base models: text conditioning, prediction target, scheduler, latent shape.
+    """
 
     def __init__(
         self,
@@ -42,78 +45,72 @@ class Backbone(nn.Module):
         config: BackboneConfig,
     ) -> None:
         super().__init__()
-        self.vae, self.text_encoders, self.unet, self.image_encoder, self.config = (
-            vae,
-            text_encoders,
-            unet,
-            image_encoder,
-            config,
-        )
-        self.scheduler = scheduler
+        self.vae, self.text_encoders, self.unet, self.image_encoder = vae, text_encoders, unet, image_encoder
+        self.scheduler, self.config = scheduler, config
         self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
         self.requires_grad_(False).eval()
 
     @classmethod
     def load(cls, config: BackboneConfig, device: torch.device | str = "cpu") -> "Backbone":
-        """Load every part.
+        """Load every component from the hub or a folder.
 
-        Raises ConfigError with one line if the id or folder holds no Stable Diffusion, or no CLIP tower is to be found.
+        Raises ConfigError if the id or folder holds no Stable Diffusion model, or if there is no CLIP image encoder.
         """
         return cls(**load_parts(config), config=config).to(device=device)
 
     @property
     def device(self) -> torch.device:
-        """Where the frozen weights are."""
+        """Device of the UNet."""
         device: torch.device = self.unet.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the frozen weights."""
+        """Precision of the UNet's weights."""
         dtype: torch.dtype = self.unet.dtype
         return dtype
 
     @property
     def vae_scale_factor(self) -> int:
-        """Downsampling factor of the autoencoder, 8 in every Stable Diffusion."""
+        """Downsampling factor of the VAE, 8 in every Stable Diffusion model."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of a picture with sides of ``resolution`` pixels."""
+        """Return the shape (C, h, w) of the latents of a square image with ``resolution`` pixels per side."""
         side = resolution // self.vae_scale_factor
         return self.unet.config.in_channels, side, side
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of the pictures that the UNet was trained on."""
+        """Side in pixels of the images that the UNet was trained on."""
         return int(self.unet.config.sample_size * self.vae_scale_factor)
 
     @property
     def embedding_width(self) -> int:
-        """Width d of a word embedding; of all text encoders together."""
+        """Width d of a token embedding, summed over the text encoders."""
         return sum(self.text_encoders.widths)
 
     def move_encoders(self, device: torch.device | str) -> None:
-        """Put autoencoder and CLIP elsewhere than the UNet, such as into the host's memory while nobody needs them."""
+        """Move the VAE and the image encoder, for example to the CPU while training reads cached features."""
         for encoder in (self.vae, self.image_encoder):
             if encoder.device != torch.device(device):
                 encoder.to(device)
 
     @torch.no_grad()
     def posterior(self, pixels: Tensor) -> "Posterior":
-        """The autoencoder's posterior over scaled latents of pictures (B, 3, H, W) in [-1, 1]; float32."""
+        """Encode images (B, 3, H, W) in [-1, 1] into the posterior over scaled latents, float32."""
         latent = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
         scale = self.vae.config.scaling_factor
         return Posterior(latent.mean.float() * scale, latent.std.float() * scale)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], float32, of scaled latents."""
+        """Decode scaled latents (B, C, h, w) into images (B, 3, H, W) in [-1, 1], float32."""
         pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
         return pixels.float().clamp(-1, 1)
 
     def unet_forward(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeddings: PromptEmbeddings) -> Tensor:
-        """What the UNet predicts at z_t (B, C, h, w), t (B,) or a scalar: (B, C, h, w), float32."""
+        """Run the UNet on z_t (B, C, h, w) at t, (B,) or a scalar. Return its prediction (B, C, h, w), float32."""
         noisy_latents = noisy_latents.to(self.dtype)
         added_cond_kwargs = self.added_cond_kwargs(noisy_latents, prompt_embeddings)
         prediction: Tensor = self.unet(
@@ -122,10 +119,10 @@ class Backbone(nn.Module):
         return prediction.float()
 
     def added_cond_kwargs(self, noisy_latents: Tensor, prompt_embeddings: PromptEmbeddings) -> dict[str, Tensor] | None:
-        """What SDXL's UNet is told beside the text states: the pooled state, and sizes in pixels.
+        """Return SDXL's extra conditions, pooled prompt embeddings and sizes in pixels; None for other base models.
 
-        Height and width of the original, top and left of the crop, height and width of the target (arXiv 2307.01952,
-        section 2.2): a prepared picture is its own original, uncropped.
+        The sizes are height and width of the original image, top and left of the crop, and height and width of the
+        target (SDXL, arXiv 2307.01952, section 2.2). A prepared image counts as its own, uncropped original.
         """
         if prompt_embeddings.pooled_prompt_embeds is None:
             return None
@@ -137,14 +134,18 @@ class Backbone(nn.Module):
         }
 
     def fingerprint(self) -> dict[str, str]:
-        """Which base this is: ``model`` and, of a hub's, ``revision``; ``weights`` is a digest of what is held."""
+        """Identify the base model: ``model``, ``revision`` (empty for a folder) and a digest of all ``weights``."""
+        # The order is part of the digest, which provenance files and run folders hold.
         parts = "".join(self.part_digest(part) for part in ("vae", "text_encoders", "unet", "image_encoder"))
         revision = resolved_revision(self.config.model, self.config.revision)
-        named = {"model": self.config.model, "revision": revision or ""}
-        return {**named, "weights": hashlib.sha256(parts.encode()).hexdigest()}
+        return {
+            "model": self.config.model,
+            "revision": revision or "",
+            "weights": hashlib.sha256(parts.encode()).hexdigest(),
+        }
 
     def part_digest(self, part: Literal["vae", "text_encoders", "unet", "image_encoder"]) -> str:
-        """Digest of a part's weights as they are held: equal weights have equal ones, wherever they came from."""
+        """Return a digest of a component's weights in their present precision, wherever they were loaded from."""
         digest = hashlib.sha256()
         for name, tensor in sorted(getattr(self, part).state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -152,17 +153,17 @@ class Backbone(nn.Module):
         return digest.hexdigest()[:16]
 
     def preprocess_clip(self, pixels: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] as this backbone's CLIP tower expects them."""
+        """Resize and normalize images (B, 3, H, W) in [-1, 1] as this model's CLIP image encoder expects them."""
         return preprocess_clip(pixels, self.image_encoder.config.image_size).to(self.device, self.image_encoder.dtype)
 
 
 def preprocess_clip(pixels: Tensor, size: int) -> Tensor:
-    """Resize pictures (B, 3, H, W) in [-1, 1] to ``size`` and normalise them as every CLIP expects them."""
+    """Resize images (B, 3, H, W) in [-1, 1] to ``size`` pixels per side and normalize them with CLIP's mean and std."""
     return resize_and_normalize(pixels, size, CLIP_MEAN, CLIP_STD)
 
 
 def resize_and_normalize(pixels: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Resize pictures (B, 3, H, W) in [-1, 1] to ``size``, and normalise each channel of [0, 1]."""
+    """Resize images (B, 3, H, W) in [-1, 1] to ``size`` pixels per side and normalize their channels, in [0, 1]."""
     if pixels.shape[-2:] != (size, size):
         pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
     channel_mean, channel_std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std))

@@ -1,4 +1,4 @@
-"""Where the frozen parts come from: a hub id, a folder, or, for their shapes alone, published configurations."""
+"""Load the components of a base model from a hub id or a folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,16 +30,16 @@ CLIP_IMAGE_ENCODERS = {
     "chinese_clip": ChineseCLIPVisionModel,
     "altclip": AltCLIPVisionModel,
 }
-"""Picture towers with a class token, by the family that their configuration names."""
+"""CLIP image encoders with a class token, by the model type of their configuration."""
 
 
 def load_parts(config: BackboneConfig) -> dict[str, Any]:
-    """Every part of a base, as ``Backbone`` takes them.
+    """Load every component of a base model, by the name of ``Backbone``'s argument.
 
-    Raises ConfigError with one line if the id or folder holds no Stable Diffusion, or no CLIP tower is to be found.
+    Raises ConfigError if the id or folder holds no Stable Diffusion model, or if there is no CLIP image encoder.
     """
     if not Path(config.model).exists() and not is_hub_id(config.model):
-        raise ConfigError(f"base model {config.model}: no such folder, and not a hub id of the form owner/name")
+        raise ConfigError(f"base model {config.model}: there is no such folder, and it is not a hub id (owner/name)")
     try:
         index = DiffusionPipeline.load_config(config.model, revision=config.revision)
         return {
@@ -54,15 +54,15 @@ def load_parts(config: BackboneConfig) -> dict[str, Any]:
             raise
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"base model {config.model} cannot be loaded: {reason} Give a Stable Diffusion folder or hub id with "
-            "safetensors; pickles (.bin, .ckpt) are never opened"
+            f"base model {config.model} cannot be loaded: {reason} Give a folder or hub id of a Stable Diffusion model "
+            "with safetensors files; pickles (.bin, .ckpt) are never opened"
         ) from error
 
 
 def _vae(config: BackboneConfig) -> AutoencoderKL:
     vae = _load_component(AutoencoderKL, config, "vae")
     if config.dtype == "float16" and vae.config.force_upcast:
-        vae.float()  # its activations exceed what fp16 holds
+        vae.float()  # its activations overflow float16
     return vae
 
 
@@ -84,7 +84,7 @@ def _unet(config: BackboneConfig) -> UNet2DConditionModel:
     unet = _load_component(UNet2DConditionModel, config, "unet")
     if unet.config.addition_embed_type not in (None, "text_time"):
         raise ConfigError(
-            f"base model {config.model}: its UNet asks for {unet.config.addition_embed_type!r}; "
+            f"base model {config.model}: its UNet needs {unet.config.addition_embed_type!r} conditions; "
             "only Stable Diffusion 1.x, 2.x and XL are supported"
         )
     return unet
@@ -97,14 +97,15 @@ def _image_encoder(config: BackboneConfig) -> CLIPVisionModel:
     family = AutoConfig.from_pretrained(**source, trust_remote_code=False).model_type.removesuffix("_vision_model")
     if family not in CLIP_IMAGE_ENCODERS:
         raise ConfigError(
-            f"picture tower {config.image_encoder or config.model} is a {family}; give one of {', '.join(sorted(CLIP_IMAGE_ENCODERS))}"
+            f"image encoder {config.image_encoder or config.model} is of type {family!r}; "
+            f"give one of {', '.join(sorted(CLIP_IMAGE_ENCODERS))}"
         )
     return CLIP_IMAGE_ENCODERS[family].from_pretrained(
         **source, dtype=getattr(torch, config.dtype), use_safetensors=True
     )
 
 
-def _load_component(model_class: type, config: BackboneConfig, name: str) -> Any:  # noqa: ANN401 - of the kind that was asked for
+def _load_component(model_class: type, config: BackboneConfig, name: str) -> Any:  # noqa: ANN401 - an instance of model_class
     dtype = getattr(torch, config.dtype)
     return model_class.from_pretrained(  # type: ignore[attr-defined]
         config.model, subfolder=name, revision=config.revision, dtype=dtype, use_safetensors=True

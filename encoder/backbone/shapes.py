@@ -1,4 +1,4 @@
-"""A base's shapes without its weights, for planning and counting."""
+"""Build base models without their weights, for planning and counting parameters."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,28 +25,29 @@ from encoder.backbone.text_encoders import TextEncoders
 from encoder.config import BackboneConfig
 
 DUMMY_TOKEN = "a"
-"""The one word that an outline's tokenizers know."""
+"""The only word in the vocabulary of a meta backbone's tokenizers."""
 
 
 def build_meta_backbone(config: BackboneConfig, device: torch.device | str = "meta") -> Backbone:
-    """A backbone of a base's shapes; its weights are whatever the device holds, on the meta device nothing.
+    """Build a backbone of the base model's shapes with uninitialized weights, by default on the meta device.
 
-    The shapes come from published configurations, else from the base's own files; ConfigError if neither is there.
+    The shapes come from ``published_configs.yaml``, else from the configuration files of the model. Raises ConfigError
+    if there are neither.
     """
-    shapes = {**_base_shapes(config), "clip": _image_encoder_shape(config)}
+    shapes = {**_base_shapes(config), "image_encoder": _image_encoder_shape(config)}
     with torch.device(device), default_dtype(getattr(torch, config.dtype)):
         parts = {
             "vae": AutoencoderKL.from_config(shapes["vae"]),
             "unet": UNet2DConditionModel.from_config(shapes["unet"]),
-            "text": _text_encoders(shapes),
-            "clip": CLIPVisionModel(CLIPVisionConfig(**shapes["clip"])),
+            "text_encoders": _text_encoders(shapes),
+            "image_encoder": CLIPVisionModel(CLIPVisionConfig(**shapes["image_encoder"])),
         }
     return Backbone(**parts, scheduler=DDIMScheduler.from_config(shapes["scheduler"]), config=config)
 
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Modules are made in it, not converted to it: fake ones cannot be, and real ones would be held twice."""
+    """Create modules in this precision: fake tensors cannot be converted, and real ones would be held twice."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -62,14 +63,16 @@ def _text_encoders(shapes: Mapping[str, Any]) -> TextEncoders:
     tokenizers = [
         CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=each.max_position_embeddings) for each in configs
     ]
-    return TextEncoders(encoders, tokenizers, force_zeros_for_empty_prompt=shapes.get("null_is_zero", False))
+    return TextEncoders(
+        encoders, tokenizers, force_zeros_for_empty_prompt=shapes.get("force_zeros_for_empty_prompt", False)
+    )
 
 
 @cache
 def published_configs() -> dict[str, dict[str, dict[str, Any]]]:
-    """Published configurations: ``bases`` and ``clips``, by hub id."""
+    """Return the configurations of published models, ``bases`` and ``image_encoders``, by hub id."""
     configs: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
-        Path(__file__).with_name("published.yaml").read_text()
+        Path(__file__).with_name("published_configs.yaml").read_text()
     )
     return configs
 
@@ -85,16 +88,16 @@ def _base_shapes(config: BackboneConfig) -> dict[str, Any]:
             "unet": UNet2DConditionModel.load_config(config.model, subfolder="unet", revision=config.revision),
             "text_encoders": [_transformers_config(config.model, name, config.revision) for name in subfolders],
             "scheduler": DDIMScheduler.load_config(config.model, subfolder="scheduler", revision=config.revision),
-            "null_is_zero": bool(index.get("force_zeros_for_empty_prompt", False)),
+            "force_zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", False)),
         }
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"the shapes of base model {config.model} are not to be had: {reason}") from error
+        raise ConfigError(f"base model {config.model}: its configuration cannot be loaded: {reason}") from error
 
 
 def _image_encoder_shape(config: BackboneConfig) -> dict[str, Any]:
-    if config.image_encoder in published_configs()["clips"]:
-        return published_configs()["clips"][config.image_encoder]
+    if config.image_encoder in published_configs()["image_encoders"]:
+        return published_configs()["image_encoders"][config.image_encoder]
     try:
         clip_config = _transformers_config(
             config.image_encoder or config.model, "" if config.image_encoder else "clip", None
@@ -102,7 +105,7 @@ def _image_encoder_shape(config: BackboneConfig) -> dict[str, Any]:
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"the shape of the picture tower {config.image_encoder} is not to be had: {reason}"
+            f"image encoder {config.image_encoder or config.model}: its configuration cannot be loaded: {reason}"
         ) from error
     vision: dict[str, Any] = clip_config.get("vision_config", clip_config)
     return vision

@@ -1,4 +1,4 @@
-"""Stable Diffusion's text side: one text encoder (SD1.x, SD2.x), or two side by side (SDXL)."""
+"""The text encoders of a base model: one (SD1.x, SD2.x) or two side by side (SDXL)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 @dataclass(frozen=True)
 class TokenizedPrompts:
-    """Tokenised prompts, for each of E text encoders."""
+    """Prompts tokenized for each of E text encoders."""
 
     input_ids: Tensor
-    """(B, E, L); the placeholder already replaced by the domain word."""
+    """Token ids (B, E, L); the domain word's token stands at the placeholder."""
     placeholder_mask: Tensor
-    """(B, E, L) bool: where the concept stands."""
+    """True at the placeholder, (B, E, L) bool."""
 
     def __getitem__(self, index: slice | Tensor) -> "TokenizedPrompts":
         return TokenizedPrompts(self.input_ids[index], self.placeholder_mask[index])
@@ -24,20 +24,20 @@ class TokenizedPrompts:
 
 @dataclass(frozen=True)
 class PromptEmbeddings:
-    """What the UNet is told of prompts."""
+    """Text conditions of the UNet."""
 
     prompt_embeds: Tensor
-    """(B, L, d); with two text encoders d is the sum of their widths."""
+    """Hidden states (B, L, d); d is the sum of the widths of the text encoders."""
     pooled_prompt_embeds: Tensor | None = None
-    """(B, p), of a base with two text encoders."""
+    """Pooled output (B, p) of the second text encoder; None if there is only one."""
 
     def expand(self, size: int) -> "PromptEmbeddings":
-        """The same prompt ``size`` times, from B = 1."""
+        """Repeat a single prompt (B = 1) ``size`` times."""
         pooled_prompt_embeds = None if self.pooled_prompt_embeds is None else self.pooled_prompt_embeds.expand(size, -1)
         return PromptEmbeddings(self.prompt_embeds.expand(size, -1, -1), pooled_prompt_embeds)
 
     def concat(self, other: "PromptEmbeddings") -> "PromptEmbeddings":
-        """One batch of both."""
+        """Concatenate two batches."""
         pooled_prompt_embeds = (
             None
             if self.pooled_prompt_embeds is None or other.pooled_prompt_embeds is None
@@ -46,14 +46,14 @@ class PromptEmbeddings:
         return PromptEmbeddings(torch.cat([self.prompt_embeds, other.prompt_embeds]), pooled_prompt_embeds)
 
     def to(self, device: torch.device) -> "PromptEmbeddings":
-        """The same on another device."""
+        """Copy to a device."""
         return PromptEmbeddings(
             self.prompt_embeds.to(device),
             None if self.pooled_prompt_embeds is None else self.pooled_prompt_embeds.to(device),
         )
 
     def zeros_like(self) -> "PromptEmbeddings":
-        """Zeros of the same shape."""
+        """Return zeros of the same shapes."""
         pooled_prompt_embeds = (
             None if self.pooled_prompt_embeds is None else torch.zeros_like(self.pooled_prompt_embeds)
         )
@@ -61,7 +61,7 @@ class PromptEmbeddings:
 
 
 class TextEncoders(nn.Module):
-    """The tokenizers and text encoders of a base."""
+    """The tokenizers and text encoders of a base model."""
 
     def __init__(
         self,
@@ -70,32 +70,35 @@ class TextEncoders(nn.Module):
         *,
         force_zeros_for_empty_prompt: bool = False,
     ) -> None:
-        """Take one encoder and tokenizer, or two; ``null_is_zero`` if the base takes zeros for the empty prompt."""
+        """Take one or two encoders with their tokenizers.
+
+        ``force_zeros_for_empty_prompt`` is set if the base model was trained with zeros for the empty prompt (SDXL).
+        """
         super().__init__()
         self.encoders: Sequence[Any] = nn.ModuleList(encoders)  # type: ignore[assignment]
         self.tokenizers, self.force_zeros_for_empty_prompt = list(tokenizers), force_zeros_for_empty_prompt
 
     @property
     def device(self) -> torch.device:
-        """Where the encoders are."""
+        """Device of the encoders."""
         device: torch.device = self.encoders[0].device
         return device
 
     @property
     def widths(self) -> list[int]:
-        """Width of each encoder's word embeddings."""
+        """Width of each encoder's token embeddings."""
         return [int(encoder.get_input_embeddings().embedding_dim) for encoder in self.encoders]
 
     def token_embedding(self, token_ids: Sequence[int]) -> Tensor:
-        """Word embedding (d,) of one token of each encoder's own vocabulary, float32."""
+        """Concatenate the embeddings of one token per encoder, ids of its own vocabulary. Return (d,), float32."""
         pairs = zip(self.encoders, token_ids, strict=True)
         return torch.cat([encoder.get_input_embeddings().weight[token].float() for encoder, token in pairs])
 
     def forward(self, prompts: TokenizedPrompts, placeholder_embeddings: Tensor | None = None) -> PromptEmbeddings:
-        """States of prompts; ``words`` (B, sum of widths) are embeddings to stand at the placeholder.
+        """Encode prompts, with ``placeholder_embeddings`` (B, sum of widths) at the placeholder if given.
 
-        SD1.x and SD2.x take the last layer's states; SDXL takes those of each encoder's last but one, and the second
-        one's pooled state (Podell et al., arXiv 2307.01952).
+        SD1.x and SD2.x use the hidden states of the last layer. SDXL uses those of the last layer but one of each
+        encoder, and the pooled output of the second (Podell et al., arXiv 2307.01952).
         """
         parts: Sequence[Tensor | None] = [None] * len(self.encoders)
         if placeholder_embeddings is not None:
@@ -113,7 +116,7 @@ class TextEncoders(nn.Module):
 def _encode(
     encoder: CLIPTextModel, input_ids: Tensor, placeholder_mask: Tensor, placeholder_embeddings: Tensor | None
 ) -> Any:  # noqa: ANN401
-    """Transformers' own output, with the states after every layer."""
+    """Run one text encoder; return the output of transformers with the hidden states of every layer."""
     input_ids, placeholder_mask = input_ids.to(encoder.device), placeholder_mask.to(encoder.device)
     if placeholder_embeddings is None:
         return encoder(input_ids, output_hidden_states=True)

@@ -1,4 +1,8 @@
-"""The UNet in two halves: what the encoder half makes is the domain encoder's to see before the decoder half runs."""
+"""Run the UNet in two halves.
+
+The domain encoder needs the features of the encoder half (down blocks and mid block) before the decoder half (up
+blocks) runs.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,29 +16,29 @@ from encoder.backbone.text_encoders import PromptEmbeddings
 
 @dataclass(frozen=True)
 class UNetEncoderOutput:
-    """What the encoder half has made of (z_t, t, text)."""
+    """Output of the encoder half at (z_t, t, prompt embeddings)."""
 
     mid_block_output: Tensor
-    """(B, C, h, w), the mid block's output."""
+    """Output of the mid block, (B, C, h, w)."""
     down_block_res_samples: tuple[Tensor, ...]
-    """For the decoder half, the deepest last."""
+    """Skip connections to the decoder half, the deepest one last."""
     time_embedding: Tensor
-    """(B, e) of the timestep, and of what else the base is told."""
+    """Embedding (B, e) of the timestep and of SDXL's extra conditions."""
     encoder_hidden_states: Tensor
-    """(B, L, d) text states."""
+    """Prompt embeddings, (B, L, d)."""
     pooled_features: list[Tensor]
-    """Spatial means (B, C_j) of every down block's and the mid block's output."""
+    """Spatial means (B, C_j) of the output of every down block and of the mid block."""
 
     @property
     def all_pooled_features(self) -> list[Tensor]:
-        """Spatial means of everything that the decoder half is handed: of each skip in turn, and of the deepest."""
+        """Spatial means (B, C_j) of every skip connection and of the mid block's output."""
         return [_spatial_mean(feature) for feature in (*self.down_block_res_samples, self.mid_block_output)]
 
 
 def unet_encoder_forward(
     backbone: Backbone, noisy_latents: Tensor, timesteps: Tensor, prompt_embeddings: PromptEmbeddings
 ) -> UNetEncoderOutput:
-    """Run the encoder half at z_t (B, C, h, w) and t, (B,) or a scalar."""
+    """Run the encoder half on z_t (B, C, h, w) at t, (B,) or a scalar."""
     unet, sample = backbone.unet, noisy_latents.to(backbone.dtype)
     time_embedding = unet.time_embedding(unet.get_time_embed(sample, timesteps))
     if added_cond_kwargs := backbone.added_cond_kwargs(sample, prompt_embeddings):
@@ -63,25 +67,18 @@ def unet_encoder_forward(
 
 
 def unet_decoder_forward(backbone: Backbone, encoder_output: UNetEncoderOutput) -> Tensor:
-    """Run the decoder half; what ``Backbone.predict`` gives, (B, C, h, w), float32."""
-    unet, sample, down_block_res_samples = (
-        backbone.unet,
-        encoder_output.mid_block_output,
-        encoder_output.down_block_res_samples,
-    )
+    """Run the decoder output. Return the prediction of ``Backbone.unet_forward``, (B, C, h, w), float32."""
+    unet, sample = backbone.unet, encoder_output.mid_block_output
+    skips = encoder_output.down_block_res_samples
     for block in unet.up_blocks:
-        down_block_res_samples, res_samples = (
-            down_block_res_samples[: -len(block.resnets)],
-            down_block_res_samples[-len(block.resnets) :],
-        )
+        skips, res_samples = skips[: -len(block.resnets)], skips[-len(block.resnets) :]
         attention_kwargs = (
             {"encoder_hidden_states": encoder_output.encoder_hidden_states}
             if getattr(block, "has_cross_attention", False)
             else {}
         )
-        upsample_size = (
-            down_block_res_samples[-1].shape[-2:] if down_block_res_samples else None
-        )  # of the next block: sides need not be powers of 2
+        # The size of the next block's input: without it sides that are not powers of 2 would not match.
+        upsample_size = skips[-1].shape[-2:] if skips else None
         sample = block(
             sample, res_samples, encoder_output.time_embedding, upsample_size=upsample_size, **attention_kwargs
         )
@@ -90,13 +87,13 @@ def unet_decoder_forward(backbone: Backbone, encoder_output: UNetEncoderOutput) 
 
 
 def concat(outputs: Sequence[UNetEncoderOutput]) -> UNetEncoderOutput:
-    """One batch of several, for a single pass of the decoder half."""
+    """Concatenate outputs along the batch, for a single pass of the decoder output."""
     return UNetEncoderOutput(
-        torch.cat([half.mid_block_output for half in outputs]),
-        tuple(torch.cat(level) for level in zip(*(half.down_block_res_samples for half in outputs), strict=True)),
-        torch.cat([half.time_embedding for half in outputs]),
-        torch.cat([half.encoder_hidden_states for half in outputs]),
-        [torch.cat(level) for level in zip(*(half.pooled_features for half in outputs), strict=True)],
+        torch.cat([output.mid_block_output for output in outputs]),
+        tuple(torch.cat(level) for level in zip(*(output.down_block_res_samples for output in outputs), strict=True)),
+        torch.cat([output.time_embedding for output in outputs]),
+        torch.cat([output.encoder_hidden_states for output in outputs]),
+        [torch.cat(level) for level in zip(*(output.pooled_features for output in outputs), strict=True)],
     )
 
 

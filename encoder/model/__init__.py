@@ -1,1 +1,1 @@
-"""The method's trained parts and its loss."""
+"""The trained modules (domain encoder, weight offsets), the conditioning, the loss and the guidance."""

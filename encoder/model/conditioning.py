@@ -1,4 +1,7 @@
-"""Prompts with a placeholder to text states, the placeholder's input embedding being emb(w) + s v."""
+"""Encode prompts with a placeholder whose token embedding is emb(w) + s v.
+
+w is the domain word, v the output of the domain encoder and s a constant factor (E4T, arXiv 2302.12228).
+"""
 
 import copy
 from collections.abc import Sequence
@@ -14,10 +17,10 @@ from encoder.config import PLACEHOLDER, ConditioningConfig
 
 
 class Conditioning:
-    """Turns prompts into text states, with or without a concept's residual."""
+    """Turn prompts into prompt embeddings, with the concept at the placeholder if it is given."""
 
     def __init__(self, text_encoders: TextEncoders, config: ConditioningConfig) -> None:
-        """Raises ConfigError if the domain word is not one token of every tokenizer of the base."""
+        """Raise ConfigError if the domain word is not one token of every tokenizer of the base model."""
         self.text_encoders, self.config = text_encoders, config
         self._tokenizers = [
             _PlaceholderTokenizer(tokenizer, config.domain_word) for tokenizer in text_encoders.tokenizers
@@ -26,11 +29,11 @@ class Conditioning:
 
     @classmethod
     def from_backbone(cls, backbone: Backbone, config: ConditioningConfig) -> "Conditioning":
-        """The conditioning of a backbone."""
+        """Create a conditioning with the text encoders of a backbone."""
         return cls(backbone.text_encoders, config)
 
     def tokenize(self, prompts: Sequence[str]) -> TokenizedPrompts:
-        """Tokenise; every *s becomes the domain word with its place marked."""
+        """Tokenize prompts. The domain word's token stands at every ``*s``, and the mask marks these positions."""
         pairs = [tokenizer.tokenize(prompts) for tokenizer in self._tokenizers]
         input_ids, placeholder_mask = (torch.stack(each, dim=1) for each in zip(*pairs, strict=True))
         return TokenizedPrompts(input_ids, placeholder_mask)
@@ -38,19 +41,22 @@ class Conditioning:
     def encode_prompts(
         self, prompts: TokenizedPrompts, placeholder_embeddings: Tensor | None = None
     ) -> PromptEmbeddings:
-        """Text states with ``words`` (B, d) as embeddings at the placeholder, by default the domain word's own."""
+        """Encode tokenized prompts with ``placeholder_embeddings`` (B, d) at the placeholder.
+
+        Without them the placeholder has the embedding of the domain word.
+        """
         return self.text_encoders(prompts, placeholder_embeddings)  # type: ignore[no-any-return]
 
     def domain_embedding(self) -> Tensor:
-        """emb(w) (d,), the domain word's embedding; of all text encoders, float32."""
+        """Return emb(w) (d,), the domain word's token embedding of all text encoders, float32."""
         return self.text_encoders.token_embedding([tokenizer.domain_token_id for tokenizer in self._tokenizers])
 
     def placeholder_embeddings(self, v: Tensor) -> Tensor:
-        """emb(w) + s v (B, d) of residuals v (B, d) (E4T, arXiv 2302.12228)."""
+        """Return emb(w) + s v (B, d) for the domain encoder's output v (B, d)."""
         return self.domain_embedding() + self.config.embedding_scale * v.float()
 
     def unconditional_embeddings(self) -> PromptEmbeddings:
-        """States (1, L, d) of the empty prompt, computed once."""
+        """Return the embeddings (1, L, d) of the empty prompt. They are computed once."""
         if self._unconditional_embeddings is None:
             with torch.no_grad():
                 embeddings = self.encode_prompts(self.tokenize([""]))
@@ -60,23 +66,26 @@ class Conditioning:
         return self._unconditional_embeddings.to(self.text_encoders.device)
 
     def sample_prompts(self, captions: Sequence[str], prompt_choice: Tensor) -> TokenizedPrompts:
-        """Tokenised prompts of pictures with these captions, by numbers (B,) uniform in [0, 1)."""
+        """Choose and tokenize a prompt for each caption.
+
+        ``prompt_choice`` (B,), uniform in [0, 1), decides as in ``choose_prompt``.
+        """
         return self.tokenize([self.choose_prompt(*pair) for pair in zip(captions, prompt_choice.tolist(), strict=True)])
 
     def choose_prompt(self, caption: str, prompt_choice: float) -> str:
-        """A picture's prompt: its caption or one of the templates, as ``choice``, uniform in [0, 1), decides."""
+        """Choose an image's caption or one of the templates by ``prompt_choice``, a number uniform in [0, 1)."""
         if prompt_choice < self.config.caption_probability:
             return self.caption_prompt(caption)
         fraction = (prompt_choice - self.config.caption_probability) / (1 - self.config.caption_probability)
         return self.config.templates[int(fraction * len(self.config.templates))]
 
     def caption_prompt(self, caption: str) -> str:
-        """The caption with the first domain word replaced by *s; the first template if the word is not in it."""
+        """Replace the first domain word of a caption by ``*s``; see the function ``caption_prompt``."""
         return caption_prompt(caption, self.config)
 
 
 def caption_prompt(caption: str, config: ConditioningConfig) -> str:
-    """What ``Conditioning.caption_prompt`` gives, where no base is loaded."""
+    """Replace the first domain word of a caption by ``*s``; return the first template if the caption lacks the word."""
     words = caption.split()
     if config.domain_word not in words:
         return config.templates[0]
@@ -85,7 +94,7 @@ def caption_prompt(caption: str, config: ConditioningConfig) -> str:
 
 
 class _PlaceholderTokenizer:
-    """A tokenizer that knows the placeholder."""
+    """A CLIP tokenizer that recognizes the placeholder."""
 
     def __init__(self, tokenizer: CLIPTokenizer, domain_word: str) -> None:
         self.tokenizer = copy.deepcopy(tokenizer)
@@ -94,12 +103,13 @@ class _PlaceholderTokenizer:
         token_ids = tokenizer(domain_word, add_special_tokens=False).input_ids
         if len(token_ids) != 1:
             raise ConfigError(
-                f"conditioning.domain_word {domain_word!r} is {len(token_ids)} tokens of this base; give a word that is one"
+                f"conditioning.domain_word {domain_word!r} is {len(token_ids)} tokens of this base model; "
+                "give a word that is one token"
             )
         self.domain_token_id = token_ids[0]
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids and places of the placeholder, each (B, L)."""
+        """Return token ids and the mask of the placeholder, each (B, L)."""
         input_ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
         placeholder_mask = input_ids == self.placeholder_id
         return input_ids.masked_fill(placeholder_mask, self.domain_token_id), placeholder_mask

@@ -1,4 +1,4 @@
-"""The domain encoder: a picture, seen with the noise level at hand, to a word-embedding residual."""
+"""The domain encoder: predict a token embedding from an image and the UNet's features at the current timestep."""
 
 from dataclasses import dataclass
 
@@ -14,28 +14,31 @@ from encoder.model.features import class_token_layers, class_tokens, feature_cha
 
 @dataclass(frozen=True, kw_only=True)
 class DomainEncoderConfig:
-    """Shape of a domain encoder, fixed by the base model but for ``hidden_width`` and what it sees."""
+    """Shape of a domain encoder. The base model determines it, except for ``hidden_width`` and the encoder's inputs."""
 
     class_tokens: int
-    """K, CLIP layers looked at, the last ones of those that there are."""
+    """Number K of class tokens: those of the last K of every second CLIP layer."""
     clip_width: int
+    """Hidden width of the CLIP image encoder."""
     feature_channels: tuple[int, ...]
-    """Channels C_j of the UNet's pooled maps; none if it does not look at them."""
+    """Channels C_j of the UNet's pooled features; empty if the encoder does not use them."""
     embedding_width: int
-    """d of the text encoder."""
+    """Width d of a token embedding, summed over the text encoders."""
     hidden_width: int
-    """Width of the pooled hierarchy."""
+    """Width of the mean over the projected class tokens and pooled features. A larger one has more parameters."""
 
     def __post_init__(self) -> None:
         if self.hidden_width < 1:
-            raise ConfigError(f"encoder.hidden_width is {self.hidden_width}; give at least 1 (the CLIP width is usual)")
+            raise ConfigError(
+                f"encoder.hidden_width is {self.hidden_width}; give at least 1 (the default is the CLIP width)"
+            )
         object.__setattr__(self, "feature_channels", tuple(self.feature_channels))
 
     @classmethod
     def for_backbone(
         cls, backbone: Backbone, hidden_width: int | None = None, encoder_inputs: EncoderInputs = "full"
     ) -> "DomainEncoderConfig":
-        """The shape that fits a backbone; ``hidden_width`` is CLIP's own width unless given."""
+        """Return the shape that fits a backbone. ``hidden_width`` is the width of the CLIP encoder unless given."""
         clip = backbone.image_encoder.config
         return cls(
             class_tokens=1 if encoder_inputs == "last_layer_only" else len(class_token_layers(clip.num_hidden_layers)),
@@ -47,9 +50,10 @@ class DomainEncoderConfig:
 
 
 class DomainEncoder(nn.Module):
-    """v = C LeakyReLU(mean over [A_k CLS_k] and [B_j pool(F_j)]) (E4T, arXiv 2302.12228, section "encoder").
+    """Domain encoder, v = C LeakyReLU(mean over [A_k CLS_k] and [B_j pool(F_j)]) (E4T, arXiv 2302.12228).
 
-    C starts at zero, so that before training the word is the domain's own.
+    CLS_k are class tokens of CLIP layers, F_j outputs of the UNet's down blocks and mid block. C starts at zero, so
+    that before training the concept's embedding is the domain word's.
     """
 
     def __init__(self, config: DomainEncoderConfig) -> None:
@@ -65,15 +69,15 @@ class DomainEncoder(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def image_features(self, backbone: Backbone, pixels: Tensor) -> Tensor:
-        """What it sees of pictures (B, 3, H, W) in [-1, 1]: their class tokens (B, K, width)."""
+        """Compute the encoder's input from images (B, 3, H, W) in [-1, 1]: class tokens (B, K, width)."""
         return class_tokens(backbone, pixels)
 
     def unet_features(self, encoder_output: UNetEncoderOutput) -> list[Tensor]:
-        """What it sees of the UNet: the pooled output [(B, C_j)] of each block."""
+        """Select the encoder's input from the UNet: the pooled output [(B, C_j)] of each block."""
         return encoder_output.pooled_features
 
     def forward(self, class_tokens: Tensor, unet_features: list[Tensor]) -> Tensor:
-        """Residual v (B, d) from class tokens (B, K, width) and the UNet's pooled maps [(B, C_j)]."""
+        """Predict v (B, d) from class tokens (B, K, width) and the UNet's pooled features [(B, C_j)]."""
         dtype = self.out_proj.weight.dtype
         tokens = class_tokens[:, -len(self.clip_proj) :].to(dtype).unbind(1)
         projections = [project(token) for project, token in zip(self.clip_proj, tokens, strict=True)]

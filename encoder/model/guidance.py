@@ -1,6 +1,7 @@
-"""Predictions under classifier-free guidance, the concept's word among the prompts'."""
+"""Classifier-free guidance with a concept token in the prompts."""
 
 import torch
+from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
@@ -13,10 +14,10 @@ from encoder.model.registry import AnyDomainEncoder
 
 
 class ClassifierFreeGuidance:
-    """The unconditional and the conditional branch of B prompts.
+    """Compute the unconditional and the conditional prediction for B prompts.
 
-    What the domain encoder says is evaluated anew at every timestep. The unconditional branch's encoder half supplies
-    the UNet's maps, so they cost nothing; the decoder half runs once, for both branches.
+    The domain encoder runs at every timestep. Its UNet features come from the encoder half of the unconditional branch,
+    so they need no extra pass; the decoder half runs once, on both branches together.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class ClassifierFreeGuidance:
         prompts: TokenizedPrompts,
         token: ConceptToken | None,
     ) -> None:
-        """Take prompts, and the word that stands at their placeholders."""
+        """Take tokenized prompts and the concept token at their placeholders; None stands for the domain word."""
         self._backbone, self._encoder, self._conditioning, self._prompts = backbone, encoder, conditioning, prompts
         self._unconditional_embeddings = conditioning.unconditional_embeddings().expand(len(prompts.input_ids))
         self._class_tokens = self._expand_to_batch(token.class_tokens) if isinstance(token, EncodedToken) else None
@@ -43,7 +44,7 @@ class ClassifierFreeGuidance:
         return tensor.to(self._backbone.device).expand(len(self._prompts.input_ids), *tensor.shape[1:])
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, ...]:
-        """Predictions at z_t (B, C, h, w) and t, a scalar: unconditional and conditional, each (B, C, h, w)."""
+        """Return the unconditional and the conditional prediction, each (B, C, h, w), at z_t and the scalar t."""
         encoder_output = (
             self._single_pass(latents, timestep, self._prompt_embeds)
             if self._prompt_embeds
@@ -52,6 +53,7 @@ class ClassifierFreeGuidance:
         return unet_decoder_forward(self._backbone, encoder_output).chunk(2)
 
     def _single_pass(self, latents: Tensor, timestep: Tensor, prompt_embeds: PromptEmbeddings) -> UNetEncoderOutput:
+        """Run the encoder half once on both branches: the prompt embeddings do not depend on the timestep."""
         return unet_encoder_forward(
             self._backbone,
             torch.cat([latents, latents]),
@@ -60,6 +62,7 @@ class ClassifierFreeGuidance:
         )
 
     def _two_pass(self, latents: Tensor, timestep: Tensor) -> UNetEncoderOutput:
+        """Run the encoder half on the unconditional branch, then the domain encoder, then the conditional branch."""
         unconditional = unet_encoder_forward(self._backbone, latents, timestep, self._unconditional_embeddings)
         placeholder_embeddings = self._conditioning.placeholder_embeddings(
             self._encoder(self._class_tokens, self._encoder.unet_features(unconditional))
@@ -69,10 +72,9 @@ class ClassifierFreeGuidance:
 
 
 def apply_guidance(unconditional: Tensor, conditional: Tensor, config: SampleConfig) -> Tensor:
-    """Both branches' predictions as one (Ho & Salimans, arXiv 2207.12598)."""
+    """Combine both predictions by classifier-free guidance (Ho & Salimans, arXiv 2207.12598)."""
     guided_prediction = unconditional + config.guidance_scale * (conditional - unconditional)
     if not config.guidance_rescale:
         return guided_prediction
-    dims = tuple(range(1, guided_prediction.ndim))
-    rescaled = guided_prediction * conditional.std(dims, keepdim=True) / guided_prediction.std(dims, keepdim=True)
-    return config.guidance_rescale * rescaled + (1 - config.guidance_rescale) * guided_prediction
+    rescaled: Tensor = rescale_noise_cfg(guided_prediction, conditional, config.guidance_rescale)
+    return rescaled

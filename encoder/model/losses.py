@@ -1,4 +1,4 @@
-"""The one loss of pre-training and tuning: denoise under the encoder's word, keep the word close to the domain's."""
+"""The loss of pretraining and tuning: denoising with the encoder's token, plus a regularization of that token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from encoder.model.registry import AnyDomainEncoder
 
 @dataclass(frozen=True)
 class NoiseSample:
-    """The randomness of a batch, each sample's from its own seed: the same whatever rank or batch it falls into."""
+    """Random numbers of a batch. Each sample has its own seed, so they do not depend on the rank or the batch size."""
 
     posterior_noise: Tensor
-    """(B, C, h, w) unit noise for the autoencoder's posterior."""
+    """Standard normal noise (B, C, h, w) to sample from the VAE's posterior."""
     noise: Tensor
-    """(B, C, h, w)."""
+    """Standard normal noise (B, C, h, w) of the diffusion process."""
     timesteps: Tensor
-    """(B,) int64."""
+    """Timesteps (B,), int64."""
     prompt_choice: Tensor
-    """(B,) uniform in [0, 1), for the prompt."""
+    """Numbers (B,) uniform in [0, 1) that choose the prompts."""
 
     def __getitem__(self, rows: slice) -> "NoiseSample":
         return NoiseSample(self.posterior_noise[rows], self.noise[rows], self.timesteps[rows], self.prompt_choice[rows])
 
     def loss_inputs(self, posterior: Posterior) -> dict[str, Tensor]:
-        """What a loss takes of pictures with this posterior: ``latents``, ``noise``, ``timesteps``, on its device."""
+        """Sample latents from a posterior. Return the arguments ``latents``, ``noise`` and ``timesteps`` of a loss."""
         mean, std = posterior
         return {
             "latents": mean + std * self.posterior_noise.to(mean),
@@ -42,7 +42,7 @@ class NoiseSample:
 
     @classmethod
     def from_seeds(cls, seeds: Sequence[int], latent_shape: Sequence[int], num_train_timesteps: int) -> "NoiseSample":
-        """Draw for samples with these seeds; ``steps`` is the noise schedule's length."""
+        """Sample with one seed per row; timesteps are below ``num_train_timesteps``."""
         rows = [_sample_noise(seed, latent_shape, num_train_timesteps) for seed in seeds]
         posterior_noise, noise, timesteps, prompt_choice = (torch.stack(column) for column in zip(*rows, strict=True))
         return cls(posterior_noise, noise, timesteps, prompt_choice)
@@ -59,12 +59,14 @@ def _sample_noise(
 
 @dataclass(frozen=True)
 class Losses:
-    """A batch's losses, each a scalar."""
+    """Losses of a batch, each a scalar."""
 
     total: Tensor
+    """Sum of all terms; the one to differentiate."""
     denoising: Tensor
+    """Mean squared error of the UNet's prediction."""
     regularization: Tensor
-    """lambda * mean over the batch of ||v||^2."""
+    """Weighted mean of ||v||^2 over the batch."""
 
     def __mul__(self, factor: float) -> "Losses":
         return Losses(self.total * factor, self.denoising * factor, self.regularization * factor)
@@ -75,31 +77,33 @@ class Losses:
         )
 
     def add_penalty(self, penalty: Tensor) -> "Losses":
-        """The same with ``penalty`` in the total, too."""
+        """Add ``penalty`` to the total."""
         return Losses(self.total + penalty, self.denoising, self.regularization)
 
     def detach(self) -> "Losses":
-        """Without their graph."""
+        """Detach every loss from the graph."""
         return Losses(self.total.detach(), self.denoising.detach(), self.regularization.detach())
 
 
 def diffusion_target(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the UNet predicts: the noise (SD1.x) or the velocity (SD2.x; Salimans & Ho, arXiv 2202.00512)."""
+    """Return what the UNet predicts: the noise (SD1.x) or the velocity (SD2.x; Salimans & Ho, arXiv 2202.00512)."""
     prediction_type = noise_scheduler.config.prediction_type
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "v_prediction":
         return noise_scheduler.get_velocity(latents, noise, timesteps)  # type: ignore[no-any-return]
-    raise ConfigError(f"the base predicts {prediction_type!r}; only epsilon and v_prediction are supported")
+    raise ConfigError(
+        f"the base model has prediction_type {prediction_type!r}; only epsilon and v_prediction are supported"
+    )
 
 
 def embedding_regularization(v: Tensor, weight: float) -> Tensor:
-    """Lambda times the batch mean of ||v||^2, v (B, d)."""
+    """Return ``weight`` times the batch mean of ||v||^2, v (B, d)."""
     return weight * v.float().pow(2).sum(dim=1).mean()
 
 
 def denoising_loss(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error; under a mask (B, 1, h, w) of weights, the mean over samples of their weighted means."""
+    """Return the mean squared error; with a mask (B, 1, h, w) of weights, the batch mean of the weighted means."""
     error = (prediction.float() - target.float()).pow(2)
     if mask is None:
         return error.mean()
@@ -119,10 +123,11 @@ def e4t_loss(
     regularization_weight: float,
     mask: Tensor | None = None,
 ) -> Losses:
-    """Two passes (E4T, arXiv 2302.12228): features at (z_t, t, ""), then the prediction under the encoder's word.
+    """Compute the loss of the method in two passes (E4T, arXiv 2302.12228).
 
-    ``latents`` and ``noise`` are (B, C, h, w), ``class_tokens`` (B, K, width), ``timesteps`` (B,). Offsets, if any, are
-    those set on the UNet; both passes use them.
+    The first pass computes UNet features at (z_t, t, empty prompt), from which the encoder predicts v; the second pass
+    denoises with v at the prompts' placeholder. Both passes use the offsets that are applied to the UNet. ``latents``
+    and ``noise`` are (B, C, h, w), ``class_tokens`` (B, K, width), ``timesteps`` (B,), ``mask`` (B, 1, h, w).
     """
     noisy_latents = backbone.noise_scheduler.add_noise(latents, noise, timesteps)
     unet_features = encoder.unet_features(
@@ -146,7 +151,10 @@ def diffusion_loss(
     timesteps: Tensor,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """The base's own loss, a scalar, under text states: ``latents`` and ``noise`` (B, C, h, w), ``timesteps`` (B,)."""
+    """Compute the base model's denoising loss, a scalar, under prompt embeddings.
+
+    ``latents`` and ``noise`` are (B, C, h, w), ``timesteps`` (B,), ``mask`` (B, 1, h, w).
+    """
     noisy_latents = backbone.noise_scheduler.add_noise(latents, noise, timesteps)
     target = diffusion_target(backbone.noise_scheduler, latents, noise, timesteps)
     return denoising_loss(backbone.unet_forward(noisy_latents, timesteps, prompt_embeddings), target, mask)

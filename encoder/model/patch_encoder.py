@@ -1,4 +1,4 @@
-"""The domain encoder of mkshing/e4t-diffusion, as it is: it looks at patches of CLIP's last layer, not at layers."""
+"""The domain encoder of mkshing/e4t-diffusion, which uses patch tokens of CLIP's last layer."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,20 @@ from encoder.backbone.unet_halves import UNetEncoderOutput
 
 @dataclass(frozen=True, kw_only=True)
 class PatchEncoderConfig:
-    """Shape of such an encoder, all of it fixed by the base model and the picture tower."""
+    """Shape of a patch encoder. The base model and the CLIP image encoder determine it."""
 
     tokens: int
-    """K: the class token and every second patch, 129 of ViT-H/14."""
+    """Number K of tokens: the class token and every second patch token, 129 for ViT-H/14."""
     clip_width: int
+    """Hidden width of the CLIP image encoder."""
     feature_channels: int
-    """Of all pooled maps together, 10,880 of Stable Diffusion 1.x and 2.x."""
+    """Channels of all pooled features together, 10,880 for Stable Diffusion 1.x and 2.x."""
     embedding_width: int
-    """d of the text encoder."""
+    """Width d of a token embedding, summed over the text encoders."""
 
     @classmethod
     def for_backbone(cls, backbone: Backbone) -> "PatchEncoderConfig":
-        """The shape that fits a backbone."""
+        """Return the shape that fits a backbone."""
         clip = backbone.image_encoder.config
         return cls(
             tokens=1 + (clip.image_size // clip.patch_size) ** 2 // 2,
@@ -36,11 +37,11 @@ class PatchEncoderConfig:
 
 
 class PatchEncoder(nn.Module):
-    """v = C LeakyReLU(mean over i of A_i J [t_i, u]), u = two linears of all pooled maps, joined.
+    """Patch encoder, v = C LeakyReLU(mean over i of A_i J [t_i, u]).
 
-    t_0 is the class token after CLIP's last normalisation, t_1, t_2, ... are every second patch token before it. The
-    method (arXiv 2302.12228) has class tokens of every second layer in their place; this is kept since weights that
-    were trained on it, and only these, need it.
+    u are two linear layers of all pooled features, concatenated. t_0 is the class token after CLIP's last layer norm;
+    t_1, t_2, ... are every second patch token before it. The paper (E4T, arXiv 2302.12228) uses class tokens of every
+    second layer instead; this class exists only for imported weights of that project.
     """
 
     def __init__(self, config: PatchEncoderConfig) -> None:
@@ -57,9 +58,9 @@ class PatchEncoder(nn.Module):
 
     @torch.no_grad()
     def image_features(self, backbone: Backbone, pixels: Tensor) -> Tensor:
-        """What it sees of pictures (B, 3, H, W) in [-1, 1]: tokens (B, K, width) of the last layer.
+        """Compute the encoder's input from images (B, 3, H, W) in [-1, 1]: tokens (B, K, width) of the last layer.
 
-        Pictures are resized as in that project: bicubic, corners on corners, neither smoothed nor clamped.
+        Images are resized as in that project: bicubic with aligned corners, without antialiasing and clamping.
         """
         side = backbone.image_encoder.config.image_size
         resized = F.interpolate(pixels, (side, side), mode="bicubic", align_corners=True)
@@ -67,11 +68,11 @@ class PatchEncoder(nn.Module):
         return torch.cat([outputs.pooler_output[:, None], outputs.last_hidden_state[:, 2::2]], dim=1)
 
     def unet_features(self, encoder_output: UNetEncoderOutput) -> list[Tensor]:
-        """What it sees of the UNet: the pooled output [(B, C_j)] of every layer that the decoder half is handed."""
+        """Select the encoder's input from the UNet: the pooled skip connections and mid block output [(B, C_j)]."""
         return encoder_output.all_pooled_features
 
     def forward(self, tokens: Tensor, unet_features: list[Tensor]) -> Tensor:
-        """Residual v (B, d) from tokens (B, K, width) and the UNet's pooled maps [(B, C_j)]."""
+        """Predict v (B, d) from tokens (B, K, width) and the UNet's pooled features [(B, C_j)]."""
         dtype = self.out_proj.weight.dtype
         projected_features = self.unet_proj(torch.cat(unet_features, dim=1).to(dtype))
         fused_tokens = self.fusion_proj(
@@ -83,7 +84,7 @@ class PatchEncoder(nn.Module):
 
 
 def all_feature_channels(unet: UNet2DConditionModel) -> int:
-    """Channels of ``EncoderHalf.every_map`` together."""
+    """Return the number of channels of all features of ``UNetEncoderOutput.all_pooled_features`` together."""
     layers = [layer for block in unet.down_blocks for layer in (*block.resnets, *(block.downsamplers or ()))]
     mid_channels: int = unet.config.block_out_channels[-1]
     return int(unet.conv_in.out_channels) + sum(int(layer.out_channels) for layer in layers) + mid_channels

@@ -1,4 +1,7 @@
-"""The kinds of domain encoder that a release can hold. Each says itself what it looks at."""
+"""The kinds of domain encoder that a release can hold.
+
+Every kind computes its own inputs with ``image_features`` and ``unet_features``, so callers need not tell them apart.
+"""
 
 from typing import Any
 
@@ -9,17 +12,17 @@ from encoder.model.patch_encoder import PatchEncoder, PatchEncoderConfig
 
 AnyDomainEncoder = DomainEncoder | PatchEncoder
 PATCHES = "patches"
-"""What the configuration of an encoder calls it that looks at patches; those of the method name no kind."""
+"""Value of ``kind`` in the configuration of a ``PatchEncoder``. A ``DomainEncoder`` has no ``kind``."""
 
 
-def build_encoder(*, kind: str | None = None, **shape: Any) -> AnyDomainEncoder:  # noqa: ANN401 - fields of the kind's configuration
-    """An encoder without its weights, of the shape that a release's configuration gives.
+def build_encoder(*, kind: str | None = None, **shape: Any) -> AnyDomainEncoder:  # noqa: ANN401 - fields of the configuration class
+    """Build an encoder with initial weights from the fields of ``domain_encoder/config.json``.
 
-    Raises ModelError if it is of a kind that this e4t does not know.
+    Keys of older releases are accepted. Raises ModelError for an unknown kind.
     """
     shape = rename_keys(shape, ENCODER_CONFIG_KEYS)
     if kind == PATCHES:
         return PatchEncoder(PatchEncoderConfig(**shape))
     if kind is not None:
-        raise ModelError(f"the release's encoder is of kind {kind!r}, which this e4t does not know; upgrade e4t")
+        raise ModelError(f"the release has a domain encoder of the unknown kind {kind!r}; upgrade e4t")
     return DomainEncoder(DomainEncoderConfig(**shape))

@@ -132,7 +132,7 @@ def test_a_concept_never_overwrites_a_folder(tmp_path: Path) -> None:
 
 def test_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(ModelError, match=r"broken\.png cannot be read as a picture"):
+    with pytest.raises(ModelError, match=r"broken\.png cannot be read as an image"):
         open_image(tmp_path / "broken.png")
 
 

@@ -61,7 +61,7 @@ def test_a_picture_that_is_a_program_starts_no_interpreter(
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     picture = tmp_path / "me.png"
     picture.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
-    with pytest.raises(ModelError, match="cannot be read as a picture"):
+    with pytest.raises(ModelError, match="cannot be read as an image"):
         open_image(picture)
     assert not marker.exists()
     with Image.open(picture) as image, pytest.raises((OSError, subprocess.CalledProcessError)):

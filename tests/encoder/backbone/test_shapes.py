@@ -1,4 +1,6 @@
-"""The published bases, on the meta device: what method.md's counts and the models' cards say."""
+"""Shapes of published base models on the meta device, compared with the counts of the paper and the model cards."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ def parameters(module: torch.nn.Module) -> int:
         (SDXL, 2_567_463_684, [123_060_480, 694_659_840], 2048, 1024),
     ],
 )
-def test_a_published_base_has_the_parameters_that_it_is_known_for(
+def test_a_published_base_model_has_its_known_number_of_parameters(
     model: str, unet: int, texts: list[int], width: int, resolution: int
 ) -> None:
     backbone = build_meta_backbone(BackboneConfig(model=model, image_encoder=VIT_H))
@@ -37,15 +39,15 @@ def test_a_published_base_has_the_parameters_that_it_is_known_for(
 
 
 def test_vit_h_gives_16_class_tokens_of_width_1280() -> None:
-    """Conformance check 5."""
+    """Conformance check 5 (docs/conformance.md)."""
     backbone = build_meta_backbone(BackboneConfig(model=SD1, image_encoder=VIT_H))
     shape = DomainEncoderConfig.for_backbone(backbone)
     assert (shape.class_tokens, shape.clip_width) == (16, 1280)
-    assert parameters(backbone.image_encoder) == 632_076_800 - 1280 * 1024  # the card's count, with the projection
+    assert parameters(backbone.image_encoder) == 632_076_800 - 1280 * 1024  # the model card counts the projection, too
 
 
 def test_the_offsets_of_sd1_have_the_known_sizes() -> None:
-    """Conformance check 9."""
+    """Conformance check 9 (docs/conformance.md)."""
     unet = build_meta_backbone(BackboneConfig(model=SD1, image_encoder=VIT_H)).unet
     assert len(attention_projections(unet)) == 96
     with torch.device("meta"):
@@ -53,20 +55,18 @@ def test_the_offsets_of_sd1_have_the_known_sizes() -> None:
         assert parameters(OffsetPredictor.for_unet(unet, "low_rank")) == 373_632
 
 
-@pytest.mark.parametrize(("model", "matrices"), [(SD2, 96), (SDXL, 420)])
-def test_every_attention_of_the_larger_bases_has_offsets(model: str, matrices: int) -> None:
-    assert (
-        len(attention_projections(build_meta_backbone(BackboneConfig(model=model, image_encoder=VIT_H)).unet))
-        == matrices
-    )
+@pytest.mark.parametrize(("model", "count"), [(SD2, 96), (SDXL, 420)])
+def test_every_attention_of_the_larger_base_models_has_offsets(model: str, count: int) -> None:
+    unet = build_meta_backbone(BackboneConfig(model=model, image_encoder=VIT_H)).unet
+    assert len(attention_projections(unet)) == count
 
 
-def test_a_folders_outline_has_its_shapes() -> None:
+def test_a_meta_backbone_of_a_folder_has_its_shapes() -> None:
     backbone = build_meta_backbone(BackboneConfig(model=str(SHIPPED)))
     assert (backbone.resolution, backbone.embedding_width) == (64, 128)
     assert all(parameter.is_meta for parameter in backbone.parameters())
 
 
-def test_shapes_that_are_nowhere_are_one_line(tmp_path) -> None:  # noqa: ANN001
-    with pytest.raises(ConfigError, match="not to be had"):
+def test_a_model_without_configuration_is_a_one_line_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="its configuration cannot be loaded"):
         build_meta_backbone(BackboneConfig(model=str(tmp_path)))

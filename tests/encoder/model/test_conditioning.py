@@ -1,3 +1,5 @@
+"""Prompts with a concept at the placeholder, and the choice of prompts."""
+
 import pytest
 import torch
 
@@ -7,28 +9,31 @@ from encoder.config import ConditioningConfig
 from encoder.model.conditioning import Conditioning
 
 
-def test_with_v_0_the_states_are_those_of_the_domain_word(conditioning: Conditioning) -> None:
+def test_with_v_0_the_embeddings_are_those_of_the_domain_word(conditioning: Conditioning) -> None:
+    """Conformance check 2 (docs/conformance.md)."""
     prompts = conditioning.tokenize(["a portrait of a *s in a red shirt"])
     concept = conditioning.encode_prompts(prompts, conditioning.placeholder_embeddings(torch.zeros(1, 128)))
-    word = conditioning.encode_prompts(conditioning.tokenize(["a portrait of a person in a red shirt"]))
-    assert torch.equal(concept.prompt_embeds, word.prompt_embeds)
+    domain_word = conditioning.encode_prompts(conditioning.tokenize(["a portrait of a person in a red shirt"]))
+    assert torch.equal(concept.prompt_embeds, domain_word.prompt_embeds)
 
 
-def test_another_word_changes_the_states_from_the_placeholder_on(conditioning: Conditioning) -> None:
+def test_another_token_changes_the_embeddings_from_the_placeholder_on(conditioning: Conditioning) -> None:
     prompts = conditioning.tokenize(["a portrait of a *s in a red shirt"])
-    place = int(prompts.placeholder_mask[0, 0].int().argmax())
-    other, own = (conditioning.encode_prompts(prompts, words).prompt_embeds for words in (torch.randn(1, 128), None))
-    assert torch.equal(other[:, :place], own[:, :place])
-    assert not torch.allclose(other[:, place:], own[:, place:], atol=1e-3)
+    position = int(prompts.placeholder_mask[0, 0].int().argmax())
+    other, default = (
+        conditioning.encode_prompts(prompts, token).prompt_embeds for token in (torch.randn(1, 128), None)
+    )
+    assert torch.equal(other[:, :position], default[:, :position])
+    assert not torch.allclose(other[:, position:], default[:, position:], atol=1e-3)
 
 
-def test_the_null_states_follow_the_encoders_to_another_device(conditioning: Conditioning) -> None:
+def test_the_unconditional_embeddings_follow_the_text_encoders_to_another_device(conditioning: Conditioning) -> None:
     assert conditioning.unconditional_embeddings().prompt_embeds.device.type == "cpu"
     conditioning.text_encoders.to("meta")
     assert conditioning.unconditional_embeddings().prompt_embeds.device.type == "meta"
 
 
-def test_a_caption_becomes_a_prompt_of_the_concept(conditioning: Conditioning) -> None:
+def test_a_caption_becomes_a_prompt_for_the_concept(conditioning: Conditioning) -> None:
     assert (
         conditioning.caption_prompt("a portrait of a smiling person in a red shirt")
         == "a portrait of a smiling *s in a red shirt"
@@ -40,7 +45,7 @@ def test_a_caption_without_the_domain_word_gives_the_template(conditioning: Cond
 
 
 def test_a_domain_word_of_several_tokens_is_refused(backbone: Backbone) -> None:
-    with pytest.raises(ConfigError, match="tokens of this base"):
+    with pytest.raises(ConfigError, match="tokens of this base model"):
         Conditioning.from_backbone(backbone, ConditioningConfig(domain_word="xylophonist"))
 
 

@@ -1,3 +1,5 @@
+"""The domain encoder: its initial state, its computation and its shape."""
+
 import pytest
 import torch
 
@@ -9,22 +11,24 @@ from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 SMALL = DomainEncoderConfig(class_tokens=3, clip_width=8, feature_channels=(4, 6), embedding_width=5, hidden_width=7)
 
 
-def test_before_training_the_word_is_the_domains_own() -> None:
+def test_an_untrained_encoder_predicts_zero() -> None:
     v = DomainEncoder(SMALL)(torch.randn(2, 3, 8), [torch.randn(2, 4), torch.randn(2, 6)])
     assert torch.equal(v, torch.zeros(2, 5))
 
 
-def test_it_is_the_mean_over_the_hierarchy_through_a_leaky_relu() -> None:
+def test_the_output_is_a_projection_of_the_mean_over_all_inputs_through_a_leaky_relu() -> None:
     encoder = DomainEncoder(SMALL)
     torch.nn.init.normal_(encoder.out_proj.weight)
-    tokens, maps = torch.randn(2, 3, 8), [torch.randn(2, 4), torch.randn(2, 6)]
-    members = [encoder.clip_proj[k](tokens[:, k]) for k in range(3)] + [encoder.unet_proj[j](maps[j]) for j in range(2)]
-    mean = sum(members) / 5
-    wanted = encoder.out_proj(torch.where(mean > 0, mean, 0.01 * mean))
-    torch.testing.assert_close(encoder(tokens, maps), wanted)
+    tokens, features = torch.randn(2, 3, 8), [torch.randn(2, 4), torch.randn(2, 6)]
+    projections = [encoder.clip_proj[k](tokens[:, k]) for k in range(3)] + [
+        encoder.unet_proj[j](features[j]) for j in range(2)
+    ]
+    mean = sum(projections) / 5
+    expected = encoder.out_proj(torch.where(mean > 0, mean, 0.01 * mean))
+    torch.testing.assert_close(encoder(tokens, features), expected)
 
 
-def test_its_shape_follows_from_the_backbone(backbone: Backbone) -> None:
+def test_the_shape_follows_from_the_backbone(backbone: Backbone) -> None:
     config = DomainEncoderConfig.for_backbone(backbone)
     assert (config.class_tokens, config.clip_width) == (4, 128)
     assert config.feature_channels == (48, 96, 160, 160)
@@ -32,21 +36,22 @@ def test_its_shape_follows_from_the_backbone(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sees", "tokens", "maps"), [("no_unet_features", 4, ()), ("last_layer_only", 1, (48, 96, 160, 160))]
+    ("inputs", "tokens", "channels"), [("no_unet_features", 4, ()), ("last_layer_only", 1, (48, 96, 160, 160))]
 )
-def test_an_ablated_encoder_does_not_look_at_what_it_lacks(
-    backbone: Backbone, sees: EncoderInputs, tokens: int, maps: tuple[int, ...]
+def test_an_ablated_encoder_ignores_the_inputs_that_it_lacks(
+    backbone: Backbone, inputs: EncoderInputs, tokens: int, channels: tuple[int, ...]
 ) -> None:
-    config = DomainEncoderConfig.for_backbone(backbone, hidden_width=8, encoder_inputs=sees)
-    assert (config.class_tokens, config.feature_channels) == (tokens, maps)
+    config = DomainEncoderConfig.for_backbone(backbone, hidden_width=8, encoder_inputs=inputs)
+    assert (config.class_tokens, config.feature_channels) == (tokens, channels)
     encoder = DomainEncoder(config)
     torch.nn.init.normal_(encoder.out_proj.weight)
-    seen, pooled = torch.randn(2, 4, 128), [torch.randn(2, channels) for channels in (48, 96, 160, 160)]
-    unseen = seen.clone()
-    unseen[:, : 4 - tokens] = 0
-    assert torch.equal(encoder(unseen, pooled if maps else [each * 0 for each in pooled]), encoder(seen, pooled))
+    class_tokens, pooled = torch.randn(2, 4, 128), [torch.randn(2, width) for width in (48, 96, 160, 160)]
+    changed_tokens = class_tokens.clone()
+    changed_tokens[:, : 4 - tokens] = 0
+    changed_pooled = pooled if channels else [torch.zeros_like(feature) for feature in pooled]
+    assert torch.equal(encoder(changed_tokens, changed_pooled), encoder(class_tokens, pooled))
 
 
-def test_no_width_is_refused() -> None:
+def test_a_hidden_width_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="hidden_width"):
         DomainEncoderConfig(class_tokens=1, clip_width=1, feature_channels=(1,), embedding_width=1, hidden_width=0)

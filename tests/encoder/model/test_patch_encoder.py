@@ -1,4 +1,4 @@
-"""The encoder of mkshing/e4t-diffusion: what it computes, written out plainly once more."""
+"""The encoder of mkshing/e4t-diffusion, compared with a second implementation of its formulas."""
 
 from pathlib import Path
 
@@ -27,69 +27,69 @@ def patch_encoder(backbone: Backbone) -> PatchEncoder:
     return PatchEncoder(PatchEncoderConfig.for_backbone(backbone))
 
 
-def tokens_written_out(backbone: Backbone, pixels: Tensor) -> Tensor:
+def reference_tokens(backbone: Backbone, pixels: Tensor) -> Tensor:
     resized = F.interpolate(pixels, (32, 32), mode="bicubic", align_corners=True)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     last = backbone.image_encoder((((resized + 1) / 2) - mean) / std, output_hidden_states=True).hidden_states[-1]
-    normalised_class_token, patches = backbone.image_encoder.post_layernorm(last[:, 0]), last[:, 1:]
-    return torch.cat([normalised_class_token[:, None], patches[:, 1::2]], dim=1)
+    class_token, patches = backbone.image_encoder.post_layernorm(last[:, 0]), last[:, 1:]
+    return torch.cat([class_token[:, None], patches[:, 1::2]], dim=1)
 
 
-def maps_written_out(backbone: Backbone, noisy: Tensor, timesteps: Tensor, null: Tensor) -> Tensor:
-    """Of the whole UNet in a run of its own: what conv_in, every layer of the down blocks and the mid block give."""
-    unet, seen = backbone.unet, list[Tensor]()
+def reference_features(backbone: Backbone, noisy: Tensor, timesteps: Tensor, null: Tensor) -> Tensor:
+    """Run the whole UNet; pool the output of conv_in, of every layer of the down blocks and of the mid block."""
+    unet, outputs = backbone.unet, list[Tensor]()
 
-    def see(_: nn.Module, __: object, output: Tensor | tuple[Tensor, tuple[Tensor, ...]]) -> None:
-        seen.extend([output] if isinstance(output, Tensor) else output[1])
+    def record(_: nn.Module, __: object, output: Tensor | tuple[Tensor, tuple[Tensor, ...]]) -> None:
+        outputs.extend([output] if isinstance(output, Tensor) else output[1])
 
-    hooks = [part.register_forward_hook(see) for part in (unet.conv_in, *unet.down_blocks, unet.mid_block)]
+    hooks = [part.register_forward_hook(record) for part in (unet.conv_in, *unet.down_blocks, unet.mid_block)]
     unet(noisy, timesteps, null)
     for hook in hooks:
         hook.remove()
-    return torch.cat([each.mean(dim=(2, 3)) for each in seen], dim=1)
+    return torch.cat([each.mean(dim=(2, 3)) for each in outputs], dim=1)
 
 
-def word_written_out(encoder: PatchEncoder, tokens: Tensor, maps: Tensor) -> Tensor:
+def reference_v(encoder: PatchEncoder, tokens: Tensor, features: Tensor) -> Tensor:
     weights = encoder.state_dict()
 
-    def linear(name: str, features: Tensor) -> Tensor:
-        return features @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+    def linear(name: str, inputs: Tensor) -> Tensor:
+        return inputs @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
-    def leaky(features: Tensor) -> Tensor:
-        return torch.where(features > 0, features, 0.01 * features)
+    def leaky_relu(inputs: Tensor) -> Tensor:
+        return torch.where(inputs > 0, inputs, 0.01 * inputs)
 
-    unet = linear("unet_proj.2", leaky(linear("unet_proj.0", maps)))
+    unet = linear("unet_proj.2", leaky_relu(linear("unet_proj.0", features)))
     each = [
         linear(f"clip_proj.{index}", linear("fusion_proj", torch.cat([tokens[:, index], unet], dim=1)))
         for index in range(tokens.shape[1])
     ]
-    return linear("out_proj", leaky(sum(each) / len(each)))
+    return linear("out_proj", leaky_relu(sum(each) / len(each)))
 
 
-def test_it_sees_the_class_token_and_every_second_patch_of_the_last_layer(
+def test_the_inputs_are_the_class_token_and_every_second_patch_of_the_last_layer(
     backbone: Backbone, patch_encoder: PatchEncoder
 ) -> None:
     pixels = torch.rand(2, 3, 40, 40) * 2 - 1
-    seen = patch_encoder.image_features(backbone, pixels)
-    assert seen.shape == (2, 3, 16)
-    torch.testing.assert_close(seen, tokens_written_out(backbone, pixels))
+    tokens = patch_encoder.image_features(backbone, pixels)
+    assert tokens.shape == (2, 3, 16)
+    torch.testing.assert_close(tokens, reference_tokens(backbone, pixels))
 
 
-def test_its_word_is_the_computation_written_out(
+def test_the_output_equals_the_reference_computation(
     backbone: Backbone, patch_encoder: PatchEncoder, conditioning: Conditioning
 ) -> None:
     pixels, noisy, timesteps = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 4, 4, 4), torch.tensor([3, 700])
     null = conditioning.unconditional_embeddings()
-    half = unet_encoder_features(backbone, noisy, timesteps, null)
-    made = patch_encoder(patch_encoder.image_features(backbone, pixels), patch_encoder.unet_features(half))
-    maps = maps_written_out(backbone, noisy, timesteps, null.prompt_embeds.expand(2, -1, -1))
-    wanted = word_written_out(patch_encoder, tokens_written_out(backbone, pixels), maps)
-    torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-5)
+    encoder_output = unet_encoder_features(backbone, noisy, timesteps, null)
+    v = patch_encoder(patch_encoder.image_features(backbone, pixels), patch_encoder.unet_features(encoder_output))
+    features = reference_features(backbone, noisy, timesteps, null.prompt_embeds.expand(2, -1, -1))
+    expected = reference_v(patch_encoder, reference_tokens(backbone, pixels), features)
+    torch.testing.assert_close(v, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("model", "width"), [("CompVis/stable-diffusion-v1-4", 768), ("stabilityai/stable-diffusion-2-1", 1024)]
 )
-def test_with_vit_h_it_has_129_tokens_and_10880_channels(model: str, width: int) -> None:
+def test_with_vit_h_there_are_129_tokens_and_10880_feature_channels(model: str, width: int) -> None:
     shape = PatchEncoderConfig.for_backbone(build_meta_backbone(BackboneConfig(model=model, image_encoder=H14)))
     assert shape == PatchEncoderConfig(tokens=129, clip_width=1280, feature_channels=10_880, embedding_width=width)

@@ -108,7 +108,7 @@ def test_what_was_opened_once_opens_while_the_hub_has_troubles(hub: Hub, faces: 
 
 def test_what_was_never_opened_cannot_be_opened_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set, and the cache lacks it" in refusal("me/faces")
+    assert "HF_HUB_OFFLINE is set and the local cache does not hold it" in refusal("me/faces")
 
 
 def test_a_download_that_was_cut_is_one_line_and_the_next_one_finishes_it(hub: Hub, faces: Files) -> None:
@@ -131,9 +131,9 @@ def test_half_a_download_is_not_opened_offline(hub: Hub, faces: Files, monkeypat
     ("fault", "advice"),
     [
         (401, "run `hf auth login` or set HF_TOKEN"),
-        (403, "ask for access"),
+        (403, "request access"),
         (404, "no such model or revision; check the name"),
-        (429, "run this again in some minutes"),
+        (429, "run this again in a few minutes"),
         (503, "run this again later"),
         ("cut", "check the connection, then run this again"),
     ],
@@ -151,8 +151,8 @@ def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(
 
 def test_models_and_revisions_that_do_not_exist_are_one_line(hub: Hub, faces: Files) -> None:
     hub.put("me/faces", faces)
-    assert "it has no such model or revision" in refusal("me/nothing")
-    assert "it has no such model or revision" in refusal("me/faces@v9.9.9")
+    assert "no such model or revision" in refusal("me/nothing")
+    assert "no such model or revision" in refusal("me/faces@v9.9.9")
 
 
 def test_a_private_release_wants_a_token(hub: Hub, faces: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +234,9 @@ def test_a_folder_has_no_revision(hub: Hub) -> None:
 
 
 def test_a_revision_that_nobody_knows_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="base model me/base: no such folder here; the hub: it has no such model"):
+    with pytest.raises(
+        ConfigError, match="base model me/base is no local folder, and the hub cannot resolve it: no such model"
+    ):
         resolved_revision("me/base", None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set"):

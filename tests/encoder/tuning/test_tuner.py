@@ -61,6 +61,7 @@ def rows(change: WeightDelta) -> Tensor:
 def test_15_steps_lower_the_loss_of_the_picture(
     backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor, tuned: Tune
 ) -> None:
+    """Conformance check 11 (docs/conformance.md)."""
     latents = backbone.posterior(pixels[:1]).mean.expand(8, -1, -1, -1)
     tokens = class_tokens(backbone, pixels[:1]).expand(8, -1, -1)
     prompts = conditioning.tokenize(["a portrait of a *s"] * 8)

@@ -66,5 +66,5 @@ def test_any_image_model_of_transformers_can_be_a_recognizer(recognizer: Path, p
 
 
 def test_a_recognizer_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="recogniser .* cannot be loaded"):
+    with pytest.raises(ConfigError, match="recognizer .* cannot be loaded"):
         ImageFeatureExtractor(str(tmp_path))

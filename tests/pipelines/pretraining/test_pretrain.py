@@ -129,6 +129,7 @@ def test_each_rank_records_which_pictures_it_took_in_which_step(run: Path) -> No
 
 
 def test_ranks_draw_different_noise(run: Path) -> None:
+    """Conformance check 10 (docs/conformance.md)."""
     losses = [[line["loss"] for line in lines(run / "logs" / f"rank_{rank}.jsonl")] for rank in (0, 1)]
     assert not set(losses[0]) & set(losses[1])
 

@@ -75,6 +75,7 @@ def untrained(release: E4TPipeline) -> E4TPipeline:
 def test_15_steps_from_the_release_end_further_below_the_bases_loss_than_15_from_nothing(
     release: E4TPipeline, untrained: E4TPipeline
 ) -> None:
+    """Conformance check 11 (docs/conformance.md)."""
     gains, gains_from_nothing = 0.0, 0.0
     for picture, caption in held_out_people(4):
         before, after = losses_on_the_way(release, picture, caption)
