@@ -68,7 +68,8 @@ class Run:
         for one that has failed.
         """
         run = cls(recipe.folder, rank)
-        if (changed := run._changed_settings(recipe)) and not allow_config_change:
+        changed = run._changed_settings(recipe)
+        if changed and not allow_config_change:
             difference = "; ".join(changed)
             raise ConfigError(
                 f"{run.folder} holds a run of another recipe ({difference}); give the new run another name, delete the "

@@ -1,4 +1,4 @@
-"""AdamW that never steps on what is not finite, and the average of the weights beside its moments."""
+"""SkipStepAdamW skips steps with non-finite gradients, and keeps a moving average of the weights."""
 
 import copy
 from collections.abc import Callable
@@ -27,10 +27,10 @@ def give_gradients(weights: list[nn.Parameter], seed: int) -> None:
         weight.grad = torch.randn(weight.shape, generator=generator)
 
 
-def stepped(average_decay: float = 0.0) -> tuple[list[nn.Parameter], SkipStepAdamW]:
-    """Weights, and an optimizer that has made three good steps."""
+def after_three_steps(ema_decay: float = 0.0) -> tuple[list[nn.Parameter], SkipStepAdamW]:
+    """Return weights and an optimizer that has taken three steps with finite gradients."""
     weights = parameters()
-    optimizer = SkipStepAdamW(groups(weights), ema_decay=average_decay)
+    optimizer = SkipStepAdamW(groups(weights), ema_decay=ema_decay)
     optimizer.init_state()
     for seed in range(3):
         give_gradients(weights, seed)
@@ -38,7 +38,7 @@ def stepped(average_decay: float = 0.0) -> tuple[list[nn.Parameter], SkipStepAda
     return weights, optimizer
 
 
-def everything(weights: list[nn.Parameter], optimizer: SkipStepAdamW) -> list[Tensor]:
+def all_tensors(weights: list[nn.Parameter], optimizer: SkipStepAdamW) -> list[Tensor]:
     kept = [tensor for weight in weights for _, tensor in sorted(optimizer.state[weight].items())]
     return copy.deepcopy([weight.detach() for weight in weights] + kept)
 
@@ -47,7 +47,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_on_finite_gradients_it_is_adamw_bit_for_bit() -> None:
+def test_finite_gradients_give_the_same_bits_as_adamw() -> None:
     weights, plain = parameters(), parameters()
     optimizer = SkipStepAdamW(groups(weights), weight_decay=0.05)
     reference = torch.optim.AdamW(groups(plain), weight_decay=0.05, fused=True)
@@ -60,59 +60,60 @@ def test_on_finite_gradients_it_is_adamw_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_one_number_that_is_not_finite_leaves_everything_as_it_was(bad: float, position: int) -> None:
-    weights, optimizer = stepped(average_decay=0.9)
-    before = everything(weights, optimizer)
+def test_one_non_finite_gradient_element_changes_nothing(bad: float, position: int) -> None:
+    weights, optimizer = after_three_steps(ema_decay=0.9)
+    before = all_tensors(weights, optimizer)
     give_gradients(weights, 7)
     weights[position].grad.view(-1)[-1] = bad
     optimizer.step()
-    assert same(everything(weights, optimizer), before)
+    assert same(all_tensors(weights, optimizer), before)
 
 
 @pytest.mark.parametrize("norm", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("as_given", [float, torch.tensor], ids=["number", "tensor"])
-def test_a_norm_that_is_not_finite_elsewhere_leaves_everything_as_it_was(norm: float, as_given: Callable) -> None:
-    weights, optimizer = stepped(average_decay=0.9)
-    before = everything(weights, optimizer)
-    optimizer.global_norm = lambda: as_given(norm)
+@pytest.mark.parametrize("as_type", [float, torch.tensor], ids=["number", "tensor"])
+def test_a_non_finite_global_norm_changes_nothing(norm: float, as_type: Callable) -> None:
+    weights, optimizer = after_three_steps(ema_decay=0.9)
+    before = all_tensors(weights, optimizer)
+    optimizer.global_norm = lambda: as_type(norm)
     give_gradients(weights, 7)
     optimizer.step()
-    assert same(everything(weights, optimizer), before)
+    assert same(all_tensors(weights, optimizer), before)
 
 
-def test_a_good_norm_changes_nothing_of_a_step() -> None:
-    (weights, optimizer), (others, reference) = stepped(), stepped()
+def test_a_finite_global_norm_does_not_affect_a_step() -> None:
+    (weights, optimizer), (others, reference) = after_three_steps(), after_three_steps()
     optimizer.global_norm = lambda: 0.0
     for each, parts in ((optimizer, weights), (reference, others)):
         give_gradients(parts, 7)
         each.step()
-    assert same(everything(weights, optimizer), everything(others, reference))
+    assert same(all_tensors(weights, optimizer), all_tensors(others, reference))
 
 
-def test_a_step_after_a_skipped_one_is_as_if_that_had_never_been() -> None:
-    (weights, optimizer), (others, reference) = stepped(), stepped()
+def test_a_skipped_step_has_no_effect_on_later_steps() -> None:
+    (weights, optimizer), (others, reference) = after_three_steps(), after_three_steps()
     give_gradients(weights, 7)
     weights[1].grad[0] = float("nan")
     optimizer.step()
     for each, parts in ((optimizer, weights), (reference, others)):
         give_gradients(parts, 8)
         each.step()
-    assert same(everything(weights, optimizer), everything(others, reference))
+    assert same(all_tensors(weights, optimizer), all_tensors(others, reference))
 
 
-def test_it_says_of_the_last_step_whether_it_was_skipped() -> None:
-    weights, optimizer = stepped()
-    said = []
+def test_the_step_counter_shows_whether_a_step_was_skipped() -> None:
+    weights, optimizer = after_three_steps()
+    skipped = []
     for bad in (False, True, False):
         give_gradients(weights, 7)
         if bad:
             weights[2].grad[0, 0, 0] = float("inf")
+        steps_before = optimizer.steps_taken
         optimizer.step()
-        said.append(bool(optimizer.skipped))
-    assert said == [False, True, False]
+        skipped.append(bool(optimizer.steps_taken == steps_before))
+    assert skipped == [False, True, False]
 
 
-def test_the_average_follows_fast_at_first_and_then_with_its_decay() -> None:
+def test_the_decay_of_the_moving_average_grows_to_its_final_value() -> None:
     weights = parameters()
     optimizer = SkipStepAdamW(groups(weights), ema_decay=0.5)
     optimizer.init_state()
@@ -125,13 +126,13 @@ def test_the_average_follows_fast_at_first_and_then_with_its_decay() -> None:
         assert torch.allclose(optimizer.state[weights[0]][EMA].double(), expected, atol=1e-6)
 
 
-def test_without_a_decay_no_average_is_kept() -> None:
-    weights, optimizer = stepped()
+def test_without_ema_decay_no_moving_average_is_kept() -> None:
+    weights, optimizer = after_three_steps()
     assert optimizer.state_keys == MOMENTS
     assert all(EMA not in optimizer.state[weight] for weight in weights)
 
 
-def test_beginning_makes_the_state_of_every_weight() -> None:
+def test_init_state_creates_the_state_of_every_weight() -> None:
     weights = parameters()
     optimizer = SkipStepAdamW(groups(weights), ema_decay=0.9)
     optimizer.init_state()
@@ -144,8 +145,8 @@ def test_beginning_makes_the_state_of_every_weight() -> None:
         assert state[EMA].data_ptr() != weight.data_ptr()
 
 
-def test_beginning_again_keeps_what_is_there() -> None:
-    weights, optimizer = stepped(average_decay=0.9)
-    before = everything(weights, optimizer)
+def test_init_state_keeps_existing_state() -> None:
+    weights, optimizer = after_three_steps(ema_decay=0.9)
+    before = all_tensors(weights, optimizer)
     optimizer.init_state()
-    assert same(everything(weights, optimizer), before)
+    assert same(all_tensors(weights, optimizer), before)

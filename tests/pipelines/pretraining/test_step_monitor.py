@@ -1,4 +1,4 @@
-"""Steps are judged one behind the newest; too many skipped in a row end the run, a jump of the loss is told."""
+"""StepMonitor reads steps one behind the newest, ends a run after too many skipped steps, and reports loss spikes."""
 
 import pytest
 import torch
@@ -9,131 +9,138 @@ from pipelines.pretraining.step_monitor import MIN_HISTORY, StepMonitor, StepRec
 NAN = float("nan")
 
 
-class Listener:
-    """A guard, and what it has told."""
+class MonitoredRun:
+    """A monitor, and the results that it has reported."""
 
-    def __init__(self, skips_allowed: int = 3, spike_factor: float = 10.0) -> None:
-        self.told: list[StepResult] = []
-        self.guard = StepMonitor(skips_allowed, spike_factor, self.told.append)
+    def __init__(self, max_consecutive_skips: int = 3, loss_spike_factor: float = 10.0) -> None:
+        self.results: list[StepResult] = []
+        self.monitor = StepMonitor(max_consecutive_skips, loss_spike_factor, self.results.append)
         self.number = 0
 
-    def after(self, loss: float) -> None:
-        """The next step, skipped if its loss is not finite."""
+    def record(self, loss: float) -> None:
+        """Record the next step, as skipped if its loss is not finite."""
         self.number += 1
         step = StepRecord(self.number, 8 * self.number, [f"{self.number:06d}"])
         skipped = torch.tensor(float(loss != loss))
-        self.guard.record(step, torch.tensor([loss, loss / 2, loss / 4]), skipped)
+        self.monitor.record(step, torch.tensor([loss, loss / 2, loss / 4]), skipped)
 
     @property
-    def jumps(self) -> list[int]:
-        return [judged.step.number for judged in self.told if judged.is_spike]
+    def spikes(self) -> list[int]:
+        return [result.step.number for result in self.results if result.is_spike]
 
 
-def wavy(number: int) -> float:
-    """An ordinary loss around 1."""
+def ordinary_loss(number: int) -> float:
+    """A loss that varies a little around 1."""
     return 1 + 0.01 * (number * 7 % 5 - 2)
 
 
-def test_a_step_is_judged_when_the_next_has_been_made() -> None:
-    listener = Listener()
-    listener.after(1.0)
-    assert listener.told == []
-    listener.after(0.5)
-    assert [judged.step.number for judged in listener.told] == [1]
+def test_a_step_is_read_when_the_next_one_is_recorded() -> None:
+    run = MonitoredRun()
+    run.record(1.0)
+    assert run.results == []
+    run.record(0.5)
+    assert [result.step.number for result in run.results] == [1]
 
 
-def test_the_last_step_is_judged_at_the_end() -> None:
-    listener = Listener()
-    listener.after(1.0)
-    listener.guard.flush()
-    assert [judged.step.number for judged in listener.told] == [1]
+def test_flush_reads_the_last_step() -> None:
+    run = MonitoredRun()
+    run.record(1.0)
+    run.monitor.flush()
+    assert [result.step.number for result in run.results] == [1]
 
 
-def test_every_step_is_told_once_and_in_order_with_its_own_numbers() -> None:
-    listener = Listener()
+def test_every_step_is_reported_once_in_order_with_its_own_values() -> None:
+    run = MonitoredRun()
     for number in range(1, 8):
-        listener.after(1.0 if number != 4 else NAN)
-    listener.guard.flush()
-    listener.guard.flush()
-    assert [judged.step.number for judged in listener.told] == list(range(1, 8))
-    assert [judged.step.keys for judged in listener.told] == [[f"{number:06d}"] for number in range(1, 8)]
-    assert [judged.skipped for judged in listener.told] == [number == 4 for number in range(1, 8)]
-    assert listener.told[0].losses == [1.0, 0.5, 0.25]
+        run.record(1.0 if number != 4 else NAN)
+    run.monitor.flush()
+    run.monitor.flush()
+    assert [result.step.number for result in run.results] == list(range(1, 8))
+    assert [result.step.keys for result in run.results] == [[f"{number:06d}"] for number in range(1, 8)]
+    assert [result.skipped for result in run.results] == [number == 4 for number in range(1, 8)]
+    assert run.results[0].losses == [1.0, 0.5, 0.25]
 
 
-def test_as_many_skips_in_a_row_as_a_run_survives_end_it() -> None:
-    listener = Listener(skips_allowed=3)
-    listener.after(1.0)
+def test_max_consecutive_skips_end_the_run() -> None:
+    run = MonitoredRun(max_consecutive_skips=3)
+    run.record(1.0)
     for _ in range(3):
-        listener.after(NAN)
+        run.record(NAN)
     with pytest.raises(RunError, match="3 steps in a row, up to step 4,"):
-        listener.guard.flush()
+        run.monitor.flush()
 
 
-def test_the_step_that_ends_a_run_has_been_told_before() -> None:
-    listener = Listener(skips_allowed=1)
-    listener.after(NAN)
+def test_the_step_that_ends_a_run_is_reported_first() -> None:
+    run = MonitoredRun(max_consecutive_skips=1)
+    run.record(NAN)
     with pytest.raises(RunError):
-        listener.guard.flush()
-    assert [judged.skipped for judged in listener.told] == [True]
+        run.monitor.flush()
+    assert [result.skipped for result in run.results] == [True]
 
 
-def test_a_good_step_between_skipped_ones_lets_the_run_go_on() -> None:
-    listener = Listener(skips_allowed=3)
+def test_a_finite_step_resets_the_count_of_consecutive_skips() -> None:
+    run = MonitoredRun(max_consecutive_skips=3)
     for loss in (NAN, NAN, 1.0, NAN, NAN, 1.0):
-        listener.after(loss)
-    listener.guard.flush()
-    assert listener.guard.num_skipped == 4
+        run.record(loss)
+    run.monitor.flush()
+    assert run.monitor.num_skipped == 4
 
 
-def test_a_jump_is_told_when_enough_is_known() -> None:
-    listener = Listener()
+def test_a_spike_is_reported_once_the_history_is_long_enough() -> None:
+    run = MonitoredRun()
     for number in range(MIN_HISTORY):
-        listener.after(wavy(number))
-    listener.after(5.0)
-    listener.guard.flush()
-    assert listener.jumps == [MIN_HISTORY + 1]
+        run.record(ordinary_loss(number))
+    run.record(5.0)
+    run.monitor.flush()
+    assert run.spikes == [MIN_HISTORY + 1]
 
 
-def test_a_jump_is_not_told_before_enough_is_known() -> None:
-    listener = Listener()
+def test_a_spike_is_not_reported_while_the_history_is_short() -> None:
+    run = MonitoredRun()
     for number in range(MIN_HISTORY - 1):
-        listener.after(wavy(number))
-    listener.after(5.0)
-    listener.guard.flush()
-    assert listener.jumps == []
+        run.record(ordinary_loss(number))
+    run.record(5.0)
+    run.monitor.flush()
+    assert run.spikes == []
 
 
-def test_an_ordinary_loss_is_no_jump() -> None:
-    listener = Listener()
+def test_an_ordinary_loss_is_not_a_spike() -> None:
+    run = MonitoredRun()
     for number in range(4 * MIN_HISTORY):
-        listener.after(wavy(number))
-    assert listener.jumps == []
+        run.record(ordinary_loss(number))
+    assert run.spikes == []
 
 
-def test_a_loss_that_falls_is_no_jump() -> None:
-    listener = Listener()
+def test_a_falling_loss_is_not_a_spike() -> None:
+    run = MonitoredRun()
     for number in range(MIN_HISTORY):
-        listener.after(wavy(number))
-    listener.after(0.001)
-    listener.guard.flush()
-    assert listener.jumps == []
+        run.record(ordinary_loss(number))
+    run.record(0.001)
+    run.monitor.flush()
+    assert run.spikes == []
 
 
-def test_a_loss_that_never_moved_may_move_a_little() -> None:
-    listener = Listener()
+def test_a_small_change_of_a_constant_loss_is_not_a_spike() -> None:
+    run = MonitoredRun()
     for _ in range(MIN_HISTORY):
-        listener.after(1.0)
-    listener.after(1.005)
-    listener.guard.flush()
-    assert listener.jumps == []
+        run.record(1.0)
+    run.record(1.005)
+    run.monitor.flush()
+    assert run.spikes == []
 
 
-def test_a_skipped_step_is_no_jump_and_no_history() -> None:
-    listener = Listener(skips_allowed=99)
+def test_a_skipped_step_is_neither_a_spike_nor_part_of_the_history() -> None:
+    run = MonitoredRun(max_consecutive_skips=99)
     for number in range(MIN_HISTORY - 1):
-        listener.after(wavy(number))
-    listener.after(NAN)
-    listener.after(5.0)
-    listener.guard.flush()
-    assert listener.jumps == []
+        run.record(ordinary_loss(number))
+    run.record(NAN)
+    run.record(5.0)
+    run.monitor.flush()
+    assert run.spikes == []
+
+
+def test_skips_of_earlier_attempts_are_counted() -> None:
+    monitor = StepMonitor(3, 10.0, lambda _: None, num_skipped=5)
+    monitor.record(StepRecord(1, 0, ["000000"]), torch.tensor([NAN, NAN, NAN]), torch.tensor(1.0))
+    monitor.flush()
+    assert monitor.num_skipped == 6
