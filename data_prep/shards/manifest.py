@@ -71,8 +71,8 @@ class Manifest:
         """Return the manifest as plain data, with the keys of its format version."""
         data = asdict(self)
         if self.version == 1:
-            for old, new in _VERSION_1_KEYS.items():
-                data[old] = data.pop(new)
+            old_keys = {new: old for old, new in _VERSION_1_KEYS.items()}
+            return {old_keys.get(key, key): value for key, value in data.items()}
         return data
 
     def save(self, store: Store) -> None:
