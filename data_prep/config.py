@@ -1,4 +1,4 @@
-"""What ``e4t prepare`` does and how the stream reads, each field explained where it is declared."""
+"""Configuration of ``e4t prepare`` and of the data loader (recipe sections ``data`` and ``stream``)."""
 
 import re
 from collections import Counter
@@ -11,10 +11,13 @@ from data_prep.hashing import sha256_json
 from e4t import ConfigError
 
 PILLOW_MAX_PIXELS = 178_956_970
-"""Pillow refuses to open anything larger, whatever our own limit says."""
+"""Pillow refuses to open larger images, whatever ``data.filters.max_pixels`` allows."""
 WEBP_MAX_SIDE = 16_383
+"""Largest width and height of a WebP image, in pixels."""
 HASH_DISTANCE_LIMIT = 8
+"""Beyond this Hamming distance the search is slow and most matches are chance; see ``find_duplicates``."""
 BUILTIN_SCORES = ("blur",)
+"""Names in ``data.filters.scores`` that need no function of the user."""
 PIL_FORMATS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
 """Formats in which images can be stored, and what Pillow calls them."""
 ProgressCallback = Callable[[int, int], None]
@@ -23,61 +26,62 @@ ProgressCallback = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitFractions:
-    """Shares of the identities that fall into each split; together 1."""
+    """Fractions of the identities in each split; they sum to 1."""
 
     train: float = 0.90
-    """Seen in pre-training."""
+    """Fraction of identities that pre-training uses."""
     val: float = 0.04
-    """Looked at while training."""
+    """Fraction of identities on which training is validated."""
     test: float = 0.06
-    """Looked at once, at the end."""
+    """Fraction of identities for the final evaluation."""
 
     def __post_init__(self) -> None:
         fractions = (self.train, self.val, self.test)
         if not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-9):
-            raise ConfigError(f"data.splits (train, val, test) is {fractions}; each must be at least 0 and the sum 1")
+            raise ConfigError(f"data.splits (train, val, test) is {fractions}; each must be at least 0 and their sum 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """How a source is read, beyond where it is."""
+    """How to read the source: its type, and where identities and captions come from."""
 
     type: Literal["auto", "folder", "archive", "shards", "table", "datasets"] = "auto"
-    """What ``data.source`` names. ``auto`` tells a folder of pictures, archives (.zip, .tar, .tar.gz, .tgz, or a folder
-    of nothing else), webdataset shards (a brace pattern such as ``set-{000..041}.tar``, or a folder with a manifest of
-    ours), a table (.csv, .parquet with a column of paths) and Hugging Face datasets (``hf://name``, a folder that
-    ``save_to_disk`` made, .arrow, .parquet with a column of pictures) from each other."""
-    pattern: str = "{identity}/{picture}"
-    """How a path (relative to the source, without suffix) names the identity. A field matches anything but a slash, and
-    as much as it can. Splits are by identity."""
+    """Type of ``data.source``. ``auto`` detects a folder of images; archives (.zip, .tar, .tar.gz, .tgz, or a folder of
+    archives only); webdataset shards (a brace pattern such as ``set-{000..041}.tar``, or a folder with a manifest.json
+    of e4t); a table (.csv, or .parquet with a column of paths); and Hugging Face datasets (``hf://name``, a folder
+    written by ``save_to_disk``, .arrow, or .parquet with a column of images). Set it if detection is wrong."""
+    pattern: str = "{identity}/{image}"
+    """Pattern of the paths (relative to the source, without suffix) that tells the identity from the path. A field
+    matches as many characters as possible, except slashes. All images of an identity go to the same split."""
     identities: str | None = None
-    """File of lines ``picture identity`` (CelebA's identity_CelebA.txt), instead of ``pattern``."""
+    """File with lines ``image identity``, such as CelebA's identity_CelebA.txt, to be used instead of ``pattern``."""
     attributes: str | None = None
-    """File with columns for pictures by file name: CelebA's list_attr_celeba.txt, FFHQ's JSON, or a CSV whose first
-    column is the name."""
+    """File with further columns by image name: CelebA's list_attr_celeba.txt, FFHQ's JSON, or a CSV whose first column
+    is the image name."""
     image_column: str = "image"
-    """Of a table or dataset: the picture, or a path or URL of it (a path is relative to the table)."""
+    """Column of a table or dataset with the image itself, its path (relative to the table), or its URL."""
     identity_column: str | None = None
-    """Of a table or dataset: who or what is shown. Without one every picture is its own identity."""
+    """Column of a table or dataset with the identity. Without one, every image is an identity of its own."""
     caption_column: str | None = None
-    """Of a table, dataset or attributes file."""
+    """Column of a table, dataset or attributes file with the caption."""
     split: str = "train"
-    """Of a Hugging Face dataset."""
+    """Split of a Hugging Face dataset to read."""
     streaming: bool = False
-    """Read a Hugging Face dataset as it comes, without a copy on the disk."""
+    """Stream a Hugging Face dataset instead of downloading a copy to the disk first."""
     caption_suffix: str = ".txt"
-    """A picture's caption is the first line of the file beside it with this suffix, if there is one."""
+    """Suffix of caption files. The caption of an image is the first line of the file of the same name with this suffix,
+    if it exists."""
 
     def __post_init__(self) -> None:
         fields = Counter(re.findall(r"\{(\w*)\}", self.pattern))
         if "identity" not in fields and not self.identities:
             raise ConfigError(
-                f"data.source_options.pattern {self.pattern!r} names no {{identity}}; splits are by identity: say where, or give "
-                "data.source_options.identities"
+                f"data.source_options.pattern {self.pattern!r} has no {{identity}} field, which the splits need; add it, "
+                "or set data.source_options.identities"
             )
         if fields and (max(fields.values()) > 1 or not all(name.isidentifier() for name in fields)):
             raise ConfigError(
-                f"data.source_options.pattern {self.pattern!r} must give each field another name, of letters"
+                f"data.source_options.pattern {self.pattern!r} must give every field a different name, made of letters"
             )
         if not re.fullmatch(r"(\.[^./\\]+)+", self.caption_suffix):
             raise ConfigError(
@@ -87,23 +91,24 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """Which pictures are kept out; each is counted and listed with its reason."""
+    """Which images are rejected. Each rejected image is counted and listed with its reason in rejects.jsonl."""
 
     min_side: int = 16
-    """A picture whose shorter side has fewer pixels is kept out."""
+    """Reject images whose shorter side has fewer pixels than this."""
     max_pixels: int = 100_000_000
-    """A picture of more pixels is taken for a decompression bomb and kept out, unopened."""
+    """Reject images with more pixels than this without decoding them, as they may be decompression bombs."""
     max_aspect: float | None = None
-    """A picture whose longer side is more times its shorter one is kept out."""
+    """Reject images whose longer side exceeds the shorter side by more than this factor. None accepts all."""
     max_hash_distance: int | None = None
-    """Of pictures whose perceptual hashes (64 bits) differ in at most so many bits, the first is kept. 4 finds copies
-    that were resized or compressed again. None looks for exact copies of files only."""
+    """Largest Hamming distance (0 to 8 of 64 bits) between the perceptual hashes of two images that are considered near
+    duplicates; the first one is kept. 4 finds copies that were resized or recompressed. None finds only identical
+    files."""
     scores: tuple[str, ...] = ()
-    """Numbers to record with every picture: ``blur`` (variance of the Laplacian), or ``package.module:function`` of
-    an RGB picture."""
+    """Scores to compute and store for every image: ``blur`` (variance of the Laplacian), or a function
+    ``package.module:function`` that takes an RGB PIL image and returns a number."""
     filter_fn: str | None = None
-    """``package.module:function`` of a dict with ``columns``, ``scores``, ``width``, ``height``, ``identity`` and
-    ``caption`` that says whether the picture is taken."""
+    """Function ``package.module:function`` that decides whether to keep an image. It takes a dict with ``columns``,
+    ``scores``, ``width``, ``height``, ``identity`` and ``caption`` and returns a truth value."""
 
     def __post_init__(self) -> None:
         for name in ("min_side", "max_pixels"):
@@ -112,68 +117,73 @@ class FilterConfig:
         if self.max_pixels > PILLOW_MAX_PIXELS:
             raise ConfigError(f"data.filters.max_pixels is {self.max_pixels}; Pillow opens at most {PILLOW_MAX_PIXELS}")
         if self.max_aspect is not None and self.max_aspect < 1:
-            raise ConfigError(f"data.filters.max_aspect is {self.max_aspect}; give at least 1, or nothing")
+            raise ConfigError(f"data.filters.max_aspect is {self.max_aspect}; give at least 1, or null")
         if self.max_hash_distance is not None and not 0 <= self.max_hash_distance <= HASH_DISTANCE_LIMIT:
             raise ConfigError(
-                f"data.filters.max_hash_distance is {self.max_hash_distance}; give 0 to {HASH_DISTANCE_LIMIT} bits, or nothing"
+                f"data.filters.max_hash_distance is {self.max_hash_distance}; give 0 to {HASH_DISTANCE_LIMIT} bits, or null"
             )
         for name in (*self.scores, *([self.filter_fn] if self.filter_fn else [])):
             if name not in BUILTIN_SCORES and not re.fullmatch(r"[\w.]+:\w+", name):
                 raise ConfigError(
-                    f"data.filters: {name!r} is no package.module:function; give one, or {BUILTIN_SCORES}"
+                    f"data.filters: {name!r} is not of the form package.module:function; give one, or {BUILTIN_SCORES}"
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """Pictures to shards."""
+    """How to convert images into shards."""
 
     source: str
-    """Folder, archive, table, dataset or pattern, here or at any URL that fsspec opens."""
+    """Folder, archive, table, dataset or shard pattern to read: a local path or any URL that fsspec can open."""
     output: str
-    """Folder or URL that gets the manifest and the shards."""
+    """Folder or URL to which the manifest and the shards are written."""
     domain: str
-    """The domain's word: face, cat, art."""
+    """Word for the domain, such as face, cat or art. Captions that are generated contain it."""
     source_options: SourceConfig = field(default_factory=SourceConfig)
-    """How the source is read."""
+    """How to read the source."""
     filters: FilterConfig = field(default_factory=FilterConfig)
-    """What is kept out."""
+    """Which images to reject."""
     resolution: int = 512
-    """Side of the square pictures, in pixels."""
+    """Width and height of the stored images, in pixels. Use the resolution of the base model."""
     crop: Literal["center", "random", "box", "face"] = "center"
-    """Which square is kept. ``center``: the largest, in the middle. ``random``: the largest, where the key decides, the
-    same every time. ``box``: around the box in the columns ``left, top, right, bottom`` (pixels of the upright
-    picture). ``face``: around the largest face that OpenCV finds (extra ``face``), with some room. Without box or face,
-    the middle."""
+    """Which square of the image to keep. ``center``: the largest centered square. ``random``: a largest square at a
+    position that depends only on the sample key. ``box``: a square around the box in the columns ``left``, ``top``,
+    ``right`` and ``bottom`` (pixels of the upright image). ``face``: a square with a margin around the largest face
+    that OpenCV detects (needs the extra ``face``). Images without a box or face get the centered square."""
     caption_template: str = "a photo of a {domain}"
-    """Caption of a picture that has none of its own."""
+    """Caption of images that have none of their own; ``{domain}`` is replaced by ``data.domain``."""
     format: Literal["png", "webp", "jpg"] = "webp"
-    """How pictures are stored."""
+    """File format of the stored images."""
     quality: int = 95
-    """Of webp and jpg, 1 to 100."""
+    """Compression quality of webp and jpg, 1 to 100."""
     lossless: bool = False
-    """Store webp without loss; larger than quality 95, smaller than png."""
+    """Store webp losslessly. Files are larger than at quality 95 and smaller than png."""
     keep_original: bool = True
-    """Store a file as it came when it already is what would be made of it: codec, size, colour space, no metadata."""
+    """Store a file unchanged if it already has the configured format, size and color space and no metadata."""
     shard_samples: int = 1000
-    """Pictures planned into a shard; those that are kept out shrink it."""
+    """Number of images planned for each shard. Rejected images make a shard smaller."""
     splits: SplitFractions = field(default_factory=SplitFractions)
-    """Shares of the identities."""
+    """Fractions of the identities in each split."""
 
     def __post_init__(self) -> None:
         check_no_credentials(asdict(self), "data.")
         for name in ("source", "output", "domain"):
             if not getattr(self, name):
-                raise ConfigError(f"data.{name} is empty; give one")
+                raise ConfigError(f"data.{name} is empty; set it")
         for name in ("resolution", "shard_samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; give at least 1")
         self._check_format()
+        if "{concept}" in self.caption_template:
+            raise ConfigError(
+                f"data.caption_template {self.caption_template!r} uses {{concept}}, which is now called {{domain}}"
+            )
         try:
             self.default_caption()
         except (LookupError, ValueError, AttributeError) as error:
             raise ConfigError(
-                f"data.caption_template {self.caption_template!r} does not format ({error!r}); only {{domain}} is known"
+                f"data.caption_template {self.caption_template!r} cannot be formatted ({error!r}); the only field is "
+                "{domain}"
             ) from error
 
     def _check_format(self) -> None:
@@ -183,24 +193,24 @@ class PrepareConfig:
             raise ConfigError(f"data.quality is {self.quality}; give 1 to 100")
         if self.lossless and self.format != "webp":
             raise ConfigError(
-                f"data.lossless is for webp, and data.format is {self.format}; png has no loss, jpg always"
+                f"data.lossless applies to webp, and data.format is {self.format}; png is always lossless, jpg never"
             )
         if self.format == "webp" and self.resolution > WEBP_MAX_SIDE:
             raise ConfigError(
-                f"data.resolution is {self.resolution}; webp holds up to {WEBP_MAX_SIDE}: give png or jpg"
+                f"data.resolution is {self.resolution}; webp supports at most {WEBP_MAX_SIDE}: set data.format to png or jpg"
             )
 
     def default_caption(self) -> str:
-        """Caption of a picture without one of its own."""
+        """Return the caption of images that have none of their own."""
         return self.caption_template.format(domain=self.domain)
 
     def content_settings(self) -> dict[str, Any]:
-        """The settings that decide the shards' bytes: the same pictures elsewhere make the same set."""
+        """Return the settings that determine the content of the shards: all but the locations of source and output."""
         return {name: value for name, value in asdict(self).items() if name not in {"output", "source"}}
 
     @property
     def digest(self) -> str:
-        """Sha256 of ``what_is_made``."""
+        """SHA-256 of ``content_settings``."""
         return sha256_json(self.content_settings())
 
 
@@ -209,28 +219,30 @@ class DataLoaderConfig:
     """How shards are read in training."""
 
     shuffle_window_shards: int = 16
-    """Samples are shuffled within so many shards, which keeps reads near each other. Part of the order: do not change
-    it in the middle of a run."""
+    """Number of consecutive shards within which samples are shuffled. A larger window mixes better and needs more cache
+    and memory. The order of samples depends on it: do not change it in the middle of a run."""
     mixture: dict[str, float] = field(default_factory=dict)
-    """Other sets, folder or URL, each with its weight; the recipe's own set weighs 1. Part of the order, too."""
+    """Further datasets to mix in: folder or URL, and weight relative to the recipe's own dataset, whose weight is 1. The
+    order of samples depends on it: do not change it in the middle of a run."""
     num_workers: int = 2
-    """Processes of each rank that decode. 0 decodes in the training process, which suits tiny pictures."""
+    """Number of decoding processes of each rank. 0 decodes in the training process, which suits tiny images."""
     prefetch: int = 4
-    """Batches decoded ahead."""
+    """Number of batches to decode ahead of training."""
     horizontal_flip: bool = False
-    """Mirror half of the pictures. Leave it off where captions or identities tell left from right."""
+    """Mirror half of the images. Leave it off if captions or identities distinguish left from right."""
     cache_dir: str = "~/.cache/e4t/shards"
-    """Where shards of sets that are not on this machine's disk are kept. All processes of a machine may share it."""
+    """Folder in which shards of remote datasets are cached. All processes of a machine may share it."""
     cache_max_bytes: int = 32 * 2**30
-    """Most that is kept there; shards not read for longest go first. Two windows of shards hide all downloads."""
+    """Maximum size of the cache in bytes; the least recently used shards are removed first. Room for two windows of
+    shards hides all downloads."""
     retries: int = 5
-    """How often a read that failed is tried again."""
+    """Number of times a failed read is retried."""
     backoff_seconds: float = 1.0
-    """Wait before the first retry; it doubles with each."""
+    """Pause in seconds before the first retry; it doubles with every retry."""
     timeout_seconds: float = 60.0
-    """A read from a store (8 MiB at most) that takes longer has failed."""
+    """Time in seconds after which a read from a remote store (of at most 8 MiB) counts as failed."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What to do about samples that cannot be read: end the run, or put the next readable ones in their place."""
+    """What to do with samples that cannot be read: ``raise`` ends the run, ``skip`` uses the next readable sample."""
 
     def __post_init__(self) -> None:
         for name in ("shuffle_window_shards", "prefetch", "cache_max_bytes"):
@@ -245,4 +257,4 @@ class DataLoaderConfig:
             raise ConfigError(f"stream.on_error is {self.on_error!r}; give raise or skip")
         for url, weight in self.mixture.items():
             if not 0 < weight < float("inf"):
-                raise ConfigError(f"stream.mixture: {url} weighs {weight}; give more than 0, or leave it out")
+                raise ConfigError(f"stream.mixture: the weight of {url} is {weight}; give more than 0, or remove it")

@@ -1,4 +1,4 @@
-"""Colour: what a file's numbers mean, told in sRGB."""
+"""Convert pixels of any mode, bit depth and color profile to 8-bit sRGB."""
 
 import io
 from functools import lru_cache
@@ -10,14 +10,14 @@ UINT16_MAX = 65_535
 
 
 class ColorError(ValueError):
-    """Pixels that have no one meaning in 8 bits; the message is a reason to keep a picture out."""
+    """Raised for pixels without a well-defined 8-bit value; the message becomes the reject reason."""
 
 
 def to_8bit_opaque(image: Image.Image) -> Image.Image:
-    """8 bits a channel and opaque, in mode L, RGB, CMYK or LAB; what is transparent shows white.
+    """Convert an image to 8 bits per channel in mode L, RGB, CMYK or LAB, and composite transparency on white.
 
-    The colour space stays the file's own and its profile stays in ``info``, so that the picture can be resized before
-    ``to_srgb`` has to look at every pixel. Raises ColorError.
+    The color space stays that of the file and its profile stays in ``info``: the image can be resized first, so that
+    ``to_srgb`` has fewer pixels to convert. Raises ColorError.
     """
     if image.mode == "F":
         raise ColorError("floating-point pixels")
@@ -26,7 +26,7 @@ def to_8bit_opaque(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         return _composite_on_white(image)
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        # Adobe stores ink upside down and says so. Pillow takes every JPEG of CMYK for one of Adobe's.
+        # Adobe stores inverted ink values and marks the file. Pillow assumes the inversion for every CMYK JPEG.
         inverted = ImageChops.invert(image)
         inverted.info = image.info
         return inverted
@@ -36,17 +36,17 @@ def to_8bit_opaque(image: Image.Image) -> Image.Image:
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """RGB in sRGB, without metadata. ``image`` is as ``flatten`` gives it, with the profile in ``info``."""
+    """Convert an image returned by ``to_8bit_opaque``, with its profile in ``info``, to RGB in sRGB without metadata."""
     transform = _srgb_transform(image.info.get("icc_profile") or b"", image.mode)
     rgb = image.convert("RGB") if transform is None else transform.apply(image)
-    # Writers copy profiles, comments and the like from here.
+    # Encoders copy profiles and comments from ``info`` into the file.
     rgb.info = {}
     return rgb
 
 
 @lru_cache(maxsize=16)
 def is_srgb(profile: bytes) -> bool:
-    """Whether an ICC profile is sRGB under one of its names, or nothing at all."""
+    """Return whether an ICC profile is empty or describes sRGB under one of its names."""
     if not profile:
         return True
     try:
@@ -58,7 +58,7 @@ def is_srgb(profile: bytes) -> bool:
 
 
 def _to_8bit_gray(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits to L; wider integers too, as long as they only hold 16 bits."""
+    """Convert 16-bit grayscale to mode L; wider integers are accepted if their values fit into 16 bits."""
     levels = np.array(image, dtype=np.int64)
     if levels.min() < 0 or levels.max() > UINT16_MAX:
         raise ColorError("more than 16 bits")
@@ -71,7 +71,7 @@ def _to_8bit_gray(image: Image.Image) -> Image.Image:
 
 
 def _composite_on_white(image: Image.Image) -> Image.Image:
-    # Grey stays grey: its profile, if there is one, is for one channel.
+    # Grayscale stays grayscale, because its profile, if any, is for one channel.
     is_gray = image.mode in ("1", "L", "LA", "La")
     with_alpha = image.convert("LA" if is_gray else "RGBA")
     composite = Image.new("L" if is_gray else "RGB", with_alpha.size, "white")
@@ -82,10 +82,10 @@ def _composite_on_white(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From the profile's colours to sRGB; None where the numbers can stand as they are.
+    """Return the transform from a profile's colors to sRGB, or None if the values are used unchanged.
 
-    That is so for sRGB itself, and the best that can be done with a profile that is broken or for other channels.
-    Little CMS applies one transform in many threads at once, so it is built once for all.
+    They are used unchanged if the profile is sRGB, malformed, or made for other channels. Little CMS can apply a
+    transform in several threads at once, so all threads share the cached one.
     """
     try:
         if mode == "LAB":

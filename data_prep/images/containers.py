@@ -1,17 +1,17 @@
-"""Whether a file is nothing but its picture, by a walk over its container: what is not known to be harmless is not."""
+"""Check by walking a file's container that it holds pixels only; unknown parts count as metadata."""
 
 import re
 
 _PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND", b"sRGB", b"gAMA", b"cHRM", b"pHYs"})
 _JPEG_PIXEL_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xEE})
-"""Frames, tables, scans, restart interval and Adobe's colour transform. Not here: APP1 (EXIF, XMP), APP13, comments."""
+"""Frames, tables, scans, restart interval and Adobe's color transform; not APP1 (EXIF, XMP), APP13 or comments."""
 _JPEG_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def holds_only_pixels(data: bytes, format_name: str, *, allow_icc_profile: bool) -> bool:
-    """Whether a whole JPEG, PNG or WEBP has 8-bit colours, no metadata, and nothing behind its end.
+    """Return whether a complete JPEG, PNG or WebP has 8-bit colors, no metadata, and no data after its end.
 
-    A colour profile passes ``with_profile``; the caller has seen which.
+    With ``allow_icc_profile`` a color profile is accepted; the caller has checked which one it is.
     """
     if format_name == "PNG":
         return _png_holds_only_pixels(data, allow_icc_profile)

@@ -1,4 +1,4 @@
-"""Which square of a picture is kept, and where it lies in a file that stores the picture on its side."""
+"""Choose the square crop of an image, and map it to the stored pixels of files with an EXIF orientation."""
 
 import hashlib
 import importlib
@@ -16,13 +16,14 @@ from e4t import ConfigError
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom; right and bottom are the first pixels outside."""
+"""Left, top, right and bottom in pixels; right and bottom are exclusive."""
 
 FACE_MARGIN = 1.6
-"""Haar's square ends at the brows and the chin, and the eyes are 0.4 of it apart. FFHQ keeps four eye distances, which
-is hair, neck and some background: 4 x 0.4."""
+"""Side of the crop relative to the detected face. The Haar detector's square reaches from the brows to the chin and is
+1/0.4 eye distances wide; FFHQ keeps four eye distances, which includes hair, neck and some background: 4 x 0.4."""
 FACE_DETECTION_SIDE = 640
-"""Faces are looked for in a picture shrunk to this; the smallest that counts is a twelfth of its shorter side."""
+"""Longer side in pixels to which images are shrunk for face detection. The smallest face that is detected is a twelfth
+of the shorter side."""
 
 _EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,14 +38,14 @@ _FLIPS_X, _FLIPS_Y, _SWAPS_AXES = (2, 3, 6, 7), (3, 4, 7, 8), (5, 6, 7, 8)
 
 
 def center_crop_box(size: Size) -> Box:
-    """The largest square in the middle of a picture of ``size``."""
+    """Return the largest centered square of an image of ``size``."""
     side = min(size)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     return left, top, left + side, top + side
 
 
 def random_crop_box(size: Size, key: str) -> Box:
-    """A largest square whose place the key decides: the same in every run, whatever else is in the set."""
+    """Return a largest square whose position depends only on the sample key, so every run chooses the same one."""
     side = min(size)
     offset = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % (max(size) - side + 1)
     left, top = (offset, 0) if size[0] > size[1] else (0, offset)
@@ -52,9 +53,10 @@ def random_crop_box(size: Size, key: str) -> Box:
 
 
 def expand_to_square(size: Size, box: tuple[float, float, float, float], margin: float = 1.0) -> Box | None:
-    """The square about a box: as wide as its longer side times ``margin``, moved into the picture, at most as large.
+    """Return the square around a box, whose side is the longer side of the box times ``margin``.
 
-    It contains the box if the picture has the room. None for a box that is not one, or lies outside.
+    The square is shifted, and if necessary shrunk, to lie inside the image. Returns None if the box is empty, not
+    finite, or outside the image.
     """
     left, top, right, bottom = box
     if not all(math.isfinite(edge) for edge in box) or right <= left or bottom <= top:
@@ -69,9 +71,9 @@ def expand_to_square(size: Size, box: tuple[float, float, float, float], margin:
 
 
 def bbox_crop_box(size: Size, columns: Mapping[str, Scalar]) -> Box:
-    """The square about the box in the columns ``left, top, right, bottom``; the middle if they hold none."""
+    """Return the square around the box in the columns ``left, top, right, bottom``, or the centered one without a box."""
     try:
-        # By way of text, in which None, True and False are no numbers.
+        # Convert via str: float() would accept True and False, and reject None with another exception.
         left, top, right, bottom = (float(str(columns[name])) for name in ("left", "top", "right", "bottom"))
     except (KeyError, ValueError):
         return center_crop_box(size)
@@ -79,9 +81,9 @@ def bbox_crop_box(size: Size, columns: Mapping[str, Scalar]) -> Box:
 
 
 def face_crop_box(image: Image.Image) -> Box:
-    """The square about the largest face that looks at the camera in an upright picture; the middle if there is none.
+    """Return the square around the largest frontal face of an upright image, or the centered one without a face.
 
-    Raises ConfigError without OpenCV.
+    Raises ConfigError if OpenCV is not installed.
     """
     scale = max(1.0, max(image.size) / FACE_DETECTION_SIDE)
     gray = image.convert("L")
@@ -92,31 +94,31 @@ def face_crop_box(image: Image.Image) -> Box:
     )
     if not len(faces):
         return center_crop_box(image.size)
-    # Ties by place, so that the order in which OpenCV's threads report does not matter.
+    # Break ties by position: the order in which OpenCV's threads report faces is not deterministic.
     x, y, width, height = max(faces.tolist(), key=lambda face: (face[2] * face[3], face))
     box = (x * scale, y * scale, (x + width) * scale, (y + height) * scale)
     return expand_to_square(image.size, box, FACE_MARGIN) or center_crop_box(image.size)
 
 
 def crop_box(mode: str, size: Size, record: Record) -> Box:
-    """The square of the crop modes that need no pixels: box, random, else the middle."""
+    """Return the square of the crop modes that need no pixels (box, random, center)."""
     if mode == "box":
         return bbox_crop_box(size, record.columns)
     return random_crop_box(size, record.key) if mode == "random" else center_crop_box(size)
 
 
 def apply_exif_orientation(image: Image.Image, orientation: int) -> Image.Image:
-    """Upright, from how the file stores it; ``orientation`` is EXIF's 1 to 8."""
+    """Turn a stored image upright; ``orientation`` is the EXIF value, 1 to 8."""
     return image.transpose(_EXIF_TRANSPOSE[orientation]) if orientation in _EXIF_TRANSPOSE else image
 
 
 def upright_size(size: Size, orientation: int) -> Size:
-    """Width and height of ``turned``."""
+    """Return width and height after ``apply_exif_orientation``."""
     return (size[1], size[0]) if orientation in _SWAPS_AXES else size
 
 
 def to_stored_coords(box: Box, size: Size, orientation: int) -> Box:
-    """Where a box of the upright picture, whose size is ``upright``, lies in the stored one."""
+    """Map a box in the upright image, whose size is ``size``, to the stored image."""
     left, top, right, bottom = box
     if orientation in _FLIPS_X:
         left, right = size[0] - right, size[0] - left
@@ -127,7 +129,7 @@ def to_stored_coords(box: Box, size: Size, orientation: int) -> Box:
 
 @cache
 def _face_detector(thread_id: int) -> Any:  # noqa: ANN401 - OpenCV is there or not
-    """One for each thread: a detector works in buffers of its own."""
+    """Return the face detector of a thread; a detector has internal buffers and cannot be shared."""
     try:
         cv2 = importlib.import_module("cv2")
     except ImportError as error:

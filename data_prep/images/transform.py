@@ -1,4 +1,4 @@
-"""One picture: bytes of whatever file it is, to a square of sRGB in the configured codec, or the reason why not."""
+"""Convert the bytes of an image file to a square sRGB image in the configured format, or reject it with a reason."""
 
 import hashlib
 import io
@@ -29,56 +29,57 @@ from data_prep.records import Record
 from e4t import ConfigError
 
 INPUT_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-"""What is opened. By name, because Pillow would start Ghostscript for a file that begins like PostScript."""
+"""Formats that are opened. They are listed because Pillow would start Ghostscript for files that look like
+PostScript."""
 DRAFT_OVERSAMPLING = 1.4
-"""libjpeg shrinks a JPEG by 2, 4 or 8 while it decodes, as long as so many times the resolution is left. Against a full
-decode and LANCZOS, on drawn photographs of 2 to 12 Mpx: 41-45 dB with 1.0, 45.1 with 1.33, at least 45.6 with 1.4 (4032
-x 3024 to 512: 50.4 dB, 43 instead of 140 ms; to 256: 49.6 dB, 31 instead of 125 ms)."""
+"""libjpeg shrinks a JPEG by 2, 4 or 8 while decoding, as long as this multiple of the resolution is left. PSNR against a
+full decode with LANCZOS on synthetic photographs of 2 to 12 Mpx: 41-45 dB with 1.0, 45.1 with 1.33, at least 45.6 with
+1.4 (4032 x 3024 to 512: 50.4 dB, 43 instead of 140 ms; to 256: 49.6 dB, 31 instead of 125 ms)."""
 
 _SIGNATURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|....ftypavi[fs]|GIF8[79]a|II\*\0|MM\0\*|\0\0\0\x0cjP  ", re.DOTALL
 )
-"""What damaged files begin with; anything else that Pillow does not know is no picture."""
+"""Signatures of image formats: a file with one that Pillow cannot identify is damaged, any other is not an image."""
 
-# Pillow warns of large pictures and odd metadata, and we judge both ourselves. Once for the process and not around each
-# picture: catch_warnings changes what every thread sees, and threads that leave it in another order leave it changed.
+# Pillow warns about large images and odd metadata; both are handled here. The filter is set once for the process instead
+# of by catch_warnings, which changes the filters of all threads and restores them in the wrong order if they overlap.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessedImage:
-    """A picture ready to be stored."""
+    """An image that is ready to be stored."""
 
     data: bytes
-    """In the configured codec, ``resolution`` x ``resolution`` pixels of sRGB, without metadata."""
+    """File content in the configured format: ``resolution`` x ``resolution`` pixels in sRGB, without metadata."""
     original_size: Size
-    """Width and height of the upright original."""
+    """Width and height of the upright original in pixels."""
     crop_box: Box
-    """Left, top, right, bottom of the part that was kept, in pixels of the upright original."""
+    """Left, top, right and bottom of the crop, in pixels of the upright original."""
     sha256: str
-    """Of the file's bytes."""
+    """SHA-256 of the original file."""
     hash: int | None
-    """64 bits that near duplicates share nearly all of, if they are looked for."""
+    """64-bit perceptual hash; None if near duplicates are not searched for."""
     scores: dict[str, float]
-    """By the names in ``select.scores``."""
+    """Scores by the names in ``data.filters.scores``."""
 
 
 @dataclass(frozen=True)
 class _DecodedCrop:
-    """What decoding gives."""
+    """A decoded, cropped and resized image."""
 
     image: Image.Image
     original_size: Size
     crop_box: Box
     is_passthrough: bool
-    """Whether every pixel is the file's own, and the file nothing else."""
+    """Whether the file already is what would be written, so that its bytes can be stored unchanged."""
 
 
 def process_image(data: bytes, record: Record, caption: str, config: PrepareConfig) -> ProcessedImage:
-    """Check, decode, turn upright, crop, resize, convert to sRGB, score, encode.
+    """Check, decode, turn upright, crop, resize, convert to sRGB, score, filter and encode an image.
 
-    Raises Rejected for a picture that is kept out, ConfigError or DataError for a score, a predicate or a face detector
-    that is missing or fails. The same bytes, record and configuration give the same picture.
+    Raises SampleRejected with the reason if the image is rejected, and ConfigError or DataError if a score function,
+    the filter function or the face detector is missing or fails. The result depends only on the arguments.
     """
     crop = _decode(data, record, config)
     scores = compute_scores(config.filters.scores, crop.image, record.source)
@@ -92,7 +93,7 @@ def process_image(data: bytes, record: Record, caption: str, config: PrepareConf
             "caption": caption,
         }
         if not passes_filter(config.filters.filter_fn, metadata, record.source):
-            raise SampleRejected("predicate")
+            raise SampleRejected("filter_fn")
     return ProcessedImage(
         data=data if config.keep_original and crop.is_passthrough else encode_image(crop.image, config),
         original_size=crop.original_size,
@@ -104,12 +105,12 @@ def process_image(data: bytes, record: Record, caption: str, config: PrepareConf
 
 
 def encode_image(image: Image.Image, config: PrepareConfig) -> bytes:
-    """An RGB picture's bytes in the configured codec; the same picture gives the same bytes."""
+    """Encode an RGB image in the configured format, deterministically."""
     buffer = io.BytesIO()
     if config.format == "png":
         image.save(buffer, "PNG")
     elif config.format == "jpg":
-        # Colours at full resolution where quality is asked for: 40.4 instead of 32.5 dB on drawn photographs at 95.
+        # No chroma subsampling at high quality: 40.4 instead of 32.5 dB on synthetic photographs at quality 95.
         image.save(buffer, "JPEG", quality=config.quality, subsampling=0 if config.quality >= 90 else 2)
     else:
         # Method 4, the default, takes 39 instead of 25 ms for 512 x 512 at quality 95, for 0.1 dB and 2 % more bytes.
@@ -131,19 +132,19 @@ def _decode(data: bytes, record: Record, config: PrepareConfig) -> _DecodedCrop:
     except Image.DecompressionBombError:
         raise SampleRejected("too many pixels") from None
     except UnidentifiedImageError:
-        raise SampleRejected("truncated or damaged" if _SIGNATURES.match(data) else "not a picture") from None
+        raise SampleRejected("truncated or damaged" if _SIGNATURES.match(data) else "not an image") from None
     except Exception:
-        # Decoders answer damaged bytes with OSError, SyntaxError, struct.error, IndexError and more; none ends the run.
+        # Decoders raise OSError, SyntaxError, struct.error, IndexError and more on damaged bytes; none may end the run.
         raise SampleRejected("truncated or damaged") from None
 
 
 def _check_header(image: Image.Image, filters: FilterConfig) -> None:
-    """What can be told before a pixel is decoded."""
+    """Reject an image by its header, before any pixel is decoded."""
     if image.width * image.height > filters.max_pixels:
         raise SampleRejected("too many pixels")
-    # Phones write a JPEG with a preview or a depth map behind it ("MPO"); the first frame is the photograph.
+    # Phones append a preview or a depth map to a JPEG ("MPO"); the first frame is the photograph.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise SampleRejected("several frames")
+        raise SampleRejected("multiple frames")
     if min(image.size) < filters.min_side:
         raise SampleRejected("too small")
     if filters.max_aspect is not None and max(image.size) > filters.max_aspect * min(image.size):
@@ -151,8 +152,8 @@ def _check_header(image: Image.Image, filters: FilterConfig) -> None:
 
 
 def _decode_crop(image: Image.Image, data: bytes, record: Record, config: PrepareConfig) -> _DecodedCrop:
-    # A JPEG's header has all that the crop needs, and decoding waits until it is known how much has to be seen. Others
-    # may keep the orientation behind the pixels (PNG) or turn them while they load (TIFF).
+    # A JPEG's header has all that the crop needs; it is decoded only once its scale is known. Other formats may store
+    # the orientation after the pixels (PNG) or rotate the pixels while loading (TIFF), so they are loaded first.
     pixels = try_decode_png(image, data) if config.crop != "face" else None
     if pixels is None and (image.format not in ("JPEG", "MPO") or config.crop == "face"):
         image.load()
@@ -185,17 +186,18 @@ def _decode_crop(image: Image.Image, data: bytes, record: Record, config: Prepar
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's 1 to 8; 1 where there is none, or none that makes sense."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is missing or invalid."""
     try:
-        # Not PNG's own getexif, which decodes the picture for what may stand behind it; where it may, that is done.
+        # Not the getexif of PngImageFile: it would decode the pixels to find EXIF data after them. Where such data can
+        # exist, the image has been loaded already.
         orientation = Image.Image.getexif(image).get(0x0112, 1)
-    except Exception:  # the many ways of bad metadata cost no picture
+    except Exception:  # malformed metadata must not reject the image
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
 def _apply_jpeg_draft(image: Image.Image, downscale: float) -> float:
-    """Have libjpeg shrink a picture whose crop is ``excess`` times the resolution; the factor, 1 if it does not."""
+    """Let libjpeg shrink an image whose crop is ``downscale`` times the resolution; return the factor, or 1."""
     factor = next((factor for factor in (8, 4, 2) if downscale >= factor * DRAFT_OVERSAMPLING), 1)
     width = image.width
     drafted = image.draft(None, (width // factor, image.height // factor)) if factor > 1 else None

@@ -1,4 +1,4 @@
-"""Copies of a picture: the same file, or a file that looks the same."""
+"""Find duplicates: identical files, and images whose perceptual hashes are close."""
 
 import math
 from collections.abc import Iterator
@@ -9,17 +9,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.images.perceptual_hash import _DCT_MATRIX
-
 Hashes: TypeAlias = NDArray[np.uint64]
 Indices: TypeAlias = NDArray[np.signedinteger[Any]]
 IndexPairs: TypeAlias = tuple[Indices, Indices]
-"""Two places each, the earlier first."""
+"""Two arrays of indices; in each pair the smaller index comes first."""
 
-_DCT_MATRIX[0] /= math.sqrt(2)
-"""The first rows of the orthonormal DCT (type II)."""
-
-# How a search is cut, which decides what it costs and not what it finds.
+# Limits that affect the cost of the search, not its result.
 _MAX_PAIRS = 2**20
 _MAX_BUCKET = 256
 _CHUNK = 2**18
@@ -28,28 +23,28 @@ _COMPARE_NS, _COMPARE_SORTED_NS, _SORT_NS = 3.5, 20.0, 150.0
 
 @dataclass(frozen=True)
 class DuplicateMap:
-    """For each picture the place of the one it is a copy of, or -1; at most one of the two is not -1."""
+    """For each image the index of the image that it duplicates, or -1. At most one of the two entries is not -1."""
 
     exact: NDArray[np.int64]
-    """The first picture with the same file; it may itself be a near copy of another."""
+    """Index of the first image with the same file, which may itself be a near duplicate of another."""
     near: NDArray[np.int64]
-    """The first picture that is kept and looks the same."""
+    """Index of the first kept image that looks the same."""
 
 
 def find_duplicates(sha256: NDArray[np.uint8], hashes: Hashes | None, max_distance: int | None) -> DuplicateMap:
-    """Which of n pictures are copies of earlier ones.
+    """Determine which of n images are duplicates of earlier ones.
 
-    ``sha256`` (n, 32) are their files' digests, ``hashes`` (n,) their perceptual hashes; without hashes or a distance
-    only exact copies are found. Of the pictures that are no exact copy, each in turn is kept unless its hash differs in
-    at most ``distance`` bits from that of one kept before it. So every near copy has an original that is kept and looks
-    like it, and no two that are kept look the same. (Joining whatever is connected through others would not depend on
-    the order, but a chain of small steps, such as the frames of a film, would be one picture however far apart its ends
-    are.) The outcome follows from the order alone, not from how the set was cut up among workers, and pictures that no
-    chain of near copies links can change places without any effect.
+    ``sha256`` (n, 32) are the digests of the files and ``hashes`` (n,) their perceptual hashes; without hashes or
+    without ``max_distance`` only exact duplicates are found. Images that are not exact duplicates are visited in order,
+    and each is kept unless its hash is within ``max_distance`` bits of one that was kept before. So every near duplicate
+    looks like a kept image, and no two kept images look the same. (Connected components would not depend on the order,
+    but would merge a chain of small steps, such as the frames of a film, into one image however far apart its ends
+    are.) The result depends only on the order of the images, not on their distribution over workers, and swapping
+    images that no chain of near duplicates connects has no effect.
 
-    10 million random hashes take 40 s at distance 4 on one core, and 110 bytes a picture beside the arguments; a
-    million take 2 s, 5 s at distance 6, 25 s at 8. Beyond 8 nearly all pairs have to be compared, and what is found is
-    chance: of a million random hashes 221 are within 8 bits of another, and of 100,000 nearly half within 15.
+    10 million random hashes take 40 s at distance 4 on one core, and 110 bytes per image in addition to the arguments;
+    one million take 2 s at distance 4, 5 s at 6, and 25 s at 8. Beyond 8 nearly all pairs have to be compared, and most
+    matches are chance: of a million random hashes 221 are within 8 bits of another, of 100,000 nearly half within 15.
     """
     exact = _first_equal(list(sha256.view(np.uint64).T))
     near = np.full(len(exact), -1, dtype=np.int64)
@@ -61,7 +56,7 @@ def find_duplicates(sha256: NDArray[np.uint8], hashes: Hashes | None, max_distan
 
 
 def _greedy_keep(hashes: Hashes, max_distance: int) -> Indices:
-    """For each hash the first one that is kept and near, or -1 if it is kept itself."""
+    """Return for each hash the index of the first kept hash within the distance, or -1 if it is kept itself."""
     first_equal = _first_equal([hashes])
     distinct = np.flatnonzero(first_equal < 0)
     equal = np.flatnonzero(first_equal >= 0)
@@ -69,20 +64,20 @@ def _greedy_keep(hashes: Hashes, max_distance: int) -> Indices:
     found = _first_within(hashes[distinct], max_distance)
     duplicate_of = np.full(len(hashes), -1)
     duplicate_of[distinct] = np.where(found < 0, -1, distinct[found])
-    # What equals a hash that is dropped is dropped for the same picture.
+    # A hash that equals a dropped one duplicates the same image as that one.
     duplicate_of[equal] = np.where(duplicate_of[first] < 0, first, duplicate_of[first])
     return duplicate_of
 
 
 def _first_equal(columns: list[Hashes]) -> NDArray[np.int64]:
-    """For each row the first one that is equal in every column, or -1 for the first itself."""
+    """Return for each row the index of the first row that is equal in every column, or -1 for that first row."""
     order = np.lexsort(columns)
     starts_run = np.ones(len(order), dtype=bool)
     starts_run[1:] = False
     for column in columns:
         values = column[order]
         starts_run[1:] |= values[1:] != values[:-1]
-    # Equal rows are in order (lexsort is stable), so the first of a run is the first of them all.
+    # lexsort is stable, so the first row of a run of equal rows has the smallest index.
     run_firsts = order[np.flatnonzero(starts_run)]
     first = np.empty(len(order), dtype=np.int64)
     first[order] = run_firsts[np.cumsum(starts_run) - 1]
@@ -91,10 +86,10 @@ def _first_equal(columns: list[Hashes]) -> NDArray[np.int64]:
 
 
 def _first_within(hashes: Hashes, max_distance: int) -> Indices:
-    """For each of n different hashes the first one that is kept and near, or -1 if it is kept itself.
+    """Return for each of n distinct hashes the index of the first kept one within the distance, or -1 if it is kept.
 
-    Where more pairs are near than can be held, the first half is decided alone, and of the second only what is not near
-    to the kept ones of the first is looked at further.
+    If there are too many close pairs to hold in memory, the first half is resolved alone. In the second half, hashes
+    close to kept ones of the first half are duplicates, and the rest is resolved recursively.
     """
     pairs = _collect_pairs(hashes, max_distance, limit=max(_MAX_PAIRS, len(hashes)))
     if pairs is not None:
@@ -111,7 +106,7 @@ def _first_within(hashes: Hashes, max_distance: int) -> Indices:
 
 
 def _resolve_pairs(count: int, first: Indices, second: Indices) -> Indices:
-    """Go through the pairs in order: the second is dropped for the first, if that is kept."""
+    """Resolve the pairs in order: the second is a duplicate of the first if the first is kept."""
     order = np.lexsort((first, second))
     duplicate_of = np.full(count, -1)
     for start in range(0, len(order), _CHUNK):
@@ -123,7 +118,7 @@ def _resolve_pairs(count: int, first: Indices, second: Indices) -> Indices:
 
 
 def _nearest_kept(kept: Hashes, others: Hashes, indices: Indices, max_distance: int) -> Indices:
-    """For each of the others the place of the first kept one that is near, or -1."""
+    """Return for each of the others the index of the first kept hash within the distance, or -1."""
     nearest = np.full(len(others), len(kept))
     for one, other in _candidate_pairs(np.concatenate([kept, others]), max_distance):
         across = (one < len(kept)) & (other >= len(kept))
@@ -132,7 +127,7 @@ def _nearest_kept(kept: Hashes, others: Hashes, indices: Indices, max_distance: 
 
 
 def _collect_pairs(hashes: Hashes, max_distance: int, limit: int) -> IndexPairs | None:
-    """Every near pair once, or None if there are more than ``limit``."""
+    """Return all pairs within the distance, or None if there are more than ``limit``."""
     found: list[IndexPairs] = []
     count = 0
     for pair in _candidate_pairs(hashes, max_distance):
@@ -146,10 +141,10 @@ def _collect_pairs(hashes: Hashes, max_distance: int, limit: int) -> IndexPairs 
 
 
 def _candidate_pairs(hashes: Hashes, max_distance: int) -> Iterator[IndexPairs]:
-    """Every pair of hashes that differ in at most ``distance`` bits, once, a few at a time.
+    """Yield every pair of hashes that differ in at most ``max_distance`` bits exactly once, in batches.
 
-    If the bits are dealt into distance + k bands, such a pair is equal in k of them at least. So for every choice of k
-    bands the hashes are sorted by these, and those that are equal in them compared.
+    If the 64 bits are divided into ``max_distance`` + k bands, such a pair is equal in at least k of them. So for every
+    choice of k bands, the hashes are sorted by these bands and those that are equal in them are compared.
     """
     bands, equal = _choose_bands(len(hashes), max_distance)
     if equal == 0:
@@ -161,7 +156,7 @@ def _candidate_pairs(hashes: Hashes, max_distance: int) -> Iterator[IndexPairs]:
         for one, other in _pairs_in_buckets(hashes, mask, max_distance):
             new = np.ones(len(one), dtype=bool)
             differing = hashes[one] ^ hashes[other]
-            # A pair that is equal in more bands was found with the first of them.
+            # Skip pairs that an earlier choice of bands has already found.
             for band in before:
                 new &= (differing & np.uint64(band)) != 0
             if new.any():
@@ -169,9 +164,9 @@ def _candidate_pairs(hashes: Hashes, max_distance: int) -> Iterator[IndexPairs]:
 
 
 def _choose_bands(count: int, max_distance: int) -> tuple[list[int], int]:
-    """Bands, as masks, and in how many of them to ask for equality: the cheapest choice for random hashes.
+    """Return the bands as bit masks and the number of bands that must be equal, at the lowest cost for random hashes.
 
-    No equality, that is to compare all with all, is one of the choices.
+    The number may be 0, which means comparing all pairs.
     """
     all_pairs = count * count / 2
     costs = {0: all_pairs * _COMPARE_NS}
@@ -179,13 +174,13 @@ def _choose_bands(count: int, max_distance: int) -> tuple[list[int], int]:
         agreeing = all_pairs / 2 ** (64 * equal / (max_distance + equal))
         costs[equal] = math.comb(max_distance + equal, equal) * (count * _SORT_NS + agreeing * _COMPARE_SORTED_NS)
     equal = min(costs, key=costs.__getitem__)
-    # Dealt out like cards: high frequencies tell less than low ones, and every band gets some of each.
+    # Assign bits round-robin: low frequencies discriminate better than high ones, and every band gets some of each.
     bands = [sum(1 << bit for bit in range(band, 64, max_distance + equal)) for band in range(max_distance + equal)]
     return bands, equal
 
 
 def _pairs_in_buckets(hashes: Hashes, mask: int, max_distance: int) -> Iterator[IndexPairs]:
-    """Near pairs among those that are equal in the bits of ``mask``."""
+    """Yield the pairs within the distance whose bits in ``mask`` are equal."""
     keys = hashes & np.uint64(mask)
     order = np.argsort(keys).astype(np.int32)
     keys = keys[order]
@@ -201,7 +196,7 @@ def _pairs_in_buckets(hashes: Hashes, mask: int, max_distance: int) -> Iterator[
 
 
 def _compare_runs(hashes: Hashes, order: Indices, ends: Indices, max_distance: int) -> Iterator[IndexPairs]:
-    """Compare each sorted hash with the next, the one after that and so on, up to the end of its run."""
+    """Compare each hash in sorted order with all following ones up to the end of its run."""
     values = hashes[order]
     positions = np.arange(len(order), dtype=np.int32)
     step = 0
@@ -217,7 +212,7 @@ def _compare_runs(hashes: Hashes, order: Indices, ends: Indices, max_distance: i
 
 
 def _compare_all(hashes: Hashes, max_distance: int) -> Iterator[IndexPairs]:
-    """Compare each hash with all after it, in blocks that fit a processor's cache."""
+    """Compare all pairs, in blocks that fit into the processor's cache."""
     rows = max(1, _CHUNK // max(1, len(hashes)))
     for start in range(0, len(hashes), rows):
         for column in range(start, len(hashes), _CHUNK):

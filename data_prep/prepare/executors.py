@@ -1,4 +1,4 @@
-"""Where the ranks' work runs: processes here, or Ray. On SLURM and Kubernetes the scheduler starts the ranks itself."""
+"""Run the workers: local processes, or Ray. On SLURM and Kubernetes the scheduler starts the workers itself."""
 
 import multiprocessing
 import os
@@ -14,30 +14,31 @@ from data_prep.prepare.worker import run_worker
 from e4t import ConfigError
 
 PollCallback = Callable[[], None]
-"""Called again and again while the work runs."""
+"""Called repeatedly while the workers run."""
 POLL_SECONDS = 0.5
+"""Interval between two calls of the callback."""
 
 
 class Executor(Protocol):
-    """Runs every rank of a job to its end."""
+    """Runs all workers of a job."""
 
     def run(self, config: PrepareConfig, on_poll: PollCallback) -> None:
-        """Do all the work. Raises what a rank raises."""
+        """Run all workers to completion. Raises what a worker raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalExecutor:
-    """Processes on this machine."""
+    """Runs workers as processes on this machine."""
 
     workers: int = 0
-    """How many; 0 means one a core."""
+    """Number of processes; 0 means one per available core."""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
-            raise ConfigError(f"workers is {self.workers}; give 0 for one a core, or a number")
+            raise ConfigError(f"workers is {self.workers}; give 0 for one per core, or a positive number")
 
     def run(self, config: PrepareConfig, on_poll: PollCallback) -> None:
-        """One rank a process."""
+        """Run one worker per process."""
         world_size = self.workers or available_cpus()
         if world_size == 1:
             run_worker(config, 0, 1)
@@ -52,22 +53,22 @@ class LocalExecutor:
                         rank.result()
         except BrokenProcessPool as error:
             raise DataError(
-                f"output {config.output}: a worker died, likely for want of memory; give fewer workers and rerun: "
+                f"output {config.output}: a worker process died, possibly for lack of memory; rerun with fewer workers: "
                 "finished shards are kept"
             ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayExecutor:
-    """Tasks on a Ray cluster that shares the source and the output."""
+    """Runs workers as tasks on a Ray cluster whose machines share the source and the output."""
 
     workers: int = 0
-    """How many tasks; 0 means one a CPU of the cluster."""
+    """Number of tasks; 0 means one per CPU of the cluster."""
     address: str | None = None
-    """Of the cluster; none starts one here (or takes the one that RAY_ADDRESS names)."""
+    """Address of the cluster; None uses RAY_ADDRESS if it is set, and otherwise starts a local cluster."""
 
     def run(self, config: PrepareConfig, on_poll: PollCallback) -> None:
-        """One rank a task; a task that its machine loses is started again, and finds what it had finished."""
+        """Run one worker per task. A task whose machine is lost is restarted and keeps the shards that it had finished."""
         try:
             import ray
         except ImportError as error:
@@ -90,12 +91,12 @@ class RayExecutor:
 
 
 def available_cpus() -> int:
-    """Of this machine, as far as a scheduler has given them to us."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _task_result(reference: Any) -> None:  # noqa: ANN401 - Ray's own reference
-    """Raise what the task raised, in its own words."""
+def _task_result(reference: Any) -> None:  # noqa: ANN401 - an ObjectRef of Ray, which is optional
+    """Raise the original exception of a failed task."""
     import ray
 
     try:

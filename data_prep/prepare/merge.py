@@ -1,4 +1,4 @@
-"""Join what ranks made: find copies over the whole set, publish the shards without them, write the manifest last."""
+"""Merge the workers' shards: remove duplicates across the dataset, finalize the shards, write the manifest last."""
 
 import hashlib
 import json
@@ -35,13 +35,13 @@ from data_prep.storage.atomic import PARTIAL_PATTERN
 from data_prep.storage.store import Store
 
 REJECTS_NAME, STATISTICS_NAME = "rejects.jsonl", "statistics.json"
-EXACT_DUPLICATE, NEAR_DUPLICATE = "exact duplicate", "near duplicate"
-REASONS = ("", EXACT_DUPLICATE, NEAR_DUPLICATE)
+REASONS = ("", "exact duplicate", "near duplicate")
+"""Reject reasons of duplicates by code; code 0 means that the image is kept."""
 
 
 @dataclass
 class _Totals:
-    """What is said of the whole set, gathered shard by shard."""
+    """Totals over the whole dataset, accumulated shard by shard."""
 
     splits: dict[str, list[Shard]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     identities: dict[str, set[int]] = field(default_factory=lambda: {split: set() for split in SPLITS})
@@ -56,10 +56,10 @@ class _Totals:
 
 
 def merge(config: PrepareConfig, plan: Plan, store: Store, on_progress: ProgressCallback | None = None) -> Manifest:
-    """Publish the set; the result does not depend on who made which shard.
+    """Finalize the dataset. The result does not depend on which worker made which shard.
 
-    Of copies the first in the set's order (train, val, test) is kept, so nothing of train comes back in test. Raises
-    DataError if shards are missing or nothing was kept. About 150 bytes a picture are held.
+    The first of several duplicates in the order train, val, test is kept, so no image of train reappears in test.
+    Raises DataError if shards are missing or no image was kept. Needs about 150 bytes of memory per image.
     """
     totals = _Totals()
     with store.atomic_open(REJECTS_NAME) as rejects:
@@ -80,7 +80,7 @@ def merge(config: PrepareConfig, plan: Plan, store: Store, on_progress: Progress
 
 
 def _duplicate_reasons(config: PrepareConfig, plan: Plan, store: Store) -> Iterator[NDArray[np.int8]]:
-    """For each shard, for each of its fit pictures: 0, or the place in ``REASONS`` of why it is left out as a copy."""
+    """Yield for each shard an array with one code of ``REASONS`` for each of its images."""
     digests, hashes, counts, missing = bytearray(), array("Q"), list[int](), list[str]()
     for name in plan.shards:
         index = _load_draft(name, plan, store) or _load_final(name, plan, store)
@@ -93,8 +93,8 @@ def _duplicate_reasons(config: PrepareConfig, plan: Plan, store: Store) -> Itera
             hashes.append(stats.hash or 0)
     if missing:
         raise DataError(
-            f"output {config.output}: {len(missing)} of {len(plan.shards)} shards are not made yet ({missing[0]}, "
-            "...); run the work of every rank, then merge"
+            f"output {config.output}: {len(missing)} of {len(plan.shards)} shards are missing ({missing[0]}, "
+            "...); run all workers, then merge"
         )
     duplicates = find_duplicates(
         np.frombuffer(digests, np.uint8).reshape(-1, 32),
@@ -108,13 +108,13 @@ def _duplicate_reasons(config: PrepareConfig, plan: Plan, store: Store) -> Itera
 def _finalize_shard(
     name: str, reasons: NDArray[np.int8], plan: Plan, config: PrepareConfig, store: Store
 ) -> ShardIndex:
-    """Put the shard, without its copies, into its place."""
+    """Move a shard, without its duplicates, to its final location."""
     existing = _load_final(name, plan, store)
     if existing and list(existing.members) == list(compress(existing.sample_stats, reasons == 0)):
         return existing
-    # A set with a manifest is taken for finished, which it is not from here on.
+    # A manifest marks a finished dataset, which this is not from here on.
     store.delete(MANIFEST_NAME)
-    # Without a draft an earlier merge left out copies whose originals are gone: they come back.
+    # Without a draft, an earlier merge removed duplicates whose originals are gone now: make the shard again.
     draft = _load_draft(name, plan, store) or write_draft(
         load_shard(plan, name, store), open_source(config), config, store
     )
@@ -137,7 +137,7 @@ def _load_final(name: str, plan: Plan, store: Store) -> ShardIndex | None:
 
 
 def _drop_duplicates(draft: ShardIndex, reasons: NDArray[np.int8], name: str, store: Store) -> ShardIndex:
-    """Copy the shard's other samples into its place."""
+    """Copy the samples of a draft that are not duplicates to the final location."""
     duplicates = dict(compress(zip(draft.sample_stats, reasons.tolist(), strict=True), reasons))
     kept = {key: parts for key, parts in draft.members.items() if key not in duplicates}
     rejects = draft.rejects + [
@@ -158,13 +158,13 @@ def _copy_members(tar: BufferedRandom, members: MemberOffsets) -> Iterator[tuple
 
 
 def _write_manifest(config: PrepareConfig, totals: _Totals, store: Store) -> Manifest:
-    """Write statistics.json and, last, the manifest. Raises DataError if nothing was kept."""
+    """Write statistics.json and, last, the manifest. Raises DataError if no image was kept."""
     kept = sum(shard.samples for shards in totals.splits.values() for shard in shards)
     reject_counts = dict(sorted(totals.reject_counts.items()))
     if not kept:
         reasons = ", ".join(f"{reason} {number}" for reason, number in reject_counts.items())
         raise DataError(
-            f"source {config.source}: every picture was kept out ({reasons}); see {store.url_of(REJECTS_NAME)}"
+            f"source {config.source}: every image was rejected ({reasons}); see {store.url_of(REJECTS_NAME)}"
         )
     summaries = {name: moments.summary() for name, moments in sorted(totals.statistics.items())}
     store.write(STATISTICS_NAME, json.dumps(summaries, indent=1) + "\n")
@@ -183,7 +183,7 @@ def _write_manifest(config: PrepareConfig, totals: _Totals, store: Store) -> Man
 
 
 def _remove_stale(plan: Plan, store: Store) -> None:
-    """Delete shards that the plan no longer has, what interrupted runs left half written, and the work folder."""
+    """Delete shards that are no longer planned, partial files of interrupted runs, and the work folder."""
     planned = {name for shard in plan.shards for name in (final_path(shard), index_path(final_path(shard)))}
     for folder in ("", *SPLITS):
         for name in store.listdir(folder):
@@ -194,5 +194,5 @@ def _remove_stale(plan: Plan, store: Store) -> None:
 
 
 def _identity_hash(identity: str) -> int:
-    """Eight bytes for a name: enough to count different ones by."""
+    """Return a 64-bit hash of an identity's name, which suffices to count distinct identities."""
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big")

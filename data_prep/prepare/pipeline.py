@@ -1,4 +1,4 @@
-"""Pictures to shards: plan, work, merge."""
+"""Prepare a dataset: plan the shards, run the workers, merge the result."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,12 @@ from data_prep.storage.store import Store
 def prepare(
     config: PrepareConfig, executor: Executor | None = None, on_progress: ProgressCallback | None = None
 ) -> Manifest:
-    """Make the set, or what is missing of it, and return its manifest.
+    """Create the dataset, or the missing part of it, and return its manifest.
 
-    The source is listed anew, so that changed pictures are noticed; the same pictures and configuration give the same
-    shards whatever the executor and its size, and however often it was interrupted. Raises DataError for a bad source
-    or target, ConfigError for an output that was made with another configuration.
+    The source is listed again, so that changed images are noticed. The same images and configuration give the same
+    shards, whatever the executor and its number of workers, and however often the run was interrupted. ``on_progress``
+    is called with the numbers of finished and planned shards. Raises DataError for an unusable source or output,
+    ConfigError for an output that was created with another configuration.
     """
     store = Store(config.output)
     with output_errors(config):
@@ -32,26 +33,24 @@ def prepare(
 
 
 def plan_dataset(config: PrepareConfig) -> Plan:
-    """List the source anew and plan the shards, for ranks that will be started elsewhere."""
+    """List the source and plan the shards, for workers that are started separately."""
     with output_errors(config):
         return make_new_plan(config, Store(config.output))
 
 
 def merge_dataset(config: PrepareConfig, on_progress: ProgressCallback | None = None) -> Manifest:
-    """Join what ranks made elsewhere. Raises DataError if there is no plan or some shard is missing."""
+    """Merge the shards of separately started workers. Raises DataError if the plan or a shard is missing."""
     store = Store(config.output)
     with output_errors(config):
         plan = load_plan(config, store)
         if plan is None:
-            raise DataError(
-                f"output {config.output} has no plan of this configuration; run the work of every rank first"
-            )
+            raise DataError(f"output {config.output} has no plan of this configuration; run all workers first")
         return merge(config, plan, store, on_progress)
 
 
 @dataclass(frozen=True)
 class _Progress:
-    """Tells how many shards there are by now."""
+    """Poll callback that reports the number of finished shards."""
 
     plan: Plan
     store: Store

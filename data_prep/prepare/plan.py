@@ -28,46 +28,46 @@ PLAN_REJECTS = f"{PLAN_DIR}/rejects.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedShard:
-    """One unit of work; any worker may do it."""
+    """The records of one shard: a unit of work that any worker may do."""
 
     name: str
-    """Split and number: train-000003."""
+    """Split and number, such as train-000003."""
     records: tuple[Record, ...]
-    """What goes into it, in this order."""
+    """Images of the shard, in order."""
 
     @property
     def split(self) -> str:
-        """Its split."""
+        """Split that the shard belongs to."""
         return self.name.rpartition("-")[0]
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 over what goes into it."""
+        """SHA-256 of the records."""
         return sha256_json([asdict(record) for record in self.records])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All shards of a set."""
+    """All shards of a dataset."""
 
     config_digest: str
-    """Of the configuration that it was made with."""
+    """Digest of the ``PrepareConfig`` that the plan was made with."""
     shards: dict[str, str]
-    """Digest by name, in the set's order: train, val, test."""
+    """Digest of each shard by name, in the order train, val, test."""
     num_images: int
-    """In all shards."""
+    """Number of images in all shards."""
     num_rejected: int
-    """Pictures that the listing kept out; they are in ``PLAN_REJECTS``."""
+    """Number of images rejected while listing the source; ``PLAN_REJECTS`` lists them."""
 
 
 def make_plan(config: PrepareConfig, store: Store) -> Plan:
-    """List the source and cut each split into shards; a shard at a time is in memory.
+    """List the source and divide each split into shards, holding one shard per split in memory.
 
-    What is in a shard follows from the listing alone, so ranks that plan at the same time write the same files; the
-    index comes last. Raises DataError if the source has no picture.
+    The content of a shard depends only on the listing, so workers that plan at the same time write the same files; the
+    index is written last. Raises DataError if the source has no images.
     """
     listing = iter(open_source(config))
-    first = list(islice(listing, 1))  # a source that is missing says so before anything is written
+    first = list(islice(listing, 1))  # a missing source raises before anything is written
     store.delete(PLAN_INDEX)
     by_split: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     buffers: dict[str, list[Record]] = {split: [] for split in SPLITS}
@@ -95,7 +95,7 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
             flush_shard(split)
     if not num_images:
         store.delete_folder("work")
-        contents = f"{num_rejected} pictures, none of which can be taken ({reason})" if num_rejected else "no picture"
+        contents = f"{num_rejected} images, all of them rejected ({reason})" if num_rejected else "no images"
         raise DataError(f"source {config.source} holds {contents}; check data.source and data.source_options")
     shards = {name: digest for split in SPLITS for name, digest in by_split[split]}
     plan = Plan(config_digest=config.digest, shards=shards, num_images=num_images, num_rejected=num_rejected)
@@ -104,7 +104,7 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
 
 
 def load_plan(config: PrepareConfig, store: Store) -> Plan | None:
-    """The plan of an unfinished set, if it was made whole and with this configuration."""
+    """Return the plan of an unfinished dataset, or None if it is incomplete or of another configuration."""
     try:
         plan = Plan(**json.loads(store.read(PLAN_INDEX)))
     except (FileNotFoundError, ValueError, TypeError):
@@ -113,18 +113,18 @@ def load_plan(config: PrepareConfig, store: Store) -> Plan | None:
 
 
 def load_shard(plan: Plan, name: str, store: Store) -> PlannedShard:
-    """One shard's part of the plan. Raises DataError if it is not the one that was planned."""
+    """Load the records of a shard. Raises DataError if they differ from the plan."""
     try:
         shard = PlannedShard(name=name, records=tuple(_parse_records(store.read(f"{PLAN_DIR}/{name}.jsonl"))))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"plan of shard {name} in {store.url} cannot be read ({error}); rerun `e4t prepare`") from error
     if shard.digest != plan.shards[name]:
-        raise DataError(f"plan of shard {name} in {store.url} changed meanwhile; rerun `e4t prepare`")
+        raise DataError(f"plan of shard {name} in {store.url} was changed after it was written; rerun `e4t prepare`")
     return shard
 
 
 def json_line(data: Mapping[str, object]) -> bytes:
-    """A line of JSON."""
+    """Return data as a line of JSON."""
     return json.dumps(data, ensure_ascii=False).encode() + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""A shard: a plain webdataset tar, written whole or not at all, the same bytes every time."""
+"""Write shards: plain webdataset tars that appear atomically and have reproducible bytes."""
 
 import hashlib
 import io
@@ -20,22 +20,23 @@ from data_prep.shards.shard_index import MemberOffsets, SampleStats, ShardIndex,
 from data_prep.storage.store import Store
 
 DRAFTS_DIR = "work/drafts"
+"""Folder of shards that may still contain duplicates."""
 READ_AHEAD = 8
-"""Pictures fetched while others are made: hides a store's latency, and bounds what is in memory."""
+"""Number of images fetched ahead, which hides the latency of a remote store and bounds memory use."""
 
 
 def draft_path(name: str) -> str:
-    """Where a shard lies until copies are found: it still has every picture that is fit."""
+    """Return the path of a shard before duplicates are removed."""
     return f"{DRAFTS_DIR}/{name}.tar"
 
 
 def final_path(name: str) -> str:
-    """Where a shard lies in the finished set."""
+    """Return the path of a shard in the finished dataset."""
     return f"{name.rpartition('-')[0]}/{name}.tar"
 
 
 def load_if_current(store: Store, tar: str, config_digest: str, plan_digest: str) -> ShardIndex | None:
-    """The sidecar of a shard that was finished from the same pictures and configuration."""
+    """Return the index of a shard if it was finished from the same records and configuration, else None."""
     size = store.size(tar)
     if size is None:
         return None
@@ -48,10 +49,10 @@ def load_if_current(store: Store, tar: str, config_digest: str, plan_digest: str
 
 
 def write_draft(shard: PlannedShard, source: Source, config: PrepareConfig, store: Store) -> ShardIndex:
-    """Make every picture of a shard. Tar and sidecar appear by rename, the sidecar last."""
+    """Process all images of a shard. Tar and index are written atomically, the index last."""
     started = time.time()
     tar, stats, rejects = draft_path(shard.name), dict[str, SampleStats](), list[Reject]()
-    store.delete(index_path(tar))  # a shard and a sidecar that do not belong together must never lie side by side
+    store.delete(index_path(tar))  # a tar must never lie next to the index of another one
     with store.atomic_open(tar) as file:
         write_tar(file, _process_records(shard, source, config, stats, rejects))
         index = index_tar(
@@ -77,7 +78,7 @@ def write_draft(shard: PlannedShard, source: Source, config: PrepareConfig, stor
 
 
 def write_tar(file: BufferedRandom, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write members in their order. Their bytes follow from the content alone: no time, no owner, a fixed mode."""
+    """Write members to a tar whose bytes depend only on their content: no time, no owner, a fixed mode."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
@@ -86,9 +87,9 @@ def write_tar(file: BufferedRandom, members: Iterable[tuple[str, bytes]]) -> Non
 
 
 def index_tar(file: BufferedRandom, index: ShardIndex, url: str) -> ShardIndex:
-    """Complete the sidecar from the written tar: where each member lies, the sha256, the size and the time it took.
+    """Complete an index from the written tar: byte ranges of the members, SHA-256, size and duration.
 
-    Raises DataError if not every sample is there.
+    Raises DataError if samples are missing from the tar.
     """
     file.flush()
     file.seek(0)
@@ -108,7 +109,7 @@ def index_tar(file: BufferedRandom, index: ShardIndex, url: str) -> ShardIndex:
 
 
 def count_reasons(rejects: Iterable[dict[str, str]]) -> dict[str, int]:
-    """How many, by reason."""
+    """Count rejects by reason."""
     return dict(sorted(Counter(reject["reason"] for reject in rejects).items()))
 
 
@@ -132,7 +133,7 @@ def _process_records(
 
 
 def _prefetched(records: Iterable[Record], source: Source) -> Iterator[tuple[Record, Future[tuple[bytes, str | None]]]]:
-    """Records with their bytes and captions, a few read ahead."""
+    """Yield records with futures of their bytes and captions, fetched ahead by threads."""
     pending: deque[tuple[Record, Future[tuple[bytes, str | None]]]] = deque()
     with ThreadPoolExecutor(READ_AHEAD) as pool:
         for record in records:

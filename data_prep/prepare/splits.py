@@ -1,4 +1,4 @@
-"""Splits by identity."""
+"""Assign identities to splits."""
 
 import hashlib
 
@@ -8,9 +8,9 @@ SPLITS = ("train", "val", "test")
 
 
 def split_of(identity: str, fractions: SplitFractions) -> str:
-    """``train``, ``val`` or ``test``: a function of the identity's name alone, never of the rest of the set.
+    """Return the split of an identity (train, val or test), which depends only on its name.
 
-    A set that grows or shrinks moves no identity from one split to another.
+    An identity stays in its split when images or other identities are added or removed.
     """
     position = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
     if position < fractions.test:

@@ -1,4 +1,4 @@
-"""How far a set is, from its folder alone: while it is made, by whomever, and afterwards."""
+"""Report the progress of a dataset from the files in its output folder."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,37 +15,37 @@ from data_prep.storage.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Where a set stands."""
+    """Progress of a dataset."""
 
     num_shards: int
-    """Planned; 0 before there is a plan."""
+    """Number of planned shards; 0 before there is a plan."""
     shards_done: int
-    """Of these, made."""
+    """Number of finished shards."""
     num_images: int
-    """Planned."""
+    """Number of planned images."""
     processed: int
-    """Of these, in the shards made: kept or kept out."""
+    """Number of images in finished shards, kept or rejected."""
     rate: float | None
-    """Pictures a second over the time in which the shards were made; None before two are."""
+    """Images per second while the shards were made; None before two shards are finished."""
     reject_counts: dict[str, int]
-    """Kept out so far, by reason; copies of others are found at the end."""
+    """Number of images rejected so far by reason; duplicates are only found at the end."""
     finished: bool
-    """Whether the manifest is there."""
+    """Whether the manifest exists."""
 
 
 def status(config: PrepareConfig) -> Status:
-    """Read the folder. Raises DataError if nothing was ever begun there."""
+    """Read the progress from the output folder. Raises DataError if no run has started there."""
     store = Store(config.output)
     plan = load_plan(config, store)
     if plan is None:
         return _finished_status(config, store)
     indexes = [
-        found
+        index
         for name, digest in plan.shards.items()
         for tar in (draft_path(name), final_path(name))
-        if (found := load_if_current(store, tar, config.digest, digest))
+        if (index := load_if_current(store, tar, config.digest, digest))
     ]
-    processed = sum(sidecar.samples + sum(sidecar.reject_counts.values()) for sidecar in indexes)
+    processed = sum(index.samples + sum(index.reject_counts.values()) for index in indexes)
     reject_counts: Counter[str] = Counter()
     for index in indexes:
         reject_counts.update(index.reject_counts)
@@ -65,14 +65,14 @@ def status(config: PrepareConfig) -> Status:
 
 
 def shards_done(plan: Plan, store: Store) -> int:
-    """Shards that lie there, by their names alone: cheap enough to be asked all the time."""
+    """Count finished shards by file name only, which is cheap enough to poll."""
     existing = {*store.listdir(DRAFTS_DIR), *(name for split in SPLITS for name in store.listdir(split))}
     return sum(bool({index_path(draft_path(name)), index_path(final_path(name))} & existing) for name in plan.shards)
 
 
 def _finished_status(config: PrepareConfig, store: Store) -> Status:
     if not (store.exists(DATASET_CONFIG_NAME) or store.exists(OLD_DATASET_CONFIG_NAME)):
-        raise DataError(f"output {config.output}: nothing was begun there; run `e4t prepare`")
+        raise DataError(f"output {config.output}: no run has started there; run `e4t prepare`")
     if not store.exists(MANIFEST_NAME):
         return Status(
             num_shards=0, shards_done=0, num_images=0, processed=0, rate=None, reject_counts={}, finished=False

@@ -1,4 +1,4 @@
-"""One rank's share of the work: the same function under every executor."""
+"""The worker: process one rank's share of the shards. Every executor runs the same function."""
 
 import ctypes
 import os
@@ -16,13 +16,13 @@ from e4t import ConfigError
 
 
 def run_worker(config: PrepareConfig, rank: int, world_size: int) -> None:
-    """Make every ``world``-th shard from ``rank`` on that is not made yet.
+    """Create the missing shards among every ``world_size``-th shard, starting at shard ``rank``.
 
-    Where there is no plan it is made first; ranks that do so at the same time make the same one. Raises DataError if
-    the source or the output fails, ConfigError if the output is of another configuration.
+    Without a plan, it is made first; workers that do so at the same time make the same plan. Raises DataError if the
+    source or the output fails, ConfigError if the output belongs to another configuration.
     """
     if not 0 <= rank < world_size:
-        raise ConfigError(f"rank {rank} of {world_size}; ranks count from 0 to {world_size - 1}")
+        raise ConfigError(f"rank {rank} is not valid for {world_size} workers; give 0 to {world_size - 1}")
     configure_worker_process()
     store = Store(config.output)
     with output_errors(config):
@@ -36,7 +36,7 @@ def run_worker(config: PrepareConfig, rank: int, world_size: int) -> None:
 
 
 def make_new_plan(config: PrepareConfig, store: Store) -> Plan:
-    """List the source anew, and note in the output what it is made with. A bad source leaves no file there."""
+    """List the source, plan the shards and record the configuration. A bad source leaves no files in the output."""
     check_same_config(config, store)
     plan = make_plan(config, store)
     write_config(config, store)
@@ -45,30 +45,28 @@ def make_new_plan(config: PrepareConfig, store: Store) -> Plan:
 
 @contextmanager
 def output_errors(config: PrepareConfig) -> Iterator[None]:
-    """Say in one line what is wrong with an output that cannot be written."""
+    """Convert OSErrors into a DataError that says in one line why the output cannot be written."""
     try:
         yield
     except OSError as error:
         raise DataError(
-            f"output {config.output} cannot be written ({error.strerror or error}); make room or make it writable, or "
+            f"output {config.output} cannot be written ({error.strerror or error}); free space, make it writable or "
             "give another data.output, and rerun: finished shards are kept"
         ) from error
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""glibc's numbers for mallopt."""
-
-
+"""Parameter numbers of glibc's mallopt."""
 _TRIM_BYTES, _MMAP_BYTES = 2**28, 2**25
-"""Up to 256 MiB stay with the process; buffers of up to 32 MiB, the most that glibc allows, come from them."""
+"""Keep up to 256 MiB of freed memory, and serve buffers of up to 32 MiB (glibc's maximum) from it."""
 
 
 def configure_worker_process() -> None:
-    """One core, and memory that is used again for the next picture.
+    """Limit the process to one thread, and let glibc reuse the memory of one image for the next.
 
-    Without the first, kornia-rs starts as many threads as there are cores, in each of as many processes. Without the
-    second, glibc hands a picture's buffers back and the kernel clears as many pages for the next: 2,000 page faults and
-    5 of 23 CPU ms a picture. A machine of another C library goes without.
+    Otherwise kornia-rs starts as many threads as there are cores in each process, and glibc returns an image's buffers
+    to the kernel, which clears as many pages for the next image: 2,000 page faults and 5 of 23 ms CPU time per image.
+    The memory settings apply to glibc only.
     """
     os.environ.setdefault("RAYON_NUM_THREADS", "1")
     if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""What frozen models see in every picture, computed once and kept beside the shards."""
+"""Cache of features that frozen models compute from every image, stored next to the shards."""
 
 import hashlib
 import json
@@ -27,9 +27,9 @@ INDEX_NAME = "features.json"
 _VERSION_1_FINGERPRINT_KEYS = {"autoencoder": "vae", "picture tower": "image_encoder"}
 """Fingerprint keys that version 1 wrote and what they are called since version 2."""
 Compute = Callable[[Tensor], dict[str, Tensor]]
-"""Pictures (B, 3, H, W) in [-1, 1] to tensors (B, ...) by name."""
+"""Maps images (B, 3, H, W), float32 in [-1, 1], to tensors (B, ...) by name."""
 NUM_FLIPS = 2
-"""Every picture is stored as it is and mirrored: tensors are (rows, 2, ...)."""
+"""Features of every image and its mirror image are stored: tensors have the shape (rows, 2, ...)."""
 
 
 def write_features(
@@ -43,10 +43,11 @@ def write_features(
     batch_size: int = 32,
     on_progress: ProgressCallback | None = None,
 ) -> None:
-    """Compute the features of every ``world``-th shard from ``rank`` on that has none yet.
+    """Compute the missing features of every ``world_size``-th shard, starting at shard ``rank``.
 
-    ``purpose`` names what they hold for (models, precision); the set's own digest is added. Raises ConfigError if the
-    folder holds features for another purpose, DataError if a shard cannot be read or the folder not be written.
+    ``fingerprint`` describes what the features depend on (models, precision); the digest of the manifest is added.
+    Raises ConfigError if the folder holds features with another fingerprint, and DataError if a shard cannot be read or
+    the folder cannot be written.
     """
     manifest = Manifest.load(root)
     store = Store(f"{root}/{folder}")
@@ -55,7 +56,7 @@ def write_features(
     shards = [
         (split, number) for split, split_shards in manifest.splits.items() for number in range(len(split_shards))
     ][rank::world_size]
-    reader = cache(partial(ShardReader, root))  # one a split, which reads the manifest once
+    reader = cache(partial(ShardReader, root))  # one reader per split, so that the manifest is read once
     try:
         store.write(INDEX_NAME, json.dumps({"version": VERSION, "fingerprint": fingerprint}, indent=1) + "\n")
         for done, (split, number) in enumerate(shards, 1):
@@ -69,7 +70,7 @@ def write_features(
 
 
 def check_fingerprint(store: Store, fingerprint: dict[str, str]) -> None:
-    """Raise ConfigError, with the difference, if the features there are made for something else."""
+    """Raise ConfigError, naming the differences, if the folder holds features with another fingerprint."""
     with suppress(FileNotFoundError):
         index = json.loads(store.read(INDEX_NAME))
         if index["version"] == 1:
@@ -80,12 +81,12 @@ def check_fingerprint(store: Store, fingerprint: dict[str, str]) -> None:
         if changed:
             details = "; ".join(f"{name}: {old} there, {new} now" for name, old, new in changed)
             raise ConfigError(
-                f"features {store.url} are made for something else ({details}); give another cache.folder"
+                f"features {store.url} were computed for other models or data ({details}); give another cache.folder"
             )
 
 
 def verify_features(root: str, folder: str) -> Iterator[str]:
-    """Recheck every file's sha256; yields one line for each that is missing or differs."""
+    """Check the SHA-256 of every file; yield one line for each that is missing or differs."""
     store = Store(f"{root}/{folder}")
     for split, shards in Manifest.load(root).splits.items():
         for shard in shards:
@@ -94,18 +95,18 @@ def verify_features(root: str, folder: str) -> Iterator[str]:
             entry = _valid_entry(store, split, shard)
             file = store.url_of(_features_path(split, shard))
             if entry is None:
-                yield f"features {file} are missing or of another shard; rerun `e4t cache`"
+                yield f"features {file} are missing or belong to another shard; rerun `e4t cache`"
             elif hashlib.sha256(store.read(_features_path(split, shard))).hexdigest() != entry["sha256"]:
                 yield f"features {file} were changed after they were written; delete the file and rerun `e4t cache`"
 
 
 class FeatureReader:
-    """Features of a split, row by row. Any number of threads may read."""
+    """Random access to the features of a split. It is safe to use from several threads."""
 
     def __init__(
         self, root: str, folder: str, split: str, fingerprint: dict[str, str], config: DataLoaderConfig | None = None
     ) -> None:
-        """Open them. Raises ConfigError if they are made for something else, DataError if they are not complete."""
+        """Open the features. Raises ConfigError if their fingerprint differs, DataError if they are incomplete."""
         self._init_args = folder, split, fingerprint, config
         config, self._split = config or DataLoaderConfig(), split
         self._store = RetryingStore(f"{root}/{folder}", config)
@@ -117,27 +118,27 @@ class FeatureReader:
         self._cached_shard = lru_cache(maxsize=2 * config.shuffle_window_shards)(self._open_shard)
 
     def for_dataset(self, root: str) -> "FeatureReader":
-        """Features of another set, made for the same purpose and kept in a folder of the same name."""
+        """Open the features of another dataset with the same fingerprint, in a folder of the same name."""
         return FeatureReader(root, *self._init_args)
 
     def read(self, shard: int, row: int, *, flipped: bool) -> dict[str, Tensor]:
-        """Tensors by name, of one picture or its mirror image. Raises Unreadable."""
+        """Return the tensors of an image, or of its mirror image, by name. Raises SampleReadError."""
         try:
             file = self._cached_shard(shard)
             return {name: file.get_slice(name)[row, int(flipped)] for name in file.keys()}  # noqa: SIM118 - no dict
-        except Exception as error:  # safetensors has errors of its own
+        except Exception as error:  # safetensors raises its own exception type
             name = _features_path(self._split, self._shards[shard])
             message = f"features {self._store.url_of(name)} cannot be read ({error}); rerun `e4t cache`"
             raise SampleReadError(message, sample=f"{name}[{row}]", shard_lost=True) from error
 
     def prefetch(self, shard: int) -> None:
-        """Have a shard's features ready. Raises OSError or DataError."""
+        """Fetch the features of a shard in advance. Raises OSError or DataError."""
         self._files.prefetch(self._stored_file(shard))
 
     def _check_complete(self) -> None:
-        """Tell what is missing by one listing; each file is looked at when it is opened.
+        """Raise DataError if entries are missing; one listing is enough, as files are checked when they are opened.
 
-        Some stores cannot list: there the first one stands for all.
+        On stores that cannot list folders only the first shard is checked.
         """
         shards = [shard for shard in self._shards if shard.samples]
         existing = set(self._store.listdir(self._split))
@@ -154,11 +155,11 @@ class FeatureReader:
     def _stored_file(self, shard: int) -> StoredFile:
         entry = _entry(self._store, self._split, self._shards[shard])
         if entry is None:
-            raise DataError("they are missing, or of another shard")
+            raise DataError("they are missing or belong to another shard")
         return StoredFile(_features_path(self._split, self._shards[shard]), int(entry["bytes"]), str(entry["sha256"]))
 
     def _open_shard(self, shard: int) -> safe_open:
-        # Mapped into memory: it stays readable when the cache has removed the file.
+        # The file is memory-mapped and stays readable after the cache has removed it.
         with self._files.open(self._stored_file(shard)) as file:
             return safe_open(file.name, framework="pt")
 
@@ -182,7 +183,7 @@ def _write_shard(store: Store, split: str, shard: Shard, tensors: dict[str, Tens
 
 
 def _entry(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
-    """The note of this very shard's features, if there is one."""
+    """Return the entry of the shard's features, or None if there is none for exactly this shard."""
     try:
         entry: dict[str, str | int] = json.loads(store.read(_entry_path(split, shard)))
     except (FileNotFoundError, ValueError):
@@ -191,7 +192,7 @@ def _entry(store: Store, split: str, shard: Shard) -> dict[str, str | int] | Non
 
 
 def _valid_entry(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
-    """The same, if the features lie there unharmed as far as their size tells."""
+    """Return the entry of the shard's features if the file has the recorded size, else None."""
     entry = _entry(store, split, shard)
     return entry if entry and store.size(_features_path(split, shard)) == entry["bytes"] else None
 

@@ -1,4 +1,4 @@
-"""Single samples of a split, found by their offsets. Knows no torch: processes that only decode start in a blink."""
+"""Random access to the samples of a split by byte offset. Does not import torch, so decoding processes start quickly."""
 
 import io
 import json
@@ -27,31 +27,31 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SampleMetadata:
-    """What is known of a stored picture."""
+    """Metadata of a stored image."""
 
     key: str
-    """Name in the shards."""
+    """Sample key in the shards."""
     identity: str
-    """Who or what it shows."""
+    """Person or object in the image."""
     caption: str
-    """Its own, or the set's template."""
+    """The image's own caption, or the one generated from ``data.caption_template``."""
 
 
 class _SampleOffsets(NamedTuple):
     key: str
     metadata: tuple[int, int]
-    """Offset and size."""
+    """Offset and size of the JSON in bytes."""
     image: tuple[int, int]
-    """Offset and size."""
+    """Offset and size of the image file in bytes."""
 
 
 class ShardSamples:
-    """A split's samples by shard and row, on this machine's disk or at a URL. Any number of threads may read."""
+    """Samples of a split by shard and row, from a local disk or a URL. It is safe to use from several threads."""
 
     def __init__(
         self, root: Path | str, split: str, config: DataLoaderConfig | None = None, *, manifest: Manifest | None = None
     ) -> None:
-        """Open a split; ``manifest`` is the set's own if it has been read. Raises DataError if there is no sample."""
+        """Open a split; ``manifest`` saves reading it again. Raises DataError if the split has no samples."""
         self.config = config or DataLoaderConfig()
         store = RetryingStore(str(root), self.config)
         self.manifest = manifest or Manifest.load(store)
@@ -62,14 +62,14 @@ class ShardSamples:
         self._index = lru_cache(maxsize=2 * self.config.shuffle_window_shards)(self._load_index)
 
     def metadata(self, shard: int, row: int) -> SampleMetadata:
-        """What is known of the sample at ``row`` of a shard. Raises Unreadable."""
+        """Read the metadata of the sample at ``row`` of a shard. Raises SampleReadError."""
         offsets = self._offsets(shard, row)
         data = self._read(shard, row, *offsets.metadata)
         with self._decode_errors(shard, offsets.key):
             return _parse_metadata(offsets, data)
 
     def read_image(self, shard: int, row: int) -> tuple[SampleMetadata, Pixels]:
-        """The same, and the picture, (H, W, 3). Raises Unreadable."""
+        """Read metadata and pixels (H, W, 3), uint8; a corrupt cached shard is fetched again. Raises SampleReadError."""
         try:
             return self._read_image(shard, row)
         except SampleReadError:
@@ -92,13 +92,15 @@ class ShardSamples:
     def _decode_errors(self, shard: int, key: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # a decoder answers damaged bytes with nearly anything
+        except Exception as error:  # decoders raise many exception types on damaged bytes
             raise self._read_error(shard, key, error) from error
 
     def _decode(self, data: bytes) -> Pixels:
         with Image.open(io.BytesIO(data), formats=[PIL_FORMATS[self.manifest.format]]) as image:
             if image.size != (self.manifest.resolution,) * 2:
-                raise ValueError(f"it is {image.width} x {image.height}, not {self.manifest.resolution} pixels square")
+                raise ValueError(
+                    f"the image has {image.width} x {image.height} pixels, not {self.manifest.resolution} squared"
+                )
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
     def _read(self, shard: int, row: int, offset: int, size: int) -> bytes:
@@ -107,7 +109,7 @@ class ShardSamples:
         except FileNotFoundError as error:
             message, shard_lost = f"shard {self.url(shard)} is missing; {VERIFY_HINT}", True
             raise SampleReadError(message, sample=self.sample_name(shard, row), shard_lost=shard_lost) from error
-        except TruncatedFile as error:  # what comes before the end is as good as ever
+        except TruncatedFile as error:  # samples before the end are still readable
             raise self._read_error(shard, self._offsets(shard, row).key, error) from error
         except OSError as error:
             raise self._read_error(shard, self.sample_name(shard, row), error, shard_lost=True) from error
@@ -117,11 +119,11 @@ class ShardSamples:
         return SampleReadError(message, sample=sample, shard_lost=shard_lost)
 
     def sample_name(self, shard: int, row: int) -> str:
-        """What a sample is called when its key cannot be known."""
+        """Return the name of a sample whose key cannot be read: shard and row."""
         return f"{self.shards[shard].name}[{row}]"
 
     def url(self, shard: int) -> str:
-        """The shard's full name, for messages."""
+        """Return the full URL of a shard for messages."""
         return self.files.store.url_of(self.shards[shard].name)
 
     def _offsets(self, shard: int, row: int) -> _SampleOffsets:

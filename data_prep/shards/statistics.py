@@ -1,4 +1,4 @@
-"""What pictures are like, in numbers that can be added up shard by shard."""
+"""Statistics of image properties that can be summed over shards."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, sum, sum of squares and range of a number."""
+    """Count, sum, sum of squares and range of a set of values."""
 
     count: int = 0
     total: float = 0.0
@@ -26,27 +26,27 @@ class Moments:
 
     @classmethod
     def from_value(cls, value: float) -> "Moments":
-        """Of a single number."""
+        """Return the moments of a single value."""
         return cls(1, value, value * value, value, value)
 
     def summary(self) -> dict[str, float]:
-        """Mean, standard deviation and range."""
+        """Return mean, population standard deviation, minimum and maximum."""
         mean = self.total / self.count
         std = math.sqrt(max(0.0, self.sum_of_squares / self.count - mean * mean))
         return {"mean": mean, "std": std, "min": self.minimum, "max": self.maximum}
 
 
 Statistics = dict[str, Moments]
-"""By the quantity's name."""
+"""Moments by the name of the quantity, such as ``width``."""
 
 
 def compute_statistics(rows: Iterable[Mapping[str, float]]) -> Statistics:
-    """Of pictures, each with its numbers."""
+    """Compute statistics over images; each row maps names to values."""
     return merge_statistics({name: Moments.from_value(value) for name, value in row.items()} for row in rows)
 
 
 def merge_statistics(many: Iterable[Mapping[str, Moments]]) -> Statistics:
-    """The sum over shards, in the order given, so that it is the same to the last bit."""
+    """Sum statistics in the given order, so that the floating-point result is reproducible."""
     total: Statistics = {}
     for one in many:
         for name, moments in one.items():

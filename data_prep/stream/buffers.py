@@ -1,4 +1,4 @@
-"""Where loaded samples are put, and who puts them there."""
+"""Memory for loaded samples, and the decoders that fill it."""
 
 import os
 from collections.abc import Sequence
@@ -22,29 +22,30 @@ from data_prep.stream.shuffle import is_flipped
 
 
 class Decoder(Protocol):
-    """Reads samples into rows of its own. One caller at a time."""
+    """Reads samples into slots of a buffer. Only one thread may call it at a time."""
 
     def decode(self, tasks: Sequence[Task]) -> list[DecodeResult]:
-        """What is known of each, or why it cannot be read."""
+        """Fill the slots of the tasks; return the metadata of each sample or the reason why it cannot be read."""
 
     def close(self) -> None:
-        """Stop."""
+        """Stop the decoder."""
 
 
 class BatchBuffer(Protocol):
-    """Where samples are put."""
+    """Slots for samples, which the decoders fill."""
 
     decoders: list[Decoder]
+    """Decoders that write into the slots; they may work at the same time."""
 
     def gather(self, start: int, count: int) -> dict[str, Tensor]:
-        """Samples of these rows, stacked; they stay what they are when the rows are written again."""
+        """Return a copy of ``count`` slots from ``start`` on as tensors with a leading batch dimension."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Free the memory."""
 
 
 class PixelBuffer:
-    """Pictures, decoded by processes into memory that they share with this one."""
+    """Pixels in shared memory, filled by decoding processes."""
 
     def __init__(self, sequence: SampleSequence, num_slots: int) -> None:
         config = DecoderConfig(
@@ -62,18 +63,18 @@ class PixelBuffer:
         self.decoders = self.decoders or [InProcessDecoder(config, self._pixels)]
 
     def gather(self, start: int, count: int) -> dict[str, Tensor]:
-        """``pixels``."""
+        """Return ``pixels`` (count, 3, H, W), uint8, channels last in memory."""
         return {"pixels": torch.from_numpy(self._pixels[start : start + count].copy()).permute(0, 3, 1, 2)}
 
     def close(self) -> None:
-        """End the processes that were started meanwhile, and give back the memory."""
+        """End the decoding processes and free the shared memory."""
         for decoder in self.decoders:
             decoder.close()
         os.close(self._memory_fd)
 
 
 class FeatureBuffer:
-    """Features, which only need to be copied: threads do."""
+    """Cached features, which only need to be copied and are therefore read by threads."""
 
     def __init__(self, sequence: SampleSequence, num_slots: int, features: Sequence[FeatureReader]) -> None:
         self._sequence, self._features = sequence, features
@@ -81,16 +82,16 @@ class FeatureBuffer:
         self.decoders: list[Decoder] = [self] * max(1, sequence.config.num_workers)
 
     def decode(self, tasks: Sequence[Task]) -> list[DecodeResult]:
-        """Read features, and of the shards what else is known."""
+        """Read the features from their files and the metadata from the shards."""
         return [self._read(task) for task in tasks]
 
     def gather(self, start: int, count: int) -> dict[str, Tensor]:
-        """Features by name."""
+        """Return the features by name, each (count, ...)."""
         rows = self._tensors[start : start + count]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing; there are no resources to free."""
 
     def _read(self, task: Task) -> DecodeResult:
         try:

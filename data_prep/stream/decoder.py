@@ -1,8 +1,8 @@
-"""Processes that decode.
+"""Decoding processes that write pixels into shared memory.
 
-Pillow decodes under Python's lock: threads would share one core among them and hold up the training that they serve.
-So each decoder is a process of its own, which writes pixels into memory that both share and sends back the rest. It is
-a fresh one and no fork, because a trainer has threads and a GPU, and ends when its pipe does, however its parent ended.
+Pillow holds the GIL while it decodes: threads would share one core and slow down training. Therefore each decoder is a
+process, which writes pixels into shared memory and sends metadata through a pipe. It is spawned and not forked, because
+the trainer has threads and a GPU context, and it exits when the pipe closes, however the parent ended.
 """
 
 import mmap
@@ -27,56 +27,57 @@ from data_prep.shards.samples import Pixels, SampleMetadata, ShardSamples
 from data_prep.stream.shuffle import is_flipped
 
 PACKAGE_ROOT = str(Path(__file__).parents[2])
-"""Where this package lies: the process finds it even if its parent's folder has changed."""
+"""Folder of the package, so that the process finds it even if the parent has changed its working directory."""
 
 MALLOC_ENV = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
-"""Keep what a picture took for the next one. By default glibc gives a megabyte back to the system every time and takes
-it again page by page, which costs a third of all the decoder's time."""
+"""Environment that makes glibc keep freed memory for the next image. By default it returns large buffers to the kernel
+and faults them in again page by page, which takes a third of the decoder's time."""
 
 
 class Task(NamedTuple):
-    """A picture to decode, and where to."""
+    """One image to decode."""
 
     slot: int
-    """Row of the shared pixels."""
+    """Slot in the shared memory to write to."""
     dataset: int
-    """Which set."""
+    """Index of the dataset; 0 is the recipe's own."""
     epoch: int
-    """Of that set; decides with the key whether the picture is mirrored."""
+    """Epoch of that dataset; it determines together with the key whether the image is mirrored."""
     shard: int
-    """Of the set's split."""
+    """Index of the shard in the split."""
     row: int
-    """Of the shard."""
+    """Index of the sample in the shard."""
 
 
 DecodeResult = SampleMetadata | SampleReadError
+"""Metadata of a decoded sample, or the reason why it cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """What a decoder must know before its first task."""
+    """What a decoder needs to know before its first task."""
 
     datasets: list[tuple[str, Manifest]]
-    """Folder or URL of each, and what it holds."""
+    """Folder or URL of each dataset, and its manifest."""
     split: str
-    """Of all."""
+    """Split to read from all datasets."""
     loader_config: DataLoaderConfig
-    """How they are read."""
+    """Settings for reading."""
     seed: int
-    """Of the mirroring."""
+    """Seed that determines which images are mirrored."""
     num_slots: int
-    """Pictures that the shared pixels hold."""
+    """Number of images that fit into the shared memory."""
     size: int
-    """Of a picture, in pixels."""
+    """Width and height of the images in pixels."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the shared pixels."""
+        """Shape of the shared pixels: (slots, H, W, 3)."""
         return (self.num_slots, self.size, self.size, 3)
 
 
 class InProcessDecoder:
-    """Decodes in this very process."""
+    """Decodes in the calling process."""
 
     def __init__(self, config: DecoderConfig, pixels: Pixels) -> None:
         self._config, self._pixels = config, pixels
@@ -86,11 +87,11 @@ class InProcessDecoder:
         ]
 
     def decode(self, tasks: Sequence[Task]) -> list[DecodeResult]:
-        """Write pictures to their rows; what is known of each, or why there is none."""
+        """Write the images to their slots; return the metadata of each or the reason why it cannot be read."""
         return [self._decode(task) for task in tasks]
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing; there is no process to end."""
 
     def _decode(self, task: Task) -> DecodeResult:
         try:
@@ -103,17 +104,17 @@ class InProcessDecoder:
 
 
 class ProcessDecoder:
-    """Decodes in a process of its own. One caller at a time."""
+    """Decodes in a separate process. Only one thread may call it at a time."""
 
     def __init__(self, config: DecoderConfig, memory_fd: int) -> None:
-        """``memory``: descriptor of the shared pixels."""
+        """Start the process; ``memory_fd`` is the file descriptor of the shared pixels."""
         self._config, self._memory_fd, self._closed = config, memory_fd, False
         self._start()
 
     def decode(self, tasks: Sequence[Task]) -> list[DecodeResult]:
-        """Write pictures to their rows; what is known of each, or why there is none.
+        """Write the images to their slots; return the metadata of each or the reason why it cannot be read.
 
-        Raises DataError if the process dies at it, twice.
+        A process that died is restarted once; raises DataError if it dies again at the same tasks.
         """
         for is_retry in (False, True):
             try:
@@ -125,7 +126,7 @@ class ProcessDecoder:
                     raise DataError("the stream was closed") from error
                 if is_retry:
                     raise DataError(
-                        f"a decoding process has ended twice at the same pictures (exit code {code}); is memory short? "
+                        f"a decoding process died twice at the same images (exit code {code}), possibly for lack of memory; "
                         "lower stream.num_workers, or run `e4t prepare --verify`"
                     ) from error
                 self._start()
@@ -134,7 +135,7 @@ class ProcessDecoder:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """End the process; a call that waits for it raises DataError."""
+        """End the process; a concurrent ``decode`` raises DataError."""
         self._closed = True
         self._process.kill()
         self._process.wait()
@@ -142,7 +143,7 @@ class ProcessDecoder:
     def _start(self) -> None:
         self._conn, child_conn = Pipe()
         descriptors = (child_conn.fileno(), self._memory_fd)
-        self._process = subprocess.Popen(  # noqa: S603 - our own words
+        self._process = subprocess.Popen(  # noqa: S603 - fixed arguments
             [sys.executable, "-m", __name__, *map(str, descriptors)],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
@@ -154,9 +155,9 @@ class ProcessDecoder:
 
 
 def allocate_shared_pixels(config: DecoderConfig) -> tuple[int, Pixels]:
-    """Memory for the job's pictures that ends with its last user, and its descriptor."""
+    """Allocate shared memory for the pixels; return its file descriptor and array. The last user frees it."""
     size = int(np.prod(config.shape))
-    if hasattr(os, "memfd_create"):  # no file of /dev/shm, of which containers have little
+    if hasattr(os, "memfd_create"):  # unlike /dev/shm, which is small in containers
         descriptor = os.memfd_create("e4t-pixels")
     else:
         with tempfile.TemporaryFile() as file:
@@ -171,9 +172,9 @@ def _map_pixels(descriptor: int, config: DecoderConfig) -> Pixels:
 
 
 def worker_main(conn: Connection, memory_fd: int) -> None:
-    """Be a decoder until the pipe ends."""
+    """Decode tasks from the pipe until it is closed (main function of the decoding process)."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the trainer finishes its step first, and needs pictures for it
+        signal.signal(number, signal.SIG_IGN)  # the trainer finishes its step first, and needs images for it
     try:
         config: DecoderConfig = conn.recv()
         decoder = InProcessDecoder(config, _map_pixels(memory_fd, config))
@@ -184,7 +185,7 @@ def worker_main(conn: Connection, memory_fd: int) -> None:
 
 
 if __name__ == "__main__":
-    # Under its own name, as which the parent knows what is sent.
+    # Import the module by its full name, so that pickled classes match those of the parent.
     from data_prep.stream import decoder
 
     decoder.worker_main(Connection(int(sys.argv[1])), int(sys.argv[2]))

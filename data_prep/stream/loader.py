@@ -1,4 +1,4 @@
-"""One rank's slices of batches, loaded ahead."""
+"""Load one rank's share of each batch ahead of training."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,51 +18,51 @@ from data_prep.stream.prefetch import Prefetcher
 from data_prep.stream.sample_sequence import SampleSequence
 
 DECODE_CHUNK = 8
-"""Most pictures that a decoder is given at once: enough to make the hand-over cheap, few enough to share them out."""
+"""Largest number of images sent to a decoder at once: the overhead is small and the decoders stay evenly loaded."""
 MAX_CONSECUTIVE_FAILURES = 32
-"""Readings in a row that may fail before it is clear that the set, and not a sample, is lost; or two windows of shards,
-if those are more."""
+"""Number of consecutive read failures after which the dataset itself is considered lost, or twice
+``stream.shuffle_window_shards`` if that is more."""
 LoadedRow = tuple[SampleMetadata, str | None]
-"""What is known of a sample, and which one it stands for if that could not be read."""
+"""Metadata of a sample, and the name of the unreadable sample that it replaces, if any."""
 
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """A rank's slice of a batch."""
+    """One rank's share of a batch, loaded."""
 
     metadata: list[SampleMetadata]
-    """What is known of each sample."""
+    """Metadata of each sample."""
     tensors: dict[str, Tensor]
-    """The samples."""
+    """Pixels or features by name, each with a leading batch dimension."""
     indices: list[int]
-    """Global positions."""
+    """Global position of each sample."""
     skipped: list[str]
-    """Samples that could not be read."""
+    """Keys of samples that could not be read and were replaced."""
 
 
 @dataclass(frozen=True)
 class PendingBatch:
-    """A slice that workers are at."""
+    """One rank's share of a batch that is being loaded."""
 
     indices: list[int]
-    """Global positions."""
+    """Global position of each sample."""
     futures: list[Future[list[LoadedRow]]]
-    """The rows, some at a time."""
+    """Rows of the batch in chunks."""
     gather: Callable[[], dict[str, Tensor]]
-    """The samples, once all parts are done."""
+    """Function that returns the tensors once all futures are done."""
 
     def result(self) -> LoadedBatch:
-        """Wait for it. Raises DataError."""
+        """Wait for the batch. Raises DataError if a sample cannot be read and may not be skipped."""
         rows = [row for future in self.futures for row in future.result()]
         skipped = [key for _, key in rows if key is not None]
         return LoadedBatch([metadata for metadata, _ in rows], self.gather(), self.indices, skipped)
 
 
 class Loader:
-    """Loads slices of ``share`` samples, up to ``prefetch`` + 1 at a time."""
+    """Loads batches of ``local_batch_size`` samples, up to ``stream.prefetch`` + 1 at a time."""
 
     def __init__(self, sequence: SampleSequence, local_batch_size: int, features: FeatureReader | None) -> None:
-        """Nothing starts before the first slice does."""
+        """Store the arguments; threads and processes start with the first batch."""
         self._sequence, self._local_batch_size, self._config = sequence, local_batch_size, sequence.config
         self._features = [features, *(features.for_dataset(root) for root in sequence.roots[1:])] if features else []
         self._ring_size = self._config.prefetch + 1
@@ -71,7 +71,10 @@ class Loader:
         self._ring_index, self._windows = 0, list[tuple[int, int]]()
 
     def start(self, index: int) -> PendingBatch:
-        """Begin with the slice at a global position. The results of all but the last ``prefetch`` must be there."""
+        """Start loading the batch at a global position.
+
+        Buffers are reused: all earlier batches except the last ``stream.prefetch`` must have been collected.
+        """
         if self._buffer is None:
             self._open()
         self._schedule_prefetch(index)
@@ -86,13 +89,13 @@ class Loader:
         return PendingBatch(indices, futures, partial(self._buffer.gather, first_slot, self._local_batch_size))  # type: ignore[union-attr]
 
     def close(self) -> None:
-        """Stop everything; a later start begins anew."""
+        """Stop all threads and processes; a later ``start`` creates new ones."""
         buffer, self._buffer = self._buffer, None
         if buffer is None:
             return
         self._prefetcher.close()
         for decoder in buffer.decoders:
-            decoder.close()  # threads that wait for it need not wait on
+            decoder.close()  # unblocks the threads that wait for it
         self._pool.shutdown(wait=True, cancel_futures=True)
         buffer.close()
 
@@ -112,7 +115,7 @@ class Loader:
         self._ring_index, self._windows = 0, []
 
     def _load(self, index: int, first_slot: int, count: int) -> list[LoadedRow]:
-        """So many samples from a position on."""
+        """Load ``count`` samples from a global position on."""
         decoder = self._idle_decoders.get()
         try:
             tasks = [Task(first_slot + row, *self._sequence.locate(index + row)) for row in range(count)]
@@ -125,7 +128,7 @@ class Loader:
             self._idle_decoders.put(decoder)
 
     def _read_or_replace(self, decoder: Decoder, index: int, task: Task, result: DecodeResult | None) -> LoadedRow:
-        """The sample, or the next one in the line that can be read: the same whichever rank asks."""
+        """Return the sample, or the next readable one in the global order, which does not depend on the rank."""
         skipped, failures = None, 0
         while not isinstance(result, SampleMetadata):
             skipped = skipped or (result.sample if result else self._sample_name(task))
@@ -134,7 +137,7 @@ class Loader:
                 failures += 1
                 if failures >= max(MAX_CONSECUTIVE_FAILURES, 2 * self._config.shuffle_window_shards):
                     raise DataError(
-                        f"{failures} samples in a row cannot be read, the last because: {result}"
+                        f"{failures} consecutive samples cannot be read; the last error: {result}"
                     ) from result
             index += 1
             task = Task(task.slot, *self._sequence.locate(index))
@@ -148,21 +151,24 @@ class Loader:
             self._lost_shards.add((task.dataset, task.epoch, task.shard))
 
     def _is_shard_lost(self, task: Task) -> bool:
-        """Whether the shard was found lost in this epoch; in the next it may be there again."""
+        """Return whether the shard was found lost in this epoch; the next epoch tries it again."""
         return (task.dataset, task.epoch, task.shard) in self._lost_shards
 
     def _sample_name(self, task: Task) -> str:
         return self._sequence.readers[task.dataset].sample_name(task.shard, task.row)
 
     def _schedule_prefetch(self, index: int) -> None:
-        """Fetch this window's shards and then, as far as the cache has room, the next one's."""
-        windows = self._sequence.window_of(index)
+        """Fetch the shards of this window and then, as far as they fit into the cache, those of the next one."""
+        windows = self._sequence.windows_of(index)
         if windows == self._windows:
             return
         self._windows = windows
         spans = [order.shards_from(*window) for order, window in zip(self._sequence.orders, windows, strict=True)]
         shards = [
-            (dataset, shard) for _ in ("now", "then") for dataset, span in enumerate(spans) for shard in next(span)
+            (dataset, shard)
+            for _ in ("this window", "next window")
+            for dataset, span in enumerate(spans)
+            for shard in next(span)
         ]
         cumulative_bytes = accumulate(self._cache_bytes(*shard) for shard in shards)
         fitting = [
@@ -171,7 +177,7 @@ class Loader:
         self._prefetcher.submit(partial(self._fetch_shard, *shard) for shard in fitting)
 
     def _cache_bytes(self, dataset: int, shard: int) -> int:
-        """What a shard takes in the cache."""
+        """Return the size of a shard in the cache; local shards take no room."""
         reader = self._sequence.readers[dataset]
         return 0 if reader.files.store.is_local else reader.shards[shard].bytes
 

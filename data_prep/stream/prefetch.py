@@ -1,4 +1,4 @@
-"""Whole shards fetched before they are needed."""
+"""Fetch whole shards in the background before they are needed."""
 
 import logging
 import threading
@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 
 log = logging.getLogger(__name__)
 NUM_THREADS = 4
-"""Shards that come at the same time: one connection to a store seldom fills the line."""
+"""Number of concurrent downloads; one connection rarely saturates the network."""
 
 
 class Prefetcher:
-    """Runs fetches in the background, in order. What fails is left to the reader that needs it: it knows what to do."""
+    """Runs fetches in background threads, in order. Errors are ignored here: the reader that needs the file retries."""
 
     def __init__(self) -> None:
         self._queue = deque[Callable[[], None]]()
@@ -20,12 +20,12 @@ class Prefetcher:
         self._open = True
 
     def submit(self, fetches: Iterable[Callable[[], None]]) -> None:
-        """Fetch these next; those of an earlier call that have not begun are forgotten."""
+        """Run these fetches next; fetches of an earlier call that have not started are dropped."""
         with self._changed:
             self._queue = deque(fetches)
             self._changed.notify_all()
         if not self._threads:
-            # Daemons: a store that hangs must not keep a process from ending.
+            # Daemon threads: a store that hangs must not keep the process from exiting.
             self._threads = [
                 threading.Thread(target=self._run, daemon=True, name=f"shard-fetch-{number}")
                 for number in range(NUM_THREADS)
@@ -34,7 +34,7 @@ class Prefetcher:
                 thread.start()
 
     def close(self) -> None:
-        """Begin no further fetch; those under way end by themselves."""
+        """Start no further fetches; running ones finish on their own."""
         with self._changed:
             self._open = False
             self._changed.notify_all()
@@ -49,4 +49,4 @@ class Prefetcher:
             try:
                 fetch()
             except Exception as error:
-                log.debug("not fetched ahead: %s", error)
+                log.debug("prefetch failed: %s", error)

@@ -1,4 +1,4 @@
-"""Shards to batches: one global order, whatever the number of ranks; resumed by arithmetic, never by replay."""
+"""Read shards as batches in one global order that is independent of the number of ranks and resumable anywhere."""
 
 import logging
 from collections import deque
@@ -24,37 +24,38 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """This rank's slice of a global batch, b samples."""
+    """One rank's share of a global batch, b samples."""
 
     keys: list[str]
-    """Names in the shards."""
+    """Sample keys in the shards."""
     identities: list[str]
-    """Who or what each shows."""
+    """Identity of each sample: the person or object in the image."""
     captions: list[str]
-    """One each."""
+    """Caption of each sample."""
     tensors: dict[str, Tensor]
-    """``pixels`` (b, 3, H, W), uint8, channels last in memory (``as_images`` makes of them what models take, on any
-    device); or, of a stream of features, those, each (b, ...)."""
+    """``pixels`` (b, 3, H, W), uint8, channels last in memory, which ``to_float`` converts to model input on any
+    device; or, in a stream of cached features, these by name, each (b, ...)."""
     indices: list[int]
-    """Global positions: a sample's own randomness is drawn from these, so it does not depend on rank or batch size."""
+    """Global position of each sample. Per-sample random numbers are seeded with it and therefore do not depend on rank
+    or batch size."""
     samples_seen: int
-    """By all ranks, this global batch included: the state to resume from."""
+    """Number of samples that all ranks have seen, including this batch: the state to resume from."""
     epoch: int
-    """Of the last row of the recipe's own set up to here, from 0."""
+    """Epoch, from 0, of the last sample of the recipe's own dataset up to here."""
     skipped: list[str]
-    """Keys of samples that could not be read; others stand in their place. Empty unless ``config.damaged`` is skip."""
+    """Keys of samples that could not be read and were replaced. Empty unless ``stream.on_error`` is ``skip``."""
 
 
 class ShardStream(Iterator[Batch]):
-    """Endless batches of a split for one rank.
+    """Endless iterator over the batches of a split for one rank.
 
-    The rows of all epochs stand in one line, epoch e + 1 right behind epoch e. From ``samples_seen`` on, each global
-    batch takes the next ``global_batch`` rows of it, rank r the r-th of ``world`` equal slices. So each sample comes
-    once an epoch, no tail is dropped, and a batch may span two epochs. The line depends on the seed and on what
-    ``identity`` tells; never on ranks, workers or where it was resumed.
+    The samples of all epochs form one sequence, epoch e + 1 directly after epoch e. From ``samples_seen`` on, each
+    global batch takes the next ``global_batch_size`` samples, and rank r the r-th of ``world_size`` equal parts. So each
+    sample occurs once per epoch, no tail is dropped, and a batch may span two epochs. The sequence depends only on the
+    seed and on ``fingerprint``, not on ranks, workers or where it was resumed.
 
-    Workers start with the first batch. ``close``, or leaving a ``with`` block, ends them; going on afterwards continues
-    behind the last batch given.
+    Workers start with the first batch. ``close``, or leaving a ``with`` block, ends them; iterating afterwards continues
+    after the last batch returned.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class ShardStream(Iterator[Batch]):
         config: DataLoaderConfig | None = None,
         features: FeatureReader | None = None,
     ) -> None:
-        """Open a split at a position; ``features`` stand for the pictures, which are not decoded then.
+        """Open a split at a position. If ``features`` are given, images are not decoded.
 
-        Raises ConfigError if the ranks cannot share the batch, the mixed sets do not fit together or the cache is too
-        small for them, DataError if a set is unfit or its split empty.
+        Raises ConfigError if the batch cannot be divided among the ranks, the datasets cannot be mixed or the cache is
+        too small, and DataError if a dataset cannot be used or its split is empty.
         """
         if global_batch_size < 1 or global_batch_size % world_size:
             raise ConfigError(
-                f"a global batch of {global_batch_size} cannot be shared by {world_size} ranks; give a multiple of {world_size}"
+                f"a global batch size of {global_batch_size} cannot be divided among {world_size} ranks; give a multiple of {world_size}"
             )
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank} is not one of {world_size} ranks; give 0 to {world_size - 1}")
@@ -91,16 +92,16 @@ class ShardStream(Iterator[Batch]):
         self._pending: deque[PendingBatch] = deque()
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides the order beside the seed, as flat plain data: two runs with the same see the same."""
+        """Return everything that determines the order apart from the seed, as flat plain data; checkpoints store it."""
         return self.sequence.fingerprint()
 
     @property
     def digest(self) -> str:
-        """Sha256 of ``identity``."""
+        """SHA-256 of ``fingerprint``."""
         return sha256_json(self.fingerprint())
 
     def __next__(self) -> Batch:
-        """The next batch. Raises DataError, and closes, if samples cannot be read and ``config`` does not skip them."""
+        """Return the next batch. Closes and raises DataError if a sample cannot be read and may not be skipped."""
         while len(self._pending) <= self.config.prefetch:
             start = self.samples_seen + len(self._pending) * self.global_batch_size
             self._pending.append(self._loader.start(start + self.rank * (self.global_batch_size // self.world_size)))
@@ -113,11 +114,16 @@ class ShardStream(Iterator[Batch]):
         self.samples_seen += self.global_batch_size
         self.skipped += len(loaded.skipped)
         if loaded.skipped:
-            log.warning("skipped %d (%d so far): %s", len(loaded.skipped), self.skipped, ", ".join(loaded.skipped[:8]))
+            log.warning(
+                "skipped %d unreadable samples (%d so far): %s",
+                len(loaded.skipped),
+                self.skipped,
+                ", ".join(loaded.skipped[:8]),
+            )
         return Batch(
             keys=[metadata.key for metadata in loaded.metadata],
-            identities=[about.identity for about in loaded.metadata],
-            captions=[about.caption for about in loaded.metadata],
+            identities=[metadata.identity for metadata in loaded.metadata],
+            captions=[metadata.caption for metadata in loaded.metadata],
             tensors=loaded.tensors,
             indices=loaded.indices,
             samples_seen=self.samples_seen,
@@ -126,16 +132,16 @@ class ShardStream(Iterator[Batch]):
         )
 
     def close(self) -> None:
-        """End the workers and forget what was decoded ahead."""
+        """End the workers and discard prefetched batches."""
         self._pending.clear()
         self._loader.close()
 
     def __enter__(self) -> Self:
-        """Nothing to do: workers start with the first batch."""
+        """Return the stream; workers start with the first batch."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the stream."""
         self.close()

@@ -1,8 +1,8 @@
-"""A second domain, fetched and not shipped: emoji, the same concepts as two houses draw them.
+"""Demo domain "emoji": the same emoji as drawn by two vendors, from packages that the user downloads.
 
-Of the npm packages emoji-datasource-google (Noto Emoji, Apache-2.0) and emoji-datasource-twitter (Twemoji, CC-BY 4.0).
-A concept is an emoji; its pictures are one of each house, in every skin tone that it comes in. So a picture in the
-other house's style is known for each of them.
+The images come from the npm packages emoji-datasource-google (Noto Emoji, Apache-2.0) and emoji-datasource-twitter
+(Twemoji, CC-BY 4.0). An identity is an emoji; its images are the drawings of both vendors in every skin tone, so the
+reference image in the other vendor's style is known for each of them.
 """
 
 import io
@@ -24,41 +24,48 @@ from e4t import ConfigError
 
 DOMAIN_WORD = "emoji"
 VENDORS = {"google": "noto", "twitter": "twemoji"}
-"""What captions call the drawings of each vendor."""
+"""Name of each vendor's style in captions, by package suffix."""
 TONES = {"1F3FB": "pale", "1F3FC": "light", "1F3FD": "tan", "1F3FE": "brown", "1F3FF": "dark"}
-"""Fitzpatrick modifiers, one for each person that is shown."""
+"""Fitzpatrick skin tone modifiers and their words in captions."""
 IMAGE_SIZE = 64
+"""Width and height of the images in pixels."""
 CONFIG_NAME = "emoji.json"
+"""File in the output folder with the configuration; it marks a complete dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiConfig:
-    """What ``e4t emoji`` lays out."""
+    """Configuration of ``e4t demo emoji``."""
 
     packages: tuple[str, ...]
-    """The two packages, as ``npm pack`` leaves them (.tgz)."""
+    """The two packages, as downloaded by ``npm pack`` (.tgz)."""
     output: str = "data/emoji"
-    """Folder that gets <emoji>/<picture>.png with .txt (style and tone) and .captions.txt (more, which name it)."""
+    """Output folder. Each image <emoji>/<number>.png gets a .txt (style and skin tone) and a .captions.txt (further
+    captions, some with the name of the emoji)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "packages", tuple(self.packages))
         if len(self.packages) != len(VENDORS):
-            raise ConfigError(f"emoji.packages: give both, emoji-datasource-{' and emoji-datasource-'.join(VENDORS)}")
+            raise ConfigError(f"emoji: give both packages, emoji-datasource-{' and emoji-datasource-'.join(VENDORS)}")
 
 
 @dataclass(frozen=True)
 class Glyph:
-    """An emoji by one house, in one skin tone if it has one."""
+    """An emoji as drawn by one vendor, in one skin tone if it has skin."""
 
     emoji: str
-    """Short name, which is the concept and the folder."""
+    """Short name of the emoji: identity and folder name."""
     name: str
+    """Full name in captions."""
     vendor: str
+    """Style name, one of the values of ``VENDORS``."""
     tone: str | None
+    """Skin tone, one of the values of ``TONES``; None for the plain drawing."""
     png: bytes
+    """Image file with a transparent background."""
 
     def captions(self, rng: random.Random) -> list[str]:
-        """Style and tone; complete; the concept alone; something left out."""
+        """Return four captions: style and tone, complete, name only, and a random subset."""
         with_tone = f" with {self.tone} skin" if self.tone else ""
         by_vendor = f" drawn by {self.vendor}"
         with_name = f"an {DOMAIN_WORD} of {self.name}"
@@ -78,14 +85,14 @@ class Glyph:
         ]
 
     def image(self) -> Image.Image:
-        """On white, RGB."""
+        """Return the drawing on white in RGB, ``IMAGE_SIZE`` pixels square."""
         with Image.open(io.BytesIO(self.png)) as image:
             resized = image.convert("RGBA").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
         return Image.alpha_composite(Image.new("RGBA", resized.size, "white"), resized).convert("RGB")
 
 
 def build_emoji_dataset(config: EmojiConfig, *, on_progress: ProgressCallback | None = None) -> Path:
-    """Write the whole set; a finished one is left as it is. The folder appears by rename, when whole.
+    """Write the dataset atomically (the folder is renamed when complete); a complete one is left unchanged.
 
     Raises ConfigError if the folder holds anything else, DataError if a package is not one of the two.
     """
@@ -93,7 +100,9 @@ def build_emoji_dataset(config: EmojiConfig, *, on_progress: ProgressCallback | 
     if (output / CONFIG_NAME).exists():
         return output
     if output.exists():
-        raise ConfigError(f"{output} exists and was not made by `e4t emoji`; give another --output or delete it")
+        raise ConfigError(
+            f"{output} exists and was not created by `e4t demo emoji`; give another --output or delete it"
+        )
     emoji: dict[str, list[Glyph]] = {}
     for package in config.packages:
         for glyph in iter_glyphs(Path(package)):
@@ -108,7 +117,7 @@ def build_emoji_dataset(config: EmojiConfig, *, on_progress: ProgressCallback | 
 
 
 def _write_images(folder: Path, glyphs: list[Glyph]) -> None:
-    """Plain drawings first, so that a concept's first pictures differ in style alone."""
+    """Write the images of an emoji, plain drawings first, so that the first images differ in style only."""
     folder.mkdir(parents=True)
     rng = random.Random(folder.name)
     for index, glyph in enumerate(sorted(glyphs, key=lambda each: each.tone is not None)):
@@ -119,7 +128,7 @@ def _write_images(folder: Path, glyphs: list[Glyph]) -> None:
 
 
 def iter_glyphs(package: Path) -> Iterator[Glyph]:
-    """Every drawing of a package. Nothing is extracted; members are looked up by the names that its index gives."""
+    """Yield the drawings of a package. Members are read by the names in its index; nothing is extracted to disk."""
     try:
         with tarfile.open(package) as tar:
             vendor = json.loads(_read_member(tar, tar.getmember("package/package.json")))["name"].removeprefix(
@@ -137,11 +146,11 @@ def iter_glyphs(package: Path) -> Iterator[Glyph]:
                         _folder_name(entry["short_name"]), _normalize_name(entry["name"]), VENDORS[vendor], tone, png
                     )
     except (OSError, tarfile.TarError, ValueError, KeyError) as error:
-        raise DataError(f"{package} is not a package of emoji ({error}); fetch it again with npm pack") from error
+        raise DataError(f"{package} is not an emoji package ({error}); download it again with npm pack") from error
 
 
 def _entries_with_tone(index: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """Every emoji, and its variations of one skin tone."""
+    """Yield every index entry and its variations with a single skin tone."""
     for entry in index:
         yield entry, None
         for modifier, tone in TONES.items():
@@ -152,7 +161,7 @@ def _entries_with_tone(index: list[dict[str, Any]]) -> Iterator[tuple[dict[str, 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
     if file is None:
-        raise KeyError(f"{member.name} is no file")
+        raise KeyError(f"{member.name} is not a file")
     return file.read()
 
 

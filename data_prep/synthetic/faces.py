@@ -1,8 +1,8 @@
-"""The built-in domain: drawn faces, every attribute of which is known.
+"""Demo domain "faces": synthetic faces with known attributes.
 
-Open Peeps (CC0 1.0, Pablo Stanley) as packaged in ``dicebear-styles``, composed by ``dicebear-core`` and rasterised by
-``resvg``. An *identity* is what a person keeps from picture to picture; a *scene* is what changes. Any identity can be
-drawn in any scene, so the true picture of every prompt edit is known.
+The artwork is Open Peeps (CC0 1.0, Pablo Stanley) as packaged in ``dicebear-styles``, composed by ``dicebear-core`` and
+rasterized by ``resvg``. An *identity* holds the attributes that all images of a person share, a *scene* those that
+change. Any identity can be rendered in any scene, so the reference image of every prompt edit is known.
 """
 
 import hashlib
@@ -33,12 +33,14 @@ BEARD_PROBABILITY, ACCESSORY_PROBABILITY = 0.4, 0.45
 SCALE_RANGE = (0.92, 1.08)
 MAX_SHIFT_PERCENT = 5.0
 CONFIG_NAME = "faces.json"
-"""The file that says how a set was drawn."""
+"""File in the output folder with the configuration; it marks a complete dataset."""
+_OLD_KEYS = {"identities": "num_identities", "pictures": "images_per_identity"}
+"""Keys that earlier versions wrote and what they are called now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What a person keeps: the values are keys of ``data_prep.synthetic.vocabulary``."""
+    """Attributes that all images of a person share; values are keys of ``data_prep.synthetic.vocabulary``."""
 
     head: str
     hair: str
@@ -48,7 +50,7 @@ class Identity:
 
     @property
     def name(self) -> str:
-        """The folder name; ``parse`` gives the identity back. Equal people have equal names under every seed."""
+        """Folder name, which ``parse`` converts back. It depends on the attributes only, not on the seed."""
         return "-".join((self.head, self.hair, self.skin, self.beard, self.accessory))
 
     @classmethod
@@ -62,7 +64,7 @@ class Identity:
 
     @classmethod
     def random(cls, rng: random.Random) -> "Identity":
-        """Draw an identity; most people have neither beard nor glasses."""
+        """Sample an identity; most people have neither beard nor glasses."""
         return cls(
             head=rng.choice(list(HEADS)),
             hair=rng.choice(list(HAIR)),
@@ -72,7 +74,7 @@ class Identity:
         )
 
     def describe(self) -> str:
-        """Words for the identity: ``with tan skin, a ginger afro and round glasses``."""
+        """Describe the identity, for example ``with tan skin, a ginger afro and round glasses``."""
         parts = [
             f"{self.skin} skin",
             HEADS[self.head].format(hair=self.hair),
@@ -85,7 +87,7 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What changes from picture to picture."""
+    """Attributes that change from image to image."""
 
     expression: str
     clothes: str
@@ -93,13 +95,13 @@ class Scene:
     flip: bool = False
     scale: float = 1.0
     shift_x: float = 0.0
-    """Per cent of the picture's width."""
+    """Horizontal shift in percent of the image's width."""
     shift_y: float = 0.0
-    """Per cent of the picture's height."""
+    """Vertical shift in percent of the image's height."""
 
     @classmethod
     def random(cls, rng: random.Random) -> "Scene":
-        """Draw a scene, its framing included."""
+        """Sample a scene, including scale and shift."""
         return cls(
             expression=rng.choice(list(EXPRESSIONS)),
             clothes=rng.choice(list(CLOTHES)),
@@ -111,13 +113,13 @@ class Scene:
         )
 
     def caption(self, subject: str = f"a {{expression}} {DOMAIN_WORD}") -> str:
-        """The scene without the identity: ``a portrait of a smiling person in a red shirt on a navy background``."""
+        """Describe the scene only: ``a portrait of a smiling person in a red shirt on a navy background``."""
         subject = subject.format(expression=self.expression)
         return _fix_articles(f"a portrait of {subject} in a {self.clothes} shirt on a {self.background} background")
 
 
 def extra_captions(identity: Identity, scene: Scene, rng: random.Random) -> list[str]:
-    """More captions of one picture: one complete, one of the person alone, one that leaves things out."""
+    """Return three further captions of an image: complete, identity only, and a random subset of attributes."""
     described = f"{DOMAIN_WORD} {identity.describe()}"
     complete = scene.caption(rng.choice((f"a {{expression}} {described}", f"a {described} {{expression}}")))
     subject = rng.choice((DOMAIN_WORD, described))
@@ -141,7 +143,7 @@ def _open_peeps_style() -> Style:
 
 
 def render(identity: Identity, scene: Scene, size: int = 64) -> Image.Image:
-    """Draw the identity in the scene as an RGB picture of ``size`` x ``size`` pixels."""
+    """Render the identity in the scene as an RGB image of ``size`` x ``size`` pixels."""
     ink, fill = HAIR[identity.hair]
     options = {
         "size": size,
@@ -169,32 +171,34 @@ def render(identity: Identity, scene: Scene, size: int = 64) -> Image.Image:
 
 @dataclass(frozen=True, kw_only=True)
 class FacesConfig:
-    """What ``e4t faces`` draws."""
+    """Configuration of ``e4t demo faces``."""
 
     output: str = "data/faces"
-    """Folder that gets <identity>/<picture>.png with .txt (the scene) and .captions.txt (more captions, one a line)."""
+    """Output folder. Each image <identity>/<number>.png gets a .txt (the scene) and a .captions.txt (one further caption
+    per line)."""
     num_identities: int = 4000
-    """Different people, no two alike."""
+    """Number of different people."""
     images_per_identity: int = 6
-    """Pictures of each, every one in another scene."""
+    """Number of images of each person, each in a random scene."""
     size: int = 64
-    """Side in pixels."""
+    """Width and height of the images in pixels."""
     seed: int = 0
+    """Seed of all random choices; the same seed gives the same images."""
 
     def __post_init__(self) -> None:
         if self.num_identities < 1 or self.images_per_identity < 1 or self.size < 8:
             raise ConfigError(
-                f"faces: {self.num_identities} identities, {self.images_per_identity} pictures, size {self.size}; "
+                f"faces: {self.num_identities} identities, {self.images_per_identity} images per identity, size {self.size}; "
                 "give at least 1, 1 and 8"
             )
         if self.num_identities > 200_000:
             raise ConfigError(
-                f"faces.identities is {self.num_identities}; about 290,000 different people exist, give at most 200,000"
+                f"faces: {self.num_identities} identities; only about 290,000 different ones exist, give at most 200,000"
             )
 
 
 def sample_identities(config: FacesConfig) -> list[Identity]:
-    """The set's people: distinct, a function of the seed alone; asking for more extends the list."""
+    """Sample distinct identities. They depend on the seed only; a larger number extends the list."""
     rng = random.Random(f"identities-{config.seed}")
     people: dict[str, Identity] = {}
     while len(people) < config.num_identities:
@@ -204,21 +208,25 @@ def sample_identities(config: FacesConfig) -> list[Identity]:
 
 
 def generate_faces(config: FacesConfig, *, workers: int = 2, on_progress: ProgressCallback | None = None) -> Path:
-    """Draw the whole set; a finished one is left as it is. The folder appears by rename, when whole.
+    """Render the dataset atomically (the folder is renamed when complete); a complete one is left unchanged.
 
-    Raises ConfigError if the folder holds a set that was drawn with another configuration.
+    Raises ConfigError if the folder holds a dataset of another configuration, or anything else.
     """
     output = Path(config.output)
     if (output / CONFIG_NAME).exists():
-        if json.loads((output / CONFIG_NAME).read_text()) != asdict(config):
+        recorded = json.loads((output / CONFIG_NAME).read_text())
+        if {_OLD_KEYS.get(key, key): value for key, value in recorded.items()} != asdict(config):
             raise ConfigError(
-                f"{output} holds faces of another configuration (see its faces.json); give another output or delete it"
+                f"{output} holds faces of another configuration (see its {CONFIG_NAME}); give another --output or "
+                "delete it"
             )
         return output
     if output.exists():
-        raise ConfigError(f"{output} exists and was not drawn by e4t; give another faces.output")
+        raise ConfigError(
+            f"{output} exists and was not created by `e4t demo faces`; give another --output or delete it"
+        )
     people = sample_identities(config)
-    context = multiprocessing.get_context("spawn")  # whoever draws may have threads, which do not survive a fork
+    context = multiprocessing.get_context("spawn")  # forking a process with threads can deadlock
     with atomic_dir(output) as folder, ProcessPoolExecutor(workers, context) as pool:
         for done, _ in enumerate(pool.map(partial(_render_identity, folder, config), people, chunksize=16), 1):
             if on_progress:

@@ -1,4 +1,4 @@
-"""The words of the drawn faces and the artwork behind each word (variant names and colours of Open Peeps)."""
+"""Caption words of the synthetic faces and the artwork of each (variant names and colors of Open Peeps)."""
 
 HEADS = {
     "afro": "a round {hair} afro",
@@ -61,7 +61,7 @@ HAIR = {
     "blue": ("#1c3f9c", "#6c92ea"),
     "purple": ("#5f2391", "#a873dc"),
 }
-"""The pen has the first colour, filled hair the second, so that the hair's colour shows on every head."""
+"""Line color and fill color by word: together they make the hair color visible on every head."""
 
 SKINS = {"pale": "#ffe3cc", "light": "#f0bd92", "tan": "#cd8a58", "brown": "#96572f", "dark": "#6f4a36"}
 

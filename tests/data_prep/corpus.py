@@ -18,7 +18,7 @@ Row = tuple[str, bytes, str | Color]
 COLOR: Color = (200, 120, 40)
 WHITE: Color = (255, 255, 255)
 SIZE = (64, 48)
-DAMAGED, UNKNOWN, BOMB, FRAMES = "truncated or damaged", "not a picture", "too many pixels", "several frames"
+DAMAGED, UNKNOWN, BOMB, FRAMES = "truncated or damaged", "not an image", "too many pixels", "multiple frames"
 
 
 @dataclass(frozen=True)

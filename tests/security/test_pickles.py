@@ -186,7 +186,7 @@ class TestData:
             put(tar, "2.json", hostile)
         manifest = prepared(tmp_path / "in" / "set-{000000..000000}.tar", kind="shards")
         assert not marker.exists()
-        assert (manifest.kept, manifest.dropped) == (1, {"bad json in sample": 1, "not a picture": 1})
+        assert (manifest.kept, manifest.dropped) == (1, {"bad json in sample": 1, "not an image": 1})
 
     @pytest.mark.parametrize("name", ["set.parquet", "set.arrow", "set.zip", "set.tar", "set.tar.gz", "set.csv"])
     def test_files_that_are_nothing_else(self, hostile: bytes, name: str, refused, prepared, tmp_path: Path) -> None:

@@ -86,11 +86,11 @@ def test_what_is_kept_out_is_counted_by_reason_and_listed(pictures: Path, config
     assert manifest.reject_counts == {
         "empty file": 2,
         "exact duplicate": 1,
-        "not a picture": 1,
+        "not an image": 1,
         "path names no identity": 1,
     }
     lines = [json.loads(line) for line in (Path(config.output) / "rejects.jsonl").read_text().splitlines()]
-    assert {"key": "cat01__text", "source": "cat01/text.png", "reason": "not a picture"} in lines
+    assert {"key": "cat01__text", "source": "cat01/text.png", "reason": "not an image"} in lines
     assert {"key": "cat04__copy", "source": "cat04/copy.png", "reason": "exact duplicate"} in lines
     assert len(lines) == 5
 

@@ -82,8 +82,8 @@ def test_the_sidecar_says_where_every_member_lies(store: Store, tar: Path, write
 
 def test_the_sidecar_counts_what_was_kept_and_what_was_not(tar: Path, write: Callable[[], ShardIndex]) -> None:
     sidecar = write()
-    assert (sidecar.samples, sidecar.reject_counts) == (4, {"not a picture": 1})
-    assert sidecar.rejects == [{"key": "cat00__9", "source": "cat00/9.png", "reason": "not a picture"}]
+    assert (sidecar.samples, sidecar.reject_counts) == (4, {"not an image": 1})
+    assert sidecar.rejects == [{"key": "cat00__9", "source": "cat00/9.png", "reason": "not an image"}]
     assert (sidecar.sha256, sidecar.bytes) == (sha256_file(tar), tar.stat().st_size)
 
 
@@ -101,7 +101,7 @@ def test_a_file_that_is_gone_by_now_is_kept_out_as_unreadable(
     pictures: Path, shard: PlannedShard, write: Callable[[], ShardIndex]
 ) -> None:
     (pictures / "cat00" / "1.png").unlink()
-    assert write().reject_counts == {"not a picture": 1, "unreadable": 1}
+    assert write().reject_counts == {"not an image": 1, "unreadable": 1}
 
 
 @pytest.mark.parametrize("harm", ["none", "tar is gone", "tar is cut", "sidecar is gone", "sidecar is cut", "other"])

@@ -31,7 +31,7 @@ def test_a_finished_set_tells_what_was_kept_out(
     config = config_for()
     made(config)
     now = status(config)
-    assert (now.finished, now.processed, now.reject_counts) == (True, 49, {"not a picture": 1})
+    assert (now.finished, now.processed, now.reject_counts) == (True, 49, {"not an image": 1})
 
 
 def test_a_folder_where_nothing_was_begun_is_said_to_be_one(tmp_path: Path, config_for: ConfigFor) -> None:

@@ -43,7 +43,7 @@ def manifest() -> Manifest:
     """Of a set that no other test has."""
     return Manifest(
         domain="person", resolution=64, format="png", config_digest=f"c{next(_NUMBERS)}", identities={"train": 12},
-        kept=24, reject_counts={"not a picture": 2}, splits={"train": []},
+        kept=24, reject_counts={"not an image": 2}, splits={"train": []},
     )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def test_a_set_is_a_run_with_its_counts_and_its_manifest_once(recipe: Recipe, ma
     assert read_run_id(runs / DATASETS_DIR / manifest.digest[:12]) == found
     run = client.get_run(found)
     assert (run.info.run_name, run.info.status) == ("prepare person", "FINISHED")
-    assert run.data.metrics == {"kept": 24, "rejected/not a picture": 2}
+    assert run.data.metrics == {"kept": 24, "rejected/not an image": 2}
     assert run.data.tags["e4t.data_manifest"] == manifest.digest
     assert "manifest.json" in {file.path for file in client.list_artifacts(found)}
 
