@@ -97,10 +97,9 @@ class ShardSamples:
 
     def _decode(self, data: bytes) -> Pixels:
         with Image.open(io.BytesIO(data), formats=[PIL_FORMATS[self.manifest.format]]) as image:
-            if image.size != (self.manifest.resolution,) * 2:
-                raise ValueError(
-                    f"the image has {image.width} x {image.height} pixels, not {self.manifest.resolution} squared"
-                )
+            size = self.manifest.resolution
+            if image.size != (size, size):
+                raise ValueError(f"the image has {image.width} x {image.height} pixels, not {size} x {size}")
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
     def _read(self, shard: int, row: int, offset: int, size: int) -> bytes:

@@ -16,7 +16,7 @@ from e4t import ConfigError
         ({"quality": 101}, "data.quality"),
         ({"format": "tiff"}, "data.format"),
         ({"format": "jpg", "lossless": True}, "data.lossless"),
-        ({"resolution": 20_000}, "webp holds up to"),
+        ({"resolution": 20_000}, "webp supports at most"),
         ({"caption_template": "a {thing}"}, "data.caption_template"),
         ({"caption_template": "a {"}, "data.caption_template"),
     ],
@@ -31,7 +31,7 @@ def test_a_wrong_setting_is_refused_by_its_name(changes: dict[str, Any], named: 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)])
 def test_shares_that_are_no_shares_are_refused(shares: tuple[float, float, float]) -> None:
-    with pytest.raises(ConfigError, match="the sum 1"):
+    with pytest.raises(ConfigError, match="their sum 1"):
         SplitFractions(train=shares[0], val=shares[1], test=shares[2])
 
 
@@ -39,8 +39,8 @@ def test_shares_that_are_no_shares_are_refused(shares: tuple[float, float, float
     ("changes", "named"),
     [
         ({"pattern": "{person}/{picture}"}, "{identity}"),
-        ({"pattern": "{identity}/{identity}"}, "another name"),
-        ({"pattern": "{identity}/{1}"}, "another name"),
+        ({"pattern": "{identity}/{identity}"}, "a different name"),
+        ({"pattern": "{identity}/{1}"}, "a different name"),
         ({"caption_suffix": "txt"}, "data.source_options.caption_suffix"),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_stream_setting_below_one_is_refused(name: str) -> None:
         ({"num_workers": -1}, "stream.num_workers is -1"),
         ({"retries": -1}, "stream.retries is -1"),
         ({"on_error": "ignore"}, "stream.on_error is 'ignore'; give raise or skip"),
-        ({"mixture": {"other": 0.0}}, "stream.mixture: other weighs 0.0"),
+        ({"mixture": {"other": 0.0}}, "stream.mixture: the weight of other is 0.0"),
     ],
 )
 def test_a_wrong_way_to_stream_is_refused_by_its_name(changes: dict[str, Any], said: str) -> None:

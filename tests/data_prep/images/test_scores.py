@@ -92,7 +92,7 @@ def test_a_score_that_fails_names_function_and_picture_in_one_line(name: str) ->
 
 @pytest.mark.usefixtures("functions")
 def test_a_predicate_that_fails_says_with_what() -> None:
-    with pytest.raises(DataError, match=r"predicate: our_scores:wide failed for cats/a.jpg: KeyError: 'width'"):
+    with pytest.raises(DataError, match=r"filter_fn: our_scores:wide failed for cats/a.jpg: KeyError: 'width'"):
         passes_filter("our_scores:wide", {}, "cats/a.jpg")
 
 

@@ -153,7 +153,7 @@ def test_a_predicate_sees_all_that_is_known(tmp_path: Path, monkeypatch: pytest.
     )
     monkeypatch.syspath_prepend(tmp_path)
     select = FilterConfig(scores=("blur",), filter_fn="our_predicate:take")
-    with pytest.raises(SampleRejected, match="^predicate$"):
+    with pytest.raises(SampleRejected, match="^filter_fn$"):
         process_image(saved(Image.new("RGB", (40, 20)), "PNG"), record(age=3), "a cat", config(select))
     import our_predicate  # type: ignore[import-not-found]
 

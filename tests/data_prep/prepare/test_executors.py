@@ -44,5 +44,5 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(
 
 
 def test_a_rank_outside_of_the_world_is_refused(config_for: ConfigFor) -> None:
-    with pytest.raises(ConfigError, match="rank 2 of 2; ranks count from 0 to 1"):
+    with pytest.raises(ConfigError, match="rank 2 is not valid for 2 workers; give 0 to 1"):
         run_worker(config_for(), 2, 2)

@@ -77,11 +77,11 @@ def test_ranks_of_another_world_go_on_where_ranks_left_off(
 
 def test_a_merge_before_every_shard_is_made_says_how_many_are_missing(config: PrepareConfig) -> None:
     run_worker(config, 0, 2)
-    with pytest.raises(DataError, match=r"5 of 10 shards are not made yet \(train-000001, \.\.\.\); run the work of"):
+    with pytest.raises(DataError, match=r"5 of 10 shards are missing \(train-000001, \.\.\.\); run all workers"):
         merge_dataset(config)
     assert not (Path(config.output) / "manifest.json").exists()
 
 
 def test_a_merge_of_nothing_says_what_to_run_first(config: PrepareConfig) -> None:
-    with pytest.raises(DataError, match="no plan of this configuration; run the work of every rank first"):
+    with pytest.raises(DataError, match="no plan of this configuration; run all workers first"):
         merge_dataset(config)

@@ -142,14 +142,14 @@ def test_a_source_without_pictures_is_one_error_and_no_file_is_written(
     if source != "missing":
         folder.mkdir()
         (folder / ("flat.png" if source == "no identities" else "readme.md")).write_text("hello")
-    with pytest.raises(DataError, match=r"^source .*(no such folder|no picture|path names no identity).*data\.source"):
+    with pytest.raises(DataError, match=r"^source .*(no such folder|no images|path names no identity).*data\.source"):
         made(config_for())
     assert not [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
 
 
 def test_a_set_of_which_nothing_is_left_has_no_manifest(pictures: Path, config_for: ConfigFor, made: Made) -> None:
     config = config_for(filters=FilterConfig(min_side=100))
-    with pytest.raises(DataError, match=r"every picture was kept out \(too small 48\)"):
+    with pytest.raises(DataError, match=r"every image was rejected \(too small 48\)"):
         made(config)
     assert not (Path(config.output) / "manifest.json").exists()
 
@@ -187,7 +187,7 @@ def test_a_set_can_be_written_to_a_url(pictures: Path, config_for: ConfigFor, ma
 def test_a_target_that_is_no_folder_is_one_clear_line(pictures: Path, config_for: ConfigFor, made: Made) -> None:
     config = config_for()
     Path(config.output).write_text("a file where the folder should be")
-    with pytest.raises(DataError, match=r"output .* cannot be written \(.*\); make room"):
+    with pytest.raises(DataError, match=r"output .* cannot be written \(.*\); free space"):
         made(config)
 
 
@@ -213,7 +213,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_half_shard(pictures: Path, 
     told = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-c", FULL_DISK, str(pictures), str(output)], capture_output=True, text=True, check=True
     ).stdout
-    assert told.startswith(f"output {output} cannot be written (File too large); make room")
+    assert told.startswith(f"output {output} cannot be written (File too large); free space")
     assert told.count("\n") == 1
     assert not list(output.rglob("*.tar"))
 

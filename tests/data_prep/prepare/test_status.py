@@ -35,5 +35,5 @@ def test_a_finished_set_tells_what_was_kept_out(
 
 
 def test_a_folder_where_nothing_was_begun_is_said_to_be_one(tmp_path: Path, config_for: ConfigFor) -> None:
-    with pytest.raises(DataError, match="nothing was begun there; run `e4t prepare`"):
+    with pytest.raises(DataError, match="no run has started there; run `e4t prepare`"):
         status(config_for())

@@ -74,7 +74,7 @@ def test_a_picture_of_another_size_is_damage(copy: Path, patient: Settings) -> N
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "png")
     overwrite(copy, key, buffer.getvalue())
-    with pytest.raises(DataError, match=f"sample {key} cannot be read .it is 8 x 8, not 16 pixels square"):
+    with pytest.raises(DataError, match=f"sample {key} cannot be read .the image has 8 x 8 pixels, not 16 x 16"):
         take(copy, 20, patient())
 
 
@@ -130,7 +130,7 @@ def test_a_lost_shard_is_skipped_under_its_rows(copy: Path, patient: Settings, h
 def test_a_set_of_which_nothing_can_be_read_ends_the_stream(copy: Path, patient: Settings) -> None:
     for tar in (copy / "train").glob("*.tar"):
         tar.unlink()
-    with pytest.raises(DataError, match=r"32 samples in a row cannot be read, the last because: shard .* is missing"):
+    with pytest.raises(DataError, match=r"32 consecutive samples cannot be read; the last error: shard .* is missing"):
         take(copy, 1, patient(on_error="skip"))
 
 

@@ -143,10 +143,10 @@ def test_features_of_every_set_are_mixed_as_the_pictures_are(
 
 def test_sets_of_other_sizes_are_refused(shared_set: Path, patient: Settings, pictures: Path, tmp_path: Path) -> None:
     make_set(make_config(pictures, tmp_path / "large", resolution=24))
-    with pytest.raises(ConfigError, match=r"sides of \[16, 24\] pixels; prepare all with the same one"):
+    with pytest.raises(ConfigError, match=r"resolutions of \[16, 24\] pixels; prepare all with the same one"):
         take(shared_set, 1, patient(mixture={str(tmp_path / "large"): 1}), global_batch_size=4)
 
 
 def test_the_own_set_named_again_is_refused(shared_set: Path, patient: Settings) -> None:
-    with pytest.raises(ConfigError, match="a set is named twice"):
+    with pytest.raises(ConfigError, match="a dataset is listed twice"):
         take(shared_set, 1, patient(mixture={shared_set.as_uri(): 1}), global_batch_size=4)

@@ -74,7 +74,7 @@ def test_shards_of_this_window_and_the_next_are_fetched_before_they_are_read(
 
 
 def test_a_cache_too_small_for_a_window_is_refused_at_once(server: FlakyServer, patient: Settings) -> None:
-    with pytest.raises(ConfigError, match=r"stream.cache_max_bytes is 1000, and 3 shards .* give at least that"):
+    with pytest.raises(ConfigError, match=r"stream.cache_max_bytes is 1000, but 3 shards .* give at least that"):
         take(server.url, 1, patient(cache_max_bytes=1000))
 
 

@@ -164,8 +164,8 @@ def test_a_damaged_shard_ends_the_stream_with_its_name(shared_set: Path, tmp_pat
 @pytest.mark.parametrize(
     ("position", "said"),
     [
-        ({"global_batch_size": 7, "world_size": 2}, "cannot be shared by 2 ranks; give a multiple of 2"),
-        ({"global_batch_size": 0}, "cannot be shared"),
+        ({"global_batch_size": 7, "world_size": 2}, "cannot be divided among 2 ranks; give a multiple of 2"),
+        ({"global_batch_size": 0}, "cannot be divided"),
         ({"global_batch_size": 4, "world_size": 2, "rank": 2}, "rank 2 is not one of 2 ranks"),
         ({"global_batch_size": 4, "samples_seen": -1}, "must be at least 0"),
     ],

@@ -102,7 +102,7 @@ def test_a_finished_set_is_left_as_it_is(config: EmojiConfig) -> None:
 
 def test_a_folder_of_something_else_is_not_touched(config: EmojiConfig) -> None:
     Path(config.output).mkdir()
-    with pytest.raises(ConfigError, match="was not made by"):
+    with pytest.raises(ConfigError, match="was not created by"):
         build_emoji_dataset(config)
 
 
@@ -120,5 +120,5 @@ def test_what_is_no_such_package_is_said_in_one_line(tmp_path: Path, broken: str
         path = Path(package(tmp_path, "apple", "red"))
     else:
         tarfile.open(path, "w:gz").close()
-    with pytest.raises(DataError, match="is not a package of emoji|holds emoji of apple"):
+    with pytest.raises(DataError, match="is not an emoji package|holds emoji of apple"):
         list(iter_glyphs(path))
