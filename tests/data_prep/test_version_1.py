@@ -80,7 +80,9 @@ def test_cached_features_of_another_model_are_refused() -> None:
 def test_preparing_it_again_is_refused_in_one_line_before_anything_is_written(dataset: Path, pictures: Path) -> None:
     before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
     config = PrepareConfig(source=str(pictures), output=str(dataset), domain="cat", resolution=8, format="png")
-    with pytest.raises(ConfigError, match="prepared by an older version of e4t.*; .* give another data.output") as caught:
+    with pytest.raises(
+        ConfigError, match="prepared by an older version of e4t.*; .* give another data.output"
+    ) as caught:
         prepare(config, LocalExecutor(workers=1))
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()} == before

@@ -76,7 +76,9 @@ def test_a_rerun_computes_only_what_is_missing(root: str) -> None:
     ids=["read", "write"],
 )
 def test_features_of_another_model_are_refused_with_the_difference(root: str, use: Callable[[str], object]) -> None:
-    with pytest.raises(ConfigError, match=r"computed for other models or data \(model: a there, b now\); give another cache"):
+    with pytest.raises(
+        ConfigError, match=r"computed for other models or data \(model: a there, b now\); give another cache"
+    ):
         use(root)
 
 
