@@ -1,4 +1,4 @@
-"""The ``e4t`` command: one subcommand a stage, recipes as YAML, dotted overrides, errors in one line."""
+"""The ``e4t`` command: subcommands, YAML recipes with dotted overrides, and errors in one line."""
 
 import json
 import os
@@ -6,93 +6,175 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, Namespace
 
 from data_prep.errors import DataError
 from e4t import ConfigError
 from encoder.errors import ModelError
-from pipelines.cli.commands import COMMANDS
+from pipelines.cli.commands import ROOT, find_command
+from pipelines.cli.common import Command, CommandParser
+from pipelines.cli.help import HELP_OPTIONS, overview, prepare_help, read_field_docs
+from pipelines.cli.renamed import check_command_names, check_option_names
+from pipelines.config.renamed import RENAMED_SITE_KEYS, check_recipe_names, check_site_names
 from pipelines.errors import EXIT_CONFIG_ERROR, EXIT_FAILURE, EXIT_OK, RunError
 from pipelines.runtime.logging import configure_logging
 
-RUNS = "runs"
-"""Where runs are unless a recipe says otherwise."""
+DEFAULT_RUNS = "runs"
+"""Folder of all runs unless the recipe names another."""
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0 done, 1 failed, 75 start it again, 78 the recipe is wrong."""
+    """Run a command and return its exit code.
+
+    0: done; 1: failed; 75: stopped with everything saved, rerun to resume; 78: configuration error, do not retry.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     configure_logging()
     try:
         return _run(arguments)
     except (ConfigError, ArgumentError) as error:
-        return _complain(error, EXIT_CONFIG_ERROR)
+        return _print_error(error, EXIT_CONFIG_ERROR)
     except (ModelError, DataError, RunError) as error:
-        return _complain(error, EXIT_FAILURE)
+        return _print_error(error, EXIT_FAILURE)
 
 
-def _complain(error: Exception, code: int) -> int:
+def _print_error(error: Exception, code: int) -> int:
     if int(os.environ.get("RANK", "0")) == 0:
         line = " ".join(str(error).split())
-        # Names in files of somebody else's could move the cursor or rename the window.
+        # File names from untrusted sources could contain terminal escape sequences.
         sys.stderr.write("".join(letter if letter.isprintable() else "?" for letter in f"e4t: {line}") + "\n")
     return code
 
 
 def _run(arguments: list[str]) -> int:
-    parser = _parser(arguments)
-    if not arguments:
-        parser.print_help()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])])
+    if not arguments or arguments[0] in HELP_OPTIONS:
+        sys.stdout.write(overview())
         return EXIT_OK
-    parsed = parser.parse_args(_with_recipe_paths(arguments))
-    _, run = COMMANDS[parsed.subcommand]
-    return run(parsed[parsed.subcommand], arguments) or EXIT_OK
+    words = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    check_command_names(words)
+    names, command = find_command(words)
+    if not names:
+        raise ConfigError(f"unknown command {words[0]!r}; `e4t --help` lists the commands")
+    parsed = _parse(words, names, command)
+    return command.run(parsed, arguments) or EXIT_OK
 
 
-def _with_recipe_paths(arguments: list[str]) -> list[str]:
-    """``--recipe NAME`` may name a file or one of the recipes that come with e4t; quickstart has one of its own."""
-    paths: list[str] = []
-    if arguments[0] == "quickstart" and "--recipe" not in arguments:
-        arguments = ["quickstart", "--recipe", "quickstart", *arguments[1:]]
-    for before, argument in zip([""] + arguments, arguments, strict=False):
-        packaged = RECIPES / f"{argument}.yaml"
-        if before == "--recipe" and not Path(argument).exists():
-            if not packaged.exists():
-                names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-                raise ConfigError(f"recipe {argument}: no such file, and not one that comes with e4t ({names})")
-            argument = str(packaged)
-        paths.append(_data_of(argument) if (before, arguments[0]) == ("--recipe", "prepare") else argument)
-    return paths
+def _parse(words: list[str], names: list[str], command: Command) -> Namespace:
+    if any(word in HELP_OPTIONS for word in words):
+        read_field_docs()
+        parsed: Any = _build_parser(words, show_all="--help-all" in words).parse_args([*names, "--help"])
+    else:
+        if command.subcommands:
+            choices = ", ".join(each.name for each in command.subcommands)
+            raise ConfigError(f"`e4t {' '.join(names)}` needs one of: {choices}")
+        check_option_names(" ".join(names), words[len(names) :])
+        parsed = _build_parser(words).parse_args(_resolve_files(words, names))
+    for name in names:
+        parsed = parsed[name]
+    assert isinstance(parsed, Namespace)  # noqa: S101 - narrows the type for mypy
+    return parsed
 
 
-def _data_of(recipe: str) -> str:
-    """The part of a recipe that shards are made by: `e4t prepare` works without the others."""
+def _build_parser(words: list[str], *, show_all: bool = False) -> CommandParser:
+    """Build the parser of ``e4t``. Only commands among ``words`` get their options: imports would take seconds."""
+    parser = CommandParser(prog="e4t", exit_on_error=False, description=ROOT.summary)
+    _add_subcommands(parser, ROOT, words, [], show_all=show_all)
+    return parser
+
+
+def _complete(line: str) -> None:
+    """Answer a shell that asks how ``line`` goes on: argcomplete does so inside ``parse_args``, and exits.
+
+    argcomplete does not see the options of jsonargparse's subcommands, so it gets the parser of the command at hand and
+    a line without the words that name the command.
+    """
+    words = line.split()[1:]
+    names, command = find_command(words if line.endswith(" ") else words[:-1])
+    rest = line.split(maxsplit=len(names) + 1)[len(names) + 1 :]
+    shortened = " ".join(["e4t", *rest]) if rest else "e4t "
+    os.environ |= {"COMP_LINE": shortened, "COMP_POINT": str(len(shortened))}
+    parser = CommandParser(prog="e4t", exit_on_error=False)
+    if command.subcommands:
+        _add_subcommands(parser, command, [], names, show_all=True)
+    else:
+        command.add_arguments(parser)
+    parser.parse_args([])
+
+
+def _add_subcommands(
+    parser: CommandParser, command: Command, words: list[str], names: list[str], *, show_all: bool
+) -> None:
+    subparsers = parser.add_subcommands()
+    for each in command.subcommands:
+        sub = CommandParser(exit_on_error=False, description=each.describe())
+        subparsers.add_subcommand(each.name, sub, help=each.summary)  # before levels below it, as jsonargparse wants
+        if each.name in words:
+            path = [*names, each.name]
+            if each.subcommands:
+                _add_subcommands(sub, each, words, path, show_all=show_all)
+            else:
+                each.add_arguments(sub)
+            prepare_help(sub, path, each, show_all=show_all)
+
+
+def _resolve_files(words: list[str], names: list[str]) -> list[str]:
+    """Replace recipe names by paths, and refuse recipes and site files that use old names.
+
+    ``--recipe`` takes a file or the name of a recipe in ``pipelines/recipes``; the quickstart has a default.
+    """
+    words = [part for word in words for part in _split_option(word)]
+    if names == ["quickstart"] and "--recipe" not in words:
+        words = ["quickstart", "--recipe", "quickstart", *words[1:]]
+    resolved: list[str] = []
+    for option, word in zip(["", *words], words, strict=False):
+        if option == "--recipe":
+            path = _recipe_path(word)
+            recipe = _load_mapping(path)
+            check_recipe_names(recipe, f"recipe {path}")
+            word = _data_section(path, recipe) if names == ["prepare"] else str(path)
+        if option == "--site" and names[-1] in RENAMED_SITE_KEYS and Path(word).is_file():
+            check_site_names(names[-1], _load_mapping(Path(word)), f"site file {word}")
+        resolved.append(word)
+    return resolved
+
+
+def _split_option(word: str) -> list[str]:
+    option, equals, value = word.partition("=")
+    return [option, value] if equals and option in ("--recipe", "--site") else [word]
+
+
+def _recipe_path(name: str) -> Path:
+    if Path(name).exists():
+        return Path(name)
+    packaged = RECIPES / f"{name}.yaml"
+    if not packaged.exists():
+        names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"recipe {name}: no such file, and no recipe of this name comes with e4t ({names})")
+    return packaged
+
+
+def _load_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no keys; give a YAML file of keys and values")
+    return content
+
+
+def _data_section(path: Path, recipe: dict[str, Any]) -> str:
+    """Return the part of a recipe from which shards are made, so that `e4t prepare` works without the others."""
     from pipelines.config.recipe import Recipe
 
-    try:
-        settings = yaml.safe_load(Path(recipe).read_text()) or {}
-        unknown = sorted(settings.keys() - {field.name for field in fields(Recipe)})
-        if unknown:
-            raise ConfigError(
-                f"recipe {recipe} has unknown keys: {', '.join(map(str, unknown))}; remove or rename them"
-            )
-        return json.dumps({"data": settings["data"], "runs": settings.get("runs", RUNS)})
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"recipe {recipe} has no data to prepare ({reason}); give data.source and the like"
-        ) from error
-
-
-def _parser(arguments: list[str]) -> ArgumentParser:
-    parser = ArgumentParser(prog="e4t", description="Domain encoders for Stable Diffusion.", exit_on_error=False)
-    subcommands = parser.add_subcommands()
-    for name, (describe, run) in COMMANDS.items():
-        sub = ArgumentParser(exit_on_error=False, description=run.__doc__)
-        subcommands.add_subcommand(name, sub, help=(run.__doc__ or "").splitlines()[0])
-        if name in arguments:  # the others' imports would cost seconds
-            describe(sub)
-    return parser
+    if unknown := sorted(map(str, recipe.keys() - {field.name for field in fields(Recipe)})):
+        raise ConfigError(f"recipe {path} has unknown keys: {', '.join(unknown)}; remove or rename them")
+    if "data" not in recipe:
+        raise ConfigError(f"recipe {path} has no section `data`; give data.source, data.output and data.domain")
+    return json.dumps({"data": recipe["data"], "runs": recipe.get("runs", DEFAULT_RUNS)})

@@ -1,4 +1,4 @@
-"""``e4t quickstart``: the stages in a row, as a user would run them, each in its own process."""
+"""``e4t quickstart``: run the stages one after the other, each in a process of its own, as a user would."""
 
 import subprocess
 import sys
@@ -12,31 +12,24 @@ from pipelines.pretraining.run_folder import Run
 from pipelines.runtime.console import console
 
 FACES_CONFIG = FacesConfig(num_identities=3200, images_per_identity=4)
-"""Of the quickstart; who is held out follows from the person alone, so the base has not seen these either."""
+"""Faces of the quickstart. The split follows from the identity alone, so the base has not seen held-out people either."""
 
 
 def quickstart(recipe: Recipe, *, nproc: int) -> int:
-    """Run every stage; what an earlier run has finished is kept. Returns the first exit code that is not 0."""
+    """Run every stage, skipping what an earlier run has finished. Return the first exit code that is not 0."""
     started = time.monotonic()
     resolved = recipe.folder / "recipe.yaml"
     Run.open(recipe)
-    faces = [
-        "--output",
-        recipe.data.source,
-        "--num_identities",
-        str(FACES_CONFIG.num_identities),
-        "--images_per_identity",
-        str(FACES_CONFIG.images_per_identity),
-    ]
+    faces = ["--output", recipe.data.source]
+    faces += ["--num-identities", str(FACES_CONFIG.num_identities)]
+    faces += ["--images-per-identity", str(FACES_CONFIG.images_per_identity)]
+    from_recipe = ["--recipe", str(resolved)]
     stages = [
-        ("draw the faces", ["faces", *faces]),
-        ("faces to shards", ["prepare", "--recipe", str(resolved)]),
-        (
-            f"pre-train the domain encoder (DeepSpeed, {nproc} ranks)",
-            ["pretrain", "--recipe", str(resolved), "--nproc", str(nproc)],
-        ),
-        ("personalise held-out people", ["evaluate", "--recipe", str(resolved)]),
-        ("release", ["release", "--recipe", str(resolved), "--allow-dirty", "true"]),  # to look at, not to hand over
+        ("generate faces", ["demo", "faces", *faces]),
+        ("prepare shards", ["prepare", *from_recipe]),
+        (f"pre-train the domain encoder (DeepSpeed, {nproc} ranks)", ["pretrain", *from_recipe, "--nproc", str(nproc)]),
+        ("evaluate on held-out people", ["evaluate", *from_recipe]),
+        ("release", ["release", *from_recipe, "--allow-dirty"]),  # a demo: the code need not be committed
     ]
     for number, (title, command) in enumerate(stages, 1):
         console.rule(f"{number}/{len(stages)} {title}", align="left")
@@ -50,13 +43,13 @@ def quickstart(recipe: Recipe, *, nproc: int) -> int:
 
 def _print_summary(recipe: Recipe, seconds: float) -> None:
     run = recipe.folder
-    image = next(iter(sorted(Path(recipe.data.source).glob("*/000.png"))), "picture.png")
+    image = next(iter(sorted(Path(recipe.data.source).glob("*/000.png"))), "image.png")
     console.rule(f"done in {seconds / 60:.1f} minutes", align="left")
-    console.print(f"the picture    {run / 'evaluation' / 'grid.png'}")
-    console.print(f"the numbers    {run / 'evaluation' / 'report.json'}")
-    console.print(f"the release    {run / 'release'}")
-    console.print(f"the run        {run}  (metrics.jsonl, samples/, checkpoints/)")
-    console.print(f"its lineage    e4t lineage models:/{recipe.name}@candidate --runs {recipe.runs}")
+    console.print(f"sample grid    {run / 'evaluation' / 'grid.png'}")
+    console.print(f"report         {run / 'evaluation' / 'report.json'}")
+    console.print(f"release        {run / 'release'}")
+    console.print(f"run folder     {run}  (metrics.jsonl, samples/, checkpoints/)")
+    console.print(f"lineage        e4t lineage models:/{recipe.name}@candidate --runs {recipe.runs}")
     console.print("\nnext:")
     console.print(f"  e4t tune --release {run / 'release'} --image {image} --steps 15 --output concept")
     console.print(

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 JobKind = Literal["one", "array", "ranks"]
-Stage = Literal["prepare", "cache", "pretrain", "evaluate", "compare", "release", "pipeline"]
+Stage = Literal["prepare", "cache", "pretrain", "evaluate", "compare", "release", "all"]
 RECIPE_FILE = "recipe.yaml"
 """In the submission's folder."""
 ALL_STAGES: tuple[Stage, ...] = ("prepare", "cache", "pretrain", "evaluate", "release")
-"""What ``pipeline`` sends; features are cached if the recipe trains on them. The evaluation comes before the release,
+"""What ``all`` sends; features are cached if the recipe trains on them. The evaluation comes before the release,
 which takes its numbers into the card and is refused below the recipe's ``publish.min_scores``."""
 
 
@@ -38,14 +38,14 @@ def jobs_for_stage(
     stage: Stage, *, nodes: int, array_size: int, use_feature_cache: bool, extra_args: Sequence[str] = ()
 ) -> list[Job]:
     """Jobs of a stage in their order; ``extra`` words go to the last."""
-    stages = [each for each in ALL_STAGES if each != "cache" or use_feature_cache] if stage == "pipeline" else [stage]
+    stages = [each for each in ALL_STAGES if each != "cache" or use_feature_cache] if stage == "all" else [stage]
     jobs = [job for each in stages for job in _jobs(each, nodes, array_size)]
     last = jobs[-1]
     return [*jobs[:-1], Job(last.name, last.kind, (*last.args, *extra_args), last.size)]
 
 
 def _jobs(stage: Stage, nodes: int, array_size: int) -> list[Job]:
-    work_args = ("--stage", "work", "--world", str(array_size))
+    work_args = ("--stage", "work", "--world-size", str(array_size))
     if stage == "prepare":
         return [
             Job("prepare-plan", "one", ("prepare", "--stage", "plan")),

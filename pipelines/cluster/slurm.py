@@ -185,7 +185,7 @@ def render_submit_script(calls: Sequence[SbatchCall]) -> str:
 def send(submission: Submission) -> dict[str, list[str]]:
     """Run the submission's own commands. Gives the ids of each job. Raises RunError with what sbatch says."""
     if not shutil.which("sbatch"):
-        raise RunError("sbatch is not to be found; submit on a node of the cluster, or look with --dry-run true")
+        raise RunError("sbatch is not to be found; submit on a node of the cluster, or look with --dry-run")
     command = ["bash", str(submission.folder / SUBMIT_SCRIPT)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     job_ids = {name: ids for name, *ids in (line.split(":") for line in process.stdout.splitlines())}

@@ -23,10 +23,10 @@ class TimeBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseConfig:
-    """What ``e4t base`` trains."""
+    """What ``e4t demo base`` trains."""
 
     image_dir: str = "data/faces"
-    """Folder with a folder for each concept, as ``e4t faces`` and ``e4t emoji`` leave them: pictures with a .txt (what
+    """Folder with a folder for each concept, as ``e4t demo faces`` and ``e4t demo emoji`` leave them: pictures with a .txt (what
     of it is not the concept) and a .captions.txt (complete; the concept alone; partial). Train concepts are used."""
     domain_word: str = "person"
     """What captions call any concept."""
@@ -61,5 +61,5 @@ class BaseConfig:
     attributes: TimeBudget = field(default_factory=lambda: TimeBudget(minutes=6, batch_size=128, learning_rate=2e-3))
     recognizer: TimeBudget = field(default_factory=lambda: TimeBudget(minutes=10, batch_size=64, learning_rate=2e-3))
     recognizer_faces: str = "data/faces-strangers"
-    """Folder drawn by ``e4t faces`` with another seed: people that nothing else uses."""
+    """Folder drawn by ``e4t demo faces`` with another seed: people that nothing else uses."""
     seed: int = 0

@@ -54,7 +54,9 @@ def load_split(folder: Path, split: str) -> CaptionedImages:
         for path in sorted(concept.glob("*.png"))
     ]
     if not paths:
-        raise ConfigError(f"{folder} holds no {split} concepts; run `e4t faces --output {folder}` or `e4t emoji` first")
+        raise ConfigError(
+            f"{folder} holds no {split} concepts; run `e4t demo faces --output {folder}` or `e4t demo emoji` first"
+        )
     pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
     captions = [
         [

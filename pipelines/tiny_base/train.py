@@ -1,4 +1,4 @@
-"""``e4t base``: tokenizer, autoencoder, CLIP, UNet, then the measurements; each part is made once and kept."""
+"""``e4t demo base``: tokenizer, autoencoder, CLIP, UNet, then the measurements; each part is made once and kept."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -46,7 +46,19 @@ class User:
         site.write_text(yaml.safe_dump(SITE))
         recipe = self.job.folder / f"{name}.yaml"
         recipe.write_text(yaml.safe_dump(self.job.recipe | {"name": name} | changes))
-        asked = ["--recipe", str(recipe), "--job", stage, "--nodes", "2", "--tasks", "4", "--site", str(site), *words]
+        asked = [
+            "--recipe",
+            str(recipe),
+            "--stage",
+            stage,
+            "--nodes",
+            "2",
+            "--array-size",
+            "4",
+            "--site",
+            str(site),
+            *words,
+        ]
         assert main(["submit", "slurm", *asked]) == 0
         return dict(load_submitted_jobs(list_submissions(self.run(name).path)[-1]).jobs)
 
@@ -194,17 +206,17 @@ def test_tasks_of_an_array_that_are_killed_are_requeued_each_by_itself(user: Use
 
 
 def test_the_whole_chain_ends_in_a_registered_release(user: User, capfd: pytest.CaptureFixture[str]) -> None:
-    pretrain = user.job.recipe["pretrain"] | {"cached": True, "steps": 4}
+    pretrain = user.job.recipe["pretrain"] | {"use_feature_cache": True, "max_steps": 4}
     sent = user.submit(
         "chain",
-        "pipeline",
-        "--extra",
-        '[--allow-dirty, "true"]',  # a developer's tree is changed
+        "all",
+        "--",
+        "--allow-dirty",  # a developer's tree is changed
         data=user.job.recipe["data"] | {"output": str(user.job.folder / "chain")},
         pretrain=pretrain,
         tune={"steps": 1, "batch_size": 2},
-        sample={"steps": 2},
-        evaluate={"concepts": 1, "shown": 1, "edits": 1, "steps": [0]},
+        sample={"num_inference_steps": 2},
+        evaluate={"num_concepts": 1, "num_grid_concepts": 1, "num_prompts": 1, "steps": [0]},
     )
     jobs = ["prepare-plan", "prepare-work", "prepare-merge", "cache", "pretrain", "evaluate", "release"]
     assert list(sent) == jobs

@@ -11,7 +11,7 @@ from encoder.tuning.presets import METHODS
 
 RELEASE = Path(__file__).parents[2] / "models" / "faces"
 E4T = Callable[..., tuple[int, str, str]]
-QUICK = ("--steps", "1", "--batch_size", "1", "--prior_pictures", "0")
+QUICK = ("--steps", "1", "--batch-size", "1", "--num-class-images", "0")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_method_tunes_on_several_pictures_and_paints(
 
 def test_pivotal_tuning_goes_on_from_a_learned_word(e4t: E4T, images: list[Path], tmp_path: Path) -> None:
     word, both = tmp_path / "word", tmp_path / "both"
-    for method, output, start in (("textual-inversion", word, ()), ("pivotal", both, ("--start", word))):
+    for method, output, start in (("textual-inversion", word, ()), ("pivotal", both, ("--init-concept", word))):
         asked = ("--method", method, "--image", images[0], "--output", output, *start, *QUICK)
         code, _, err = e4t("tune", "--release", RELEASE, *asked)
         assert code == 0, err

@@ -18,7 +18,7 @@ from tests.bases import SHIPPED
 
 E4T = Callable[..., tuple[int, str, str]]
 RELEASE = SHIPPED.parent / "faces"
-QUICK = ("--release", RELEASE, "--steps", "1", "--batch_size", "2")
+QUICK = ("--release", RELEASE, "--steps", "1", "--batch-size", "2")
 
 
 @pytest.fixture
@@ -48,13 +48,15 @@ def same(one: Path, other: Path) -> bool:
 def test_each_picture_gets_a_concept_of_its_own_and_only_new_ones_are_tuned(
     e4t: E4T, pictures: list[Path], tmp_path: Path
 ) -> None:
-    code, out, err = e4t("tune", *QUICK, "--image", *pictures[:2], "--each", "true", "--output", tmp_path / "first")
+    code, out, err = e4t(
+        "tune", *QUICK, "--image", *pictures[:2], "--separate-concepts", "--output", tmp_path / "first"
+    )
     assert code == 0, err
     assert "opened: " in out
     assert all(said.endswith(" s") for said in spent(out))
     assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["green", "red"]
     assert not same(tmp_path / "first" / "red", tmp_path / "first" / "green")
-    code, out, err = e4t("tune", *QUICK, "--image", *pictures, "--each", "true", "--output", tmp_path / "second")
+    code, out, err = e4t("tune", *QUICK, "--image", *pictures, "--separate-concepts", "--output", tmp_path / "second")
     assert code == 0, err
     assert [said == "tuned before" for said in spent(out)] == [True, True, False]
     assert same(tmp_path / "first" / "red", tmp_path / "second" / "red")
@@ -107,7 +109,7 @@ def test_two_pictures_of_one_name_are_refused_before_anything_is_done(
 ) -> None:
     (tmp_path / "sub").mkdir()
     shutil.copy(pictures[1], tmp_path / "sub" / "red.png")
-    words = ("--image", pictures[0], tmp_path / "sub" / "red.png", "--each", "true", "--output", tmp_path / "out")
+    words = ("--image", pictures[0], tmp_path / "sub" / "red.png", "--separate-concepts", "--output", tmp_path / "out")
     code, _, err = e4t("tune", *QUICK, *words)
     assert code == 1
     assert "two pictures have the same name" in err
@@ -122,7 +124,7 @@ def test_what_is_there_is_not_overwritten(order: TuneRequest, tmp_path: Path) ->
 
 @pytest.mark.parametrize("start", ["nowhere", "red.png"])
 def test_a_start_that_is_no_concept_is_one_line(e4t: E4T, pictures: list[Path], tmp_path: Path, start: str) -> None:
-    words = ("--image", pictures[0], "--start", tmp_path / start, "--output", tmp_path / "out")
+    words = ("--image", pictures[0], "--init-concept", tmp_path / start, "--output", tmp_path / "out")
     code, _, err = e4t("tune", *QUICK, *words)
     assert code == 1
     assert "whole concept" in err

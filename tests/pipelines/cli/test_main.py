@@ -82,7 +82,7 @@ def test_a_plan_tells_memory_speed_and_whether_it_fits(e4t: E4T, recipe: Path, t
     )
     assert code == 0, err
     assert "frozen weights" in out
-    assert "pictures/s" in out
+    assert "images/s" in out
     assert "fits" in out
     stages = {plan["stage"]: plan for plan in json.loads((tmp_path / "plan.json").read_text())}
     assert stages["pre-training"]["num_devices"] == 2
@@ -97,7 +97,7 @@ def test_tuning_takes_its_settings_and_a_mask_from_the_command(e4t: E4T, tmp_pat
     picture, mask = tmp_path / "me.png", tmp_path / "mask.png"
     Image.new("RGB", (80, 64), "teal").save(picture)
     Image.new("L", (80, 64), 255).save(mask)
-    words = ("--trainable", "lora", "--lora_rank", "2", "--steps", "1", "--batch_size", "2", "--device", "cpu")
+    words = ("--trainable", "lora", "--lora-rank", "2", "--steps", "1", "--batch-size", "2", "--device", "cpu")
     code, _, err = e4t(
         "tune", "--release", SHIPPED_RELEASE, "--image", picture, "--mask", mask, *words, "--output", tmp_path / "me"
     )
@@ -109,5 +109,5 @@ def test_tuning_takes_its_settings_and_a_mask_from_the_command(e4t: E4T, tmp_pat
 
 def test_a_tuning_setting_out_of_range_is_refused(e4t: E4T, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "me.png")
-    words = ("tune", "--release", SHIPPED_RELEASE, "--image", tmp_path / "me.png", "--lora_rank", "0")
+    words = ("tune", "--release", SHIPPED_RELEASE, "--image", tmp_path / "me.png", "--lora-rank", "0")
     assert refused(e4t(*words, "--output", tmp_path / "me"), 78, "lora_rank")

@@ -28,7 +28,7 @@ from pipelines.cluster.submission import SubmittedJobs, list_submissions, load_s
 from tests.k8s.manifests import OVERLAYS, breaches, pod_of, refusals, validate
 
 PRETRAIN = Job("pretrain", "ranks", ("pretrain",), 2)
-CACHE = Job("cache", "array", ("cache", "--stage", "work", "--world", "40"), 40)
+CACHE = Job("cache", "array", ("cache", "--stage", "work", "--world-size", "40"), 40)
 KUBECTL = str(Path(sys.executable).parent / "kubectl")
 # A kubectl that keeps what it is told, and says that jobs stand as the file "conditions" says.
 FAKE_KUBECTL = """#!/usr/bin/env python3
@@ -120,7 +120,7 @@ def test_an_array_has_a_pod_for_each_task_and_runs_some_at_a_time() -> None:
     job = job_spec(made(CACHE, max_parallel_pods=16))
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (40, 16, "Indexed")
     (container,) = job["template"]["spec"]["containers"]
-    assert container["args"] == ["cache", "--recipe", "/etc/e4t/recipe.yaml", "--stage", "work", "--world", "40"]
+    assert container["args"] == ["cache", "--recipe", "/etc/e4t/recipe.yaml", "--stage", "work", "--world-size", "40"]
     assert "NNODES" not in {each["name"] for each in container["env"]}
 
 
@@ -226,7 +226,7 @@ def test_sending_leaves_a_record_with_the_jobs_names(
     recipe: Path, e4t: Callable[..., tuple[int, str, str]], cluster: Cluster
 ) -> None:
     site = ("--site.namespace", "team", "--site.overlay", "jobset-kueue")
-    code, out, err = e4t("submit", "k8s", "--recipe", recipe, "--job", "release", *site)
+    code, out, err = e4t("submit", "k8s", "--recipe", recipe, "--stage", "release", *site)
     assert code == 0, err
     (folder,) = list_submissions(recipe.parent / "runs" / "small")
     name = job_name(Job("release", "one", ("release",)), folder, "small")
@@ -238,10 +238,10 @@ def test_sending_leaves_a_record_with_the_jobs_names(
 
 
 def test_what_is_shown_beforehand_is_every_file(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, _ = e4t("submit", "k8s", "--recipe", recipe, "--job", "pipeline", "--dry-run", "true")
+    code, out, _ = e4t("submit", "k8s", "--recipe", recipe, "--stage", "all", "--dry-run")
     assert code == 0
     assert all(
-        f"-{job.name}.yaml" in out for job in jobs_for_stage("pipeline", nodes=1, array_size=8, use_feature_cache=False)
+        f"-{job.name}.yaml" in out for job in jobs_for_stage("all", nodes=1, array_size=8, use_feature_cache=False)
     )
     assert not list_submissions(recipe.parent / "runs" / "small")
 

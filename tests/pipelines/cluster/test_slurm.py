@@ -112,7 +112,7 @@ def test_a_recipe_of_any_name_is_sent_whole(
     program(tmp_path, "sbatch", FAKE_SBATCH.format(log=str(tmp_path / "calls")))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     words = ["--name", name, "--data.domain", name, "--conditioning.templates", json.dumps([f"{name} *s"])]
-    assert e4t("submit", "slurm", "--recipe", recipe, "--job", "release", *words)[0] == 0
+    assert e4t("submit", "slurm", "--recipe", recipe, "--stage", "release", *words)[0] == 0
     (folder,) = list_submissions(tmp_path / "runs" / name)
     (told,) = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
     assert told[-2:] == ["--recipe", str(folder / "recipe.yaml")]
@@ -197,7 +197,7 @@ def test_a_container_without_an_image_is_refused() -> None:
 
 
 def test_what_is_shown_beforehand_is_every_file(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, _ = e4t("submit", "slurm", "--recipe", recipe, "--job", "release", "--dry-run", "true")
+    code, out, _ = e4t("submit", "slurm", "--recipe", recipe, "--stage", "release", "--dry-run")
     assert code == 0
     for text in (read_job_script(), render_site_script(SlurmSite()), "sbatch --parsable"):
         assert text in out
@@ -205,7 +205,7 @@ def test_what_is_shown_beforehand_is_every_file(recipe: Path, e4t: Callable[...,
 
 
 def test_shellcheck_finds_nothing_in_what_is_sent(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
-    words = ["--recipe", recipe, "--job", "pipeline", "--dry-run", "true"]
+    words = ["--recipe", recipe, "--stage", "all", "--dry-run"]
     out = e4t("submit", "slurm", *words)[1]
     submit = out.rpartition("submit.sh\n")[2]
     for text in (read_job_script(), submit):
@@ -229,6 +229,6 @@ def test_without_sbatch_one_line_says_where_to_submit(
     recipe: Path, e4t: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    code, _, err = e4t("submit", "slurm", "--recipe", recipe, "--job", "release")
+    code, _, err = e4t("submit", "slurm", "--recipe", recipe, "--stage", "release")
     assert code == 1
     assert err.startswith("e4t: sbatch is not to be found")

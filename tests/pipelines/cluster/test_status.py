@@ -40,7 +40,7 @@ def test_of_a_job_that_failed_the_reason_is_said(
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert e4t("submit", "slurm", "--recipe", recipe, "--job", "pretrain")[0] == 0
+    assert e4t("submit", "slurm", "--recipe", recipe, "--stage", "pretrain")[0] == 0
     logs = tmp_path / "runs" / "small" / "submissions" / "001-pretrain" / "logs"
     (logs / "pretrain-7.log").write_text("step 1/4\ne4t: the recipe is wrong\nsrun: error: task 0: Exited\n")
     out = e4t("status", tmp_path / "runs" / "small")[1]

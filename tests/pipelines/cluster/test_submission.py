@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from jsonargparse import Namespace
 
+import pipelines.cli.main as cli
 from pipelines.cli import commands
+from pipelines.cli.common import parse_recipe
 from pipelines.cli.main import main
 from pipelines.cluster.jobs import RECIPE_FILE
 from pipelines.cluster.submission import snapshot_files
@@ -41,10 +43,12 @@ def understood(path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
     def hear(arguments: Namespace, _: list[str]) -> None:
         """Instead of releasing."""
-        told.append(commands._recipe(arguments))
+        told.append(parse_recipe(arguments))
 
-    describe, _ = commands.COMMANDS["release"]
-    monkeypatch.setitem(commands.COMMANDS, "release", (describe, hear))
+    listening = tuple(replace(each, run=hear) if each.name == "release" else each for each in commands.ROOT.subcommands)
+    root = replace(commands.ROOT, subcommands=listening)
+    for module in (commands, cli):
+        monkeypatch.setattr(module, "ROOT", root)
     assert main(["release", "--recipe", str(path)]) == 0
     return told[0]
 
@@ -73,5 +77,5 @@ def test_what_is_shown_beforehand_is_exact(
 ) -> None:
     path = tmp_path / RECIPE_FILE
     path.write_text(yaml.safe_dump(small_recipe | {"name": ":smile:\t[bold]"}))
-    out = e4t("submit", "slurm", "--recipe", path, "--job", "release", "--dry-run", "true")[1]
+    out = e4t("submit", "slurm", "--recipe", path, "--stage", "release", "--dry-run")[1]
     assert "runs/:smile:\t[bold]/submissions/001-release/submit.sh\n#!/usr/bin/env bash\n" in out

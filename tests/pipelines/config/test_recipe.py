@@ -4,13 +4,14 @@ import pytest
 import yaml
 
 from e4t import ConfigError
+from pipelines.cli.common import CommandParser, add_recipe_arguments, parse_recipe
 from pipelines.config.pretraining import PretrainConfig
 
 RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
 
 
 @pytest.mark.parametrize(
-    ("global_batch_size", "micro_batch_size", "world", "passes"),
+    ("batch_size", "micro_batch_size", "world", "passes"),
     [
         (64, 8, 2, (8, 4)),
         (8, 8, 1, (8, 1)),
@@ -71,13 +72,9 @@ def test_the_offsets_learn_as_the_encoder_does_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_that_ships_is_named_after_its_file_and_accepted(path: Path) -> None:
-    from jsonargparse import ArgumentParser
-
-    from pipelines.cli import commands, options
-
-    parser = ArgumentParser(exit_on_error=False)
-    options.evaluate(parser)
-    recipe = commands._recipe(parser.parse_args(["--recipe", str(path)]))
+    parser = CommandParser(exit_on_error=False)
+    add_recipe_arguments(parser)
+    recipe = parse_recipe(parser.parse_args(["--recipe", str(path)]))
     assert recipe.name == path.stem
     assert (
         recipe.to_dict()["conditioning"]["domain_word"]

@@ -165,7 +165,7 @@ def test_other_shards_are_refused_unless_told(e4t: E4T, recipe: Path, run: Path)
     code, _, err = e4t(*longer)
     assert code == 78
     assert f"other data (set: {'0' * 64} there" in err
-    code, out, err = e4t(*longer, "--accept-changes", "true")
+    code, out, err = e4t(*longer, "--allow-config-change")
     assert code == 0, err
     assert "step 5/5" in out
 
@@ -283,7 +283,7 @@ OPTIONS = {
     "no offsets, no maps": ["--pretrain.offset_type", "none", "--pretrain.encoder_inputs", "no_unet_features"],
     "averaged weights": ["--pretrain.ema_decay", "0.9"],
     "compiled": ["--pretrain.compile", "true", "--pretrain.gradient_checkpointing", "false"],
-    "profiled": ["--profile", "true", "--pretrain.max_steps", "5"],
+    "profiled": ["--profile", "--pretrain.max_steps", "5"],
 }  # fmt: skip
 
 

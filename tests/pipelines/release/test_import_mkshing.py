@@ -42,7 +42,7 @@ def imported(e4t: E4T, base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[
 
     def run(checkpoint: Path, *words: Any) -> tuple[int, str, str]:
         capfd.readouterr()  # what making the checkpoint said
-        clip = () if "--clip" in words else ("--clip", base / "clip")
+        clip = () if "--image-encoder" in words else ("--image-encoder", base / "clip")
         return e4t("import", "mkshing", checkpoint, "--output", tmp_path / "release", *clip, *words)
 
     return run
@@ -56,7 +56,7 @@ def test_by_command_from_files_to_release_to_concept_to_pictures(
     code, out, err = imported(checkpoint)
     assert code == 0, err
     assert "faces 0.1.0" in out
-    tuned = ("--image", tmp_path / "me.png", "--output", concept, "--steps", "2", "--batch_size", "2")
+    tuned = ("--image", tmp_path / "me.png", "--output", concept, "--steps", "2", "--batch-size", "2")
     painted = ("--prompt", "a photo of *s", "--count", "1", "--steps", "2", "--output", tmp_path / "made")
     for command in (("tune", *tuned), ("generate", "--concept", concept, *painted)):
         code, _, err = e4t(command[0], "--release", release, *command[1:])
@@ -69,7 +69,7 @@ def test_a_concept_of_it_is_saved_loaded_and_unloaded(
     imported: Import, family_folders: Path, tmp_path: Path, family: str
 ) -> None:
     folder = family_folders / family
-    assert imported(write_checkpoint(tmp_path / "some", folder), "--clip", folder / "clip")[0] == 0
+    assert imported(write_checkpoint(tmp_path / "some", folder), "--image-encoder", folder / "clip")[0] == 0
     pipe = E4TPipeline.from_pretrained(tmp_path / "release", device="cpu")
     before = {name: tensor.clone() for name, tensor in pipe.backbone.state_dict().items()}
     pipe.tune(ORANGE, steps=2, batch_size=2).save(tmp_path / "concept")
@@ -183,7 +183,7 @@ def test_an_encoder_for_another_base_is_refused_in_one_line(
     assert (code, err.count("\n"), "this base needs" in err) == (1, 1, True), err
 
 
-@pytest.mark.parametrize("words", [("--version", "one"), ("--base", "/nowhere"), ("--clip", "/nowhere")])
+@pytest.mark.parametrize("words", [("--version", "one"), ("--base", "/nowhere"), ("--image-encoder", "/nowhere")])
 def test_a_wrong_option_is_a_wrong_recipe(imported: Import, checkpoint: Path, words: tuple[str, str]) -> None:
     code, _, err = imported(checkpoint, *words)
     assert (code, err.count("\n")) == (78, 1), err

@@ -77,9 +77,9 @@ def chain(small_recipe: dict[str, Any], shards: Path, tmp_path_factory: pytest.T
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         patch.setenv("E4T_CACHE", str(folder / "cache"))
-        for stage, *words in (["prepare"], ["pretrain"], ["evaluate"], ["release", "--allow-dirty", "true"]):
+        for stage, *words in (["prepare"], ["pretrain"], ["evaluate"], ["release", "--allow-dirty"]):
             assert main([stage, "--recipe", str(recipe), *words]) == 0
-        assert main(["promote", "small", "1", "--to", "champion", "--runs", str(folder / "runs")]) == 0
+        assert main(["promote", "small", "1", "--alias", "champion", "--runs", str(folder / "runs")]) == 0
         yield Chain(folder)
 
 
@@ -237,7 +237,7 @@ def test_an_imported_release_goes_back_to_the_files_it_was_made_of(
 ) -> None:
     base = family_folders / "sd1"
     theirs = write_checkpoint(tmp_path / "theirs", base)
-    assert e4t("import", "mkshing", theirs, "--output", tmp_path / "out", "--clip", base / "clip")[0] == 0
+    assert e4t("import", "mkshing", theirs, "--output", tmp_path / "out", "--image-encoder", base / "clip")[0] == 0
     code, out, err = e4t("lineage", tmp_path / "out", "--runs", tmp_path / "runs")
     assert (code, "e4t: " in err) == (0, False)
     assert states(out) == {"release": "verified", "imported": "recorded", "base": "recorded"}

@@ -166,8 +166,8 @@ def test_a_registry_that_is_away_costs_one_line_and_leaves_the_release_whole(
 def test_by_command(two: str, recipe: Recipe, e4t: E4T) -> None:
     code, out, err = e4t("promote", two, "1.0.0", "--runs", recipe.runs)
     assert (code, out, err) == (0, f"{two}@champion: none -> 1\n", "")
-    code, out, _ = e4t("promote", two, "2", "--to", "champion", "--runs", recipe.runs)
-    assert out == f"{two}@champion: 1 -> 2\nback: e4t promote {two} 1 --to champion\n"
+    code, out, _ = e4t("promote", two, "2", "--alias", "champion", "--runs", recipe.runs)
+    assert out == f"{two}@champion: 1 -> 2\nrollback: e4t promote {two} 1 --alias champion\n"
     code, _, err = e4t("promote", two, "9", "--runs", recipe.runs)
     assert code == 1
     assert err.count("\n") == 1

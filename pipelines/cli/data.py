@@ -1,0 +1,156 @@
+"""Commands that make training data: prepare, cache."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
+
+from pipelines.cli.common import (
+    Command,
+    CommandParser,
+    add_launch_arguments,
+    add_rank_arguments,
+    parse_config,
+    parse_recipe,
+)
+from pipelines.errors import EXIT_FAILURE, EXIT_OK
+from pipelines.runtime.console import ProgressBar, console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from data_prep.prepare.executors import Executor
+
+
+def add_prepare_arguments(parser: CommandParser) -> None:
+    """Add the options of ``e4t prepare``."""
+    from data_prep.config import PrepareConfig
+
+    parser.add_argument(
+        "--recipe", action="config", help="YAML file, or the name of a recipe that comes with e4t; only `data` is read."
+    )
+    parser.add_argument("--executor", choices=["local", "ray"], default="local", help="Where the workers run.")
+    parser.add_argument("--workers", type=int, default=0, help="Number of worker processes; 0 for one per CPU core.")
+    parser.add_argument("--address", type=str, default=None, help="Address of the Ray cluster, with --executor ray.")
+    parser.add_argument(
+        "--stage",
+        choices=["all", "plan", "work", "merge"],
+        default="all",
+        help="Run a single stage, for a scheduler: plan once, work on every rank, merge once.",
+    )
+    add_rank_arguments(parser)
+    parser.add_argument(
+        "--runs", type=str, default=None, help="Folder of runs whose MLflow records the dataset; the recipe's `runs`."
+    )
+    parser.add_argument("--verify", action="store_true", help="Check every shard against its digest, then exit.")
+    parser.add_argument("--status", action="store_true", help="Print the progress of a run of this command, then exit.")
+    parser.add_keys(PrepareConfig, "data")
+
+
+def prepare(arguments: Namespace, _: list[str]) -> int:
+    """Turn images into training shards. A rerun builds only what is missing."""
+    from data_prep.config import PrepareConfig
+    from data_prep.prepare.pipeline import merge_dataset, plan_dataset
+    from data_prep.prepare.pipeline import prepare as run
+    from data_prep.prepare.status import status
+    from data_prep.prepare.worker import run_worker
+    from data_prep.shards.manifest import verify_shards
+    from pipelines.cli.tables import status_lines
+
+    config = parse_config(PrepareConfig, arguments.data)
+    if arguments.verify:
+        return _print_damaged(config.output, verify_shards(config.output))
+    if arguments.status:
+        console.print(*status_lines(config.output, status(config)), sep="\n")
+        return EXIT_OK
+    if arguments.stage == "plan":
+        plan_dataset(config)
+        return EXIT_OK
+    if arguments.stage == "work":
+        run_worker(config, arguments.rank, arguments.world_size)
+        return EXIT_OK
+    with ProgressBar("preparing shards") as bar:
+        manifest = merge_dataset(config, bar) if arguments.stage == "merge" else run(config, _executor(arguments), bar)
+    if arguments.runs:
+        from pipelines.tracking.stage_runs import log_dataset
+
+        log_dataset(config, manifest, Path(arguments.runs))
+    rejected = ", ".join(f"{count} {reason}" for reason, count in manifest.reject_counts.items()) or "none"
+    console.print(f"shards: {config.output}  kept {manifest.kept}  rejected {rejected}  digest {manifest.digest[:12]}")
+    return EXIT_OK
+
+
+def _print_damaged(location: str, damaged: "Iterable[str]") -> int:
+    lines = list(damaged)
+    for line in lines:
+        console.print(line)
+    console.print(f"{location}: {'damaged' if lines else 'all files match their digests'}")
+    return EXIT_FAILURE if lines else EXIT_OK
+
+
+def _executor(arguments: Namespace) -> "Executor":
+    from data_prep.prepare.executors import LocalExecutor, RayExecutor
+
+    if arguments.executor == "ray":
+        return RayExecutor(workers=arguments.workers, address=arguments.address)
+    return LocalExecutor(workers=arguments.workers)
+
+
+def add_cache_arguments(parser: CommandParser) -> None:
+    """Add the options of ``e4t cache``."""
+    parser.add_argument(
+        "--stage", choices=["all", "work"], default="all", help="Run a single rank with `work`, for a scheduler."
+    )
+    add_rank_arguments(parser)
+    parser.add_argument("--verify", action="store_true", help="Check every cached file against its digest, then exit.")
+    add_launch_arguments(parser)
+
+
+def cache(arguments: Namespace, raw: list[str]) -> int:
+    """Compute the features of the frozen models once for every image. A rerun computes only what is missing."""
+    from data_prep.shards.features import verify_features
+    from pipelines.runtime.launch import is_distributed_worker, launch
+
+    recipe = parse_recipe(arguments)
+    if arguments.verify:
+        return _print_damaged(recipe.data.output, verify_features(recipe.data.output, recipe.cache.folder))
+    rank, world_size = arguments.rank, arguments.world_size
+    if arguments.stage == "all":
+        if not is_distributed_worker():
+            return launch(raw, arguments.nproc)
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    from pipelines.pretraining.feature_cache import cache as run
+
+    with ProgressBar("encoding images") as bar:
+        run(recipe, rank, world_size, bar if rank == 0 else None)
+    return EXIT_OK
+
+
+PREPARE = Command(
+    name="prepare",
+    summary="Turn images into training shards",
+    add_arguments=add_prepare_arguments,
+    run=prepare,
+    usual_keys=(
+        "data.source",
+        "data.output",
+        "data.domain",
+        "data.resolution",
+        "data.crop",
+        "data.format",
+        "data.quality",
+        "data.caption_template",
+        "data.source_options.type",
+        "data.source_options.pattern",
+        "data.filters.min_side",
+        "data.filters.max_hash_distance",
+    ),
+)
+CACHE = Command(
+    name="cache",
+    summary="Precompute VAE and CLIP features of the dataset",
+    add_arguments=add_cache_arguments,
+    run=cache,
+    usual_keys=("base.model", "data.output", "cache.folder", "cache.dtype", "cache.batch_size"),
+)
