@@ -1,1 +1,1 @@
-"""A tiny Stable Diffusion, trained from scratch on the drawn faces: autoencoder, CLIP, then the UNet."""
+"""``e4t demo base``: train a tiny Stable Diffusion from scratch on drawn faces."""

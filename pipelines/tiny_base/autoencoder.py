@@ -1,4 +1,4 @@
-"""The autoencoder: 64 x 64 pixels to 16 x 16 latents, trained on crops (it is convolutional)."""
+"""Train the autoencoder: 64 x 64 pixels to 16 x 16 latents. It is convolutional, so crops suffice for training."""
 
 import random
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from pipelines.tiny_base.loop import init_from, to_fp16, train
 
 CROP_SIZE = 32
 KL_WEIGHT = 2e-4
-"""On the mean KL per latent element: small enough to cost no sharpness, large enough to bound the latents."""
+"""Weight of the mean KL divergence per latent element: low enough for sharp images, high enough to bound latents."""
 
 
 def train_autoencoder(config: BaseConfig, dataset: CaptionedImages, accelerator: Accelerator) -> None:
-    """Train and write ``<output>/vae``, its scaling factor set so that latents have unit variance."""
+    """Train the autoencoder and save it to ``<output>/vae``, with a scaling factor that gives latents unit variance."""
     torch.manual_seed(config.seed)
     folder = Path(config.output) / "vae"
     model = AutoencoderKL.from_pretrained(folder, use_safetensors=True) if folder.exists() else _new_autoencoder(config)

@@ -1,4 +1,4 @@
-"""A CLIP of the domain: picture and caption towers, trained contrastively (Radford et al., arXiv 2103.00020)."""
+"""Train a CLIP model of the domain: image and text encoder, contrastively (Radford et al., arXiv 2103.00020)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +15,14 @@ from pipelines.tiny_base.dataset import CaptionedImages, random_batches
 from pipelines.tiny_base.loop import init_from, to_fp16, train
 
 CAPTION_WEIGHTS = (3, 2, 3, 3)
-"""Scene, complete, person alone, partial: the person often enough that the picture tower tells people apart."""
+"""Sampling weights of the captions: scene, complete, person only, partial. The person is named often enough that the
+image encoder learns to distinguish people."""
 
 
 def train_clip(
     config: BaseConfig, dataset: CaptionedImages, tokenizer: CLIPTokenizer, accelerator: Accelerator
 ) -> None:
-    """Train and write ``<output>/clip`` (both towers, tokenizer, image processor)."""
+    """Train and save both encoders, the tokenizer and the image processor to ``<output>/clip``."""
     torch.manual_seed(config.seed)
     tokens = [tokenizer(captions, padding="max_length", return_tensors="pt").input_ids for captions in dataset.captions]
     folder = Path(config.output) / "clip"

@@ -1,4 +1,4 @@
-"""The pictures and captions of a split's concepts, in memory."""
+"""Load the images and captions of one split into memory."""
 
 import random
 from collections.abc import Iterator
@@ -17,36 +17,37 @@ from e4t import ConfigError
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """A split."""
+    """Images of one split with their captions and identities."""
 
     pixels: Tensor
-    """(N, 3, H, W) uint8."""
+    """Images, (N, 3, H, W), uint8."""
     captions: list[list[str]]
-    """For each picture: the scene; complete; the person alone; partial."""
+    """Four captions per image: scene; complete; person only; partial."""
     identities: list[str]
+    """Identity (name of the concept's folder) per image."""
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def images(self, indices: Tensor) -> Tensor:
-        """Pictures in [-1, 1], (B, 3, H, W) float."""
+        """Return images (B, 3, H, W) as float in [-1, 1]."""
         return self.pixels[indices].float() / 127.5 - 1
 
     def __getitem__(self, mask: Tensor) -> "CaptionedImages":
-        """Those that a mask (N,) chooses."""
+        """Select images by a boolean mask (N,)."""
         rows = mask.nonzero().flatten().tolist()
         captions, identities = [self.captions[row] for row in rows], [self.identities[row] for row in rows]
         return CaptionedImages(self.pixels[mask], captions, identities)
 
     def shard(self, rank: int, world_size: int) -> "CaptionedImages":
-        """Every ``world``-th picture from ``rank`` on."""
+        """Return every ``world_size``-th image, starting at ``rank``."""
         return CaptionedImages(
             self.pixels[rank::world_size], self.captions[rank::world_size], self.identities[rank::world_size]
         )
 
 
 def load_split(folder: Path, split: str) -> CaptionedImages:
-    """Read the pictures of every concept that falls into ``split``. Raises ConfigError if there are none."""
+    """Load the images of all concepts of a split. Raises ConfigError if there are none."""
     paths = [
         path
         for concept in (sorted(folder.iterdir()) if folder.exists() else [])
@@ -71,7 +72,7 @@ def load_split(folder: Path, split: str) -> CaptionedImages:
 
 
 def random_batches(dataset: CaptionedImages, batch_size: int, seed: int) -> Iterator[tuple[Tensor, random.Random]]:
-    """Endless batches of indices, each picture once an epoch, with the generator that also draws captions and crops."""
+    """Yield batches of indices forever, each image once per epoch, with the generator for captions and crops."""
     rng = random.Random(seed)
     order: list[int] = []
     while True:

@@ -1,4 +1,4 @@
-"""The text-conditioned UNet in latent space, and its text encoder, which starts as CLIP's and learns with it."""
+"""Train the latent text-conditioned UNet together with its text encoder, which starts from CLIP's weights."""
 
 import random
 from collections.abc import Iterator
@@ -20,31 +20,32 @@ from pipelines.tiny_base.dataset import CaptionedImages, random_batches
 from pipelines.tiny_base.loop import init_from, to_fp16, train
 
 CAPTION_WEIGHTS = (3, 4, 1, 2)
-"""Scene, complete, person alone, partial."""
+"""Sampling weights of the captions: scene, complete, person only, partial."""
 CAPTION_DROPOUT = 0.1
-"""Share of empty captions, for classifier-free guidance (Ho & Salimans, arXiv 2207.12598)."""
+"""Fraction of captions replaced by an empty one, for classifier-free guidance (Ho & Salimans, arXiv 2207.12598)."""
 FACE_WEIGHT = 4.0
-"""Added weight of the loss where expressions show most: they are a few latents among hundreds, and learned last."""
+"""Additional loss weight where expressions are visible: they cover few latents and are learned last otherwise."""
 UNIFORM_FRACTION = 0.25
-"""Share of timesteps drawn uniformly; the others are logit-normal, where faces take shape (Esser et al., arXiv
-2403.03206)."""
+"""Fraction of timesteps sampled uniformly; the others follow a logit-normal distribution (Esser et al., arXiv
+2403.03206), which favors the noise levels at which faces form."""
 LOGIT_MEAN, LOGIT_STD = -0.4, 1.0
+"""Mean and standard deviation of the logit-normal distribution."""
 TOKEN_LOSS_WEIGHT = 0.1
-"""Weight of the loss by which every text state must tell its own word. Contrastive training had made all expressions
-alike (states 3 % apart, those of colours 125 %), as CLIP hardly sees them; the UNet cannot obey what it cannot read."""
+"""Weight of a cross-entropy loss that predicts each token from its own text encoder state. Contrastive training leaves
+the states of expression words nearly equal (3 % apart, colors 125 %), so that the UNet could not distinguish them."""
 
 
 class TextConditionedUNet(nn.Module):
-    """UNet and text encoder as the one module that is trained."""
+    """UNet and text encoder as one trainable module."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict the target for (B, C, h, w) latents under (B, L) tokens, and each token from its own text state.
+        """Predict the diffusion target of latents (B, C, h, w) for token ids (B, L).
 
-        Returns (B, C, h, w) and logits (B, L, vocabulary).
+        Returns the prediction (B, C, h, w), and token logits (B, L, vocabulary size) from each token's own state.
         """
         encoder_hidden_states = self.text_encoder(tokens).last_hidden_state
         token_logits = F.linear(encoder_hidden_states, self.text_encoder.get_input_embeddings().weight)
@@ -53,20 +54,20 @@ class TextConditionedUNet(nn.Module):
 
 @dataclass(frozen=True)
 class LatentPosteriors:
-    """The autoencoder's posterior of every picture, scaled."""
+    """Posterior of the autoencoder for every image, multiplied by the scaling factor."""
 
     mean: Tensor
     std: Tensor
 
     def sample(self, indices: Tensor) -> Tensor:
-        """(B, C, h, w) latents."""
+        """Sample latents (B, C, h, w) of the images at ``indices`` (B,)."""
         return self.mean[indices] + self.std[indices] * torch.randn_like(self.mean[indices])
 
 
 def train_diffusion(
     config: BaseConfig, dataset: CaptionedImages, tokenizer: CLIPTokenizer, accelerator: Accelerator
 ) -> None:
-    """Train on the output folder's autoencoder and CLIP, and write the whole as a StableDiffusionPipeline folder."""
+    """Train the UNet on the autoencoder and CLIP in the output folder, and save a StableDiffusionPipeline folder."""
     output = Path(config.output)
     torch.manual_seed(config.seed)
     vae = AutoencoderKL.from_pretrained(output / "vae", use_safetensors=True).eval()
@@ -100,7 +101,7 @@ def train_diffusion(
     def save(ema: nn.Module) -> None:
         assert isinstance(ema, TextConditionedUNet)  # noqa: S101 - narrows the type for mypy
         for part in (vae, ema.unet):
-            part.register_to_config(_name_or_path="")  # the folder that it was loaded from is nobody's business
+            part.register_to_config(_name_or_path="")  # do not record the local folder that it was loaded from
         StableDiffusionPipeline(
             vae=to_fp16(vae),
             text_encoder=to_fp16(ema.text_encoder),
@@ -118,11 +119,11 @@ def train_diffusion(
         timesteps = sample_timesteps(len(clean), scheduler.config.num_train_timesteps)
         prediction, logits = wrapped(scheduler.add_noise(clean, noise, timesteps), timesteps, tokens)
         squared = F.mse_loss(prediction, scheduler.get_velocity(clean, noise, timesteps), reduction="none")
-        words = F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+        token_loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
         return {
-            "loss": (loss_weight * squared).mean() + TOKEN_LOSS_WEIGHT * words,
+            "loss": (loss_weight * squared).mean() + TOKEN_LOSS_WEIGHT * token_loss,
             "denoising": squared.mean(),
-            "words": words,
+            "token": token_loss,
         }
 
     batches = _latents_and_tokens(latents, dataset, tokenizer, config.diffusion.batch_size, config.seed)
@@ -163,20 +164,20 @@ def _text_encoder_from_clip(clip_folder: Path) -> CLIPTextModel:
 
 
 def sample_timesteps(count: int, num_train_timesteps: int) -> Tensor:
-    """(count,) timesteps below ``total``: logit-normal, with a uniform share so that pure noise is learned, too."""
+    """Sample timesteps (count,): logit-normal, with a uniform fraction so that pure noise is trained as well."""
     logit_normal = torch.sigmoid(LOGIT_MEAN + LOGIT_STD * torch.randn(count))
     fractions = torch.where(torch.rand(count) < UNIFORM_FRACTION, torch.rand(count), logit_normal)
     return (num_train_timesteps * fractions).long().clamp(max=num_train_timesteps - 1)
 
 
 def face_loss_weight(latent_size: int, resolution: int, num_samples: int = 256) -> Tensor:
-    """(side, side) weights of mean 1, heaviest where a change of expression alone changes the pictures."""
+    """Return loss weights (latent_size, latent_size) of mean 1, largest where the expression changes the image most."""
     rng = random.Random(0)
     total_change = np.zeros((resolution, resolution))
     for _ in range(num_samples):
         identity, scene = Identity.random(rng), Scene.random(rng)
         other_scene = replace(scene, expression=rng.choice([name for name in EXPRESSIONS if name != scene.expression]))
-        before, after = (np.asarray(render(identity, shown, resolution), float) for shown in (scene, other_scene))
+        before, after = (np.asarray(render(identity, variant, resolution), float) for variant in (scene, other_scene))
         total_change += np.abs(before - after).mean(axis=2)
     pooled = F.adaptive_avg_pool2d(torch.from_numpy(total_change)[None].float(), latent_size)[0]
     weight = 1 + FACE_WEIGHT * pooled / pooled.max()
@@ -185,7 +186,7 @@ def face_loss_weight(latent_size: int, resolution: int, num_samples: int = 256) 
 
 @torch.no_grad()
 def encode_latents(vae: AutoencoderKL, dataset: CaptionedImages, batch_size: int = 64) -> LatentPosteriors:
-    """Encode every picture once."""
+    """Encode all images with the autoencoder."""
     posteriors = [
         vae.encode(dataset.images(indices)).latent_dist for indices in torch.arange(len(dataset)).split(batch_size)
     ]

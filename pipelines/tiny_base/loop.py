@@ -1,4 +1,4 @@
-"""One loop for the three trainings: clock-bound, logged, saved as it goes."""
+"""The training loop of all parts of the tiny base: bounded by time, logged, and saved periodically."""
 
 import copy
 import json
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from pipelines.tiny_base.config import TimeBudget
 
 WARMUP_FRACTION = 0.03
+"""Fraction of the budget during which the learning rate warms up."""
 LOG_EVERY_SECONDS = 15.0
 SAVE_EVERY_SECONDS = 180.0
 EMA_DECAY = 0.998
 AVERAGE_EVERY_STEPS = 16
-"""Steps between averages of the weights over the processes: local SGD (Stich, arXiv 1805.09767). An all-reduce of the
-gradients at every step took half of the time on a CPU."""
+"""Steps between averaging the weights over all processes: local SGD (Stich, arXiv 1805.09767), because an all-reduce of
+the gradients at every step takes half of the time on a CPU."""
 
 B = TypeVar("B")
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -37,9 +38,17 @@ def train(
     output_dir: Path,
     accelerator: Accelerator,
 ) -> None:
-    """Train until the budget is used up; ``save`` gets a moving average of the weights, now and then and at the end.
+    """Train until the time budget is used up.
 
-    ``loss_of`` returns named losses, the first of which is minimised. The log goes to ``<folder>/<name>.jsonl``.
+    Args:
+        name: Name of the part; the log is written to ``<output_dir>/<name>.jsonl``.
+        model: The model to train.
+        batches: Endless iterator of batches.
+        loss_fn: Returns named losses of a batch; the first one is minimized, the others are logged.
+        save_fn: Saves the exponential moving average of the model; called periodically and at the end.
+        budget: Duration, batch size and peak learning rate.
+        output_dir: Folder of the log.
+        accelerator: Provides the process group, precision and backward pass.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=budget.learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
     ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_moving_average)
@@ -86,7 +95,7 @@ def train(
 
 
 def init_from(model: M, source: nn.Module) -> M:
-    """Give a new model another's weights where names and shapes agree; a vocabulary's do not."""
+    """Copy weights from another model where names and shapes match (token embeddings usually do not)."""
     target_state = model.state_dict()
     matching = {
         name: weight for name, weight in source.state_dict().items() if target_state[name].shape == weight.shape
@@ -96,19 +105,19 @@ def init_from(model: M, source: nn.Module) -> M:
 
 
 def _progress(start: float, budget: TimeBudget, accelerator: Accelerator) -> float:
-    """Share of the budget used, the same on every process."""
+    """Return the used fraction of the budget, averaged over processes so that all of them stop at the same step."""
     fraction = torch.tensor((time.monotonic() - start) / (60 * budget.minutes), device=accelerator.device)
     return float(accelerator.reduce(fraction, "mean"))
 
 
 def to_fp16(module: M) -> M:
-    """A copy in half precision: what is shipped."""
+    """Return a copy in fp16, the precision of the released weights."""
     return copy.deepcopy(module).half()
 
 
 @torch.no_grad()
 def _average_weights(model: nn.Module, accelerator: Accelerator) -> None:
-    """Make the weights of all processes their mean."""
+    """Replace the weights on all processes by their mean."""
     if accelerator.num_processes > 1:
         for parameter in model.parameters():
             parameter.copy_(accelerator.reduce(parameter.detach().clone(), "mean"))
@@ -116,6 +125,6 @@ def _average_weights(model: nn.Module, accelerator: Accelerator) -> None:
 
 @torch.no_grad()
 def _moving_average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-    """Exponential moving average that forgets the start: the decay grows to ``EMA_DECAY`` with the number of steps."""
+    """Update an exponential moving average whose decay grows to ``EMA_DECAY``, so that early weights are forgotten."""
     decay = min(EMA_DECAY, (1 + int(count)) / (10 + int(count)))
     torch._foreach_lerp_(averaged, current, 1 - decay)

@@ -1,4 +1,4 @@
-"""What the tiny base can do, on identities that it has never seen."""
+"""Measure the tiny base model on test identities."""
 
 import json
 import random
@@ -32,11 +32,11 @@ from pipelines.tiny_base.train_attributes import attribute_labels
 
 GRID_NAME = "grid.png"
 GALLERY_SIZE = 500
-"""Captions among which a picture's own must be found."""
+"""Number of captions among which the caption of an image must be retrieved."""
 
 
 def evaluate_base(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
-    """Measure, write ``report.json`` and ``grid.png`` into the base's folder, and return the report."""
+    """Measure all parts, write ``report.json`` and ``grid.png`` to the base model's folder, and return the report."""
     output = Path(config.output)
     dataset = load_split(Path(config.image_dir), "test")
     scorer = ClipScorer(str(output / "clip"))
@@ -50,10 +50,10 @@ def evaluate_base(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
         "clip_identity_auc": identity_auc(features, dataset.identities),
     }
     if (output / RECOGNIZER_DIR).exists():
-        report["recogniser"] = recall(ImageFeatureExtractor(str(output / RECOGNIZER_DIR)), dataset)
+        report["recognizer"] = recall(ImageFeatureExtractor(str(output / RECOGNIZER_DIR)), dataset)
     if (output / ATTRIBUTE_WEIGHTS_NAME).exists():
-        report["attribute_reader_accuracy"] = classifier_accuracy(AttributeClassifier.load(output), dataset)
-        report["base_obeys_prompts"] = prompt_accuracy(config, sample, output / GRID_NAME)
+        report["attribute_classifier_accuracy"] = classifier_accuracy(AttributeClassifier.load(output), dataset)
+        report["prompt_accuracy"] = prompt_accuracy(config, sample, output / GRID_NAME)
     else:
         save_caption_grid(config, sample, dataset, output / GRID_NAME)
     atomic_write(output / "report.json", json.dumps(report, indent=1) + "\n")
@@ -62,7 +62,7 @@ def evaluate_base(config: BaseConfig, sample: SampleConfig) -> dict[str, Any]:
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, dataset: CaptionedImages, count: int = 512) -> float:
-    """Mean over pictures of the reconstruction's peak signal-to-noise ratio in dB."""
+    """Return the mean peak signal-to-noise ratio of reconstructions in dB."""
     values = []
     for rows in torch.linspace(0, len(dataset) - 1, count).long().split(64):
         images = dataset.images(rows)
@@ -72,7 +72,7 @@ def psnr(vae: AutoencoderKL, dataset: CaptionedImages, count: int = 512) -> floa
 
 
 def caption_retrieval(scorer: ClipScorer, dataset: CaptionedImages, features: Tensor) -> dict[str, float]:
-    """How often a picture's complete caption is first, or among the first five, of ``GALLERY``."""
+    """Return how often the complete caption of an image ranks first, or among the first five, of ``GALLERY_SIZE``."""
     rows = torch.linspace(0, len(dataset) - 1, GALLERY_SIZE).long()
     texts = scorer.text_features([dataset.captions[row][1] for row in rows.tolist()])
     order = (features[rows] @ texts.T).argsort(dim=1, descending=True)
@@ -81,7 +81,10 @@ def caption_retrieval(scorer: ClipScorer, dataset: CaptionedImages, features: Te
 
 
 def identity_auc(features: Tensor, identities: list[str]) -> float:
-    """Probability that two pictures of one person are closer than pictures of two (area under the ROC curve)."""
+    """Return the area under the ROC curve of identity verification.
+
+    It is the probability that two images of one person are more similar than images of two people.
+    """
     names = np.array(identities)
     same = torch.from_numpy(names[:, None] == names[None])
     upper = torch.triu(torch.ones_like(same), diagonal=1)
@@ -95,7 +98,7 @@ def identity_auc(features: Tensor, identities: list[str]) -> float:
 
 @torch.no_grad()
 def classifier_accuracy(classifier: AttributeClassifier, dataset: CaptionedImages) -> dict[str, float]:
-    """How often the reader is right about true pictures: the ceiling of every number that it gives."""
+    """Return the accuracy of the attribute classifier on drawn images, an upper bound of every score it gives."""
     targets = attribute_labels(dataset)
     predictions = [
         {name: logits.argmax(1) for name, logits in classifier(dataset.images(rows)).items()}
@@ -108,9 +111,9 @@ def classifier_accuracy(classifier: AttributeClassifier, dataset: CaptionedImage
 
 
 def prompt_accuracy(config: BaseConfig, sample: SampleConfig, grid: Path, count: int = 128) -> dict[str, float]:
-    """How often a generated picture shows what its prompt says, as the reader sees it.
+    """Return, per attribute, how often generated images show what their prompt says, judged by the classifier.
 
-    Half of the prompts name the scene alone, half the person, too; shares of a person's attributes are over the latter.
+    Half of the prompts name the scene only, the other half also the person; identity attributes use the second half.
     """
     rng = random.Random(config.seed)
     scenes = [Scene.random(rng) for _ in range(count)]
@@ -142,7 +145,7 @@ def prompt_accuracy(config: BaseConfig, sample: SampleConfig, grid: Path, count:
 def save_caption_grid(
     config: BaseConfig, sample: SampleConfig, dataset: CaptionedImages, grid: Path, count: int = 12
 ) -> None:
-    """Paint the complete captions of some test pictures, as they come."""
+    """Generate images of the complete captions of some test images and save them as a grid."""
     rows = torch.linspace(0, len(dataset) - 1, count).long().tolist()
     prompts = [dataset.captions[row][1] for row in rows]
     pipe = _load_pipeline(config)

@@ -1,7 +1,7 @@
-"""The domain's recogniser: a small network whose features tell drawn people apart, for evaluation.
+"""Train the recognizer of drawn people, whose features measure identity similarity in evaluations.
 
-Trained with a margin loss (CosFace, Wang et al., arXiv 1801.09414), as the ArcFace family is, on people that neither
-the base, nor any pre-training or test, has seen. Stored as transformers stores any picture model.
+It is a small ConvNeXt trained with a margin loss (CosFace, Wang et al., arXiv 1801.09414) on identities that neither
+the base model nor any pre-training or test uses, and is saved in the format of transformers.
 """
 
 from collections.abc import Iterator
@@ -20,15 +20,17 @@ from pipelines.tiny_base.dataset import CaptionedImages, load_split, random_batc
 from pipelines.tiny_base.loop import to_fp16, train
 
 RECOGNIZER_DIR = "recogniser"
+"""Folder inside the base model. The spelling is part of released base models and of recipes."""
 SCALE, MARGIN = 30.0, 0.35
+"""CosFace scale of the logits and margin on the cosine."""
 MARGIN_WARMUP_STEPS = 1500
-"""Until the whole margin is asked for: with all of it from the start nothing is learned of so many people."""
+"""Steps over which the margin grows to ``MARGIN``; with the full margin from the start, training does not converge."""
 GALLERY_SIZE = 200
-"""People among whom one must be found by another picture."""
+"""Number of people among whom a person must be found by another image."""
 
 
 class CosFaceModel(nn.Module):
-    """The network, and a direction for each person that it is trained to tell."""
+    """The network with one learned class direction per training identity."""
 
     def __init__(self, network: ConvNextModel, num_identities: int) -> None:
         super().__init__()
@@ -37,14 +39,14 @@ class CosFaceModel(nn.Module):
         self.steps = 0
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Cosines (B, people) of pictures (B, 3, S, S)."""
+        """Return cosines (B, number of identities) of images (B, 3, S, S) with the class directions."""
         features = self.network(pixels).pooler_output.float()
-        with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 would round cosines to 2 digits
+        with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 would round cosines to about two digits
             return F.normalize(features, dim=1) @ F.normalize(self.class_weights, dim=1).T
 
 
 def train_recognizer(config: BaseConfig, accelerator: Accelerator) -> None:
-    """Train and write ``<output>/recogniser``. Raises ConfigError if its people are those of the base."""
+    """Train and save the recognizer to ``<output>/recogniser``. Raises ConfigError without held-out identities."""
     dataset = held_out_identities(config)
     torch.manual_seed(config.seed)
     folder, identities = Path(config.output) / RECOGNIZER_DIR, sorted(set(dataset.identities))
@@ -71,17 +73,20 @@ def train_recognizer(config: BaseConfig, accelerator: Accelerator) -> None:
 
 
 def held_out_identities(config: BaseConfig) -> CaptionedImages:
-    """Train people of ``recogniser_faces`` whom the base has not seen."""
+    """Load the training identities of ``recognizer_faces`` that the base model was not trained on."""
     dataset = load_split(Path(config.recognizer_faces), "train")
     seen = {folder.name for folder in Path(config.image_dir).iterdir()}
     is_new = torch.tensor([name not in seen for name in dataset.identities])
     if not is_new.any():
-        raise ConfigError(f"{config.recognizer_faces} holds the base's own people; draw others with another --seed")
+        raise ConfigError(
+            f"{config.recognizer_faces} holds only identities of the base model; create others with "
+            "`e4t demo faces --seed`"
+        )
     return dataset[is_new]
 
 
 def _network_config(config: BaseConfig) -> ConvNextConfig:
-    """Blocks count from the start: ConvNeXt's own layer scale of 1e-6 is for networks of many more."""
+    """Build the configuration. Layer scale starts at 1, because the default of 1e-6 is meant for deep networks."""
     return ConvNextConfig(
         image_size=config.resolution,
         patch_size=4,
@@ -113,18 +118,18 @@ def _losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]
 
 
 def recall(recognizer: ImageFeatureExtractor, dataset: CaptionedImages) -> dict[str, float]:
-    """How often, of ``GALLERY`` people with a picture each, the nearest to another picture is the same person."""
+    """Return how often the nearest of ``GALLERY_SIZE`` people to another image (top 1, top 5) is the same person."""
     parts = torch.arange(len(dataset)).split(256)
     features = torch.cat([recognizer.image_features(dataset.images(rows)) for rows in parts])
     gallery, queries = _two_per_identity(dataset)
     nearest = (features[queries] @ features[gallery].T).argsort(dim=1, descending=True)
     correct = (nearest == torch.arange(len(gallery))[:, None]).float()
     top1, top5 = (float(correct[:, :count].sum(dim=1).mean()) for count in (1, 5))
-    return {"people": float(len(gallery)), "top1": top1, "top5": top5}
+    return {"num_identities": float(len(gallery)), "top1": top1, "top5": top5}
 
 
 def _two_per_identity(dataset: CaptionedImages) -> tuple[Tensor, Tensor]:
-    """Places of the first and second picture of up to ``GALLERY`` people."""
+    """Return the indices of the first and second image of up to ``GALLERY_SIZE`` people."""
     indices_by_identity: dict[str, list[int]] = {}
     for index, name in enumerate(dataset.identities):
         indices_by_identity.setdefault(name, []).append(index)

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer over the words of the captions: every word one token, anything else byte by byte."""
+"""Train a CLIP tokenizer in which every word of the captions is one token; other text falls back to bytes."""
 
 import json
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ BOS_TOKEN, EOS_TOKEN = "<|startoftext|>", "<|endoftext|>"
 
 
 def train_tokenizer(captions: Iterable[str], text_length: int) -> CLIPTokenizer:
-    """Train byte-pair merges until every word of the captions is whole."""
+    """Train byte-pair merges until every word of the captions is a single token."""
     words = sorted(
         {word for caption in captions for word in caption.lower().replace(",", " ").replace("-", " ").split()}
     )

@@ -1,4 +1,4 @@
-"""``e4t demo base``: tokenizer, autoencoder, CLIP, UNet, then the measurements; each part is made once and kept."""
+"""``e4t demo base``: train tokenizer, autoencoder, CLIP and UNet, then measure them. Finished parts are kept."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +21,11 @@ from pipelines.tiny_base.train_attributes import train_attributes
 
 SAMPLE_CONFIG = SampleConfig(num_inference_steps=30, guidance_scale=4.0, guidance_rescale=0.5)
 NUM_PROCESSES = 2
-"""On one machine: two single-threaded processes are faster than one with two threads."""
+"""Number of training processes. On two cores, two single-threaded processes are faster than one with two threads."""
 
 
 def train_base(config: BaseConfig, arguments: list[str]) -> int:
-    """Train the parts that the configuration names, then measure the whole; the shipped weights are half precision."""
+    """Train the configured parts, then measure the base model. Returns the exit code. Saved weights are fp16."""
     if not is_distributed_worker():
         code = launch(arguments, NUM_PROCESSES)
         if code == EXIT_OK:
@@ -44,7 +44,7 @@ def train_base(config: BaseConfig, arguments: list[str]) -> int:
         "autoencoder": lambda: train_autoencoder(config, dataset, accelerator),
         "clip": lambda: train_clip(config, dataset, tokenizer, accelerator),
         "attributes": lambda: train_attributes(config, dataset, accelerator),
-        "recogniser": lambda: train_recognizer(config, accelerator),
+        "recognizer": lambda: train_recognizer(config, accelerator),
         "diffusion": lambda: train_diffusion(config, dataset, tokenizer, accelerator),
     }
     for part, train in trainings.items():
@@ -54,7 +54,7 @@ def train_base(config: BaseConfig, arguments: list[str]) -> int:
 
 
 def _load_or_train_tokenizer(config: BaseConfig, dataset: CaptionedImages) -> CLIPTokenizer:
-    """The one that the folder's parts were trained with, else a new one: two may number words apart."""
+    """Load the tokenizer of the existing parts, or train one. A new tokenizer would number tokens differently."""
     for folder in (Path(config.output) / "tokenizer", Path(config.output) / "clip"):
         if (folder / "tokenizer.json").exists():
             tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)

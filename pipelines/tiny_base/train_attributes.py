@@ -1,4 +1,4 @@
-"""Training of the attribute reader on the train identities."""
+"""Train the attribute classifier on the training identities."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ def train_attributes(config: BaseConfig, dataset: CaptionedImages, accelerator: 
 
 
 def attribute_labels(dataset: CaptionedImages) -> dict[str, Tensor]:
-    """(N,) indices into ``WORDS`` by attribute."""
+    """Return, per attribute, indices (N,) into ``ATTRIBUTE_VALUES``."""
     attributes = [
         expected_attributes(Identity.parse(name), parse_scene(captions[0]))
         for name, captions in zip(dataset.identities, dataset.captions, strict=True)

@@ -1,4 +1,4 @@
-"""The domain's recogniser: whom it is trained on, and what becomes of it."""
+"""The recognizer of drawn people: its training identities, its file format, and its recall."""
 
 from pathlib import Path
 
@@ -28,42 +28,42 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> BaseConfig:
     return BaseConfig(image_dir=faces, recognizer_faces=others, output=str(folder / "base"), recognizer=budget)
 
 
-def test_it_is_trained_on_train_people_that_the_base_has_not_seen(config: BaseConfig) -> None:
+def test_it_is_trained_on_held_out_training_identities(config: BaseConfig) -> None:
     names = set(held_out_identities(config).identities)
     assert names
     assert all(split_of(name, SplitFractions()) == "train" for name in names)
     assert not names & {folder.name for folder in Path(config.image_dir).iterdir()}
 
 
-def test_the_bases_own_people_are_refused(config: BaseConfig) -> None:
+def test_the_identities_of_the_base_are_refused(config: BaseConfig) -> None:
     same = BaseConfig(image_dir=config.image_dir, recognizer_faces=config.image_dir)
-    with pytest.raises(ConfigError, match="another --seed"):
+    with pytest.raises(ConfigError, match="e4t demo faces --seed"):
         held_out_identities(same)
 
 
-def test_what_is_trained_opens_as_a_recogniser(config: BaseConfig, pixels: Tensor) -> None:
+def test_the_trained_network_loads_as_a_feature_extractor(config: BaseConfig, pixels: Tensor) -> None:
     Path(config.output).mkdir()
     train_recognizer(config, Accelerator(cpu=True))
     assert ImageFeatureExtractor(f"{config.output}/recogniser").image_features(pixels).shape == (2, 192)
 
 
-class ByColour:
-    """Features are a picture's first pixel."""
+class FirstPixelFeatures:
+    """The features of an image are the color of its first pixel."""
 
-    def pictures(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
         return torch.nn.functional.normalize(pixels[:, :, 0, 0], dim=1)
 
 
-def test_recall_is_how_often_the_nearest_is_the_same_person() -> None:
+def test_recall_is_how_often_the_nearest_person_is_the_same() -> None:
     red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-    shown = torch.tensor([red, red, green, green, blue, red], dtype=torch.uint8).view(6, 3, 1, 1)
-    people = CaptionedImages(shown, [["a person"]] * 6, ["anna", "anna", "ben", "ben", "carl", "carl"])
-    assert recall(ByColour(), people) == {"people": 3.0, "top1": pytest.approx(2 / 3), "top5": 1.0}
+    pixels = torch.tensor([red, red, green, green, blue, red], dtype=torch.uint8).view(6, 3, 1, 1)
+    people = CaptionedImages(pixels, [["a person"]] * 6, ["anna", "anna", "ben", "ben", "carl", "carl"])
+    assert recall(FirstPixelFeatures(), people) == {"num_identities": 3.0, "top1": pytest.approx(2 / 3), "top5": 1.0}
 
 
-def test_the_one_that_ships_finds_unseen_people_again(tmp_path: Path) -> None:
+def test_the_shipped_recognizer_finds_unseen_people(tmp_path: Path) -> None:
     generate_faces(FacesConfig(output=str(tmp_path / "faces"), num_identities=800, images_per_identity=2, seed=5))
     people = load_split(tmp_path / "faces", "test")
-    found = recall(ImageFeatureExtractor(str(SHIPPED / "recogniser")), people)
-    assert found["people"] > 30
-    assert found["top1"] > 0.8
+    scores = recall(ImageFeatureExtractor(str(SHIPPED / "recogniser")), people)
+    assert scores["num_identities"] > 30
+    assert scores["top1"] > 0.8
