@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that misbehaves when it is told to."""
+"""A local HTTP server that injects faults on request."""
 
 import threading
 import time
@@ -9,14 +9,14 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-HANG = 1.5
+HANG_SECONDS = 1.5
 
 
 class FlakyServer:
-    """Serves a folder, byte ranges included; each fault that a file is given meets one request for it.
+    """Serves a folder with byte ranges; each fault queued for a file affects one request.
 
-    Faults: ``500``, ``404``, ``cut`` (closes in the middle of the body), ``short`` (half of the bytes, and says so),
-    ``flipped`` (one bit differs), ``hang`` (answers after 1.5 s).
+    Faults: ``500``, ``404``, ``cut`` (closes in the middle of the body), ``short`` (half of the bytes with a matching
+    Content-Length), ``flipped`` (one bit differs), ``hang`` (answers after 1.5 s).
     """
 
     def __init__(self, folder: Path, url: str) -> None:
@@ -24,19 +24,19 @@ class FlakyServer:
         self.faults: defaultdict[str, deque[str]] = defaultdict(deque)
         self.always: dict[str, str] = {}
         self.requests: Counter[str] = Counter()
-        """Answered well, by file."""
+        """Number of successful requests by file."""
         self.sent: Counter[str] = Counter()
-        """Bytes, by file."""
+        """Number of bytes sent by file."""
 
     def fault(self, name: str) -> str:
-        """What goes wrong with this request."""
-        waiting = self.faults[name]
-        return waiting.popleft() if waiting else self.always.get(name, "")
+        """Return the fault of the next request for a file, or an empty string."""
+        queued = self.faults[name]
+        return queued.popleft() if queued else self.always.get(name, "")
 
 
 @contextmanager
 def flaky_server(folder: Path) -> Iterator[FlakyServer]:
-    """Serve until the block ends."""
+    """Serve a folder until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -48,14 +48,14 @@ def flaky_server(folder: Path) -> Iterator[FlakyServer]:
             self._answer(with_body=True)
 
         def log_message(self, *_: object) -> None:
-            """Quietly."""
+            """Do not log requests."""
 
         def _answer(self, *, with_body: bool) -> None:
             name = self.path.lstrip("/")
             fault = known.fault(name) if with_body else ""
             path = folder / name
             if fault == "hang":
-                time.sleep(HANG)
+                time.sleep(HANG_SECONDS)
             if fault in ("500", "404") or not path.is_file():
                 self.send_error(int(fault or HTTPStatus.NOT_FOUND))
                 return

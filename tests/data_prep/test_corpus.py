@@ -1,4 +1,4 @@
-"""Whatever a file is, it becomes a correct picture or is kept out by reason, and nothing else happens."""
+"""Odd and malformed files become correct images or are rejected with a reason, and have no other effect."""
 
 import io
 import subprocess
@@ -16,9 +16,9 @@ from data_prep.config import FilterConfig, PrepareConfig
 from data_prep.errors import SampleRejected
 from data_prep.images.transform import process_image
 from data_prep.records import Record
-from tests.data_prep.corpus import Case, cases, whole
+from tests.data_prep.corpus import Case, cases, encode_photo
 
-# What data_prep.images.transform sets up for a process, pytest takes back for a test.
+# data_prep.images.transform sets warning filters per process; pytest resets them per test.
 pytestmark = pytest.mark.filterwarnings("error", r"ignore:::PIL\.")
 
 RECORD = Record(key="a", identity="a", source="a.jpg", location=("a.jpg",))
@@ -45,12 +45,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000
 
 
 def outcome(data: bytes) -> str | np.ndarray:
-    """The reason, or the pixels that are stored."""
+    """Return the reject reason, or the pixels of the stored image."""
     try:
-        picture = process_image(data, RECORD, "", CONFIG)
+        processed = process_image(data, RECORD, "", CONFIG)
     except SampleRejected as rejected:
         return str(rejected)
-    with Image.open(io.BytesIO(picture.data)) as image:
+    with Image.open(io.BytesIO(processed.data)) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (32, 32))
         return np.asarray(image)
 
@@ -63,36 +63,36 @@ def check(case: Case) -> None:
         assert np.abs(got.mean((0, 1)) - case.expect).max() <= 4, case.name
 
 
-def test_the_corpus_has_many_kinds_under_different_names() -> None:
+def test_the_corpus_has_at_least_150_files_with_unique_names() -> None:
     names = [case.name for case in cases()]
     assert len(set(names)) == len(names) >= 150
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_it_becomes_a_correct_picture_or_is_kept_out_by_its_reason(case: Case) -> None:
+def test_a_file_becomes_a_correct_image_or_is_rejected_with_its_reason(case: Case) -> None:
     check(case)
 
 
-def test_the_same_becomes_of_them_in_many_threads_at_once() -> None:
+def test_outcomes_are_the_same_in_many_threads() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(check, cases()))
 
 
-def test_not_a_word_is_said_even_where_warnings_are_errors() -> None:
+def test_nothing_is_printed_and_no_warning_is_raised() -> None:
     program = "from tests.data_prep.test_corpus import cases, check; [check(case) for case in cases()]"
     root = Path(__file__).parents[2]
-    ended = subprocess.run(  # noqa: S603 - our own program
+    completed = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-W", "error", "-c", program], cwd=root, capture_output=True, text=True, check=False
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "", "")
 
 
 @settings(max_examples=600, deadline=None, derandomize=True, database=None)
 @given(st.sampled_from(FORMATS), st.data())
-def test_files_with_random_damage_are_pictures_or_kept_out(format_name: str, draw: st.DataObject) -> None:
-    data = bytearray(whole(format_name))
+def test_randomly_damaged_files_become_images_or_are_rejected(format_name: str, draw: st.DataObject) -> None:
+    data = bytearray(encode_photo(format_name))
     for _ in range(draw.draw(st.integers(1, 6))):
-        # Headers are small, and where decoders go wrong.
+        # Damage headers more often, because decoders fail there.
         at = draw.draw(st.one_of(st.integers(0, 200), st.integers(0, max(len(data) - 1, 0))))
         match draw.draw(st.sampled_from(["flip", "delete", "insert", "cut"])):
             case "flip":

@@ -1,4 +1,4 @@
-"""Secrets in URLs: masked wherever they are shown, refused where they would be kept."""
+"""Secrets in URLs are redacted in messages and refused in settings."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from e4t import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("text", "redacted"),
     [
         ("s3://AKIA:s3cr3t@bucket/a", "s3://***@bucket/a"),
         ("s3://AKIA:with/slash@bucket/a", "s3://***@bucket/a"),
@@ -22,12 +22,12 @@ from e4t import ConfigError
         ("https://host/a?token=abc", "https://host/a?token=***"),
     ],
 )
-def test_a_secret_is_masked(said: str, shown: str | None) -> None:
-    if shown:
-        assert redact(said) == shown
-    assert redact(said) != said
+def test_a_secret_is_redacted(text: str, redacted: str | None) -> None:
+    if redacted:
+        assert redact(text) == redacted
+    assert redact(text) != text
     with pytest.raises(ConfigError):
-        check_no_credentials({"source": said})
+        check_no_credentials({"source": text})
 
 
 @pytest.mark.parametrize(
@@ -39,25 +39,25 @@ def test_a_secret_is_masked(said: str, shown: str | None) -> None:
         "abfs://container@account.dfs.core.windows.net/a",
         "sqlite:////tmp/all runs/mlflow.db",
         "hf://datasets/owner/name@revision",
-        "data/pictures/me@home:1.png",
+        "data/images/me@home:1.png",
         "https://host/a?id=5&tokens=3",
     ],
 )
-def test_what_is_no_secret_stays(url: str) -> None:
+def test_urls_without_secrets_are_unchanged(url: str) -> None:
     assert redact(url) == url
     check_no_credentials({"source": url})
 
 
 @pytest.mark.parametrize("setting", ["source", "output"])
-def test_a_setting_with_a_password_is_refused_without_telling_it(setting: str) -> None:
+def test_a_setting_with_a_password_is_refused_without_showing_it(setting: str) -> None:
     settings = {"source": "in", "output": "out", "domain": "cat"} | {setting: "s3://key:s3cr3t@bucket/a"}
     with pytest.raises(ConfigError, match=rf"data.{setting} .*s3://\*\*\*@bucket/a.*environment") as caught:
         PrepareConfig(**settings)
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_names_of_settings_and_lists_are_looked_at_too() -> None:
-    with pytest.raises(ConfigError, match="mix"):
-        check_no_credentials({"stream": {"mix": {"s3://key:s3cr3t@bucket/a": 1.0}}})
+def test_names_of_settings_and_lists_are_checked_too() -> None:
+    with pytest.raises(ConfigError, match="mixture"):
+        check_no_credentials({"stream": {"mixture": {"s3://key:s3cr3t@bucket/a": 1.0}}})
     with pytest.raises(ConfigError, match="images"):
         check_no_credentials({"images": ["a", "https://me:pw@host/b"]})

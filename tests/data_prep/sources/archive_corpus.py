@@ -1,4 +1,4 @@
-"""Archives, sound and malformed, each made here, with what must become of every picture in it."""
+"""Generated archives, valid and malformed, with the expected outcome of every image in them."""
 
 import gzip
 import io
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-BODY = b"a picture's bytes " * 40
-READ, GONE = "read", "listed, and an OSError when it is read"
+BODY = b"the bytes of an image " * 40
+READ, GONE = "read", "listed, but reading raises OSError"
 NOT_A_FILE, UNSAFE, NOT_TEXT = "not a file", "unsafe name", "name is not UTF-8"
 TWICE, BROKEN = "duplicate name in archive", "corrupt archive"
 TOO_LARGE = 2**29 + 1
@@ -20,7 +20,7 @@ TOO_LARGE = 2**29 + 1
 
 @dataclass(frozen=True)
 class Case:
-    """An archive, and what becomes of what is in it, in order."""
+    """An archive and the expected outcome of each image in it, in order."""
 
     name: str
     file: str
@@ -30,27 +30,27 @@ class Case:
 
 @cache
 def cases() -> list[Case]:
-    """Every archive of the corpus, always the same."""
+    """Return every archive of the corpus; deterministic."""
     return [*_names(), *_kinds(), *_damaged_zips(), *_odd_zips(), *_damaged_tars(), *_odd_tars(), *_compressed()]
 
 
 def zip_of(*names: str, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """Members of these names, all the same inside."""
+    """Build a zip with members of these names, each with the content BODY."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that come twice
+        warnings.simplefilter("ignore")  # about duplicate names
         for name in names:
             archive.writestr(zipfile.ZipInfo(name), BODY, method)
     return buffer.getvalue()
 
 
 def tar_of(*names: str, format: int = tarfile.PAX_FORMAT) -> bytes:  # noqa: A002 - as tarfile calls it
-    """Members of these names, all the same inside."""
+    """Build a tar with members of these names, each with the content BODY."""
     return tar_with(*(_info(name) for name in names), format=format)
 
 
 def tar_with(*infos: tarfile.TarInfo, format: int = tarfile.PAX_FORMAT) -> bytes:  # noqa: A002 - as tarfile calls it
-    """Members with these headers; a regular file has as much of the body as it says."""
+    """Build a tar of members with these headers; regular files get as many bytes of BODY as the header says."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format, encoding="utf-8", errors="surrogateescape") as archive:
         for info in infos:
@@ -59,7 +59,7 @@ def tar_with(*infos: tarfile.TarInfo, format: int = tarfile.PAX_FORMAT) -> bytes
 
 
 def patched(data: bytes, *changes: tuple[int, bytes]) -> bytes:
-    """The bytes with some replaced."""
+    """Return the data with bytes replaced at the given offsets."""
     changed = bytearray(data)
     for at, new in changes:
         changed[at : at + len(new)] = new
@@ -75,12 +75,12 @@ def _info(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile
 
 
 def _directory(data: bytes) -> int:
-    """Where a zip's central directory begins, which has one member."""
+    """Return the offset of the central directory of a zip with one member."""
     return data.rindex(b"PK\1\2")
 
 
 def _signed(header: bytes) -> bytes:
-    """A tar's header with its checksum."""
+    """Return a tar header with a valid checksum."""
     blank = header[:148] + b" " * 8 + header[156:512]
     return blank[:148] + f"{sum(blank):06o}\0 ".encode() + blank[156:] + header[512:]
 
@@ -105,7 +105,7 @@ def _names() -> Iterator[Case]:
 
 
 def _kinds() -> Iterator[Case]:
-    """Members that are no files."""
+    """Members that are not regular files."""
     link = zipfile.ZipInfo("a/link.png")
     link.create_system, link.external_attr = 3, 0o120777 << 16
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Sources of files whose content does not matter, and what is listed of them."""
+"""Fixtures to write source files, whose content does not matter, and to list and read sources."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,45 +13,45 @@ from data_prep.sources import open_source
 
 @pytest.fixture
 def config_of(tmp_path: Path) -> Callable[..., PrepareConfig]:
-    """A configuration for a source, with settings of ``read``."""
+    """Build a configuration for a source with the given ``data.source_options``."""
 
-    def build(source: Path | str, **read: Any) -> PrepareConfig:
+    def build(source: Path | str, **options: Any) -> PrepareConfig:
         output = str(tmp_path / "set")
-        return PrepareConfig(source=str(source), output=output, domain="cat", source_options=SourceConfig(**read))
+        return PrepareConfig(source=str(source), output=output, domain="cat", source_options=SourceConfig(**options))
 
     return build
 
 
 @pytest.fixture
-def listed(config_of: Callable[..., PrepareConfig]) -> Callable[..., list[Record | Reject]]:
-    """Everything that a source lists."""
-    return lambda source, **read: list(open_source(config_of(source, **read)))
+def list_items(config_of: Callable[..., PrepareConfig]) -> Callable[..., list[Record | Reject]]:
+    """List a source."""
+    return lambda source, **options: list(open_source(config_of(source, **options)))
 
 
 @pytest.fixture
-def reasons(listed: Callable[..., list[Record | Reject]]) -> Callable[..., dict[str, str]]:
-    """What a source keeps out: reason by source."""
+def reject_reasons(list_items: Callable[..., list[Record | Reject]]) -> Callable[..., dict[str, str]]:
+    """List the rejects of a source: reason by origin."""
 
-    def found(source: Path | str, **read: Any) -> dict[str, str]:
-        return {item.source: item.reason for item in listed(source, **read) if isinstance(item, Reject)}
+    def list_rejects(source: Path | str, **options: Any) -> dict[str, str]:
+        return {item.source: item.reason for item in list_items(source, **options) if isinstance(item, Reject)}
 
-    return found
+    return list_rejects
 
 
 @pytest.fixture
-def fetched(config_of: Callable[..., PrepareConfig]) -> Callable[..., dict[str, bytes]]:
-    """What a source lists and reads: bytes by key."""
+def read_all(config_of: Callable[..., PrepareConfig]) -> Callable[..., dict[str, bytes]]:
+    """List a source and read every image: bytes by key."""
 
-    def read(source: Path | str, **settings: Any) -> dict[str, bytes]:
-        opened = open_source(config_of(source, **settings))
+    def read(source: Path | str, **options: Any) -> dict[str, bytes]:
+        opened = open_source(config_of(source, **options))
         return {item.key: opened.read(item) for item in opened if isinstance(item, Record)}
 
     return read
 
 
 @pytest.fixture
-def put() -> Callable[..., Path]:
-    """Files of these names, each with its name in it."""
+def write_files() -> Callable[..., Path]:
+    """Write files of these names; the content of each is its name."""
 
     def make(root: Path, *names: str) -> Path:
         for name in names:

@@ -17,17 +17,17 @@ from data_prep.records import Record, Reject
 from data_prep.sources import open_source
 
 ConfigOf = Callable[..., PrepareConfig]
-Fetched = Callable[..., dict[str, bytes]]
-Listed = Callable[..., list[Record | Reject]]
+ReadAll = Callable[..., dict[str, bytes]]
+ListItems = Callable[..., list[Record | Reject]]
 
-PICTURES = {"a/0.png": b"a0", "a/1.png": b"a1", "b/0.jpg": b"b0"}
+IMAGES = {"a/0.png": b"a0", "a/1.png": b"a1", "b/0.jpg": b"b0"}
 ENDINGS = [".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2"]
 
 every_ending = pytest.mark.parametrize("ending", ENDINGS)
 
 
 def pack(path: Path, files: dict[str, bytes]) -> Path:
-    """An archive of the kind that its name says."""
+    """Write an archive in the format of its suffix."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in files.items():
@@ -43,18 +43,18 @@ def pack(path: Path, files: dict[str, bytes]) -> Path:
 
 
 @every_ending
-def test_pictures_are_listed_in_the_archive_s_order_and_read(tmp_path: Path, ending: str, fetched: Fetched) -> None:
-    archive = pack(tmp_path / f"set{ending}", PICTURES | {"readme.md": b""})
-    assert list(fetched(archive).items()) == [("a__0", b"a0"), ("a__1", b"a1"), ("b__0", b"b0")]
+def test_images_are_listed_in_archive_order_and_read(tmp_path: Path, ending: str, read_all: ReadAll) -> None:
+    archive = pack(tmp_path / f"set{ending}", IMAGES | {"readme.md": b""})
+    assert list(read_all(archive).items()) == [("a__0", b"a0"), ("a__1", b"a1"), ("b__0", b"b0")]
 
 
-def test_the_source_names_the_archive_and_the_member(tmp_path: Path, listed: Listed) -> None:
-    archive = pack(tmp_path / "set.zip", PICTURES)
-    assert [item.source for item in listed(archive)] == ["set.zip!a/0.png", "set.zip!a/1.png", "set.zip!b/0.jpg"]
+def test_the_source_names_the_archive_and_the_member(tmp_path: Path, list_items: ListItems) -> None:
+    archive = pack(tmp_path / "set.zip", IMAGES)
+    assert [item.source for item in list_items(archive)] == ["set.zip!a/0.png", "set.zip!a/1.png", "set.zip!b/0.jpg"]
 
 
 @every_ending
-def test_the_caption_is_the_first_line_of_the_member_beside_the_picture(
+def test_the_caption_is_the_first_line_of_the_text_member_of_the_same_name(
     tmp_path: Path, ending: str, config_of: ConfigOf
 ) -> None:
     files = {"a/0.txt": b"\nbefore\n", "a/0.png": b"", "a/1.png": b"", "b/0.jpg": b"", "b/0.txt": b"x" * 100_000}
@@ -63,8 +63,8 @@ def test_the_caption_is_the_first_line_of_the_member_beside_the_picture(
 
 
 @every_ending
-def test_a_source_that_was_pickled_lists_and_reads_the_same(tmp_path: Path, ending: str, config_of: ConfigOf) -> None:
-    source = open_source(config_of(pack(tmp_path / f"set{ending}", PICTURES)))
+def test_a_pickled_source_lists_and_reads_the_same(tmp_path: Path, ending: str, config_of: ConfigOf) -> None:
+    source = open_source(config_of(pack(tmp_path / f"set{ending}", IMAGES)))
     records = [item for item in source if isinstance(item, Record)]
     source.read(records[0])
     again = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
@@ -85,64 +85,64 @@ def test_threads_may_read_in_any_order(tmp_path: Path, ending: str, config_of: C
     }
 
 
-def test_two_files_that_differ_by_suffix_have_different_keys(tmp_path: Path, fetched: Fetched) -> None:
-    read = fetched(pack(tmp_path / "set.tar", {"a/0.png": b"first", "a/0.jpg": b"second"}))
+def test_two_files_that_differ_by_suffix_have_different_keys(tmp_path: Path, read_all: ReadAll) -> None:
+    read = read_all(pack(tmp_path / "set.tar", {"a/0.png": b"first", "a/0.jpg": b"second"}))
     assert sorted(read.values()) == [b"first", b"second"]
     assert read["a__0"] == b"first"
 
 
-def test_keys_of_several_archives_begin_with_the_archive_s_name(tmp_path: Path, fetched: Fetched) -> None:
+def test_keys_of_several_archives_start_with_the_archive_name(tmp_path: Path, read_all: ReadAll) -> None:
     for ending in (".zip", ".tar", ".tar.gz"):
         pack(tmp_path / f"one{ending}", {"a/0.png": ending.encode()})
     pack(tmp_path / "two.zip", {"a/0.png": b"two"})
-    read = fetched(tmp_path)
+    read = read_all(tmp_path)
     assert sorted(read.values()) == [b".tar", b".tar.gz", b".zip", b"two"]
     assert (read["one__a__0"], read["two__a__0"]) == (b".tar", b"two")
 
 
-def test_a_pattern_finds_archives_and_the_folder_before_it_does_not_matter(tmp_path: Path, fetched: Fetched) -> None:
+def test_a_pattern_matches_archives_in_any_folder(tmp_path: Path, read_all: ReadAll) -> None:
     for name in ("x/one.tar", "y/one.tar", "y/two.zip"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         pack(tmp_path / name, {"a/0.png": name.encode()})
-    assert sorted(fetched(f"{tmp_path}/*/*.tar").values()) == [b"x/one.tar", b"y/one.tar"]
-    assert list(fetched(f"{tmp_path}/y/t*.zip").values()) == [b"y/two.zip"]
+    assert sorted(read_all(f"{tmp_path}/*/*.tar").values()) == [b"x/one.tar", b"y/one.tar"]
+    assert list(read_all(f"{tmp_path}/y/t*.zip").values()) == [b"y/two.zip"]
 
 
-def test_archives_at_a_url_are_read_by_ranges(tmp_path: Path, fetched: Fetched) -> None:
+def test_archives_at_a_url_are_read_by_byte_ranges(tmp_path: Path, read_all: ReadAll) -> None:
     fs = fsspec.filesystem("memory")
     for ending in ENDINGS:
-        fs.pipe(f"/archives/set{ending}", pack(tmp_path / f"set{ending}", PICTURES).read_bytes())
-        assert list(fetched(f"memory://archives/set{ending}").values()) == [b"a0", b"a1", b"b0"]
-    assert len(fetched("memory://archives/*.tar*")) == 4 * 3
-    assert len(fetched("memory://archives")) == 6 * 3
+        fs.pipe(f"/archives/set{ending}", pack(tmp_path / f"set{ending}", IMAGES).read_bytes())
+        assert list(read_all(f"memory://archives/set{ending}").values()) == [b"a0", b"a1", b"b0"]
+    assert len(read_all("memory://archives/*.tar*")) == 4 * 3
+    assert len(read_all("memory://archives")) == 6 * 3
 
 
 @pytest.mark.parametrize("ending", [".zip", ".tar"])
-def test_places_do_not_depend_on_where_the_archive_lies(tmp_path: Path, ending: str, listed: Listed) -> None:
-    archive = pack(tmp_path / f"set{ending}", PICTURES)
-    before = listed(archive)
+def test_records_do_not_depend_on_the_folder_of_the_archive(tmp_path: Path, ending: str, list_items: ListItems) -> None:
+    archive = pack(tmp_path / f"set{ending}", IMAGES)
+    before = list_items(archive)
     (tmp_path / "moved").mkdir()
-    assert listed(archive.rename(tmp_path / "moved" / archive.name)) == before
+    assert list_items(archive.rename(tmp_path / "moved" / archive.name)) == before
 
 
 @every_ending
-def test_the_stamp_changes_with_the_content(tmp_path: Path, ending: str, listed: Listed) -> None:
-    archive = pack(tmp_path / f"set{ending}", PICTURES)
-    before = listed(archive)
-    pack(archive, PICTURES | {"a/0.png": b"A0"})
+def test_the_version_changes_with_the_content(tmp_path: Path, ending: str, list_items: ListItems) -> None:
+    archive = pack(tmp_path / f"set{ending}", IMAGES)
+    before = list_items(archive)
+    pack(archive, IMAGES | {"a/0.png": b"A0"})
     os.utime(archive, (1, 1))
-    assert listed(archive)[0] != before[0]
+    assert list_items(archive)[0] != before[0]
 
 
-def test_after_a_broken_archive_the_next_is_listed(tmp_path: Path, listed: Listed) -> None:
+def test_listing_continues_after_a_corrupt_archive(tmp_path: Path, list_items: ListItems) -> None:
     (tmp_path / "one.tar").write_bytes(b"no tar" * 100)
     pack(tmp_path / "two.tar", {"a/0.png": b""})
-    broken, record = listed(tmp_path)
+    broken, record = list_items(tmp_path)
     assert isinstance(broken, Reject)
     assert (broken.reason, broken.source, record.key) == ("corrupt archive", "one.tar", "two__a__0")
 
 
-def test_a_missing_archive_is_one_clear_error(tmp_path: Path, listed: Listed) -> None:
+def test_a_missing_archive_is_one_clear_error(tmp_path: Path, list_items: ListItems) -> None:
     for source in (tmp_path / "nowhere.zip", tmp_path / "*.tar"):
         with pytest.raises(DataError, match=r"no such archive; give .zip, .tar, .tar.gz"):
-            listed(source)
+            list_items(source)

@@ -13,7 +13,7 @@ from data_prep.sources import open_source
 from data_prep.sources.detect import detect_type
 
 ConfigOf = Callable[..., PrepareConfig]
-Put = Callable[..., Path]
+WriteFiles = Callable[..., Path]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ Put = Callable[..., Path]
         ("nowhere", "folder"),
     ],
 )
-def test_a_name_tells_the_kind(source: str, kind: str, config_of: ConfigOf) -> None:
+def test_the_type_is_detected_from_the_name(source: str, kind: str, config_of: ConfigOf) -> None:
     assert detect_type(config_of(source)) == kind
 
 
@@ -48,20 +48,20 @@ def test_a_name_tells_the_kind(source: str, kind: str, config_of: ConfigOf) -> N
         (["dataset_dict.json", "train/state.json"], "datasets"),
     ],
 )
-def test_what_a_folder_holds_tells_the_kind(
-    files: list[str], kind: str, tmp_path: Path, put: Put, config_of: ConfigOf
+def test_the_type_of_a_folder_is_detected_from_its_content(
+    files: list[str], kind: str, tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf
 ) -> None:
     (tmp_path / "a folder.zip").mkdir()
-    assert detect_type(config_of(put(tmp_path / "a folder.zip", *files))) == kind
+    assert detect_type(config_of(write_files(tmp_path / "a folder.zip", *files))) == kind
 
 
-def test_a_folder_at_a_url_is_looked_into_too(config_of: ConfigOf) -> None:
+def test_the_content_of_a_folder_at_a_url_is_inspected(config_of: ConfigOf) -> None:
     fsspec.filesystem("memory").pipe("/only/archives/a.zip", b"")
     assert detect_type(config_of("memory://only/archives")) == "archive"
     assert detect_type(config_of("memory://only")) == "folder"
 
 
-def test_a_manifest_of_ours_makes_a_folder_a_set(shared_set: Path, config_of: ConfigOf) -> None:
+def test_a_folder_with_a_manifest_of_e4t_is_detected_as_shards(shared_set: Path, config_of: ConfigOf) -> None:
     assert detect_type(config_of(shared_set)) == "shards"
 
 
@@ -69,20 +69,20 @@ def test_a_manifest_of_ours_makes_a_folder_a_set(shared_set: Path, config_of: Co
     ("values", "kind"),
     [(["0.png"], "table"), ([b"bytes"], "datasets"), ([{"bytes": b"", "path": ""}], "datasets"), ([0], "datasets")],
 )
-def test_texts_in_a_parquet_file_are_paths(
+def test_a_parquet_file_with_strings_as_images_is_a_table_of_paths(
     values: list[object], kind: str, tmp_path: Path, config_of: ConfigOf
 ) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"image": values}), tmp_path / "set.parquet")
     assert detect_type(config_of(tmp_path / "set.parquet")) == kind
 
 
-def test_the_kind_can_be_given(tmp_path: Path, put: Put, config_of: ConfigOf) -> None:
-    put(tmp_path, "a/0.png")
+def test_the_type_can_be_set_explicitly(tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf) -> None:
+    write_files(tmp_path, "a/0.png")
     assert len(list(open_source(config_of(tmp_path, type="folder")))) == 1
 
 
-def test_a_folder_here_needs_nothing_that_is_slow_to_import(tmp_path: Path, put: Put) -> None:
-    put(tmp_path, "a/0.png")
+def test_a_local_folder_imports_no_slow_libraries(tmp_path: Path, write_files: WriteFiles) -> None:
+    write_files(tmp_path, "a/0.png")
     program = (
         "import sys; from data_prep.config import PrepareConfig; from data_prep.sources import open_source\n"
         f"print(len(list(open_source(PrepareConfig(source={str(tmp_path)!r}, output='x', domain='cat')))))\n"

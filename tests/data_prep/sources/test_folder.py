@@ -15,104 +15,114 @@ from data_prep.records import Record, Reject
 from data_prep.sources import open_source
 
 ConfigOf = Callable[..., PrepareConfig]
-Listed = Callable[..., list[Record | Reject]]
-Put = Callable[..., Path]
-Reasons = Callable[..., dict[str, str]]
+ListItems = Callable[..., list[Record | Reject]]
+WriteFiles = Callable[..., Path]
+RejectReasons = Callable[..., dict[str, str]]
 
-posix = pytest.mark.skipif(os.name != "posix", reason="of POSIX only")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
 
 @pytest.fixture
 def memory() -> str:
-    """A folder of pictures that is on no disk."""
+    """A folder of images in fsspec's memory file system."""
     fs = fsspec.filesystem("memory")
-    if fs.exists("/pictures"):
-        fs.rm("/pictures", recursive=True)
+    if fs.exists("/images"):
+        fs.rm("/images", recursive=True)
     for name in ("b/2.jpg", "a/10.png", "a/9.PNG", "a/readme.md"):
-        fs.pipe(f"/pictures/{name}", name.encode())
-    fs.pipe("/pictures/a/10.txt", b"ten\n")
-    return "memory://pictures"
+        fs.pipe(f"/images/{name}", name.encode())
+    fs.pipe("/images/a/10.txt", b"ten\n")
+    return "memory://images"
 
 
-def test_pictures_come_in_the_order_of_their_paths_and_other_files_do_not(
-    tmp_path: Path, put: Put, listed: Listed
+def test_only_images_are_listed_in_path_order(tmp_path: Path, write_files: WriteFiles, list_items: ListItems) -> None:
+    write_files(tmp_path, "b/2.jpg", "a/10.png", "a/9.PNG", "a/9.txt", "a/readme.md")
+    assert [record.source for record in list_items(tmp_path)] == ["a/10.png", "a/9.PNG", "b/2.jpg"]
+
+
+def test_keys_are_unique_and_contain_no_dots_or_slashes(
+    tmp_path: Path, write_files: WriteFiles, list_items: ListItems
 ) -> None:
-    put(tmp_path, "b/2.jpg", "a/10.png", "a/9.PNG", "a/9.txt", "a/readme.md")
-    assert [record.source for record in listed(tmp_path)] == ["a/10.png", "a/9.PNG", "b/2.jpg"]
-
-
-def test_keys_have_no_dot_and_no_slash_and_no_two_are_alike(tmp_path: Path, put: Put, listed: Listed) -> None:
-    put(tmp_path, "a.b/x.1.png", "a_b/x_1.png", "a_b/x 1.png", "a_b/x_1.jpg", "ana/été.png")
-    keys = [record.key for record in listed(tmp_path)]
+    write_files(tmp_path, "a.b/x.1.png", "a_b/x_1.png", "a_b/x 1.png", "a_b/x_1.jpg", "ana/été.png")
+    keys = [record.key for record in list_items(tmp_path)]
     assert len(set(keys)) == 5
     assert not any(letter in key for key in keys for letter in "./ ")
     assert {"a_b__x_1", "ana__été"} < set(keys)
 
 
-def test_the_pattern_says_where_the_identity_stands(tmp_path: Path, put: Put, listed: Listed) -> None:
-    put(tmp_path, "2024/ann_lee_01.png", "2024/noname.png")
-    record, reject = listed(tmp_path, pattern="{year}/{identity}_{picture}")
+def test_the_pattern_extracts_the_identity(tmp_path: Path, write_files: WriteFiles, list_items: ListItems) -> None:
+    write_files(tmp_path, "2024/ann_lee_01.png", "2024/noname.png")
+    record, reject = list_items(tmp_path, pattern="{year}/{identity}_{picture}")
     assert isinstance(record, Record)
     assert record.identity == "ann_lee"
     assert reject == Reject(key="2024__noname", source="2024/noname.png", reason="path names no identity")
 
 
-def test_linked_folders_are_followed_and_loops_are_not(tmp_path: Path, put: Put, listed: Listed) -> None:
-    put(tmp_path, "set/ann/1.png", "disk/bob/1.png")
+def test_linked_folders_are_followed_and_loops_are_skipped(
+    tmp_path: Path, write_files: WriteFiles, list_items: ListItems
+) -> None:
+    write_files(tmp_path, "set/ann/1.png", "disk/bob/1.png")
     (tmp_path / "set" / "bob").symlink_to(tmp_path / "disk" / "bob")
     (tmp_path / "set" / "ann" / "again").symlink_to(tmp_path / "set")
-    assert [record.source for record in listed(tmp_path / "set")] == ["ann/1.png", "bob/1.png"]
+    assert [record.source for record in list_items(tmp_path / "set")] == ["ann/1.png", "bob/1.png"]
 
 
 @posix
-def test_what_must_not_be_opened_is_rejected(tmp_path: Path, put: Put, reasons: Reasons) -> None:
-    put(tmp_path, "ann/1.png")
+def test_pipes_sockets_and_broken_links_are_rejected(
+    tmp_path: Path, write_files: WriteFiles, reject_reasons: RejectReasons
+) -> None:
+    write_files(tmp_path, "ann/1.png")
     os.mkfifo(tmp_path / "ann" / "pipe.png")
     (tmp_path / "ann" / "self.png").symlink_to(tmp_path / "ann" / "self.png")
     (tmp_path / "ann" / "nothing.png").symlink_to(tmp_path / "nowhere.png")
     names = ["ann/pipe.png", "ann/self.png", "ann/nothing.png"]
-    if len(str(tmp_path)) < 80:  # the longest name that a socket can have is not much more
+    if len(str(tmp_path)) < 80:  # socket paths are limited to about 100 bytes
         with socket.socket(socket.AF_UNIX) as opened:
             opened.bind(str(tmp_path / "ann" / "socket.png"))
         names.append("ann/socket.png")
-    assert reasons(tmp_path) == dict.fromkeys(names, "not a file")
+    assert reject_reasons(tmp_path) == dict.fromkeys(names, "not a file")
 
 
 @posix
-def test_a_name_that_is_no_text_is_rejected_and_can_be_printed(tmp_path: Path, put: Put, reasons: Reasons) -> None:
-    put(tmp_path, "ann/1.png")
+def test_a_name_that_is_not_utf8_is_rejected_and_escaped(
+    tmp_path: Path, write_files: WriteFiles, reject_reasons: RejectReasons
+) -> None:
+    write_files(tmp_path, "ann/1.png")
     try:
         Path(os.fsdecode(bytes(tmp_path / "ann") + b"/\xff.png")).write_bytes(b"x")
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
-    assert reasons(tmp_path) == {"ann/\\udcff.png": "name is not UTF-8"}
+    assert reject_reasons(tmp_path) == {"ann/\\udcff.png": "name is not UTF-8"}
 
 
-def test_a_file_that_is_too_large_for_a_picture_is_rejected(tmp_path: Path, put: Put, reasons: Reasons) -> None:
-    put(tmp_path, "ann/1.png", "ann/2.png")
-    os.truncate(tmp_path / "ann" / "2.png", 2**29 + 1)  # takes no room
-    assert reasons(tmp_path) == {"ann/2.png": "file too large"}
+def test_a_file_over_the_size_limit_is_rejected(
+    tmp_path: Path, write_files: WriteFiles, reject_reasons: RejectReasons
+) -> None:
+    write_files(tmp_path, "ann/1.png", "ann/2.png")
+    os.truncate(tmp_path / "ann" / "2.png", 2**29 + 1)  # a sparse file
+    assert reject_reasons(tmp_path) == {"ann/2.png": "file too large"}
 
 
-def test_a_missing_folder_is_one_clear_error(tmp_path: Path, listed: Listed) -> None:
+def test_a_missing_folder_is_one_clear_error(tmp_path: Path, list_items: ListItems) -> None:
     with pytest.raises(DataError, match="nowhere: no such folder; give a folder of images as data.source"):
-        listed(tmp_path / "nowhere")
+        list_items(tmp_path / "nowhere")
 
 
 @posix
 def test_a_folder_that_cannot_be_listed_is_one_clear_error(
-    listed: Listed, ordinary_user: Callable[[], AbstractContextManager[None]]
+    list_items: ListItems, ordinary_user: Callable[[], AbstractContextManager[None]]
 ) -> None:
     refused = pytest.raises(DataError, match=r"ann cannot be listed \(Permission denied\); make it readable")
     with tempfile.TemporaryDirectory() as root:
         Path(root).chmod(0o755)
         Path(root, "ann").mkdir(mode=0)
         with ordinary_user(), refused:
-            listed(root)
+            list_items(root)
 
 
-def test_the_caption_is_the_first_line_beside_the_picture(tmp_path: Path, put: Put, config_of: ConfigOf) -> None:
-    put(tmp_path, "ann/0.png", "ann/1.png", "ann/2.png", "ann/3.png")
+def test_the_caption_is_the_first_line_of_the_caption_file(
+    tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf
+) -> None:
+    write_files(tmp_path, "ann/0.png", "ann/1.png", "ann/2.png", "ann/3.png")
     (tmp_path / "ann" / "0.txt").write_bytes("\ufeff\n  a caf\u00e9 \nmore".encode())
     (tmp_path / "ann" / "1.txt").write_text("\n  \n")
     (tmp_path / "ann" / "2.txt").write_bytes(b"caf\xe9")
@@ -125,33 +135,35 @@ def test_the_caption_is_the_first_line_beside_the_picture(tmp_path: Path, put: P
     ]
 
 
-def test_of_a_caption_only_the_beginning_is_read(tmp_path: Path, put: Put, config_of: ConfigOf) -> None:
-    put(tmp_path, "ann/0.png")
+def test_only_the_first_64_kib_of_a_caption_file_are_read(
+    tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf
+) -> None:
+    write_files(tmp_path, "ann/0.png")
     (tmp_path / "ann" / "0.txt").write_text("x" * 100_000)
     source = open_source(config_of(tmp_path))
     assert [len(source.caption(item) or "") for item in source if isinstance(item, Record)] == [65_536]
 
 
 @pytest.mark.parametrize("changed", ["ann/0.png", "ann/0.txt"])
-def test_the_stamp_changes_with_the_picture_and_with_its_caption(
-    tmp_path: Path, put: Put, listed: Listed, changed: str
+def test_the_version_changes_with_the_image_and_with_its_caption(
+    tmp_path: Path, write_files: WriteFiles, list_items: ListItems, changed: str
 ) -> None:
-    put(tmp_path, "ann/0.png", "ann/0.txt")
-    before = listed(tmp_path)
-    assert listed(tmp_path) == before
+    write_files(tmp_path, "ann/0.png", "ann/0.txt")
+    before = list_items(tmp_path)
+    assert list_items(tmp_path) == before
     os.utime(tmp_path / changed, (1, 1))
-    assert listed(tmp_path) != before
+    assert list_items(tmp_path) != before
 
 
-def test_a_picture_that_is_gone_is_an_os_error(tmp_path: Path, put: Put, config_of: ConfigOf) -> None:
-    source = open_source(config_of(put(tmp_path, "ann/0.png")))
+def test_a_missing_image_is_an_os_error(tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf) -> None:
+    source = open_source(config_of(write_files(tmp_path, "ann/0.png")))
     (record,) = source
     (tmp_path / "ann" / "0.png").unlink()
     with pytest.raises(OSError, match="No such file"):
         source.read(record)  # type: ignore[arg-type]
 
 
-def test_a_folder_at_a_url_lists_and_reads_like_one_here(memory: str, config_of: ConfigOf) -> None:
+def test_a_folder_at_a_url_lists_and_reads_like_a_local_one(memory: str, config_of: ConfigOf) -> None:
     source = open_source(config_of(memory))
     records = [item for item in source if isinstance(item, Record)]
     assert [(record.source, record.key, record.identity) for record in records] == [
@@ -163,33 +175,35 @@ def test_a_folder_at_a_url_lists_and_reads_like_one_here(memory: str, config_of:
     assert [source.caption(record) for record in records] == ["ten", None, None]
 
 
-def test_a_change_at_a_url_changes_the_stamp(memory: str, listed: Listed) -> None:
-    before = listed(memory)
-    assert listed(memory) == before
-    fsspec.filesystem("memory").pipe("/pictures/b/2.jpg", b"another")
-    assert [new.source for new, old in zip(listed(memory), before, strict=True) if new != old] == ["b/2.jpg"]
+def test_a_change_at_a_url_changes_the_version(memory: str, list_items: ListItems) -> None:
+    before = list_items(memory)
+    assert list_items(memory) == before
+    fsspec.filesystem("memory").pipe("/images/b/2.jpg", b"another")
+    assert [new.source for new, old in zip(list_items(memory), before, strict=True) if new != old] == ["b/2.jpg"]
 
 
-def test_a_missing_folder_at_a_url_is_one_clear_error(listed: Listed) -> None:
+def test_a_missing_folder_at_a_url_is_one_clear_error(list_items: ListItems) -> None:
     with pytest.raises(DataError, match="memory://nowhere: no such folder"):
-        listed("memory://nowhere")
+        list_items("memory://nowhere")
 
 
-def test_a_scheme_that_is_not_known_is_one_clear_error(listed: Listed) -> None:
-    with pytest.raises(DataError, match=r"source fax://pictures cannot be opened .*; check data.source"):
-        listed("fax://pictures")
+def test_an_unknown_url_scheme_is_one_clear_error(list_items: ListItems) -> None:
+    with pytest.raises(DataError, match=r"source fax://images cannot be opened .*; check data.source"):
+        list_items("fax://images")
 
 
 @pytest.mark.parametrize("where", ["disk", "memory"])
-def test_a_source_that_was_pickled_lists_the_same(
-    where: str, tmp_path: Path, put: Put, memory: str, config_of: ConfigOf
+def test_a_pickled_source_lists_the_same(
+    where: str, tmp_path: Path, write_files: WriteFiles, memory: str, config_of: ConfigOf
 ) -> None:
-    source = open_source(config_of(memory if where == "memory" else put(tmp_path, "a/0.png", "a/0.txt", "b/1.png")))
+    source = open_source(
+        config_of(memory if where == "memory" else write_files(tmp_path, "a/0.png", "a/0.txt", "b/1.png"))
+    )
     assert list(pickle.loads(pickle.dumps(source))) == list(source)  # noqa: S301 - our own bytes
 
 
-def test_a_folder_is_listed_when_it_is_reached(tmp_path: Path, put: Put, config_of: ConfigOf) -> None:
-    found = iter(open_source(config_of(put(tmp_path, "a/0.png", "b/0.png"))))
+def test_folders_are_listed_lazily(tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf) -> None:
+    found = iter(open_source(config_of(write_files(tmp_path, "a/0.png", "b/0.png"))))
     next(found)
-    put(tmp_path, "b/1.png")
+    write_files(tmp_path, "b/1.png")
     assert [item.source for item in found] == ["b/0.png", "b/1.png"]

@@ -1,4 +1,4 @@
-"""Whatever an archive is, it becomes pictures and counted rejects, and nothing else happens."""
+"""Malformed archives yield images and counted rejects, and have no other effect."""
 
 import zipfile
 from collections.abc import Callable
@@ -23,7 +23,7 @@ bounded = settings(max_examples=150, deadline=None, suppress_health_check=[Healt
 
 
 def outcomes(path: Path, config_of: ConfigOf, kind: str) -> list[str]:
-    """What becomes of each picture, in order."""
+    """Return the outcome of each image, in order."""
     source, found = open_source(config_of(path, type=kind)), list[str]()
     for item in source:
         if isinstance(item, Reject):
@@ -40,7 +40,7 @@ def outcomes(path: Path, config_of: ConfigOf, kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_every_archive_of_the_corpus_ends_as_it_should(case: Case, tmp_path: Path, config_of: ConfigOf) -> None:
+def test_every_archive_of_the_corpus_has_the_expected_outcome(case: Case, tmp_path: Path, config_of: ConfigOf) -> None:
     path = tmp_path / case.file
     path.write_bytes(case.data)
     assert outcomes(path, config_of, "archive") == case.outcomes
@@ -51,7 +51,7 @@ def test_every_archive_of_the_corpus_ends_as_it_should(case: Case, tmp_path: Pat
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 @bounded
 @given(flips=FLIPS)
-def test_flipped_bytes_are_never_worse_than_a_reject_or_an_os_error(
+def test_flipped_bytes_cause_only_rejects_and_os_errors(
     make: Callable[..., bytes], flips: list[tuple[float, bytes]], tmp_path: Path, config_of: ConfigOf
 ) -> None:
     data = make("a/0.png", "a/0.txt", "b/1.jpg")
@@ -66,7 +66,7 @@ def test_flipped_bytes_are_never_worse_than_a_reject_or_an_os_error(
 
 @bounded
 @given(flips=FLIPS)
-def test_flipped_bytes_do_no_harm_in_shards_either(
+def test_flipped_bytes_in_shards_cause_only_rejects_and_os_errors(
     flips: list[tuple[float, bytes]], tmp_path: Path, config_of: ConfigOf
 ) -> None:
     data = tar_of("0.png", "0.json", "1.png", "1.txt")
@@ -75,7 +75,7 @@ def test_flipped_bytes_do_no_harm_in_shards_either(
     assert len(outcomes(path, config_of, "shards")) <= 5
 
 
-def test_an_archive_that_cannot_be_had_is_an_error_and_no_broken_one(tmp_path: Path, config_of: ConfigOf) -> None:
+def test_an_unreadable_archive_is_an_error_and_not_a_corrupt_one(tmp_path: Path, config_of: ConfigOf) -> None:
     (tmp_path / "set.tar").write_bytes(tar_of("a/0.png"))
     source = open_source(config_of(tmp_path / "set.tar"))
     (tmp_path / "set.tar").unlink()

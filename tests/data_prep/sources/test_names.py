@@ -10,17 +10,17 @@ AWKWARD = st.text(st.sampled_from("ab_/.-0 é\udcff"), min_size=1, max_size=8)
 NAMES = AWKWARD | st.text(min_size=1, max_size=12) | st.text("x_/", min_size=170, max_size=200)
 
 
-def test_a_path_of_safe_names_is_its_own_key_with_slashes_made_underscores() -> None:
+def test_a_path_of_safe_names_becomes_a_key_with_underscores_for_slashes() -> None:
     assert make_key("cat01/0") == "cat01__0"
     assert make_key("été/straße-3") == "été__straße-3"
 
 
-def test_a_name_that_was_changed_carries_a_hash() -> None:
+def test_an_unsafe_or_long_name_gets_a_hash() -> None:
     assert re.fullmatch(r"a_b-[0-9a-f]{10}", make_key("a b"))
     assert re.fullmatch(r"x{169}-[0-9a-f]{10}", make_key("x" * 181))
 
 
-def test_underscores_and_slashes_do_not_meet() -> None:
+def test_names_with_underscores_and_slashes_have_different_keys() -> None:
     assert len({make_key(name) for name in ("a/b", "a__b", "a_/b", "a/_b", "a___b", "a//b")}) == 6
 
 
@@ -50,19 +50,19 @@ def test_different_paths_have_different_keys(parts: set[tuple[str, str]]) -> Non
     assert len({keys.assign(path) for path in paths}) == len(paths)
 
 
-def test_of_two_files_that_differ_by_suffix_the_first_keeps_the_name() -> None:
+def test_the_first_of_two_files_that_differ_by_suffix_keeps_the_name() -> None:
     keys = Keys()
     assert [keys.assign("a/0.jpg"), keys.assign("a/0.png")] == ["a__0", hashed_key("a/0", ".png")]
 
 
-def test_a_mark_tells_apart_what_shares_a_name() -> None:
+def test_a_salt_distinguishes_samples_that_share_a_name() -> None:
     assert len({hashed_key("a"), hashed_key("a", "row 1"), hashed_key("a", "row 2")}) == 3
 
 
-def test_only_the_last_suffix_is_taken_off() -> None:
+def test_only_the_last_suffix_is_removed() -> None:
     assert split_suffix("a.b/c.d.png") == ("a.b/c.d", ".png")
 
 
-def test_what_macos_leaves_beside_pictures_is_none() -> None:
+def test_macos_metadata_files_are_not_images() -> None:
     names = ("a/0.PNG", "a/._0.png", "__MACOSX/a/0.png", ".DS_Store", "a/0.txt", "a.png/readme")
     assert [name for name in names if is_image_path(name)] == ["a/0.PNG"]

@@ -1,4 +1,4 @@
-"""CelebA's and FFHQ's files as they are laid out, in miniature, and tables like them."""
+"""Miniature versions of the files of CelebA and FFHQ, and similar tables."""
 
 import json
 import sys
@@ -14,13 +14,13 @@ from data_prep.records import Record, Reject
 from data_prep.sources.side_tables import load_attributes, load_identities
 from e4t import ConfigError
 
-Listed = Callable[..., list[Record | Reject]]
-Put = Callable[..., Path]
+ListItems = Callable[..., list[Record | Reject]]
+WriteFiles = Callable[..., Path]
 
 
 @pytest.fixture
 def celeba(tmp_path: Path) -> Path:
-    """Four pictures, of which the lists know three."""
+    """Four images, three of which are in the lists."""
     with zipfile.ZipFile(tmp_path / "img_align_celeba.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.mkdir("img_align_celeba")
         for number in range(1, 5):
@@ -36,7 +36,7 @@ def celeba(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ffhq(tmp_path: Path) -> Path:
-    """Two pictures with what the authors say of them."""
+    """Two images with their metadata in ffhq-dataset-v2.json."""
     with zipfile.ZipFile(tmp_path / "images1024x1024.zip", "w") as archive:
         for name in ("00000/00000.png", "69000/69999.png"):
             archive.writestr(f"images1024x1024/{name}", b"")
@@ -61,22 +61,22 @@ def ffhq(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def faces(celeba: Path, listed: Listed) -> Callable[..., list[Record | Reject]]:
-    """CelebA's listing."""
+def faces(celeba: Path, list_items: ListItems) -> Callable[..., list[Record | Reject]]:
+    """List the CelebA archive."""
     settings = {"identities": "identity_CelebA.txt", "attributes": "list_attr_celeba.txt"}
 
     def build(**changes: str) -> list[Record | Reject]:
         files = {name: str(celeba / file) for name, file in (settings | changes).items()}
-        return listed(celeba / "img_align_celeba.zip", **files)
+        return list_items(celeba / "img_align_celeba.zip", **files)
 
     return build
 
 
-def test_celeba_s_identities_decide_who_is_shown(faces: Callable[..., list[Record | Reject]]) -> None:
+def test_celeba_identities_are_used(faces: Callable[..., list[Record | Reject]]) -> None:
     assert [item.identity for item in faces() if isinstance(item, Record)] == ["2880", "2937", "2880"]
 
 
-def test_celeba_s_attributes_become_columns_of_numbers(faces: Callable[..., list[Record | Reject]]) -> None:
+def test_celeba_attributes_become_columns_of_numbers(faces: Callable[..., list[Record | Reject]]) -> None:
     columns = [item.columns for item in faces() if isinstance(item, Record)]
     assert columns == [
         {"5_o_Clock_Shadow": -1, "Bald": 1, "Young": 1},
@@ -85,25 +85,25 @@ def test_celeba_s_attributes_become_columns_of_numbers(faces: Callable[..., list
     ]
 
 
-def test_celeba_s_boxes_name_their_first_column(celeba: Path) -> None:
+def test_the_first_column_name_of_celeba_boxes_is_skipped(celeba: Path) -> None:
     boxes = load_attributes(str(celeba / "list_bbox_celeba.txt"))
     assert boxes == {"000001.jpg": {"x_1": 95, "y_1": 71, "width": 226, "height": 313}}
 
 
-def test_a_picture_that_the_identities_do_not_name_is_rejected(faces: Callable[..., list[Record | Reject]]) -> None:
+def test_an_image_missing_from_the_identities_is_rejected(faces: Callable[..., list[Record | Reject]]) -> None:
     rejects = [(item.source, item.reason) for item in faces() if isinstance(item, Reject)]
     assert rejects == [("img_align_celeba.zip!img_align_celeba/000004.jpg", "not in the identities file")]
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
-def test_ffhq_s_json_gives_plain_columns_and_each_picture_is_its_own_identity(
-    unpacked: bool, ffhq: Path, listed: Listed
+def test_ffhq_json_gives_plain_columns_and_each_image_is_its_own_identity(
+    unpacked: bool, ffhq: Path, list_items: ListItems
 ) -> None:
     source = ffhq / "images1024x1024.zip"
     if unpacked:
         zipfile.ZipFile(source).extractall(ffhq / "unpacked")
         source = ffhq / "unpacked" / "images1024x1024"
-    records = listed(
+    records = list_items(
         source,
         pattern="{folder}/{identity}" if unpacked else "images1024x1024/{folder}/{identity}",
         attributes=str(ffhq / "ffhq-dataset-v2.json"),
@@ -121,10 +121,12 @@ def test_ffhq_s_json_gives_plain_columns_and_each_picture_is_its_own_identity(
     }
 
 
-def test_a_csv_s_first_column_is_the_name_and_one_may_be_the_caption(tmp_path: Path, put: Put, listed: Listed) -> None:
-    put(tmp_path / "set", "a/0.png", "a/1.png", "b/0.png")
+def test_the_first_column_of_a_csv_is_the_name_and_another_may_be_the_caption(
+    tmp_path: Path, write_files: WriteFiles, list_items: ListItems
+) -> None:
+    write_files(tmp_path / "set", "a/0.png", "a/1.png", "b/0.png")
     (tmp_path / "about.csv").write_text("name,age,code,text\na/0.png,31,007,smiling\na/1,0.5,,\n")
-    records = listed(tmp_path / "set", attributes=str(tmp_path / "about.csv"), caption_column="text")
+    records = list_items(tmp_path / "set", attributes=str(tmp_path / "about.csv"), caption_column="text")
     assert [(item.caption, item.columns) for item in records if isinstance(item, Record)] == [
         ("smiling", {"age": 31, "code": "007"}),
         (None, {}),
@@ -133,20 +135,20 @@ def test_a_csv_s_first_column_is_the_name_and_one_may_be_the_caption(tmp_path: P
 
 
 def test_a_row_is_found_by_path_then_by_name_then_by_name_without_suffix(
-    tmp_path: Path, put: Put, listed: Listed
+    tmp_path: Path, write_files: WriteFiles, list_items: ListItems
 ) -> None:
-    put(tmp_path / "set", "a/0.png", "b/0.png", "c/1.png", "c/2.png")
+    write_files(tmp_path / "set", "a/0.png", "b/0.png", "c/1.png", "c/2.png")
     (tmp_path / "who.txt").write_text("0.png Ann\nb/0.png Bob\n1 Cleo\n")
-    items = listed(tmp_path / "set", identities=str(tmp_path / "who.txt"))
+    items = list_items(tmp_path / "set", identities=str(tmp_path / "who.txt"))
     assert [getattr(item, "identity", None) for item in items] == ["Ann", "Bob", "Cleo", None]
 
 
-def test_names_with_blanks_have_their_identity_at_the_end(tmp_path: Path) -> None:
+def test_names_in_identity_lists_may_contain_spaces(tmp_path: Path) -> None:
     (tmp_path / "who.txt").write_text("\ufeffmy cat.png  7\n\n", encoding="utf-8")
     assert load_identities(str(tmp_path / "who.txt")) == {"my cat.png": "7"}
 
 
-def test_a_row_of_identities_takes_no_more_than_it_says(tmp_path: Path) -> None:
+def test_an_identity_takes_at_most_150_bytes_of_memory(tmp_path: Path) -> None:
     (tmp_path / "who.txt").write_text("".join(f"{number:06d}.jpg {number % 100}\n" for number in range(10_000)))
     table = load_identities(str(tmp_path / "who.txt"))
     assert (sys.getsizeof(table) + sum(map(sys.getsizeof, table))) / len(table) < 150
@@ -172,8 +174,10 @@ def test_a_bad_table_is_one_clear_error(tmp_path: Path, name: str, content: str 
         load(str(tmp_path / name))
 
 
-def test_a_caption_column_that_the_attributes_lack_is_one_clear_error(tmp_path: Path, put: Put, listed: Listed) -> None:
-    put(tmp_path / "set", "a/0.png")
+def test_a_caption_column_that_the_attributes_lack_is_one_clear_error(
+    tmp_path: Path, write_files: WriteFiles, list_items: ListItems
+) -> None:
+    write_files(tmp_path / "set", "a/0.png")
     (tmp_path / "about.csv").write_text("name,age\na/0.png,31\n")
     with pytest.raises(ConfigError, match="have no column 'text'; check data.source_options.caption_column"):
-        listed(tmp_path / "set", attributes=str(tmp_path / "about.csv"), caption_column="text")
+        list_items(tmp_path / "set", attributes=str(tmp_path / "about.csv"), caption_column="text")

@@ -16,12 +16,12 @@ from data_prep.sources import fetch, open_source
 from e4t import ConfigError
 
 ConfigOf = Callable[..., PrepareConfig]
-Listed = Callable[..., list[Record | Reject]]
-Put = Callable[..., Path]
-Reasons = Callable[..., dict[str, str]]
+ListItems = Callable[..., list[Record | Reject]]
+WriteFiles = Callable[..., Path]
+RejectReasons = Callable[..., dict[str, str]]
 
 COLUMNS = {
-    "image": ["pictures/0.png", "pictures/1.png", "pictures/1.png"],
+    "image": ["images/0.png", "images/1.png", "images/1.png"],
     "who": ["Ann", "Bob", "Bob"],
     "text": ["smiling", "", None],
     "left": [1, 2, 3],
@@ -33,7 +33,7 @@ every_kind = pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
 
 
 def write(path: Path, columns: dict[str, list[Any]]) -> Path:
-    """A table of the kind that its name says."""
+    """Write a table in the format of its suffix."""
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.table(columns), path)
         return path
@@ -45,19 +45,19 @@ def write(path: Path, columns: dict[str, list[Any]]) -> Path:
 
 
 @pytest.fixture
-def table(tmp_path: Path, put: Put) -> Callable[[str], Path]:
-    """Two pictures in three rows."""
-    put(tmp_path, "pictures/0.png", "pictures/1.png")
+def table(tmp_path: Path, write_files: WriteFiles) -> Callable[[str], Path]:
+    """Three rows that name two images."""
+    write_files(tmp_path, "images/0.png", "images/1.png")
     return lambda suffix: write(tmp_path / f"list{suffix}", COLUMNS)
 
 
 @every_kind
-def test_a_row_is_a_picture_with_its_columns(suffix: str, table: Callable[[str], Path], listed: Listed) -> None:
-    records = [item for item in listed(table(suffix), **SETTINGS) if isinstance(item, Record)]
+def test_a_row_is_an_image_with_its_columns(suffix: str, table: Callable[[str], Path], list_items: ListItems) -> None:
+    records = [item for item in list_items(table(suffix), **SETTINGS) if isinstance(item, Record)]
     assert [(item.source, item.identity, item.caption) for item in records] == [
-        ("pictures/0.png", "Ann", "smiling"),
-        ("pictures/1.png", "Bob", None),
-        ("pictures/1.png", "Bob", None),
+        ("images/0.png", "Ann", "smiling"),
+        ("images/1.png", "Bob", None),
+        ("images/1.png", "Bob", None),
     ]
     assert [item.columns for item in records] == [
         {"left": 1, "sharp": 0.5},
@@ -67,32 +67,38 @@ def test_a_row_is_a_picture_with_its_columns(suffix: str, table: Callable[[str],
 
 
 @every_kind
-def test_paths_lead_from_the_table_s_folder(suffix: str, table: Callable[[str], Path], config_of: ConfigOf) -> None:
+def test_paths_are_relative_to_the_folder_of_the_table(
+    suffix: str, table: Callable[[str], Path], config_of: ConfigOf
+) -> None:
     source = open_source(config_of(table(suffix)))
     again = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
     assert [again.read(item)[-5:] for item in source if isinstance(item, Record)] == [b"0.png", b"1.png", b"1.png"]
 
 
 @every_kind
-def test_the_same_path_in_two_rows_has_two_keys(suffix: str, table: Callable[[str], Path], listed: Listed) -> None:
-    keys = [item.key for item in listed(table(suffix))]
+def test_the_same_path_in_two_rows_has_two_keys(
+    suffix: str, table: Callable[[str], Path], list_items: ListItems
+) -> None:
+    keys = [item.key for item in list_items(table(suffix))]
     assert len(set(keys)) == 3
-    assert [key[:-10] for key in keys] == ["pictures__0-", "pictures__1-", "pictures__1-"]
+    assert [key[:-10] for key in keys] == ["images__0-", "images__1-", "images__1-"]
 
 
-def test_without_a_column_for_it_every_row_is_its_own_identity(table: Callable[[str], Path], listed: Listed) -> None:
-    assert all(isinstance(item, Record) and item.identity == item.key for item in listed(table(".csv")))
+def test_without_an_identity_column_every_row_is_its_own_identity(
+    table: Callable[[str], Path], list_items: ListItems
+) -> None:
+    assert all(isinstance(item, Record) and item.identity == item.key for item in list_items(table(".csv")))
 
 
-def test_paths_may_be_absolute_or_urls(tmp_path: Path, put: Put, config_of: ConfigOf) -> None:
-    put(tmp_path / "elsewhere", "0.png")
+def test_paths_may_be_absolute_or_urls(tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf) -> None:
+    write_files(tmp_path / "elsewhere", "0.png")
     fsspec.filesystem("memory").pipe("/far/1.png", b"far away")
     paths = [f"{tmp_path}/elsewhere/0.png", f"file://{tmp_path}/elsewhere/0.png", "memory://far/1.png"]
     source = open_source(config_of(write(tmp_path / "list.csv", {"image": paths})))
     assert [source.read(item) for item in source if isinstance(item, Record)] == [b"0.png", b"0.png", b"far away"]
 
 
-def test_a_table_at_a_url_has_its_pictures_beside_it(config_of: ConfigOf) -> None:
+def test_paths_in_a_table_at_a_url_are_relative_to_the_url(config_of: ConfigOf) -> None:
     fs = fsspec.filesystem("memory")
     fs.pipe("/tables/list.csv", b"image\nsub/0.png\n")
     fs.pipe("/tables/sub/0.png", b"beside")
@@ -100,28 +106,28 @@ def test_a_table_at_a_url_has_its_pictures_beside_it(config_of: ConfigOf) -> Non
     assert [source.read(item) for item in source if isinstance(item, Record)] == [b"beside"]
 
 
-def test_a_row_without_what_it_needs_is_rejected(tmp_path: Path, reasons: Reasons) -> None:
+def test_a_row_without_path_or_identity_is_rejected(tmp_path: Path, reject_reasons: RejectReasons) -> None:
     path = write(tmp_path / "list.csv", {"image": ["", "0.png", "1.png"], "who": ["Ann", " ", "Bob"]})
-    assert reasons(path, identity_column="who") == {
+    assert reject_reasons(path, identity_column="who") == {
         "list.csv row 0": "no path in row",
         "0.png": "no identity in row",
     }
 
 
-def test_a_path_that_is_no_text_is_rejected(tmp_path: Path, reasons: Reasons) -> None:
+def test_a_path_that_is_not_utf8_is_rejected(tmp_path: Path, reject_reasons: RejectReasons) -> None:
     (tmp_path / "list.csv").write_bytes(b"image\n\xff.png\n")
-    assert reasons(tmp_path / "list.csv") == {"\\udcff.png": "name is not UTF-8"}
+    assert reject_reasons(tmp_path / "list.csv") == {"\\udcff.png": "name is not UTF-8"}
 
 
 @every_kind
 @pytest.mark.parametrize("setting", ["image_column", "identity_column", "caption_column"])
-def test_a_column_that_is_not_there_is_one_clear_error(
-    suffix: str, setting: str, table: Callable[[str], Path], listed: Listed
+def test_a_missing_column_is_one_clear_error(
+    suffix: str, setting: str, table: Callable[[str], Path], list_items: ListItems
 ) -> None:
     with pytest.raises(
         ConfigError, match=f"no column 'nope'; set data.source_options.{setting} to one of image, who, text, left"
     ):
-        listed(table(suffix), type="table", **{setting: "nope"})
+        list_items(table(suffix), type="table", **{setting: "nope"})
 
 
 @pytest.mark.parametrize(
@@ -134,15 +140,15 @@ def test_a_column_that_is_not_there_is_one_clear_error(
     ],
 )
 def test_a_bad_table_is_one_clear_error(
-    tmp_path: Path, name: str, content: bytes | None, message: str, listed: Listed
+    tmp_path: Path, name: str, content: bytes | None, message: str, list_items: ListItems
 ) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        listed(tmp_path / name)
+        list_items(tmp_path / name)
 
 
-def test_a_picture_that_is_gone_is_an_os_error(tmp_path: Path, config_of: ConfigOf) -> None:
+def test_a_missing_image_is_an_os_error(tmp_path: Path, config_of: ConfigOf) -> None:
     source = open_source(config_of(write(tmp_path / "list.csv", {"image": ["0.png", "memory://nowhere/0.png"]})))
     for record in source:
         assert isinstance(record, Record)
@@ -150,8 +156,8 @@ def test_a_picture_that_is_gone_is_an_os_error(tmp_path: Path, config_of: Config
             source.read(record)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes are of POSIX")
-def test_a_pipe_is_an_os_error_and_not_waited_for(tmp_path: Path, config_of: ConfigOf) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+def test_reading_a_pipe_is_an_os_error_and_does_not_block(tmp_path: Path, config_of: ConfigOf) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     source = open_source(config_of(write(tmp_path / "list.csv", {"image": ["pipe.png"]})))
     (record,) = source
@@ -168,8 +174,10 @@ def test_a_file_that_is_too_large_is_rejected(
         source.read(next(iter(source)))  # type: ignore[arg-type]
 
 
-def test_the_stamp_changes_with_a_file_here(table: Callable[[str], Path], tmp_path: Path, listed: Listed) -> None:
+def test_the_version_changes_with_a_local_file(
+    table: Callable[[str], Path], tmp_path: Path, list_items: ListItems
+) -> None:
     path = table(".csv")
-    before = listed(path)
-    os.utime(tmp_path / "pictures" / "0.png", (1, 1))
-    assert [new != old for new, old in zip(listed(path), before, strict=True)] == [True, False, False]
+    before = list_items(path)
+    os.utime(tmp_path / "images" / "0.png", (1, 1))
+    assert [new != old for new, old in zip(list_items(path), before, strict=True)] == [True, False, False]

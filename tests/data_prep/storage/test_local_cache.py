@@ -23,7 +23,7 @@ def digest(number: int) -> str:
 
 
 class Fetches:
-    """Writes files, and remembers which."""
+    """Writes files and records which ones."""
 
     def __init__(self) -> None:
         self.done: list[int] = []
@@ -52,14 +52,14 @@ def test_a_file_is_fetched_once(tmp_path: Path, fetches: Fetches) -> None:
     assert fetches.done == [1]
 
 
-def test_what_was_not_used_for_longest_goes_first(tmp_path: Path, fetches: Fetches) -> None:
+def test_the_least_recently_used_file_is_evicted_first(tmp_path: Path, fetches: Fetches) -> None:
     cache = FileCache(tmp_path, 2 * SIZE)
     for number in (1, 2, 1, 3):
         read(cache, fetches, number)
     assert {path.name for path in tmp_path.iterdir()} == {"lock", digest(1), digest(3)}
 
 
-def test_a_file_that_is_being_read_is_not_removed(tmp_path: Path, fetches: Fetches) -> None:
+def test_a_file_is_not_evicted_while_it_is_read(tmp_path: Path, fetches: Fetches) -> None:
     cache = FileCache(tmp_path, 2 * SIZE)
     with cache.open(digest(1), SIZE, fetches.of(1)) as held:
         for number in (2, 3, 4):
@@ -68,7 +68,7 @@ def test_a_file_that_is_being_read_is_not_removed(tmp_path: Path, fetches: Fetch
         assert held.read() == content(1)
 
 
-def test_whoever_finds_all_room_in_use_waits_for_it(tmp_path: Path, fetches: Fetches) -> None:
+def test_a_fetch_waits_while_all_space_is_in_use(tmp_path: Path, fetches: Fetches) -> None:
     cache = FileCache(tmp_path, SIZE)
     held = cache.open(digest(1), SIZE, fetches.of(1))
     waiting = threading.Thread(target=read, args=(cache, fetches, 2))
@@ -81,7 +81,7 @@ def test_whoever_finds_all_room_in_use_waits_for_it(tmp_path: Path, fetches: Fet
     assert {path.name for path in tmp_path.iterdir()} == {"lock", digest(2)}
 
 
-def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path, fetches: Fetches) -> None:
+def test_a_failed_fetch_leaves_no_file(tmp_path: Path, fetches: Fetches) -> None:
     def fail(file: BinaryIO) -> None:
         file.write(b"half")
         raise OSError("no more")
@@ -93,7 +93,7 @@ def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path, fetches: Fetches) -> 
     assert read(cache, fetches, 1) == content(1)
 
 
-def test_a_file_cut_short_behind_our_back_is_fetched_anew(tmp_path: Path, fetches: Fetches) -> None:
+def test_a_truncated_file_is_fetched_again(tmp_path: Path, fetches: Fetches) -> None:
     cache = FileCache(tmp_path, 2 * SIZE)
     read(cache, fetches, 1)
     os.truncate(tmp_path / digest(1), 10)
@@ -119,17 +119,17 @@ for _ in range(150):
 """
 
 
-def test_processes_that_share_a_cache_never_see_half_a_file_and_keep_its_bound(tmp_path: Path) -> None:
+def test_processes_that_share_a_cache_read_complete_files_and_respect_the_limit(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, tmp_path, str(seed)], cwd=root)  # noqa: S603 - our own words
+        subprocess.Popen([sys.executable, "-c", WORKER, tmp_path, str(seed)], cwd=root)  # noqa: S603 - our own program
         for seed in range(4)
     ]
     assert [worker.wait() for worker in workers] == [0] * 4
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3000
 
 
-def test_what_a_killed_process_left_is_taken_over(tmp_path: Path, fetches: Fetches) -> None:
+def test_the_partial_file_of_a_killed_process_is_reused(tmp_path: Path, fetches: Fetches) -> None:
     killed = (
         "import os; from data_prep.storage.local_cache import FileCache\n"
         f"FileCache({str(tmp_path)!r}, 9000).open({digest(1)!r}, 1000, lambda file: os.kill(os.getpid(), 9))"

@@ -21,7 +21,7 @@ def local(tmp_path: Path) -> RetryingStore:
 
 
 def failing(num_failures: int, error: type[Exception] = OSError) -> Callable[[], str]:
-    """An attempt that fails so many times, then succeeds."""
+    """Return an attempt that fails ``num_failures`` times and then succeeds."""
     attempts = iter(range(num_failures + 1))
 
     def attempt() -> str:
