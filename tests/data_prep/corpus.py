@@ -106,11 +106,8 @@ def not_images() -> Iterator[Row]:
     yield "zeros", bytes(5000), UNKNOWN
     yield "text", b"This is not an image, whatever its name says.\n" * 10, UNKNOWN
     yield "an error page", b"<!DOCTYPE html><html><head><title>404 Not Found</title></head></html>", UNKNOWN
-    yield (
-        "svg",
-        b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48"><rect width="9" height="9"/></svg>',
-        UNKNOWN,
-    )
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="48"><rect width="9" height="9"/></svg>'
+    yield "svg", svg, UNKNOWN
     yield "pdf", encode(photo(), "PDF"), UNKNOWN
     yield "postscript, which Pillow passes to Ghostscript", encode(photo(), "EPS"), UNKNOWN
     yield "a program", b"\x7fELF\x02\x01\x01" + bytes(200), UNKNOWN
@@ -143,12 +140,8 @@ def truncated() -> Iterator[Row]:
     yield "progressive jpeg cut in the middle", encode_photo("JPEG", progressive=True)[:-300], DAMAGED
     for name, end in (("signature", 8), ("IHDR's length", 12), ("IHDR", 20), ("IDAT's length", 37), ("IDAT", 2000)):
         yield f"png cut behind or in its {name}", png[:end], DAMAGED
-    for name, end in (
-        ("VP8 length", 18),
-        ("frame header", 26),
-        ("pixels", len(webp) // 2),
-        ("last bytes", len(webp) - 4),
-    ):
+    webp_parts = (("VP8 length", 18), ("frame header", 26), ("pixels", len(webp) // 2), ("last bytes", len(webp) - 4))
+    for name, end in webp_parts:
         yield f"webp cut in its {name}", webp[:end], DAMAGED
     yield "webp cut in RIFF's header", webp[:10], UNKNOWN
     lossless = encode_photo("WEBP", lossless=True)
@@ -222,11 +215,8 @@ def depths() -> Iterator[Row]:
     yield "png, 16 bits of grey", encode(Image.fromarray(level), "PNG"), grey
     yield "png, 16 bits of color", png_of(64, 48, 16, 2, rows), COLOR
     see_through = chunk(b"tRNS", struct.pack(">H", 120 * 257))
-    yield (
-        "png, 16 bits of grey, one level transparent",
-        png_of(64, 48, 16, 0, (b"\0" + level[:1].astype(">u2").tobytes()) * 48, see_through),
-        WHITE,
-    )
+    rows = (b"\0" + level[:1].astype(">u2").tobytes()) * 48
+    yield "png, 16 bits of grey, one level transparent", png_of(64, 48, 16, 0, rows, see_through), WHITE
     yield "tiff, 16 bits of grey", encode(Image.fromarray(level), "TIFF"), grey
     yield "tiff, 32 bits that hold 16", encode(Image.fromarray(level.astype(np.int32)), "TIFF"), grey
     yield "tiff, 32 bits", encode(Image.fromarray(level.astype(np.int32) * 1000), "TIFF"), "more than 16 bits"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_prep.images.fast_png import Pixels, try_decode_png
-from tests.data_prep.corpus import COLOR, cases, chunk, photo, png_of, saved, whole
+from tests.data_prep.corpus import COLOR, cases, chunk, encode, encode_photo, photo, png_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL\\.")
 
@@ -40,7 +40,7 @@ def test_it_takes_no_file_that_pillow_does_not_and_gives_the_same_pixels(case) -
 @pytest.mark.parametrize("options", [{}, {"compress_level": 0}, {"icc_profile": b"any"}, {"dpi": (72, 72)}])
 def test_a_png_of_8_bit_colours_is_plain(options) -> None:
     image = photo(size=(301, 203))
-    assert np.array_equal(read(saved(image, "PNG", **options)), np.asarray(image))
+    assert np.array_equal(read(encode(image, "PNG", **options)), np.asarray(image))
 
 
 def test_every_filter_is_undone() -> None:
@@ -54,15 +54,15 @@ def test_every_filter_is_undone() -> None:
 @pytest.mark.parametrize(
     ("what", "data"),
     [
-        ("another format", whole("JPEG")),
-        ("grey", saved(photo().convert("L"), "PNG")),
-        ("alpha", saved(photo().convert("RGBA"), "PNG")),
-        ("palette", saved(photo().convert("P"), "PNG")),
-        ("a transparent colour", saved(photo(), "PNG", transparency=COLOR)),
+        ("another format", encode_photo("JPEG")),
+        ("grey", encode(photo().convert("L"), "PNG")),
+        ("alpha", encode(photo().convert("RGBA"), "PNG")),
+        ("palette", encode(photo().convert("P"), "PNG")),
+        ("a transparent colour", encode(photo(), "PNG", transparency=COLOR)),
         ("16 bits", png_of(2, 2, 16, 2, bytes(2 * 13))),
-        ("text behind the pixels", whole("PNG")[:-12] + chunk(b"tEXt", b"a\0b") + whole("PNG")[-12:]),
-        ("no end", whole("PNG")[:-12]),
-        ("something behind the end", whole("PNG") + b"x"),
+        ("text behind the pixels", encode_photo("PNG")[:-12] + chunk(b"tEXt", b"a\0b") + encode_photo("PNG")[-12:]),
+        ("no end", encode_photo("PNG")[:-12]),
+        ("something behind the end", encode_photo("PNG") + b"x"),
     ],
 )
 def test_anything_else_is_left_to_pillow(what: str, data: bytes) -> None:
@@ -71,11 +71,11 @@ def test_anything_else_is_left_to_pillow(what: str, data: bytes) -> None:
 
 def test_interlaced_rows_are_left_to_pillow() -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 48, 8, 2, 0, 0, 1))
-    assert read(whole("PNG")[:8] + header + whole("PNG")[33:]) is None
+    assert read(encode_photo("PNG")[:8] + header + encode_photo("PNG")[33:]) is None
 
 
 def test_no_change_of_a_bit_is_taken() -> None:
-    data, chance = whole("PNG"), random.Random(0)
+    data, chance = encode_photo("PNG"), random.Random(0)
     for _ in range(300):
         damaged = bytearray(data)
         damaged[chance.randrange(33, len(data))] ^= 1 << chance.randrange(8)
@@ -92,7 +92,7 @@ def test_a_stream_that_ends_too_early_is_left_to_pillow() -> None:
 
 def test_the_checksum_within_the_stream_is_the_one_thing_that_is_not_looked_at() -> None:
     stream = zlib.compress(rows_of(photo()))
-    data = whole("PNG")[:33] + chunk(b"IDAT", stream[:-4] + b"abcd") + chunk(b"IEND", b"")
+    data = encode_photo("PNG")[:33] + chunk(b"IDAT", stream[:-4] + b"abcd") + chunk(b"IEND", b"")
     with Image.open(io.BytesIO(data)) as image, pytest.raises(OSError, match="broken"):
         image.load()
     assert np.array_equal(read(data), np.asarray(photo()))

@@ -15,7 +15,7 @@ from data_prep.images.perceptual_hash import perceptual_hash
 from data_prep.images.transform import ProcessedImage, encode_image, process_image
 from data_prep.records import Record, Scalar
 from e4t import ConfigError
-from tests.data_prep.corpus import bgr_profile, saved
+from tests.data_prep.corpus import bgr_profile, encode
 
 
 def config(select: FilterConfig | None = None, **changes: Any) -> PrepareConfig:
@@ -58,23 +58,23 @@ def with_orientation(image: Image.Image, orientation: int, format_name: str) -> 
     exif[0x0112] = orientation
     back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     stored = image.transpose(Image.Transpose(back[orientation])) if orientation > 1 else image
-    return saved(stored, format_name, exif=exif, **{"quality": 97} if format_name == "JPEG" else {})
+    return encode(stored, format_name, exif=exif, **{"quality": 97} if format_name == "JPEG" else {})
 
 
 def test_a_picture_of_the_right_size_keeps_every_pixel() -> None:
     image = noise((16, 16))
-    assert np.array_equal(pixels(make(saved(image, "BMP")).data), np.asarray(image))
+    assert np.array_equal(pixels(make(encode(image, "BMP")).data), np.asarray(image))
 
 
 def test_the_middle_square_is_kept() -> None:
     image = noise((31, 20))
-    picture = make(saved(image, "PNG"), resolution=20)
+    picture = make(encode(image, "PNG"), resolution=20)
     assert (picture.original_size, picture.crop_box) == ((31, 20), (5, 0, 25, 20))
     assert np.array_equal(pixels(picture.data), np.asarray(image)[:, 5:25])
 
 
 def test_the_square_is_where_the_mode_says() -> None:
-    data = saved(noise((40, 20)), "PNG")
+    data = encode(noise((40, 20)), "PNG")
     boxed = process_image(data, record(left=30, top=2, right=40, bottom=6), "", config(crop="box"))
     assert boxed.crop_box == (30, 0, 40, 10)
     assert np.array_equal(make(data, crop="random").crop_box, make(data, crop="random").crop_box)
@@ -82,14 +82,14 @@ def test_the_square_is_where_the_mode_says() -> None:
 
 def test_a_square_smaller_than_the_smallest_picture_is_too_small() -> None:
     with pytest.raises(SampleRejected, match="too small"):
-        process_image(saved(noise((40, 20)), "PNG"), record(left=0, top=0, right=7, bottom=7), "", config(crop="box"))
+        process_image(encode(noise((40, 20)), "PNG"), record(left=0, top=0, right=7, bottom=7), "", config(crop="box"))
 
 
 def test_a_larger_picture_is_shrunk_without_aliasing() -> None:
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
     for format_name in ("PNG", "JPEG"):
-        shrunk = pixels(make(saved(Image.fromarray(stripes), format_name)).data)
+        shrunk = pixels(make(encode(Image.fromarray(stripes), format_name)).data)
         assert np.abs(shrunk[:, 2:-2] - 127).max() <= 8, format_name
 
 
@@ -106,7 +106,7 @@ def test_the_square_of_a_picture_on_its_side_is_that_of_the_upright_one(orientat
 
 def test_a_jpeg_that_is_shrunk_while_it_is_decoded_shows_the_same() -> None:
     image = photograph((1501, 1103))
-    data = saved(image, "JPEG", quality=92)
+    data = encode(image, "JPEG", quality=92)
     box = (401, 203, 1301, 1103)
     picture = process_image(
         data, record(left=401, top=203, right=1301, bottom=1103), "", config(crop="box", resolution=64)
@@ -118,7 +118,7 @@ def test_a_jpeg_that_is_shrunk_while_it_is_decoded_shows_the_same() -> None:
 
 
 def test_each_limit_keeps_out_what_is_beyond_it() -> None:
-    data = saved(noise((100, 20)), "PNG")
+    data = encode(noise((100, 20)), "PNG")
     for reason, select in {
         "too many pixels": FilterConfig(max_pixels=1999),
         "too small": FilterConfig(min_side=21),
@@ -131,7 +131,7 @@ def test_each_limit_keeps_out_what_is_beyond_it() -> None:
 
 
 def test_a_picture_of_too_many_pixels_is_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = saved(noise((100, 20)), "PNG")
+    data = encode(noise((100, 20)), "PNG")
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("decoded"))
     with pytest.raises(SampleRejected, match="too many pixels"):
         make(data, filters=FilterConfig(max_pixels=1999))
@@ -141,7 +141,7 @@ def test_scores_are_of_the_picture_that_is_stored() -> None:
     sharp = noise((64, 64))
     blurred = sharp.filter(ImageFilter.GaussianBlur(4))
     first, second = (
-        make(saved(image, "PNG"), filters=FilterConfig(scores=("blur",)), resolution=64).scores["blur"]
+        make(encode(image, "PNG"), filters=FilterConfig(scores=("blur",)), resolution=64).scores["blur"]
         for image in (sharp, blurred)
     )
     assert second < first / 10
@@ -154,7 +154,7 @@ def test_a_predicate_sees_all_that_is_known(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(tmp_path)
     select = FilterConfig(scores=("blur",), filter_fn="our_predicate:take")
     with pytest.raises(SampleRejected, match="^filter_fn$"):
-        process_image(saved(Image.new("RGB", (40, 20)), "PNG"), record(age=3), "a cat", config(select))
+        process_image(encode(Image.new("RGB", (40, 20)), "PNG"), record(age=3), "a cat", config(select))
     import our_predicate  # type: ignore[import-not-found]
 
     assert our_predicate.seen == [
@@ -172,18 +172,18 @@ def test_a_predicate_sees_all_that_is_known(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("name", "error"), [("no_such:function", ConfigError), ("math:sqrt", DataError)])
 def test_a_broken_score_is_an_error_and_no_reason_to_keep_a_picture_out(name: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=name):
-        make(saved(noise((16, 16)), "PNG"), filters=FilterConfig(scores=(name,)))
+        make(encode(noise((16, 16)), "PNG"), filters=FilterConfig(scores=(name,)))
 
 
 def test_a_missing_face_detector_is_a_mistake_in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     _face_detector.cache_clear()
     with pytest.raises(ConfigError, match="pip install"):
-        make(saved(noise((16, 16)), "PNG"), crop="face")
+        make(encode(noise((16, 16)), "PNG"), crop="face")
 
 
 def test_the_hash_is_made_where_near_duplicates_are_looked_for() -> None:
-    data = saved(photograph((16, 16)), "PNG")
+    data = encode(photograph((16, 16)), "PNG")
     assert make(data).hash is None
     with Image.open(io.BytesIO(data)) as image:
         assert make(data, filters=FilterConfig(max_hash_distance=4)).hash == perceptual_hash(image.convert("RGB"))
@@ -193,7 +193,7 @@ def test_the_hash_is_made_where_near_duplicates_are_looked_for() -> None:
 def test_the_same_file_gives_the_same_bytes_without_metadata(codec: str) -> None:
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
-    data = saved(noise((16, 16)), "JPEG", exif=exif, icc_profile=b"a colour profile", comment=b"hello")
+    data = encode(noise((16, 16)), "JPEG", exif=exif, icc_profile=b"a colour profile", comment=b"hello")
     first, second = (make(data, format=codec).data for _ in range(2))
     assert first == second
     assert not [secret for secret in (b"taken at home", b"colour profile", b"hello") if secret in first]
@@ -212,7 +212,7 @@ CODECS = [("png", "PNG"), ("webp", "WEBP"), ("jpg", "JPEG")]
 def test_a_file_that_is_what_would_be_made_of_it_is_stored_as_it_came(codec: str, format_name: str) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (None, srgb):
-        data = saved(noise((16, 16)), format_name, icc_profile=profile, quality=70, compress_level=1)
+        data = encode(noise((16, 16)), format_name, icc_profile=profile, quality=70, compress_level=1)
         assert make(data, format=codec).data == data
         assert make(data, format=codec, keep_original=False).data != data
 
@@ -222,24 +222,24 @@ def test_a_file_that_is_anything_else_is_made_anew(codec: str, format_name: str)
     image, exif = noise((16, 16)), Image.Exif()
     exif[0x0112] = 1
     for name, data in {
-        "larger": saved(noise((17, 17)), format_name),
-        "wider": saved(noise((17, 16)), format_name),
-        "with another profile": saved(image, format_name, icc_profile=bgr_profile()),
-        "with a broken profile": saved(image, format_name, icc_profile=b"no profile"),
-        "with EXIF": saved(image, format_name, exif=exif),
-        "with something behind it": saved(image, format_name) + b"GPS",
-        "grey": saved(image.convert("L"), format_name),
+        "larger": encode(noise((17, 17)), format_name),
+        "wider": encode(noise((17, 16)), format_name),
+        "with another profile": encode(image, format_name, icc_profile=bgr_profile()),
+        "with a broken profile": encode(image, format_name, icc_profile=b"no profile"),
+        "with EXIF": encode(image, format_name, exif=exif),
+        "with something behind it": encode(image, format_name) + b"GPS",
+        "grey": encode(image.convert("L"), format_name),
     }.items():
         if (codec, name) != ("webp", "grey"):  # which webp does not have
             assert make(data, format=codec).data != data, name
 
 
 def test_a_part_of_a_square_picture_is_made_anew() -> None:
-    data = saved(noise((16, 16)), "PNG")
+    data = encode(noise((16, 16)), "PNG")
     picture = process_image(data, record(left=0, top=0, right=8, bottom=8), "", config(crop="box"))
     assert picture.data != data
 
 
 def test_the_checksum_is_that_of_the_file() -> None:
-    data = saved(noise((40, 40)), "PNG")
+    data = encode(noise((40, 40)), "PNG")
     assert make(data).sha256 == hashlib.sha256(data).hexdigest()
