@@ -1,1 +1,1 @@
-"""The recipe: one typed, frozen configuration for every stage."""
+"""The recipe: one typed, frozen configuration for all stages."""

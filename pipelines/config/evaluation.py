@@ -1,4 +1,4 @@
-"""What is evaluated, and against what."""
+"""Recipe sections ``evaluate`` and ``compare``: the systems, concepts, prompts and metrics of an evaluation."""
 
 import re
 from dataclasses import dataclass, field, fields, replace
@@ -10,47 +10,48 @@ from encoder.tuning.presets import METHODS
 
 RELEASE, BASE = "release", "base"
 PRETRAINED = "pretrained"
-"""What ``e4t evaluate`` calls the release."""
+"""Name of the release in the report of ``e4t evaluate``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A way to make pictures of a concept."""
+    """A way to generate images of a concept: a tuning method, where it starts and how many images it gets."""
 
     name: str
-    """As tables and plots call it; no two alike."""
+    """Name in tables and plots. Names must differ in their letters or digits."""
     method: Literal["none", "e4t", "textual-inversion", "dreambooth", "pivotal"]
-    """How it is tuned; ``none`` knows no more than the prompt says."""
+    """Tuning method. ``none`` does not tune: it sees only the prompt."""
     init: str = BASE
-    """Where tuning starts: the bare ``base``, the ``release`` at hand, or another release's place."""
+    """Weights that tuning starts from: ``base`` (the base model alone), ``release`` (the evaluated release), or the folder,
+    registry or Hub id of another release."""
     num_images: int = 1
-    """Of each concept, to tune on."""
+    """Number of images per concept to tune on."""
     steps: tuple[int, ...] = (0,)
-    """Tuning steps after which it is looked at."""
+    """Numbers of tuning steps after which images are generated and measured."""
     init_from: str | None = None
-    """Name of a system of as many pictures, whose learned word it takes up."""
+    """Name of a Textual Inversion system above, with the same ``num_images``, whose learned embedding is the start."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Fields of ``tune`` in place of the method's own."""
+    """Keys of ``tune`` that replace those of the method."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(sorted(self.steps)))
         if not self.slug or not self.steps or self.steps[0] < 0 or self.num_images < 1:
             raise ConfigError(
-                f"system {self.name!r}: give a name, at least one number of steps, and pictures from 1 up"
+                f"system {self.name!r}: give a name of letters or digits, steps of at least 0, and num_images of at least 1"
             )
         if self.method == "none" and self.steps != (0,):
-            raise ConfigError(f"system {self.name!r} is tuned by no method; its steps are 0")
+            raise ConfigError(f"system {self.name!r}: method none does not tune; set steps to 0")
         known = {each.name for each in fields(TuneConfig)}
         if unknown := sorted(self.settings.keys() - known):
-            raise ConfigError(f"system {self.name!r}: settings have no {', '.join(unknown)}; see docs/tuning.md")
+            raise ConfigError(f"system {self.name!r}: unknown settings {', '.join(unknown)}; see docs/tuning.md")
 
     @property
     def slug(self) -> str:
-        """The name as a folder's."""
+        """Name of the folder of results: the name in lower case, with dashes between words."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
     def tune_config(self, recipe: TuneConfig) -> TuneConfig:
-        """Settings of its tuning; E4T's are the recipe's own, a rival's those of its published recipe."""
+        """Return the tuning settings: for E4T those of the recipe, for other methods those that their authors published."""
         if self.method == "none":
             return recipe
         defaults = recipe if self.method == "e4t" else METHODS[self.method]
@@ -59,27 +60,29 @@ class System:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """On whom, on what prompts, and by which measures."""
+    """Concepts, prompts and metrics of ``e4t evaluate`` and ``e4t compare``."""
 
     num_concepts: int = 16
-    """Drawn from the split, as the seed says."""
+    """Number of concepts, drawn from the split with ``evaluate.seed``. More concepts give narrower confidence intervals."""
     split: Literal["test", "val"] = "test"
-    """``val`` to choose settings by, ``test`` to report."""
+    """Split of the concepts: use ``val`` to choose settings, and ``test`` for numbers that are published."""
     num_prompts: int = 2
-    """Prompts of each concept beside that of its own picture."""
+    """Number of prompts per concept, besides the caption of its own image."""
     prompts: str | None = None
-    """File of prompts with *s, one a line, or a list that comes with e4t (faces, cats, art); unless given, prompts are
-    the captions of the concept's other pictures, which are then the truth to compare with."""
+    """Text file with one prompt per line, in which *s stands for the concept, or a list that comes with e4t (faces, cats,
+    art). By default the prompts are the captions of the concept's other images, which are then the reference images."""
     steps: tuple[int, ...] = (0, 5, 10, 15)
-    """Tuning steps after which the release is looked at."""
+    """Numbers of tuning steps after which the release is measured."""
     clip: str | None = None
-    """CLIP with both towers that measures, as hub id or folder; unless given, the base's ``clip`` folder."""
+    """CLIP model (image and text encoder) that computes the similarities, as Hub id or folder. By default the ``clip``
+    folder of the base model."""
     recognizer: str | None = None
-    """Model whose picture features tell concepts apart, as hub id or folder: DINO, a face recogniser."""
+    """Model whose image features tell concepts apart, as Hub id or folder: DINO, or a face recognizer. It adds the metrics
+    recognizer_similarity and identity_accuracy."""
     num_grid_concepts: int = 6
-    """Concepts in the picture."""
+    """Number of concepts shown in grid.png, at most ``num_concepts``."""
     seed: int = 0
-    """Of the choice of concepts and prompts, and of tuning and sampling."""
+    """Seed of the choice of concepts and prompts, of tuning and of sampling."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(sorted(self.steps)))
@@ -89,23 +92,26 @@ class EvaluateConfig:
             or not self.steps
             or self.num_prompts < 1
         ):
-            raise ConfigError("evaluate: give at least one step and edit, and at least as many concepts as are shown")
+            raise ConfigError(
+                "evaluate: give at least one value in steps, num_prompts and num_grid_concepts of at least 1, and num_concepts of "
+                "at least num_grid_concepts"
+            )
 
     @property
     def systems(self) -> tuple[System, ...]:
-        """What a release is held against: the base as it is, and the same tuning from nothing pre-trained."""
+        """The release, and what it is compared with: the base model untuned, and the same tuning without pre-training."""
         return (
-            System(name="base from the caption", method="none"),
+            System(name="base from caption", method="none"),
             System(name=PRETRAINED, method="e4t", init=RELEASE, steps=self.steps),
-            System(name="untrained", method="e4t", steps=self.steps),
+            System(name="from base", method="e4t", steps=self.steps),
         )
 
 
 def _published_systems() -> tuple[System, ...]:
-    """The article's columns, each method by its published recipe."""
+    """Return the systems of the comparison in the E4T paper, each with the settings that its authors published."""
     inversion_steps, dreambooth_steps, pivotal_steps = (100, 300, 1000, 3000), (100, 200, 400, 800), (100, 300, 1000)
     baselines: list[System] = []
-    for num_images, label in ((1, "1 picture"), (5, "5 pictures")):
+    for num_images, label in ((1, "1 image"), (5, "5 images")):
         inversion = f"Textual Inversion, {label}"
         baselines += [
             System(name=inversion, method="textual-inversion", num_images=num_images, steps=inversion_steps),
@@ -122,24 +128,25 @@ def _published_systems() -> tuple[System, ...]:
         System(name="Stable Diffusion", method="none"),
         *baselines,
         System(name="E4T", method="e4t", init=RELEASE, steps=(0, 5, 10, 15)),
-        System(name="E4T, nothing pre-trained", method="e4t", steps=(0, 5, 10, 15)),
+        System(name="E4T without pre-training", method="e4t", steps=(0, 5, 10, 15)),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """The systems that stand beside each other; on whom and by which measures is ``evaluate``'s to say."""
+    """Systems of ``e4t compare``; their concepts, prompts and metrics are those of ``evaluate``."""
 
     systems: tuple[System, ...] = field(default_factory=_published_systems)
+    """Systems to compare. By default those of the E4T paper, for Stable Diffusion 1.5."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "systems", tuple(self.systems))
         by_name: dict[str, System] = {}
         for system in self.systems:
             if any(system.slug == other.slug for other in by_name.values()):
-                raise ConfigError(f"compare.systems: two are called {system.name!r}")
+                raise ConfigError(f"compare.systems: two systems are named {system.name!r}; rename one")
             if system.init_from and by_name.get(system.init_from, system).method != "textual-inversion":
                 raise ConfigError(
-                    f"system {system.name!r}: after {system.init_from!r}; name a Textual Inversion above it"
+                    f"system {system.name!r}: init_from is {system.init_from!r}; name a Textual Inversion system above it"
                 )
             by_name[system.name] = system

@@ -1,16 +1,17 @@
-"""What a release must reach, and what its card says beside what is known anyway."""
+"""Recipe section ``publish``: what a release must reach, and what its model card says."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseConfig:
-    """Of ``e4t release``."""
+    """Requirements and license of ``e4t release``."""
 
     min_scores: dict[str, float] = field(default_factory=dict)
-    """The least that scores of the evaluation must reach (truth, likeness, recognised, ...), as means after the last of
-    ``evaluate.steps``: what falls below is not released, nor what has not been evaluated."""
+    """Minimum of each score (identity_similarity, reference_similarity, recognizer_similarity, ...) as its mean over
+    concepts after the last of ``evaluate.steps``. `e4t release` refuses a checkpoint that is below one of them or that
+    has not been evaluated. Empty to require nothing."""
     license: str = "apache-2.0"
-    """Of the weights, as the hub names it."""
+    """License of the weights, as a license id of the Hugging Face Hub."""
     data_statement: str = ""
-    """A sentence or two for the card: where the training pictures come from, and on what terms."""
+    """One or two sentences for the model card: where the training images come from, and on what terms."""

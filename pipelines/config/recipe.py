@@ -1,4 +1,4 @@
-"""The recipe: one YAML file, every stage's settings, each explained where it is declared."""
+"""The recipe: one YAML file with the settings of every stage, each documented where it is declared."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,35 +14,47 @@ from pipelines.config.publishing import ReleaseConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what a run makes."""
+    """All settings that determine the result of a run."""
 
     name: str
-    """The run's name, its folder under ``runs``."""
+    """Name of the run, and of its folder below ``runs``."""
     base: BackboneConfig
+    """Base model."""
     data: PrepareConfig
+    """Training images, and how ``e4t prepare`` makes shards of them."""
     conditioning: ConditioningConfig
+    """Prompts of the concept."""
     runs: str = "runs"
-    """Folder of all runs."""
+    """Folder of all runs. It also holds the MLflow database, unless MLFLOW_TRACKING_URI is set."""
     seed: int = 0
+    """Seed of the data order, noise, timesteps and prompts of pre-training, and of weight initialization."""
     stream: DataLoaderConfig = field(default_factory=DataLoaderConfig)
+    """How pre-training reads the shards."""
     cache: CacheConfig = field(default_factory=CacheConfig)
+    """Precomputed features (``e4t cache``)."""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """Pre-training."""
     tune: TuneConfig = field(default_factory=TuneConfig)
+    """Inference-time tuning on a concept; becomes the default of the release."""
     sample: SampleConfig = field(default_factory=SampleConfig)
+    """Sampling of images; becomes the default of the release."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """Concepts, prompts and metrics of ``e4t evaluate`` and ``e4t compare``."""
     compare: CompareConfig = field(default_factory=CompareConfig)
+    """Systems of ``e4t compare``."""
     publish: ReleaseConfig = field(default_factory=ReleaseConfig)
+    """Requirements and license of ``e4t release``."""
 
     def __post_init__(self) -> None:
         check_no_credentials(self.to_dict())
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
+        """Run folder, ``<runs>/<name>``."""
         return Path(self.runs) / self.name
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, tuples as lists."""
+        """Return the recipe as nested dicts and lists, as it is written to YAML."""
         plain: dict[str, Any] = _tuples_to_lists(asdict(self))
         return plain
 

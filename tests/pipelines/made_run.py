@@ -104,7 +104,7 @@ def evaluate(recipe: Recipe, weights: str, **means: float) -> None:
     """Write a report and a grid like ``e4t evaluate`` after evaluating these weights."""
     scores = {name: Estimate(mean, mean - 0.1, mean + 0.1) for name, mean in means.items()}
     worse = {name: Estimate(0.0, 0.0, 0.0) for name in means}
-    rows = [("base from the caption", 0, worse), ("pretrained", 0, worse), ("pretrained", 15, scores)]
+    rows = [("base from caption", 0, worse), ("pretrained", 0, worse), ("pretrained", 15, scores)]
     seconds = Estimate(1.0, 1.0, 1.0)
     report = Report(
         recipe=recipe.to_dict(),

@@ -20,11 +20,11 @@ def test_settings_stand_in_place_of_the_methods_own() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"name": "!?"}, "give a name"),
-        ({"steps": ()}, "at least one number of steps"),
-        ({"num_images": 0}, "pictures from 1"),
-        ({"settings": {"learnig_rate": 1}}, "no learnig_rate"),
-        ({"method": "none", "steps": (0, 5)}, "its steps are 0"),
+        ({"name": "!?"}, "give a name of letters"),
+        ({"steps": ()}, "steps of at least 0"),
+        ({"num_images": 0}, "num_images of at least 1"),
+        ({"settings": {"learnig_rate": 1}}, "unknown settings learnig_rate"),
+        ({"method": "none", "steps": (0, 5)}, "set steps to 0"),
     ],
 )
 def test_a_wrong_system_is_refused_in_one_line(wrong: dict, told: str) -> None:
@@ -33,7 +33,7 @@ def test_a_wrong_system_is_refused_in_one_line(wrong: dict, told: str) -> None:
 
 
 def test_two_systems_of_one_folder_are_refused() -> None:
-    with pytest.raises(ConfigError, match="two are called 'e4t'"):
+    with pytest.raises(ConfigError, match="two systems are named 'e4t'"):
         CompareConfig(systems=(System(name="E4T", method="e4t"), System(name="e4t", method="e4t")))
 
 
@@ -43,17 +43,17 @@ def test_a_system_goes_on_after_a_textual_inversion_alone(before: str) -> None:
         System(name="DreamBooth", method="dreambooth", steps=(1,)),
         System(name="both", method="pivotal", steps=(1,), init_from=before),
     )
-    with pytest.raises(ConfigError, match="name a Textual Inversion above it"):
+    with pytest.raises(ConfigError, match="name a Textual Inversion system above it"):
         CompareConfig(systems=systems)
 
 
 def test_the_default_systems_are_the_articles() -> None:
     names = [system.name for system in CompareConfig().systems]
     assert names[0] == "Stable Diffusion"
-    assert {"Textual Inversion, 1 picture", "Textual Inversion, 5 pictures", "DreamBooth, 1 picture"} < set(names)
-    assert {"DreamBooth, 5 pictures", "Textual Inversion + DreamBooth, 1 picture", "E4T"} < set(names)
+    assert {"Textual Inversion, 1 image", "Textual Inversion, 5 images", "DreamBooth, 1 image"} < set(names)
+    assert {"DreamBooth, 5 images", "Textual Inversion + DreamBooth, 1 image", "E4T"} < set(names)
 
 
 def test_no_more_concepts_are_shown_than_there_are() -> None:
-    with pytest.raises(ConfigError, match="at least as many concepts as are shown"):
+    with pytest.raises(ConfigError, match="num_concepts of at least num_grid_concepts"):
         EvaluateConfig(num_concepts=2, num_grid_concepts=3)

@@ -33,7 +33,7 @@ def test_every_device_holds_as_many_at_once_as_it_may_and_divide_its_share(
 
 @pytest.mark.parametrize("world", [3, 16])
 def test_a_batch_that_the_devices_cannot_share_is_refused_with_how_many_could(world: int) -> None:
-    with pytest.raises(ConfigError, match=f"cannot be shared by {world} devices; start 1, 2, 4, 8 of them"):
+    with pytest.raises(ConfigError, match=f"is not a multiple of {world} devices; start 1, 2, 4, 8 devices"):
         PretrainConfig(global_batch_size=8).micro_batch_split(world)
 
 

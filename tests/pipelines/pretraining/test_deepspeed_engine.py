@@ -21,7 +21,7 @@ def test_the_global_batch_is_split_over_ranks_and_gradient_accumulation_steps() 
 
 
 def test_a_global_batch_that_the_ranks_cannot_share_equally_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot be shared by 5 devices"):
+    with pytest.raises(ConfigError, match="is not a multiple of 5 devices"):
         deepspeed_config(PretrainConfig(global_batch_size=8), 5)
 
 

@@ -50,7 +50,7 @@ def test_a_card_has_use_data_numbers_figure_limits_consent_and_licence(recipe: R
         "",
         "| system | steps | likeness | truth |",
         "|---|---|---|---|",
-        "| base from the caption | 0 | 0.000 (0.000 to 0.000) | 0.000 (0.000 to 0.000) | ",
+        "| base from caption | 0 | 0.000 (0.000 to 0.000) | 0.000 (0.000 to 0.000) | ",
         "| pretrained | 0 | 0.000 (0.000 to 0.000) | 0.000 (0.000 to 0.000) | ",
         "| pretrained | 15 | 0.300 (0.200 to 0.400) | 0.200 (0.100 to 0.300) |",
     ]
