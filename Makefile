@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint audit clean
+# Workers of pytest share the cores; a test file stays with one worker. Durations show what to make faster.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 10
+
+.PHONY: quickstart test test-cluster test-pods test-browser test-long test-slow test-all lint audit clean
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run at once, whatever -j says.
 .NOTPARALLEL:
@@ -12,8 +15,31 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 quickstart: $(VENV)/.installed
 	$(BIN)/e4t quickstart
 
+# The quick tier: lint, types, import rules and every test without a tier's marker (see pyproject.toml).
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
+
+# A real SLURM, and hosts as network namespaces: needs root, iproute2, slurm-wlm and munge.
+test-cluster: $(VENV)/.dev-installed
+	$(PYTEST) -m cluster
+
+# The Kubernetes manifests as containers: needs root and podman.
+test-pods: $(VENV)/.dev-installed
+	$(PYTEST) -m pods
+
+# The page of `e4t app` in a browser: needs chromium and chromium-driver.
+test-browser: $(VENV)/.dev-installed
+	$(PYTEST) -m browser
+
+# Whatever takes minutes: long campaigns of kills, benchmarks, rarely used options.
+test-long: $(VENV)/.dev-installed
+	$(PYTEST) -m long
+
+# The four tiers above at once, so that their files share the cores.
+test-slow: $(VENV)/.dev-installed
+	$(PYTEST) -m "cluster or pods or browser or long"
+
+test-all: test test-slow
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
@@ -23,7 +49,7 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml .ci benchmarks data_prep encoder pipelines e4t.py
 
 audit: $(VENV)/.dev-installed
-	$(BIN)/python .ci/audit.py
+	PYTHON=$(BIN)/python .ci/audit
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,9 +1,12 @@
 """The tiny base model that ships with the project: Stable Diffusion's own classes, small; and one of every family."""
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers that share cores wait for each other
 
 import pytest
 import torch
@@ -20,6 +23,51 @@ from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.weight_offsets import OffsetPredictor
 from tests.bases import SHIPPED, UNETS, make_base
 from tests.hub_server import TOKEN, Hub, hub_server
+from tests.shared import use_shared_folder
+
+UNAVOIDABLE_SKIPS = (
+    "GPU",
+    "fp16 arithmetic",
+    "file system",
+    "sandbox",
+    "POSIX",
+    "RLIMIT_FSIZE",
+    "C libraries",
+    "not a checkout",
+    "reads only the data",
+)
+"""Parts of reasons why a test may be skipped even if E4T_NO_SKIPS is set: no installation can change them."""
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """With E4T_NO_SKIPS, as in CI, let a test fail that is skipped because something is not installed."""
+    if os.environ.get("E4T_NO_SKIPS") != "1" or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not any(part in reason for part in UNAVOIDABLE_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although E4T_NO_SKIPS is set: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where workers of one session find what another has made; see ``tests.shared``."""
+    root = tmp_path_factory.getbasetemp()
+    use_shared_folder((root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared")
 
 
 @pytest.fixture(autouse=True)

@@ -20,20 +20,20 @@ def run(name: str, file: Path, *words: str) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sampling(tmp_path: Path) -> None:
     found = run("sampling", tmp_path / "found.json", "--rounds", "1", "--steps", "2", "--pictures", "1")
     assert found["ratios"]["concept"]["median"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_training_step(tmp_path: Path) -> None:
     found = run("training_step", tmp_path / "found.json", *BASE, "--side", "64", "--rounds", "1", "--batch", "1")
     assert found["faster"]["median"] > 0
     assert found["smaller"]["median"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_device(tmp_path: Path) -> None:
     words = ("--side", "64", "--device", "cpu", "--batches", "1", "--steps", "1", "--warm-up", "0", "--copies", "2")
     settings = ("--settings", "cached", "lora, checkpointing")

@@ -8,7 +8,7 @@ import pytest
 from tests.bases import SHIPPED
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_setting_is_measured_beside_its_prediction(tmp_path: Path) -> None:
     settings = ["plain", "unet, bf16", "lora, bf16, checkpointing"]
     command = [sys.executable, "-m", "benchmarks.tuning_memory", "--base", str(SHIPPED), "--side", "64"]

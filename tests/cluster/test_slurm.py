@@ -16,7 +16,7 @@ from pipelines.cluster.submission import list_submissions, load_submitted_jobs
 from pipelines.tracking.client import EXPERIMENT, connect
 from tests.cluster.slurm import SlurmCluster, cannot_have_slurm, processes
 
-pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.timeout(900)]
 SITE = {"gpus": False, "requeues": 3, "warn_seconds": 60, "time": "20:00"}
 
 

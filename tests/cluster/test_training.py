@@ -6,7 +6,7 @@ from benchmarks.faults.audit import Samples
 from benchmarks.faults.campaign import Campaign, Moment
 from benchmarks.faults.kinds import KINDS
 
-pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.timeout(600)]
 
 OF_HOSTS = {kind.name: kind for kind in KINDS if kind.hosts == 2}
 MOMENT = Moment(step=5, share=0.5)

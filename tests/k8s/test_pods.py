@@ -14,7 +14,7 @@ from pipelines.cluster.jobs import Job
 from pipelines.cluster.kubernetes import KubernetesSite, build_manifests
 from tests.k8s.containers import Node, RunningJob, cannot_have_containers
 
-pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.pods, pytest.mark.distributed, pytest.mark.timeout(900)]
 PRETRAIN = Job("pretrain", "ranks", ("pretrain",), 2)
 SITE = KubernetesSite(gpus=False, cpu="1", memory="4Gi", retries=2, grace_seconds=60)
 STEPS = 10

@@ -5,28 +5,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from data_prep.config import PrepareConfig
+from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.synthetic.faces import FacesConfig, generate_faces
 from pipelines.cli.main import main
 from tests.pipelines.made_run import Trained
+from tests.shared import build_once, copy_mlflow_database
+from tests.warm_process import run_command
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("set")
-    generate_faces(FacesConfig(output=str(folder / "faces"), num_identities=80, images_per_identity=2))
-    prepare(
-        PrepareConfig(
-            source=str(folder / "faces"), output=str(folder / "shards"), domain="person",
-            resolution=64, format="png", shard_samples=20,
-        )
+def shards(_shared_folder: None) -> Path:
+    """A prepared dataset of 80 people with two images each, beside its source ``faces``; shared by all workers."""
+    return build_once("small-dataset", _prepare_faces) / "shards"
+
+
+def _prepare_faces(folder: Path) -> None:
+    generate_faces(FacesConfig(output=str(folder / "faces"), num_identities=80, images_per_identity=2), workers=1)
+    config = PrepareConfig(
+        source=str(folder / "faces"), output=str(folder / "shards"), domain="person",
+        resolution=64, format="png", shard_samples=20,
     )  # fmt: skip
-    return folder / "shards"
+    prepare(config, LocalExecutor(workers=1))
 
 
 @pytest.fixture(scope="session")
@@ -58,17 +64,23 @@ def trained() -> Trained:
 
 @pytest.fixture
 def recipe(small_recipe: dict[str, Any], tmp_path: Path) -> Path:
-    """The small recipe as a file, with a folder of runs of its own."""
+    """The small recipe as a file, with a folder of runs of its own that holds an empty MLflow database."""
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(small_recipe | {"runs": str(tmp_path / "runs")}))
+    copy_mlflow_database(tmp_path / "runs")
     return path
 
 
 @pytest.fixture
 def e4t(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command; gives exit code, output and errors."""
+    """Run a command and return its exit code, output and errors.
+
+    Pretraining runs in processes that are forked from a warm one (``tests.warm_process``), everything else in this process.
+    """
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
+        if arguments[0] == "pretrain" and not torch.cuda.is_available():  # CUDA does not survive a fork
+            return run_command(*arguments)
         code = main([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         return code, out, err

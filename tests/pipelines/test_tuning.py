@@ -44,7 +44,6 @@ def same(one: Path, other: Path) -> bool:
     return all((one / path.name).read_bytes() == path.read_bytes() for path in other.iterdir())
 
 
-@pytest.mark.slow
 def test_each_picture_gets_a_concept_of_its_own_and_only_new_ones_are_tuned(
     e4t: E4T, pictures: list[Path], tmp_path: Path
 ) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-KILLS = 30
 JOB = """
 import sys
 from data_prep.config import PrepareConfig
@@ -59,8 +58,9 @@ def kill_one_or_all(job: subprocess.Popen[bytes], rng: random.Random) -> None:
     job.wait(timeout=60)
 
 
-@pytest.mark.slow
-def test_a_job_killed_at_30_moments_ends_with_the_bytes_of_an_undisturbed_one(
+@pytest.mark.parametrize("kills", [8, pytest.param(30, marks=pytest.mark.long)])
+def test_a_job_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_one(
+    kills: int,
     pictures: Path,
     contents: Callable[[Path], dict[str, bytes]],
     tmp_path: Path,
@@ -69,8 +69,8 @@ def test_a_job_killed_at_30_moments_ends_with_the_bytes_of_an_undisturbed_one(
     script.write_text(JOB)
     began = time.monotonic()
     assert start(script, pictures, calm).wait(timeout=120) == 0
-    duration, rng = time.monotonic() - began, random.Random(0)
-    for _ in range(KILLS):
+    duration, rng = time.monotonic() - began, random.Random(kills)
+    for _ in range(kills):
         job = start(script, pictures, disturbed)
         time.sleep(rng.uniform(0.2, 1.0) * duration)
         kill_one_or_all(job, rng)

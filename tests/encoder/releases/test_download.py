@@ -255,7 +255,6 @@ def test_what_the_hub_would_not_take_as_a_name_is_no_hub_id(text: str) -> None:
     assert not is_hub_id(text)
 
 
-@pytest.mark.slow
 def test_the_command_takes_a_hub_id_and_later_needs_no_connection(hub: Hub, faces: Files, tmp_path: Path) -> None:
     hub.put("me/faces", faces, tag="v1.0.1")
 

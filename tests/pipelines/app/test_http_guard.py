@@ -10,7 +10,6 @@ import pytest
 from pipelines.app.http_guard import MAX_IMAGE_BYTES
 from tests.pipelines.app.served import RELEASE
 
-pytestmark = pytest.mark.slow
 ROOT = RELEASE.parents[1]
 
 

@@ -16,7 +16,7 @@ from pipelines.app.http_guard import MAX_IMAGE_BYTES
 from tests.pipelines.app.served import serving
 
 Keys = pytest.importorskip("selenium.webdriver", reason="selenium is not installed").Keys
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 TIMEOUT_SECONDS = 30
 ALL = (Keys.CONTROL, "a", Keys.NULL)
 """Keys that select the whole content of a field."""

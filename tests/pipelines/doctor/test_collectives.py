@@ -31,7 +31,6 @@ def test_ranks_that_cannot_communicate_fail(monkeypatch: pytest.MonkeyPatch) -> 
     assert "GLOO_SOCKET_IFNAME" in result.remedy
 
 
-@pytest.mark.slow
 def test_an_engine_takes_a_step_and_its_accelerator_is_reported() -> None:
     (check,) = (check for check in CHECKS if check.run is check_deepspeed)
     extended = type(check)(name=check.name, run=check_deepspeed, timeout_seconds=120, remedy="")

@@ -22,7 +22,6 @@ def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_long_timeouts")
-@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_failed_check_exits_with_1_names_the_reason_and_prints_no_secret(
     e4t: E4T, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -41,7 +40,6 @@ def test_a_failed_check_exits_with_1_names_the_reason_and_prints_no_secret(
 
 
 @pytest.mark.usefixtures("_long_timeouts")
-@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_machine_that_can_run_the_job_exits_with_0(e4t: E4T, tmp_path: Path) -> None:
     code, out, _ = e4t("doctor", "--runs", tmp_path, "--json", tmp_path / "doctor.json")

@@ -20,7 +20,7 @@ from encoder.pipeline import E4TPipeline
 from pipelines.tracking.client import connect
 
 E4T = Callable[..., tuple[int, str, str]]
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+pytestmark = [pytest.mark.distributed]
 LAST = "checkpoints/step_00000004"
 
 

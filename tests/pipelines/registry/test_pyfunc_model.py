@@ -37,7 +37,7 @@ from tests.bases import SHIPPED
 from tests.pipelines.made_run import Trained, made_run, recipe_in
 from tests.pipelines.mlflow_server import Server, free_port, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(900)]
 SECONDS = 300.0
 """For an answer: the machine may be busy."""
 PROMPTS = ["a portrait of *s", "a portrait of *s in a red shirt"]

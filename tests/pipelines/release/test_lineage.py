@@ -26,7 +26,7 @@ from tests.mkshing import write_checkpoint
 from tests.pipelines.mlflow_server import free_port
 
 E4T = Callable[..., tuple[int, str, str]]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(900)]
 CHAMPION = "models:/small@champion"
 STAGES = ("prepare", "pretrain", "evaluate", "release", "promote")
 

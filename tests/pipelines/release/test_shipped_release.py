@@ -71,7 +71,6 @@ def untrained(release: E4TPipeline) -> E4TPipeline:
     )
 
 
-@pytest.mark.slow
 def test_15_steps_from_the_release_end_further_below_the_bases_loss_than_15_from_nothing(
     release: E4TPipeline, untrained: E4TPipeline
 ) -> None:

@@ -219,7 +219,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.kill()
 
 
-@pytest.mark.slow
 def test_a_server_that_dies_is_told_when_it_is_back_what_it_has_missed(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

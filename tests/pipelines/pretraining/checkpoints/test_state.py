@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+pytestmark = [pytest.mark.distributed]
 ROOT = Path(__file__).parents[4]
 WORLDS = (1, 2, 3)
 CASES = 14

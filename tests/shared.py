@@ -1,0 +1,46 @@
+"""Expensive things that tests only read: made once a session by the first pytest worker that needs them, used by all.
+
+They lie in a folder that the workers of one session share, one folder for each thing, guarded by a file lock.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+MLFLOW_TEMPLATE = "mlflow-template"
+_FOLDER = "E4T_TESTS_SHARED"
+
+
+def use_shared_folder(folder: Path) -> None:
+    """Say where this session's shared things lie; the first fixture of a session does it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[_FOLDER] = str(folder)
+
+
+def build_once(name: str, build: Callable[[Path], None]) -> Path:
+    """Return the folder ``name``; the first worker that asks creates it with ``build(folder)`` while the others wait."""
+    folder = Path(os.environ[_FOLDER]) / name
+    complete = folder.with_name(f".{name}.complete")
+    with FileLock(folder.with_name(f".{name}.lock")):
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # a worker that failed half way
+            folder.mkdir()
+            build(folder)
+            complete.touch()
+    return folder
+
+
+def copy_mlflow_database(runs: Path) -> None:
+    """Put an empty MLflow database into a folder of runs. Creating one takes about 2 CPU seconds, copying it nothing."""
+    if not (runs / "mlflow.db").exists():
+        runs.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(build_once(MLFLOW_TEMPLATE, _create_mlflow_database) / "mlflow.db", runs / "mlflow.db")
+
+
+def _create_mlflow_database(folder: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts")).engine.dispose()
