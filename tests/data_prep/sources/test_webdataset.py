@@ -143,6 +143,14 @@ def test_a_prepared_dataset_keeps_its_keys_as_a_source(shared_set: Path, list_it
     assert all(isinstance(item, Record) and item.key.startswith(item.identity) for item in records)
 
 
+def test_a_dataset_of_manifest_version_1_is_still_a_source(list_items: ListItems, read_all: ReadAll) -> None:
+    dataset = Path(__file__).parents[1] / "fixtures" / "version_1_dataset"
+    records = [item for item in list_items(dataset) if isinstance(item, Record)]
+    assert len(records) == 6
+    assert len({record.identity for record in records}) == 3
+    assert read_all(dataset).keys() == {record.key for record in records}
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_shards_at_a_url_and_compressed_ones_read_the_same(tmp_path: Path, mode: str, read_all: ReadAll) -> None:
     ending = ".tar" if mode == "w" else ".tar.gz"
