@@ -1,4 +1,4 @@
-"""Whose shapes a benchmark takes: a published base's, or those of a folder."""
+"""Options that choose the base model whose shapes a benchmark uses; weights are random."""
 
 import argparse
 from pathlib import Path
@@ -12,13 +12,13 @@ PROMPT = f"{DUMMY_TOKEN} {PLACEHOLDER}"
 CONDITIONING = ConditioningConfig(domain_word=DUMMY_TOKEN, templates=(PROMPT,))
 
 
-def add_shapes(parser: argparse.ArgumentParser, side: int) -> None:
-    """``--base``, ``--hidden-width`` and ``--side``."""
-    parser.add_argument("--base", default=SD1, help="whose shapes; with ViT-H/14 unless it is a folder with a tower")
-    parser.add_argument("--hidden-width", type=int, default=None, help="of the domain encoder")
-    parser.add_argument("--side", type=int, default=side, help="of the pictures, in pixels")
+def add_shape_arguments(parser: argparse.ArgumentParser, resolution: int) -> None:
+    """Add ``--base``, ``--hidden-width`` and ``--resolution``."""
+    parser.add_argument("--base", default=SD1, help="hub id of a published base model, or a folder")
+    parser.add_argument("--hidden-width", type=int, default=None, help="hidden width of the domain encoder")
+    parser.add_argument("--resolution", type=int, default=resolution, help="side of the images in pixels")
 
 
-def tower_of(base: str) -> str | None:
-    """The picture tower: a folder's own, or ViT-H/14."""
+def image_encoder_for(base: str) -> str | None:
+    """Return the CLIP image encoder to use with a base model: None (its own) for a folder, else ViT-H/14."""
     return None if Path(base).exists() else VIT_H

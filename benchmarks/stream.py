@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data_prep.pictures import Kind, draw_tree
-from benchmarks.processes import figures_of
-from benchmarks.report import deliver
+from benchmarks.harness import measure_in_subprocess, write_report
 from benchmarks.stream_loaders import BATCH
 from benchmarks.stream_seek import synthetic_manifest
 from data_prep.config import PrepareConfig, SplitFractions
@@ -59,7 +58,7 @@ def race(root: Path, batches: int, rounds: int) -> dict[str, list[Figures]]:
     for number in range(rounds):
         for name, workers in CONTENDERS if number % 2 == 0 else CONTENDERS[::-1]:
             words = ("benchmarks.stream_loaders", name, str(root), str(batches), "--workers", str(workers))
-            found[title(name, workers)].append(figures_of(*words))
+            found[title(name, workers)].append(measure_in_subprocess(*words))
     return found
 
 
@@ -122,15 +121,19 @@ def main() -> None:
             console.print(shown(codec, found, arguments.pictures))
             report[codec] = found
         synthetic_manifest(Path(work) / "large")
-        seeks = [figures_of("benchmarks.stream_seek", f"{work}/large", "--place") for _ in range(arguments.rounds)]
+        seeks = [
+            measure_in_subprocess("benchmarks.stream_seek", f"{work}/large", "--place") for _ in range(arguments.rounds)
+        ]
         firsts = [
-            figures_of("benchmarks.stream_seek", str(root)) for root in sets.values() for _ in range(arguments.rounds)
+            measure_in_subprocess("benchmarks.stream_seek", str(root))
+            for root in sets.values()
+            for _ in range(arguments.rounds)
         ]
     console.print("seconds to find a place among 10 million samples:", spread([s["seconds"] for s in seeks], 2))
     console.print("  and MB of memory for it:", spread([s["megabytes"] for s in seeks], 1))
     console.print("seconds from nothing to a batch in the middle of a set:", spread([f["seconds"] for f in firsts], 2))
     report |= {"seek": seeks, "first_batch": firsts}
-    deliver({name: str(value) for name, value in vars(arguments).items()}, report, arguments.json)
+    write_report({name: str(value) for name, value in vars(arguments).items()}, report, arguments.json)
 
 
 if __name__ == "__main__":

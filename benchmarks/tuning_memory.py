@@ -1,18 +1,17 @@
-"""Measures the memory that tuning takes in each of its settings, beside `e4t plan`'s prediction.
+"""Measure the peak memory of tuning in each of its settings, beside the prediction of `e4t plan`.
 
     python -m benchmarks.tuning_memory                                       # SD1.5 and ViT-H/14, random weights
-    python -m benchmarks.tuning_memory --base models/base --settings lora    # a smoke run
+    python -m benchmarks.tuning_memory --base models/base --settings "lora, bf16"    # a quick check
 
-From the root of a checkout, in its environment; the shapes of SD1.5 need 24 GiB. Each setting is a process of its own,
-which tunes for two steps and tells the most that it ever held (VmHWM). ``plain`` is AdamW as everybody writes it, on
-the whole UNet in fp32: all gradients stand at once, and nothing is kept to go back to.
+Run it in the root of a checkout; the shapes of SD1.5 need 24 GiB. Every setting tunes for two steps in its own process
+and reports its peak memory (VmHWM). The setting ``plain`` is a usual training loop with AdamW on the whole UNet in
+float32: all gradients exist at once, and the original weights are not kept.
 """
 
 import argparse
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.processes import figures_of
-from benchmarks.report import deliver
-from benchmarks.shapes import CONDITIONING, PROMPT, add_shapes, tower_of
+from benchmarks.harness import measure_in_subprocess, write_report
+from benchmarks.shapes import CONDITIONING, PROMPT, add_shape_arguments, image_encoder_for
 from data_prep.config import PrepareConfig
 from encoder.backbone.backbone import Backbone
 from encoder.backbone.shapes import DUMMY_TOKEN, build_meta_backbone
@@ -46,62 +44,60 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "unet, bf16": ("bfloat16", {}),
     "unet, bf16, 4 micro-batches": ("bfloat16", {"micro_batch_size": 1}),
     "unet, bf16, 8-bit moments": ("bfloat16", {"optimizer": "adamw8bit"}),
-    "attention, bf16": ("bfloat16", {"train": "attention"}),
-    "lora, bf16": ("bfloat16", {"train": "lora"}),
-    "lora, bf16, checkpointing": ("bfloat16", {"train": "lora", "gradient_checkpointing": True}),
+    "attention, bf16": ("bfloat16", {"trainable": "attention"}),
+    "lora, bf16": ("bfloat16", {"trainable": "lora"}),
+    "lora, bf16, checkpointing": ("bfloat16", {"trainable": "lora", "gradient_checkpointing": True}),
 }
 console = Console(width=120)
 
 
-def recipe(setting: str, arguments: argparse.Namespace) -> Recipe:
-    """Of a setting: four copies a step."""
+def build_recipe(setting: str, arguments: argparse.Namespace) -> Recipe:
+    """Build the recipe of a setting, with a batch of four samples."""
     dtype, tuning = SETTINGS[setting]
+    image_encoder = image_encoder_for(arguments.base)
     return Recipe(
         name="memory",
-        base=BackboneConfig(model=arguments.base, image_encoder=tower_of(arguments.base), dtype=dtype),  # type: ignore[arg-type]
-        data=PrepareConfig(source="none", output="none", domain=DUMMY_TOKEN, resolution=arguments.side),
+        base=BackboneConfig(model=arguments.base, image_encoder=image_encoder, dtype=dtype),  # type: ignore[arg-type]
+        data=PrepareConfig(source="none", output="none", domain=DUMMY_TOKEN, resolution=arguments.resolution),
         conditioning=CONDITIONING,
         pretrain=PretrainConfig(hidden_width=arguments.hidden_width),
-        tune=TuneConfig(steps=2, batch_size=4, micro_batch_size=4) if setting == "plain" else replace(
-            TuneConfig(steps=2, batch_size=4, micro_batch_size=4), **tuning
-        ),
-    )  # fmt: skip
+        tune=TuneConfig(steps=2, **{"batch_size": 4, "micro_batch_size": 4, **tuning}),
+    )
 
 
 def measure(setting: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """In this process: build, tune, tell."""
-    made = recipe(setting, arguments)
-    backbone = build_meta_backbone(made.base, "cpu")
-    conditioning = Conditioning.from_backbone(backbone, made.conditioning)
+    """Build the model and tune it in this process. Return bytes of memory and seconds."""
+    recipe = build_recipe(setting, arguments)
+    backbone = build_meta_backbone(recipe.base, "cpu")
+    conditioning = Conditioning.from_backbone(backbone, recipe.conditioning)
     encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, arguments.hidden_width)).requires_grad_(False)
-    pixels, built, began = torch.rand(1, 3, arguments.side, arguments.side), host_peak_memory_bytes(), time.monotonic()
+    pixels = torch.rand(1, 3, arguments.resolution, arguments.resolution)
+    built, start = host_peak_memory_bytes(), time.monotonic()
     if setting == "plain":
-        plain(made, backbone, encoder, conditioning, pixels)
+        tune_plainly(recipe, backbone, encoder, conditioning, pixels)
     else:
-        with Tuner(backbone, encoder, conditioning, TuningImages(pixels=pixels), made.tune) as tuner:
-            tuner.run("none", [made.tune.steps])
-    return {"built": built, "peak": host_peak_memory_bytes(), "seconds": time.monotonic() - began}
+        with Tuner(backbone, encoder, conditioning, TuningImages(pixels=pixels), recipe.tune) as tuner:
+            tuner.run("none", [recipe.tune.steps])
+    return {"built": built, "peak": host_peak_memory_bytes(), "seconds": time.monotonic() - start}
 
 
-def plain(
-    made: Recipe, backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: torch.Tensor
+def tune_plainly(
+    recipe: Recipe, backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: torch.Tensor
 ) -> None:
-    """The same steps, as everybody writes them."""
-    trained = [*backbone.unet.parameters(), *encoder.parameters()]
-    optimizer = torch.optim.AdamW([p.requires_grad_(True) for p in trained], lr=made.tune.learning_rate)
-    encoded, size = encode_images(backbone, pixels), made.tune.batch_size
-    for step in range(made.tune.steps):
-        draw = sample_noise(made, backbone, [step * size + copy for copy in range(size)])
+    """Run the same steps as a usual training loop with AdamW."""
+    parameters = [*backbone.unet.parameters(), *encoder.parameters()]
+    optimizer = torch.optim.AdamW([each.requires_grad_(True) for each in parameters], lr=recipe.tune.learning_rate)
+    images, batch_size = encode_images(backbone, pixels), recipe.tune.batch_size
+    for step in range(recipe.tune.steps):
+        sample = sample_noise(recipe, backbone, [step * batch_size + index for index in range(batch_size)])
         losses = e4t_loss(
             backbone,
             encoder,
             conditioning,
-            latents=(encoded.posterior.mean + encoded.posterior.std * draw.posterior_noise),
-            class_tokens=encoded.class_tokens.expand(size, -1, -1),
-            prompts=conditioning.tokenize([PROMPT] * size),
-            noise=draw.noise,
-            timesteps=draw.timesteps,
-            regularization_weight=made.tune.regularization_weight,
+            class_tokens=images.class_tokens.expand(batch_size, -1, -1),
+            prompts=conditioning.tokenize([PROMPT] * batch_size),
+            regularization_weight=recipe.tune.regularization_weight,
+            **sample.loss_inputs(images.posterior),
         )
         optimizer.zero_grad()
         losses.total.backward()
@@ -109,27 +105,27 @@ def plain(
 
 
 def predict(setting: str, arguments: argparse.Namespace) -> float | None:
-    """What the plan says; nothing of the plain form, which e4t does not have."""
+    """Return the prediction of `e4t plan` in bytes; None for the plain loop, which e4t does not have."""
     cpu = find_device("cpu")
-    assert cpu  # noqa: S101 - it is in the table
-    return None if setting == "plain" else float(plan_tuning(recipe(setting, arguments), cpu).total_bytes)
+    assert cpu  # noqa: S101 - DEVICES always holds it
+    return None if setting == "plain" else float(plan_tuning(build_recipe(setting, arguments), cpu).total_bytes)
 
 
-def run(setting: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A setting in a process of its own."""
-    words = ["--one", setting, "--base", arguments.base, "--side", str(arguments.side)]
-    words += ["--hidden-width", str(arguments.hidden_width)] if arguments.hidden_width else []
-    return {"setting": setting, **figures_of("benchmarks.tuning_memory", *words)}
+def measure_separately(setting: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure a setting in its own process."""
+    options = ["--one", setting, "--base", arguments.base, "--resolution", str(arguments.resolution)]
+    options += ["--hidden-width", str(arguments.hidden_width)] if arguments.hidden_width else []
+    return {"setting": setting, **measure_in_subprocess("benchmarks.tuning_memory", *options)}
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """A row a setting."""
-    shown = Table(title="the most memory that tuning held, 4 copies a step")
-    for column in ("setting", "GiB", "of plain", "predicted", "error", "seconds"):
-        shown.add_column(column, justify="left" if column == "setting" else "right")
+def build_table(rows: list[dict[str, Any]]) -> Table:
+    """Format the results as a table with one row per setting."""
+    table = Table(title="peak memory of tuning, batch of 4 samples")
+    for column in ("setting", "GiB", "relative to plain", "predicted", "error", "seconds"):
+        table.add_column(column, justify="left" if column == "setting" else "right")
     for row in rows:
         predicted = row["predicted"]
-        shown.add_row(
+        table.add_row(
             row["setting"],
             f"{row['peak'] / GIB:.2f}",
             f"{row['peak'] / rows[0]['peak']:.2f}" if rows[0]["setting"] == "plain" else "-",
@@ -137,33 +133,40 @@ def table(rows: list[dict[str, Any]]) -> Table:
             f"{predicted / row['peak'] - 1:+.1%}" if predicted else "-",
             f"{row['seconds']:.0f}",
         )
-    return shown
+    return table
 
 
-def parsed() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_shapes(parser, side=128)
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
+    add_shape_arguments(parser, resolution=128)
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        choices=SETTINGS,
+        default=list(SETTINGS),
+        metavar="SETTING",
+        help="settings to measure, by default all",
+    )
     parser.add_argument("--one", choices=SETTINGS, help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path, help="file for everything that was seen")
+    parser.add_argument("--json", type=Path, help="write all measurements to this file")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Measure one setting here, or all."""
-    arguments = parsed()
+    """Measure one setting in this process, or several in their own."""
+    arguments = parse_arguments()
     if arguments.one:
         print(json.dumps(measure(arguments.one, arguments)))
         return 0
     predicted = {setting: predict(setting, arguments) for setting in arguments.settings}
     rows = []
     for setting in arguments.settings:
-        rows.append(run(setting, arguments) | {"predicted": predicted[setting]})
+        rows.append(measure_separately(setting, arguments) | {"predicted": predicted[setting]})
         sys.stderr.write(f"{setting}: {rows[-1]['peak'] / GIB:.2f} GiB\n")
-    console.print(table(rows))
+    console.print(build_table(rows))
     if arguments.json:
-        deliver(vars(arguments), {"rows": rows}, arguments.json)
+        write_report(vars(arguments), {"rows": rows}, arguments.json)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Tiny bases of every Stable Diffusion family, in each family's own classes, with random weights."""
+"""Tiny base models of every Stable Diffusion family, in the classes of the family, with random weights."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ UNETS: dict[str, dict] = {
 
 
 def make_base(folder: Path, family: str) -> Path:
-    """Write a base of a family that paints 32 x 32 pixels; the tokenizer is the shipped base's."""
+    """Write a base model of a family for 32 x 32 pixels, with the tokenizer of the shipped base model."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer")
     unet = {
@@ -50,11 +50,11 @@ def make_base(folder: Path, family: str) -> Path:
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
         steps_offset=1, prediction_type=prediction,
     ).save_pretrained(folder / "scheduler")  # fmt: skip
-    _texts(folder, family, tokenizer)
+    _save_text_encoders(folder, family, tokenizer)
     return folder
 
 
-def _texts(folder: Path, family: str, tokenizer: CLIPTokenizer) -> None:
+def _save_text_encoders(folder: Path, family: str, tokenizer: CLIPTokenizer) -> None:
     shared = {
         "vocab_size": len(tokenizer), "num_hidden_layers": 3, "num_attention_heads": 2, "projection_dim": 20,
         "max_position_embeddings": tokenizer.model_max_length, "eos_token_id": tokenizer.eos_token_id,
@@ -62,16 +62,16 @@ def _texts(folder: Path, family: str, tokenizer: CLIPTokenizer) -> None:
     }  # fmt: skip
     small = CLIPTextConfig(hidden_size=24, intermediate_size=48, **shared)
     large = CLIPTextConfig(hidden_size=40, intermediate_size=80, hidden_act="gelu", **shared)
-    texts = {
+    encoders = {
         "sd1": [CLIPTextModel(small)],
         "sd2": [CLIPTextModel(large)],
         "sdxl": [CLIPTextModel(small), CLIPTextModelWithProjection(large)] if family == "sdxl" else [],
     }[family]
     index = {"_class_name": "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline"}
-    for encoder, suffix in zip(texts, ("", "_2"), strict=False):
+    for encoder, suffix in zip(encoders, ("", "_2"), strict=False):
         encoder.save_pretrained(folder / f"text_encoder{suffix}")
         if suffix:
-            tokenizer.pad_token = "!"  # noqa: S105 - as SDXL's second one
+            tokenizer.pad_token = "!"  # noqa: S105 - like the second tokenizer of SDXL
         tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
         index[f"text_encoder{suffix}"] = ["transformers", type(encoder).__name__]
         index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]

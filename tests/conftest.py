@@ -1,4 +1,4 @@
-"""The tiny base model that ships with the project: Stable Diffusion's own classes, small; and one of every family."""
+"""Fixtures for all tests: the shipped tiny base model, a tiny base model of every family, and a local hub."""
 
 import os
 import random
@@ -77,13 +77,13 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another test, or its user, has tuned or fetched is nothing to a test."""
+    """Give every test an empty cache, so that it never finds files of another test or of the user."""
     monkeypatch.setenv("E4T_CACHE", str(tmp_path / "e4t-cache"))
 
 
 @pytest.fixture
 def base() -> Path:
-    """The shipped base's folder."""
+    """Folder of the shipped base model."""
     return SHIPPED
 
 
@@ -101,7 +101,7 @@ def conditioning(backbone: Backbone) -> Conditioning:
 
 @pytest.fixture
 def encoder(backbone: Backbone) -> DomainEncoder:
-    """An encoder that says something: its last linear is not at zero."""
+    """A domain encoder whose output is not zero: its last layer has random weights."""
     encoder = DomainEncoder(DomainEncoderConfig.for_backbone(backbone, hidden_width=64))
     torch.nn.init.normal_(encoder.out_proj.weight, std=0.2)
     return encoder
@@ -109,17 +109,17 @@ def encoder(backbone: Backbone) -> DomainEncoder:
 
 @pytest.fixture
 def offsets(backbone: Backbone) -> OffsetPredictor:
-    """Offsets that do something: their last linears are not at zero."""
+    """Weight offsets that change the UNet: their last layers have random weights."""
     predictor = OffsetPredictor.for_unet(backbone.unet)
-    for matrix in predictor.offsets:
-        torch.nn.init.normal_(matrix.rows.weight, std=0.02)
-        torch.nn.init.normal_(matrix.rows.bias, std=0.02)
+    for offset in predictor.offsets:
+        torch.nn.init.normal_(offset.rows.weight, std=0.02)
+        torch.nn.init.normal_(offset.rows.bias, std=0.02)
     return predictor
 
 
 @pytest.fixture
 def pixels(backbone: Backbone) -> Tensor:
-    """Two drawn people as large as the base paints, (2, 3, S, S) in [-1, 1]."""
+    """Two drawn faces at the resolution S of the base model, (2, 3, S, S) in [-1, 1]."""
     rng, size = random.Random(5), backbone.resolution
     images = [render(Identity.random(rng), Scene.random(rng), size) for _ in range(2)]
     arrays = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size, size, 3) for image in images]
@@ -128,7 +128,7 @@ def pixels(backbone: Backbone) -> Tensor:
 
 @pytest.fixture(scope="session")
 def family_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny base of every family, in a folder of its name."""
+    """Folder with a tiny base model of every family, in subfolders named after the families."""
     root = tmp_path_factory.mktemp("families")
     for family in UNETS:
         make_base(root / family, family)
@@ -137,7 +137,7 @@ def family_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub on this machine, an empty cache and a token; clients neither wait between tries nor use Xet's storage."""
+    """A hub server on this machine, an empty cache and a token. Clients retry without waiting and do not use Xet."""
     with hub_server() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(

@@ -34,7 +34,7 @@ from rich.console import Console
 from benchmarks.data_prep.pictures import KINDS, draw_tree
 from benchmarks.data_prep.report import Contender, Run, against, figures, of, table
 from benchmarks.data_prep.rivals import QUALITY, RESOLUTION, SHARD_SAMPLES
-from benchmarks.report import deliver
+from benchmarks.harness import write_report
 
 E4T = (
     "prepare --data.source {source} --data.output {output} --data.domain face --data.resolution {resolution} "
@@ -181,7 +181,7 @@ def main() -> None:
     )
     settings = {name: str(value) for name, value in vars(arguments).items()}
     compared = [asdict(one) | {"figures": asdict(figures(one, more))} for one in found]
-    deliver(settings, {"contenders": compared, "parts": parts}, arguments.json)
+    write_report(settings, {"contenders": compared, "parts": parts}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from benchmarks.faults.campaign import Campaign, Moment, Outcome
 from benchmarks.faults.hosts import Network, cannot_have_several
 from benchmarks.faults.job import Job
 from benchmarks.faults.kinds import KINDS, Kind
-from benchmarks.report import deliver
+from benchmarks.harness import write_report
 
 console = Console(width=120, highlight=False)
 
@@ -135,7 +135,7 @@ def main() -> int:
     title = f"{arguments.moments} moments a kind, runs of {arguments.steps} steps, seed {arguments.seed}"
     console.print(table(kinds, outcomes, title))
     if arguments.json:
-        deliver(vars(arguments), {"runs": [asdict(outcome) for outcome in outcomes]}, arguments.json)
+        write_report(vars(arguments), {"runs": [asdict(outcome) for outcome in outcomes]}, arguments.json)
     by_name = {kind.name: kind for kind in KINDS}
     return 0 if outcomes and all(good(by_name[outcome.fault], outcome) for outcome in outcomes) else 1
 

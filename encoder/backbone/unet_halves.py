@@ -67,7 +67,7 @@ def unet_encoder_forward(
 
 
 def unet_decoder_forward(backbone: Backbone, encoder_output: UNetEncoderOutput) -> Tensor:
-    """Run the decoder output. Return the prediction of ``Backbone.unet_forward``, (B, C, h, w), float32."""
+    """Run the decoder half. Return the prediction of ``Backbone.unet_forward``, (B, C, h, w), float32."""
     unet, sample = backbone.unet, encoder_output.mid_block_output
     skips = encoder_output.down_block_res_samples
     for block in unet.up_blocks:
@@ -87,7 +87,7 @@ def unet_decoder_forward(backbone: Backbone, encoder_output: UNetEncoderOutput) 
 
 
 def concat(outputs: Sequence[UNetEncoderOutput]) -> UNetEncoderOutput:
-    """Concatenate outputs along the batch, for a single pass of the decoder output."""
+    """Concatenate outputs along the batch, for a single pass of the decoder half."""
     return UNetEncoderOutput(
         torch.cat([output.mid_block_output for output in outputs]),
         tuple(torch.cat(level) for level in zip(*(output.down_block_res_samples for output in outputs), strict=True)),

@@ -129,7 +129,7 @@ def applied_offsets(unet: UNet2DConditionModel, offsets: Offsets) -> Iterator[No
 
 @contextmanager
 def offset_scope(unet: UNet2DConditionModel) -> Iterator[None]:
-    """Undo on exit every ``set_offsets`` and ``clear_offsets`` of the ``with`` block.
+    """Undo on exit every ``set_offsets`` of the ``with`` block, also if it raises.
 
     For a training step whose model applies the offsets itself, in its forward pass: enter the scope around forward and
     backward.
@@ -146,18 +146,12 @@ def offset_scope(unet: UNet2DConditionModel) -> Iterator[None]:
 def set_offsets(unet: UNet2DConditionModel, offsets: Offsets) -> None:
     """Let the projections compute with W * (1 + Delta), with gradients to the factors.
 
-    Lasts until the enclosing ``offset_scope`` ends, or until ``clear_offsets`` or the next call. Raises ModelError if
-    the offsets belong to a UNet with other projections.
+    Lasts until the enclosing ``offset_scope`` ends or until the next call. Raises ModelError if the offsets belong to a
+    UNet with other projections.
     """
     for name, linear in _matched_linears(unet, offsets).items():
         u, v = (factor.to(linear.weight.dtype) for factor in offsets[name])
         _set_offset_weight(linear, torch.addcmul(linear.weight, linear.weight, u @ v.T))
-
-
-def clear_offsets(unet: UNet2DConditionModel) -> None:
-    """Let the projections compute with their own weights again."""
-    for linear in attention_projections(unet).values():
-        _set_offset_weight(linear, None)
 
 
 def _set_offset_weight(linear: nn.Linear, weight: Tensor | None) -> None:

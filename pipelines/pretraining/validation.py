@@ -12,7 +12,7 @@ from data_prep.stream.stream import Sample, ShardReader
 from encoder.backbone.backbone import Backbone
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import encode_images
-from encoder.model.weight_offsets import offset_scope, set_offsets
+from encoder.model.weight_offsets import applied_offsets, offset_scope
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.checkpoints.state import Tensors
 from pipelines.pretraining.model import DomainModel, sample_noise
@@ -58,8 +58,8 @@ class Validation:
 
     def _grid(self, model: DomainModel) -> Image.Image:
         samples = list(islice(self._reader(), GRID_ROWS))
-        set_offsets(self.backbone.unet, model.offsets())
-        return training_grid(model, samples, self.recipe, self.backbone, self.conditioning)
+        with applied_offsets(self.backbone.unet, model.offsets()):
+            return training_grid(model, samples, self.recipe, self.backbone, self.conditioning)
 
     def _reader(self) -> ShardReader:
         return ShardReader(self.recipe.data.output, "val", self.recipe.stream)

@@ -1,4 +1,4 @@
-"""The commands themselves, on the shipped base: they end, and their files hold what they promise."""
+"""The benchmark commands run on the shipped base model and write their results."""
 
 import json
 import subprocess
@@ -13,30 +13,33 @@ from tests.bases import SHIPPED
 BASE = ["--base", str(SHIPPED)]
 
 
-def run(name: str, file: Path, *words: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(file), *words]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own command
-    assert done.returncode == 0, done.stderr
+def run(name: str, file: Path, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(file), *arguments]
+    process = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own command
+    assert process.returncode == 0, process.stderr
     return json.loads(file.read_text())
 
 
 @pytest.mark.long
 def test_sampling(tmp_path: Path) -> None:
-    found = run("sampling", tmp_path / "found.json", "--rounds", "1", "--steps", "2", "--pictures", "1")
-    assert found["ratios"]["concept"]["median"] > 0
+    results = run("sampling", tmp_path / "results.json", "--rounds", "1", "--steps", "2", "--num-images", "1")
+    assert results["ratios"]["concept"]["median"] > 0
 
 
 @pytest.mark.long
-def test_the_training_step(tmp_path: Path) -> None:
-    found = run("training_step", tmp_path / "found.json", *BASE, "--side", "64", "--rounds", "1", "--batch", "1")
-    assert found["faster"]["median"] > 0
-    assert found["smaller"]["median"] > 0
+def test_training_step(tmp_path: Path) -> None:
+    results = run(
+        "training_step", tmp_path / "results.json", *BASE, "--resolution", "64", "--rounds", "1", "--batch-size", "1"
+    )
+    assert results["speedup"]["median"] > 0
+    assert results["memory"]["median"] > 0
 
 
 @pytest.mark.long
-def test_the_device(tmp_path: Path) -> None:
-    words = ("--side", "64", "--device", "cpu", "--batches", "1", "--steps", "1", "--warm-up", "0", "--copies", "2")
+def test_device(tmp_path: Path) -> None:
+    sizes = ("--resolution", "64", "--batch-sizes", "1", "--tuning-batch-size", "2")
+    steps = ("--steps", "1", "--warmup-steps", "0", "--tuning-steps", "1")
     settings = ("--settings", "cached", "lora, checkpointing")
-    found = run("device", tmp_path / "found.json", *BASE, *words, "--tuning-steps", "1", *settings)
-    assert [row["setting"] for row in found["rows"]] == ["cached", "lora, checkpointing"]
-    assert all(row["pictures_per_second"] > 0 and row["peak"] > 0 for row in found["rows"])
+    results = run("device", tmp_path / "results.json", *BASE, "--device", "cpu", *sizes, *steps, *settings)
+    assert [row["setting"] for row in results["rows"]] == ["cached", "lora, checkpointing"]
+    assert all(row["images_per_second"] > 0 and row["peak"] > 0 for row in results["rows"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.tuning_memory import recipe as recipe_of
+from benchmarks.tuning_memory import build_recipe
 from data_prep.config import PrepareConfig
 from encoder.config import BackboneConfig, ConditioningConfig, TuneConfig
 from pipelines.config.pretraining import PretrainConfig
@@ -110,10 +110,10 @@ def test_low_precision_weights_keep_rounding_residuals() -> None:
 
 def test_a_recorded_prediction_is_reproduced_and_within_10_percent_of_the_measurement() -> None:
     [recorded] = [each for each in load_calibrations() if each.setting == "lora, bf16"]
-    arguments = Namespace(base=SD1, side=128, hidden_width=None)
+    arguments = Namespace(base=SD1, resolution=128, hidden_width=None)
     cpu = find_device("cpu")
     assert cpu
-    predicted = plan_tuning(recipe_of(recorded.setting, arguments), cpu).total_bytes / GIB
+    predicted = plan_tuning(build_recipe(recorded.setting, arguments), cpu).total_bytes / GIB
     assert predicted == pytest.approx(recorded.predicted_gib, rel=0.01)
     assert predicted == pytest.approx(recorded.measured_gib, rel=0.1)
 
