@@ -1,4 +1,4 @@
-"""A real MLflow server on this machine."""
+"""A real MLflow server for tests, which can be killed and started again."""
 
 import os
 import signal
@@ -18,9 +18,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Poll until the condition holds; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
@@ -46,12 +47,12 @@ class Server:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 self._command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        wait_for(self.answers)
+        wait_for(self.is_up)
 
-    def answers(self) -> bool:
+    def is_up(self) -> bool:
         try:
-            with urlopen(f"{self.uri}/health", timeout=5) as answer:  # noqa: S310 - our own server
-                return bool(answer.status == 200)
+            with urlopen(f"{self.uri}/health", timeout=5) as response:  # noqa: S310 - our own server
+                return bool(response.status == 200)
         except (URLError, OSError):
             return False
 
@@ -60,4 +61,4 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
-            wait_for(lambda: not self.answers())
+            wait_for(lambda: not self.is_up())

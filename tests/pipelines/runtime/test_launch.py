@@ -1,4 +1,4 @@
-"""Ranks as processes: the first that fails ends the others, and what a scheduler sees is what happened."""
+"""Ranks are processes: the first that fails ends the others and gives the exit code."""
 
 import fcntl
 import json
@@ -17,82 +17,92 @@ from pipelines.runtime import launch as module
 from pipelines.runtime.launch import is_distributed_worker, launch
 
 ROOT = Path(__file__).parents[3]
-LAUNCHER = "import sys; from pipelines.runtime.launch import launch; sys.exit(launch(['any'], int(sys.argv[1])))"
+LAUNCHER = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})  # the working directory holds another e4t.py, which only the ranks run
+from pipelines.runtime.launch import launch
+sys.exit(launch(['any'], int(sys.argv[1])))
+"""
 
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let ``python -m e4t`` be another program: these lines, in a folder of its own."""
+    """Replace ``python -m e4t`` by a script with the given lines, in a temporary folder."""
     monkeypatch.chdir(tmp_path)
 
-    def be(lines: str) -> None:
+    def write_script(lines: str) -> None:
         start = "import fcntl, json, os, signal, sys, time\nfrom pathlib import Path\nrank = int(os.environ['RANK'])\n"
         (tmp_path / "e4t.py").write_text(start + lines)
 
-    return be
+    return write_script
 
 
-def wait_for(what: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_ranks_exit_code_is_the_launchers(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_is_that_of_the_rank_that_failed(capfd: pytest.CaptureFixture[str]) -> None:
     assert launch(["prepare", "--recipe", "nope"], 2) == 78
-    assert capfd.readouterr().err.count("e4t: ") == 1  # rank 0 speaks for all
+    assert capfd.readouterr().err.count("e4t: ") == 1  # only rank 0 prints the error
 
 
-def test_ranks_that_end_well_end_the_launch_well() -> None:
+def test_the_exit_code_is_0_if_no_rank_fails() -> None:
     assert launch(["--help"], 2) == 0
 
 
-def test_each_rank_is_told_its_place(command: Callable[[str], None], tmp_path: Path) -> None:
+def test_each_rank_gets_the_variables_of_torchrun(command: Callable[[str], None], tmp_path: Path) -> None:
     command("Path(f'{rank}.json').write_text(json.dumps([sys.argv[1:], dict(os.environ)]))")
     assert launch(["pretrain", "--recipe", "faces"], 3) == 0
-    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
-    assert all(arguments == ["pretrain", "--recipe", "faces"] for arguments, _ in told)
-    places = [tuple(e[key] for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")) for _, e in told]
-    assert places == [("0", "0", "3", "3"), ("1", "1", "3", "3"), ("2", "2", "3", "3")]
-    assert len({(e["MASTER_ADDR"], e["MASTER_PORT"]) for _, e in told}) == 1
+    environments = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    assert all(arguments == ["pretrain", "--recipe", "faces"] for arguments, _ in environments)
+    variables = [
+        tuple(e[key] for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")) for _, e in environments
+    ]
+    assert variables == [("0", "0", "3", "3"), ("1", "1", "3", "3"), ("2", "2", "3", "3")]
+    assert len({(e["MASTER_ADDR"], e["MASTER_PORT"]) for _, e in environments}) == 1
 
 
-def test_one_of_several_machines_starts_its_own_ranks(
+def test_each_of_several_machines_starts_its_own_ranks(
     command: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"NNODES": "3", "NODE_RANK": "1", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
     command("Path(f'{rank}.json').write_text(json.dumps(dict(os.environ)))")
     assert launch([], 2) == 0
-    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (2, 3)]
-    places = [tuple(e[key] for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")) for e in told]
-    assert places == [("2", "0", "6", "node-0", "29500"), ("3", "1", "6", "node-0", "29500")]
+    environments = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (2, 3)]
+    variables = [
+        tuple(e[key] for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+        for e in environments
+    ]
+    assert variables == [("2", "0", "6", "node-0", "29500"), ("3", "1", "6", "node-0", "29500")]
 
 
-def test_several_machines_must_know_where_to_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_machines_need_a_rendezvous_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NNODES", "2")
     with pytest.raises(ConfigError, match="set MASTER_ADDR and MASTER_PORT"):
         launch([], 1)
 
 
-def test_to_be_started_again_is_passed_on(command: Callable[[str], None]) -> None:
+def test_the_requeue_exit_code_is_passed_on(command: Callable[[str], None]) -> None:
     command("sys.exit(75)")
     assert launch([], 2) == 75
 
 
-def test_a_rank_that_a_signal_ends_is_a_failure_in_one_line(
+def test_a_rank_killed_by_a_signal_is_a_failure_reported_in_one_line(
     command: Callable[[str], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     command("time.sleep(0.5)\nif rank == 1: os.kill(os.getpid(), signal.SIGKILL)")
     assert launch([], 2) == 1
     error = capfd.readouterr().err
-    assert error.startswith("e4t: a rank (process ")
-    assert "was ended by SIGKILL; the same command goes on" in error
+    assert error.startswith("e4t: rank process ")
+    assert "killed by SIGKILL; rerun the command to resume" in error
     assert error.count("\n") == 1
 
 
-def test_a_rank_that_waits_for_one_that_failed_is_ended(
+def test_a_rank_that_waits_for_a_failed_one_is_killed(
     command: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command("""
@@ -105,24 +115,24 @@ while not Path('locked').exists():
     time.sleep(0.05)
 sys.exit(3)
 """)
-    monkeypatch.setattr(module, "SECONDS_TO_FALL", 0.2)
+    monkeypatch.setattr(module, "PEER_EXIT_GRACE_SECONDS", 0.2)
     assert launch([], 2) == 3
     with (tmp_path / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # rank 0 has it for as long as it lives
+        fcntl.flock(lock, fcntl.LOCK_EX)  # rank 0 holds it until it ends
 
 
-def test_a_rank_may_say_why_it_fell_with_the_first(
+def test_the_other_ranks_have_time_to_report_an_error_of_their_own(
     command: Callable[[str], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command("if rank == 1: sys.exit(3)\ntime.sleep(1)\nsys.exit('rank 0 has lost another')")
+    command("if rank == 1: sys.exit(3)\ntime.sleep(1)\nsys.exit('rank 0 lost a peer')")
     assert launch([], 2) == 3
-    assert capfd.readouterr().err == "rank 0 has lost another\n"
+    assert capfd.readouterr().err == "rank 0 lost a peer\n"
 
 
 def launcher(folder: Path, ranks: int) -> "subprocess.Popen[str]":
-    """A launcher in a process of its own, when all its ranks have begun (they leave ``<rank>.pid``)."""
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # that which waits has to take the signal
-    environment = os.environ | one_thread | {"PYTHONPATH": str(ROOT)}
+    """Start a launcher in its own process, and wait until all its ranks run (they write ``<rank>.pid``)."""
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # the thread that waits must receive the signal
+    environment = os.environ | one_thread
     process = subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-c", LAUNCHER, str(ranks)], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -144,10 +154,10 @@ def test_a_signal_to_the_launcher_reaches_every_rank(command: Callable[[str], No
     assert sorted(path.name for path in tmp_path.glob("*.saved")) == ["0.saved", "1.saved"]
 
 
-def test_a_rank_that_ends_as_the_launcher_gets_a_signal_is_not_lost(
+def test_a_rank_that_ends_while_the_launcher_handles_a_signal_is_not_missed(
     command: Callable[[str], None], tmp_path: Path
 ) -> None:
-    """As when a scheduler sends the same signal to all of a job's processes at once."""
+    """A scheduler may send the same signal to all processes of a job at once."""
     command(ANNOUNCE + "time.sleep(1000)")
     process = launcher(tmp_path, 1)
     rank = int((tmp_path / "0.pid").read_text())
@@ -156,12 +166,12 @@ def test_a_rank_that_ends_as_the_launcher_gets_a_signal_is_not_lost(
     wait_for(lambda: Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGCONT)
-    said = process.communicate(timeout=60)[1]
-    assert said == f"e4t: a rank (process {rank}) was ended by SIGTERM; the same command goes on\n"
+    error = process.communicate(timeout=60)[1]
+    assert error == f"e4t: rank process {rank} killed by SIGTERM; rerun the command to resume\n"
     assert process.returncode == 1
 
 
-def test_a_process_that_nobody_launched_is_not_in_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_torchruns_variables_is_not_a_distributed_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     assert not is_distributed_worker()
     monkeypatch.setitem(os.environ, "RANK", "0")
