@@ -160,19 +160,19 @@ class TestData:
 
     @pytest.fixture
     def prepared(self, tmp_path: Path):
-        """Prepare a source, with every setting left as it is but the kind."""
+        """Prepare a source with default settings except for ``data.source_options``."""
 
-        def run(source: Path, **read):
+        def run(source: Path, **options):
             output = str(tmp_path / "set")
             return prepare(
                 PrepareConfig(
-                    source=str(source), output=output, domain="cat", resolution=32, source_options=SourceConfig(**read)
+                    source=str(source), output=output, domain="cat", resolution=32, source_options=SourceConfig(**options)
                 )
             )
 
         return run
 
-    def test_members_of_shards_that_webdataset_would_unpickle_lie_there_untouched(
+    def test_shard_members_that_webdataset_would_unpickle_are_not_opened(
         self, hostile: bytes, marker: Path, png: bytes, prepared, tmp_path: Path
     ) -> None:
         suffixes = (".pyd", ".pkl", ".pickle", ".pth", ".pt", ".npy", ".npz", ".cls", ".txt", ".ten", ".mp")
@@ -184,23 +184,23 @@ class TestData:
             put(tar, "1.png", hostile)
             put(tar, "2.png", png)
             put(tar, "2.json", hostile)
-        manifest = prepared(tmp_path / "in" / "set-{000000..000000}.tar", kind="shards")
+        manifest = prepared(tmp_path / "in" / "set-{000000..000000}.tar", type="shards")
         assert not marker.exists()
-        assert (manifest.kept, manifest.dropped) == (1, {"bad json in sample": 1, "not an image": 1})
+        assert (manifest.kept, manifest.reject_counts) == (1, {"bad json in sample": 1, "not an image": 1})
 
     @pytest.mark.parametrize("name", ["set.parquet", "set.arrow", "set.zip", "set.tar", "set.tar.gz", "set.csv"])
     def test_files_that_are_nothing_else(self, hostile: bytes, name: str, refused, prepared, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(hostile)
         refused(lambda: prepared(tmp_path / name))
 
-    def test_pictures_in_a_dataset_that_are_none_are_kept_out(
+    def test_invalid_images_in_a_dataset_are_rejected(
         self, hostile: bytes, marker: Path, png: bytes, prepared, tmp_path: Path
     ) -> None:
         cells = [{"bytes": data, "path": None} for data in (png, hostile)]
         pyarrow.parquet.write_table(pyarrow.table({"image": cells}), tmp_path / "set.parquet")
         manifest = prepared(tmp_path / "set.parquet")
         assert not marker.exists()
-        assert (manifest.kept, sum(manifest.dropped.values())) == (1, 1)
+        assert (manifest.kept, sum(manifest.reject_counts.values())) == (1, 1)
 
     def test_a_dataset_of_shards_whose_builder_would_open_tensors(
         self, hostile: bytes, refused, png: bytes, prepared, tmp_path: Path
@@ -209,7 +209,7 @@ class TestData:
         with tarfile.open(tmp_path / "in" / "train-0.tar", "w") as tar:
             put(tar, "0.png", png)
             put(tar, "0.pth", hostile)
-        refused(lambda: prepared(tmp_path / "in", kind="datasets", image_column="png"))
+        refused(lambda: prepared(tmp_path / "in", type="datasets", image_column="png"))
 
     def test_features(self, hostile: bytes, refused, png: bytes, prepared, tmp_path: Path) -> None:
         (tmp_path / "in").mkdir()
