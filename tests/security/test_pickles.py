@@ -166,7 +166,11 @@ class TestData:
             output = str(tmp_path / "set")
             return prepare(
                 PrepareConfig(
-                    source=str(source), output=output, domain="cat", resolution=32, source_options=SourceConfig(**options)
+                    source=str(source),
+                    output=output,
+                    domain="cat",
+                    resolution=32,
+                    source_options=SourceConfig(**options),
                 )
             )
 
