@@ -59,7 +59,7 @@ class Identity:
         parts = name.split("-")
         tables: tuple[Collection[str], ...] = (HEADS, HAIR, SKINS, BEARDS, ACCESSORIES)
         if len(parts) != len(tables) or any(part not in table for part, table in zip(parts, tables, strict=True)):
-            raise DataError(f"{name!r} is not a drawn identity; expected head-hair-skin-beard-accessory")
+            raise DataError(f"{name!r} is not the name of an identity; expected head-hair-skin-beard-accessory")
         return cls(head=parts[0], hair=parts[1], skin=parts[2], beard=parts[3], accessory=parts[4])
 
     @classmethod

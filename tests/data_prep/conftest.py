@@ -1,4 +1,4 @@
-"""Small real pictures, and a set made of them."""
+"""Fixtures: small images, and datasets prepared from them."""
 
 import json
 import os
@@ -17,22 +17,22 @@ from data_prep.prepare.pipeline import prepare
 from data_prep.shards.manifest import Manifest
 from tests.data_prep.flaky_server import FlakyServer, flaky_server
 
-IDENTITIES, PICTURES = 12, 4
+IDENTITIES, IMAGES = 12, 4
 
 
 def noise(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
-    """A picture unlike every other."""
+    """Return an image of random pixels."""
     width, height = size
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def make_pictures(root: Path) -> Path:
-    """12 identities of 4 pictures; the first picture of each has a caption."""
+def make_images(root: Path) -> Path:
+    """Write 12 identities of 4 images each; the first image of each has a caption."""
     for identity in range(IDENTITIES):
         folder = root / f"cat{identity:02d}"
         folder.mkdir(parents=True)
-        for picture in range(PICTURES):
-            noise(identity * PICTURES + picture).save(folder / f"{picture}.png")
+        for image in range(IMAGES):
+            noise(identity * IMAGES + image).save(folder / f"{image}.png")
         (folder / "0.txt").write_text(f"cat number {identity} asleep\nand a second line\n")
     return root
 
@@ -50,19 +50,19 @@ def make_config(source: Path, output: Path, **changes: Any) -> PrepareConfig:
     return PrepareConfig(**settings | changes)
 
 
-def make_set(config: PrepareConfig) -> Manifest:
-    """The set, made in this process: no other need start."""
+def prepare_in_process(config: PrepareConfig) -> Manifest:
+    """Prepare a dataset in this process, without starting workers."""
     return prepare(config, LocalExecutor(workers=1))
 
 
 @pytest.fixture
-def made() -> Callable[[PrepareConfig], Manifest]:
-    return make_set
+def prepare_dataset() -> Callable[[PrepareConfig], Manifest]:
+    return prepare_in_process
 
 
 @pytest.fixture
-def contents() -> Callable[[Path], dict[str, bytes]]:
-    """Every file's bytes by its name; of sidecars without the time they took."""
+def read_files() -> Callable[[Path], dict[str, bytes]]:
+    """Read every file of a folder by name; the times in shard indexes are set to 0."""
 
     def read(output: Path) -> dict[str, bytes]:
         files = {path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*") if path.is_file()}
@@ -76,7 +76,7 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
 
 @contextmanager
 def as_ordinary_user() -> Iterator[None]:
-    """Root reads and writes wherever it likes, so be somebody else for a while."""
+    """Run as an unprivileged user: root ignores file permissions."""
     if os.geteuid():
         yield
         return
@@ -93,44 +93,39 @@ def ordinary_user() -> Callable[[], AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def draw() -> Callable[..., Image.Image]:
-    return noise
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return make_pictures(tmp_path / "pictures")
+def images(tmp_path: Path) -> Path:
+    return make_images(tmp_path / "images")
 
 
 @pytest.fixture
 def config_for(tmp_path: Path) -> Callable[..., PrepareConfig]:
-    """A configuration for ``<tmp>/pictures`` and ``<tmp>/set``, with changes."""
+    """Return a function that builds a configuration for ``<tmp>/images`` and ``<tmp>/set`` with changes."""
 
-    def build(source: Path = tmp_path / "pictures", output: Path = tmp_path / "set", **changes: Any) -> PrepareConfig:
+    def build(source: Path = tmp_path / "images", output: Path = tmp_path / "set", **changes: Any) -> PrepareConfig:
         return make_config(source, output, **changes)
 
     return build
 
 
 @pytest.fixture(scope="session")
-def shared_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished set that tests read and leave alone; ``train`` holds 40 pictures in 8 shards or thereabouts."""
+def shared_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared dataset that tests must not change; ``train`` holds about 40 images in 8 shards."""
     root = tmp_path_factory.mktemp("shared")
-    config = make_config(make_pictures(root / "pictures"), root / "set", shard_samples=3)
-    make_set(config)
+    config = make_config(make_images(root / "images"), root / "set", shard_samples=3)
+    prepare_in_process(config)
     return root / "set"
 
 
 @pytest.fixture
-def server(shared_set: Path) -> Iterator[FlakyServer]:
-    """The shared set over HTTP."""
-    with flaky_server(shared_set) as running:
+def server(shared_dataset: Path) -> Iterator[FlakyServer]:
+    """Serve the shared dataset over HTTP."""
+    with flaky_server(shared_dataset) as running:
         yield running
 
 
 @pytest.fixture
-def patient(tmp_path: Path) -> Callable[..., DataLoaderConfig]:
-    """Settings under which reads are tried again at once, and what comes from a store is kept below ``tmp_path``."""
+def loader_config(tmp_path: Path) -> Callable[..., DataLoaderConfig]:
+    """Return a function that builds a configuration with fast retries and a cache below ``tmp_path``."""
 
     def build(**changes: Any) -> DataLoaderConfig:
         settings: dict[str, Any] = {

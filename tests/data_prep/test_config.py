@@ -8,7 +8,7 @@ from e4t import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
         ({"source": ""}, "data.source"),
         ({"resolution": 0}, "data.resolution"),
@@ -18,39 +18,40 @@ from e4t import ConfigError
         ({"format": "jpg", "lossless": True}, "data.lossless"),
         ({"resolution": 20_000}, "webp supports at most"),
         ({"caption_template": "a {thing}"}, "data.caption_template"),
+        ({"caption_template": "a {concept}"}, "{concept}, which is now called {domain}"),
         ({"caption_template": "a {"}, "data.caption_template"),
     ],
 )
-def test_a_wrong_setting_is_refused_by_its_name(changes: dict[str, Any], named: str) -> None:
+def test_an_invalid_setting_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     settings: dict[str, Any] = {"source": "in", "output": "out", "domain": "cat"}
     with pytest.raises(ConfigError) as caught:
         PrepareConfig(**settings | changes)
-    assert named in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)])
-def test_shares_that_are_no_shares_are_refused(shares: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)])
+def test_invalid_split_fractions_are_refused(fractions: tuple[float, float, float]) -> None:
     with pytest.raises(ConfigError, match="their sum 1"):
-        SplitFractions(train=shares[0], val=shares[1], test=shares[2])
+        SplitFractions(train=fractions[0], val=fractions[1], test=fractions[2])
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
-        ({"pattern": "{person}/{picture}"}, "{identity}"),
+        ({"pattern": "{person}/{image}"}, "{identity}"),
         ({"pattern": "{identity}/{identity}"}, "a different name"),
         ({"pattern": "{identity}/{1}"}, "a different name"),
         ({"caption_suffix": "txt"}, "data.source_options.caption_suffix"),
     ],
 )
-def test_a_wrong_way_to_read_is_refused_by_its_name(changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(named)):
+def test_an_invalid_source_option_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         SourceConfig(**changes)
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
         ({"max_pixels": 10**9}, "data.filters.max_pixels"),
         ({"min_side": 0}, "data.filters.min_side"),
@@ -60,12 +61,12 @@ def test_a_wrong_way_to_read_is_refused_by_its_name(changes: dict[str, Any], nam
         ({"scores": ("sharpness",)}, "'sharpness'"),
     ],
 )
-def test_a_wrong_choice_is_refused_by_its_name(changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(named)):
+def test_an_invalid_filter_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         FilterConfig(**changes)
 
 
-def test_the_digest_follows_what_is_made_and_not_where() -> None:
+def test_the_digest_depends_on_the_content_and_not_on_locations() -> None:
     config = PrepareConfig(source="in", output="out", domain="cat")
     assert PrepareConfig(source="elsewhere", output="there", domain="cat").digest == config.digest
     assert PrepareConfig(source="in", output="out", domain="dog").digest != config.digest
@@ -80,7 +81,7 @@ def test_a_stream_setting_below_one_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"num_workers": -1}, "stream.num_workers is -1"),
         ({"retries": -1}, "stream.retries is -1"),
@@ -88,6 +89,6 @@ def test_a_stream_setting_below_one_is_refused(name: str) -> None:
         ({"mixture": {"other": 0.0}}, "stream.mixture: the weight of other is 0.0"),
     ],
 )
-def test_a_wrong_way_to_stream_is_refused_by_its_name(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(said)):
+def test_an_invalid_stream_setting_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         DataLoaderConfig(**changes)

@@ -77,9 +77,9 @@ def test_cached_features_of_another_model_are_refused() -> None:
         FeatureReader(str(DATASET), "features", "train", FINGERPRINT | {"image_encoder": "bbbbbbbb"})
 
 
-def test_preparing_it_again_is_refused_in_one_line_before_anything_is_written(dataset: Path, pictures: Path) -> None:
+def test_preparing_it_again_is_refused_in_one_line_before_anything_is_written(dataset: Path, images: Path) -> None:
     before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
-    config = PrepareConfig(source=str(pictures), output=str(dataset), domain="cat", resolution=8, format="png")
+    config = PrepareConfig(source=str(images), output=str(dataset), domain="cat", resolution=8, format="png")
     with pytest.raises(
         ConfigError, match="prepared by an older version of e4t.*; .* give another data.output"
     ) as caught:

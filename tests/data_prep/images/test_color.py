@@ -16,22 +16,22 @@ def colored(mode: str, color: int | tuple[int, ...], icc: bytes | None = None) -
     return image
 
 
-def shown(image: Image.Image) -> float | tuple[int, ...] | None:
+def converted_pixel(image: Image.Image) -> float | tuple[int, ...] | None:
     return to_srgb(to_8bit_opaque(image)).getpixel((2, 2))
 
 
-def test_sixteen_bits_are_scaled_to_eight_not_cut_off() -> None:
+def test_sixteen_bits_are_scaled_to_eight_and_not_truncated() -> None:
     levels = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
     assert np.array_equal(np.asarray(to_8bit_opaque(Image.fromarray(levels))).ravel(), np.arange(256))
 
 
 @pytest.mark.parametrize(("level", "dtype"), [(65_536, np.int32), (-1, np.int32)])
-def test_numbers_beyond_sixteen_bits_are_refused(level: int, dtype: type) -> None:
+def test_values_beyond_sixteen_bits_are_refused(level: int, dtype: type) -> None:
     with pytest.raises(ColorError, match="more than 16 bits"):
         to_8bit_opaque(Image.fromarray(np.full((4, 4), level, dtype)))
 
 
-def test_floats_are_refused() -> None:
+def test_floating_point_pixels_are_refused() -> None:
     with pytest.raises(ColorError, match="floating-point pixels"):
         to_8bit_opaque(Image.new("F", (4, 4)))
 
@@ -39,17 +39,17 @@ def test_floats_are_refused() -> None:
 @pytest.mark.parametrize(
     ("mode", "color"), [("RGBA", (255, 0, 0, 0)), ("LA", (0, 0)), ("RGBa", (0, 0, 0, 0)), ("PA", (0, 0))]
 )
-def test_what_is_transparent_shows_white(mode: str, color: tuple[int, ...]) -> None:
-    assert shown(colored(mode, color)) == (255, 255, 255)
+def test_transparent_pixels_become_white(mode: str, color: tuple[int, ...]) -> None:
+    assert converted_pixel(colored(mode, color)) == (255, 255, 255)
 
 
-def test_what_is_half_transparent_shows_half_of_it() -> None:
-    assert shown(colored("RGBA", (200, 100, 0, 128))) == (227, 177, 127)
+def test_half_transparent_pixels_are_blended_with_white() -> None:
+    assert converted_pixel(colored("RGBA", (200, 100, 0, 128))) == (227, 177, 127)
 
 
 @pytest.mark.parametrize(("mode", "color"), [("1", 1), ("L", 255), ("CMYK", (0, 0, 0, 0)), ("YCbCr", (255, 128, 128))])
 def test_white_is_white_in_every_mode(mode: str, color: int | tuple[int, ...]) -> None:
-    assert shown(colored(mode, color)) == (255, 255, 255)
+    assert converted_pixel(colored(mode, color)) == (255, 255, 255)
 
 
 def test_lab_is_converted_by_its_definition() -> None:
@@ -60,29 +60,29 @@ def test_lab_is_converted_by_its_definition() -> None:
     assert blue < 15
 
 
-def test_a_profile_says_what_the_numbers_mean() -> None:
-    assert shown(colored("RGB", (40, 120, 200), bgr_profile())) == pytest.approx((200, 120, 40), abs=1)
+def test_a_profile_is_applied() -> None:
+    assert converted_pixel(colored("RGB", (40, 120, 200), bgr_profile())) == pytest.approx((200, 120, 40), abs=1)
 
 
-def test_white_stays_white_through_a_profile() -> None:
-    assert shown(colored("RGBA", (9, 9, 9, 0), bgr_profile())) == pytest.approx((255, 255, 255), abs=1)
+def test_white_stays_white_under_a_profile() -> None:
+    assert converted_pixel(colored("RGBA", (9, 9, 9, 0), bgr_profile())) == pytest.approx((255, 255, 255), abs=1)
 
 
-@pytest.mark.parametrize("icc", [None, b"", b"no profile", bgr_profile()[:200], profile("LAB"), profile("sRGB")])
-def test_numbers_stand_as_they_are_without_a_profile_that_says_otherwise(icc: bytes | None) -> None:
-    assert shown(colored("RGB", (40, 120, 200), icc)) == (40, 120, 200)
+@pytest.mark.parametrize("icc", [None, b"", b"not a profile", bgr_profile()[:200], profile("LAB"), profile("sRGB")])
+def test_values_are_unchanged_without_a_usable_profile(icc: bytes | None) -> None:
+    assert converted_pixel(colored("RGB", (40, 120, 200), icc)) == (40, 120, 200)
 
 
-def test_a_profile_for_colours_does_nothing_to_grey() -> None:
-    assert shown(colored("L", 77, bgr_profile())) == (77, 77, 77)
+def test_a_color_profile_does_not_affect_grayscale() -> None:
+    assert converted_pixel(colored("L", 77, bgr_profile())) == (77, 77, 77)
 
 
-def test_nothing_of_the_metadata_is_left() -> None:
+def test_all_metadata_is_removed() -> None:
     image = colored("RGB", (1, 2, 3), bgr_profile())
     image.info |= {"comment": b"taken at home", "exif": b"Exif\0\0"}
     assert to_srgb(to_8bit_opaque(image)).info == {}
 
 
-def test_srgb_is_known_by_its_name() -> None:
+def test_srgb_profiles_are_recognized_by_name() -> None:
     assert (is_srgb(b""), is_srgb(profile("sRGB"))) == (True, True)
-    assert (is_srgb(bgr_profile()), is_srgb(b"no profile")) == (False, False)
+    assert (is_srgb(bgr_profile()), is_srgb(b"not a profile")) == (False, False)

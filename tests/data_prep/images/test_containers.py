@@ -18,12 +18,12 @@ from tests.data_prep.corpus import chunk, encode, encode_photo, jpeg_with, overw
         ("WEBP", encode_photo("WEBP", lossless=True)),
     ],
 )
-def test_a_plain_picture_holds_only_pixels(format_name: str, data: bytes) -> None:
+def test_a_plain_image_holds_only_pixels(format_name: str, data: bytes) -> None:
     assert holds_only_pixels(data, format_name, allow_icc_profile=False)
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
-def test_a_profile_has_to_be_allowed(format_name: str) -> None:
+def test_a_profile_must_be_allowed_explicitly(format_name: str) -> None:
     data = encode_photo(format_name, icc_profile=b"profile" * 20)
     assert holds_only_pixels(data, format_name, allow_icc_profile=True)
     assert not holds_only_pixels(data, format_name, allow_icc_profile=False)
@@ -60,5 +60,5 @@ def text() -> PngImagePlugin.PngInfo:
         pytest.param("PNG", Image.new("RGB", (1, 1)).tobytes(), id="not even a file"),
     ],
 )
-def test_whatever_else_there_is_shows(format_name: str, data: bytes) -> None:
+def test_any_other_content_is_detected(format_name: str, data: bytes) -> None:
     assert not holds_only_pixels(data, format_name, allow_icc_profile=False)

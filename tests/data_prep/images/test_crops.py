@@ -26,7 +26,7 @@ def box_in(left: Scalar, top: Scalar, right: Scalar, bottom: Scalar) -> dict[str
 
 
 def drawn_face(size: tuple[int, int], center: tuple[int, int], radius: int) -> Image.Image:
-    """What Haar features look for: dark eyes and mouth, light nose and cheeks."""
+    """Draw what Haar features respond to: dark eyes and mouth, light nose and cheeks."""
     image = Image.new("L", size, 120)
     draw, (x, y), unit = ImageDraw.Draw(image), center, radius / 100
     draw.ellipse((x - 80 * unit, y - 110 * unit, x + 80 * unit, y + 110 * unit), fill=210)
@@ -41,12 +41,12 @@ def drawn_face(size: tuple[int, int], center: tuple[int, int], radius: int) -> I
     return image.filter(ImageFilter.GaussianBlur(3 * unit)).convert("RGB")
 
 
-def test_the_middle_is_the_middle() -> None:
+def test_the_center_crop_is_centered() -> None:
     assert center_crop_box((31, 20)) == (5, 0, 25, 20)
     assert center_crop_box((20, 31)) == (0, 5, 20, 25)
 
 
-def test_a_random_square_is_as_large_as_it_can_be_and_inside() -> None:
+def test_a_random_square_has_the_maximum_size_and_lies_inside() -> None:
     for key in map(str, range(200)):
         left, top, right, bottom = random_crop_box((100, 37), key)
         assert (right - left, top, bottom) == (37, 0, 37)
@@ -58,27 +58,27 @@ def test_random_squares_reach_both_ends() -> None:
     assert lefts == {0, 1, 2, 3, 4}
 
 
-def test_a_random_square_depends_on_the_key_alone() -> None:
+def test_a_random_square_depends_on_the_key_only() -> None:
     assert random_crop_box((20, 1000), "cat-1") == (0, 265, 20, 285) == random_crop_box((20, 1000), "cat-1")
 
 
-def test_a_square_picture_has_one_random_square() -> None:
+def test_a_square_image_has_only_one_random_square() -> None:
     assert random_crop_box((20, 20), "a") == (0, 0, 20, 20)
 
 
-def test_the_square_around_a_box_has_its_longer_side_and_its_middle() -> None:
+def test_the_square_around_a_box_has_its_longer_side_and_its_center() -> None:
     assert expand_to_square((100, 100), (40, 50, 50, 70)) == (35, 50, 55, 70)
 
 
-def test_the_square_around_a_box_moves_into_the_picture() -> None:
+def test_the_square_around_a_box_is_shifted_into_the_image() -> None:
     assert expand_to_square((100, 80), (90, 0, 100, 40)) == (60, 0, 100, 40)
 
 
-def test_the_square_around_a_box_is_no_larger_than_the_picture() -> None:
+def test_the_square_around_a_box_is_not_larger_than_the_image() -> None:
     assert expand_to_square((100, 80), (0, 10, 100, 60)) == (10, 0, 90, 80)
 
 
-def test_the_square_around_a_box_contains_it_where_there_is_room() -> None:
+def test_the_square_around_a_box_contains_it_if_the_image_is_large_enough() -> None:
     rng = np.random.default_rng(0)
     for _ in range(500):
         width, height = (int(side) for side in rng.integers(20, 200, 2))
@@ -98,11 +98,11 @@ def test_the_square_around_a_box_contains_it_where_there_is_room() -> None:
             assert square[3] >= box[3]
 
 
-def test_a_margin_makes_room_around_the_box() -> None:
+def test_a_margin_enlarges_the_square() -> None:
     assert expand_to_square((100, 100), (40, 40, 60, 60), margin=1.5) == (35, 35, 65, 65)
 
 
-def test_columns_may_hold_text() -> None:
+def test_box_columns_may_hold_text() -> None:
     assert bbox_crop_box((100, 100), box_in("10", "10.0", 30, 30.0)) == (10, 10, 30, 30)
 
 
@@ -123,11 +123,11 @@ def test_columns_may_hold_text() -> None:
         box_in(-9, -9, 0, 5),
     ],
 )
-def test_without_a_box_that_makes_sense_it_is_the_middle(columns: dict[str, Scalar]) -> None:
+def test_an_invalid_box_gives_the_center_crop(columns: dict[str, Scalar]) -> None:
     assert bbox_crop_box((31, 20), columns) == center_crop_box((31, 20))
 
 
-def test_the_mode_says_which_square() -> None:
+def test_the_crop_mode_selects_the_square() -> None:
     record = Record(key="k", identity="k", source="k", location=(), columns=box_in(0, 0, 8, 8))
     assert crop_box("box", (31, 20), record) == (0, 0, 8, 8)
     assert crop_box("random", (31, 20), record) == random_crop_box((31, 20), "k")
@@ -135,15 +135,15 @@ def test_the_mode_says_which_square() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(10))
-def test_a_box_of_the_upright_picture_is_found_in_the_stored_one(orientation: int) -> None:
+def test_a_box_of_the_upright_image_is_mapped_to_the_stored_one(orientation: int) -> None:
     stored = Image.fromarray(np.arange(30 * 20, dtype=np.uint16).reshape(20, 30))
     upright, box = apply_exif_orientation(stored, orientation), (3, 5, 10, 17)
     assert upright.size == upright_size(stored.size, orientation)
-    found = apply_exif_orientation(stored.crop(to_stored_coords(box, upright.size, orientation)), orientation)
-    assert np.array_equal(np.asarray(found), np.asarray(upright.crop(box)))
+    cropped = apply_exif_orientation(stored.crop(to_stored_coords(box, upright.size, orientation)), orientation)
+    assert np.array_equal(np.asarray(cropped), np.asarray(upright.crop(box)))
 
 
-def test_the_square_around_a_face_holds_the_head() -> None:
+def test_the_square_around_a_face_contains_the_head() -> None:
     pytest.importorskip("cv2")
     left, top, right, bottom = face_crop_box(drawn_face((1200, 700), (880, 300), 120))
     assert left < 880 - 96 < 880 + 96 < right
@@ -151,7 +151,7 @@ def test_the_square_around_a_face_holds_the_head() -> None:
     assert 120 * FACE_MARGIN < right - left < 500
 
 
-def test_the_largest_of_two_faces_counts() -> None:
+def test_the_largest_of_two_faces_is_used() -> None:
     pytest.importorskip("cv2")
     image = drawn_face((1000, 500), (250, 250), 60)
     image.paste(drawn_face((500, 500), (250, 250), 150), (500, 0))
@@ -160,7 +160,7 @@ def test_the_largest_of_two_faces_counts() -> None:
     assert left > 400
 
 
-def test_without_a_face_it_is_the_middle() -> None:
+def test_an_image_without_a_face_gets_the_center_crop() -> None:
     pytest.importorskip("cv2")
     assert face_crop_box(Image.new("RGB", (300, 200), "green")) == center_crop_box((300, 200))
 

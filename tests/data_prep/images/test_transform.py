@@ -18,9 +18,9 @@ from e4t import ConfigError
 from tests.data_prep.corpus import bgr_profile, encode
 
 
-def config(select: FilterConfig | None = None, **changes: Any) -> PrepareConfig:
+def config(filters: FilterConfig | None = None, **changes: Any) -> PrepareConfig:
     settings: dict[str, Any] = {"source": "x", "output": "y", "domain": "cat", "resolution": 16, "format": "png"}
-    return PrepareConfig(**settings | {"filters": select or FilterConfig(min_side=8)} | changes)
+    return PrepareConfig(**settings | {"filters": filters or FilterConfig(min_side=8)} | changes)
 
 
 def record(**columns: Scalar) -> Record:
@@ -41,7 +41,7 @@ def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 def photograph(size: tuple[int, int]) -> Image.Image:
-    """Smooth, with detail and grain, and unlike itself in every mirror."""
+    """Generate a smooth image with detail and grain that is not symmetric."""
     grain = np.random.default_rng(0).normal(0, 3, (size[1], size[0], 1))
     parts = [noise((n, n), n).resize(size, Image.Resampling.BICUBIC) for n in (3, 9, 40)]
     image = np.mean([np.asarray(part, dtype=float) for part in parts], axis=0) + grain
@@ -53,7 +53,7 @@ def decibels(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def with_orientation(image: Image.Image, orientation: int, format_name: str) -> bytes:
-    """A file that shows ``image`` upright to who heeds EXIF."""
+    """Encode a file that shows ``image`` upright when its EXIF orientation is applied."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
@@ -61,31 +61,31 @@ def with_orientation(image: Image.Image, orientation: int, format_name: str) -> 
     return encode(stored, format_name, exif=exif, **{"quality": 97} if format_name == "JPEG" else {})
 
 
-def test_a_picture_of_the_right_size_keeps_every_pixel() -> None:
+def test_an_image_of_the_right_size_keeps_every_pixel() -> None:
     image = noise((16, 16))
     assert np.array_equal(pixels(make(encode(image, "BMP")).data), np.asarray(image))
 
 
-def test_the_middle_square_is_kept() -> None:
+def test_the_center_square_is_kept() -> None:
     image = noise((31, 20))
-    picture = make(encode(image, "PNG"), resolution=20)
-    assert (picture.original_size, picture.crop_box) == ((31, 20), (5, 0, 25, 20))
-    assert np.array_equal(pixels(picture.data), np.asarray(image)[:, 5:25])
+    processed = make(encode(image, "PNG"), resolution=20)
+    assert (processed.original_size, processed.crop_box) == ((31, 20), (5, 0, 25, 20))
+    assert np.array_equal(pixels(processed.data), np.asarray(image)[:, 5:25])
 
 
-def test_the_square_is_where_the_mode_says() -> None:
+def test_the_crop_mode_selects_the_square() -> None:
     data = encode(noise((40, 20)), "PNG")
     boxed = process_image(data, record(left=30, top=2, right=40, bottom=6), "", config(crop="box"))
     assert boxed.crop_box == (30, 0, 40, 10)
     assert np.array_equal(make(data, crop="random").crop_box, make(data, crop="random").crop_box)
 
 
-def test_a_square_smaller_than_the_smallest_picture_is_too_small() -> None:
+def test_a_crop_smaller_than_min_side_is_rejected() -> None:
     with pytest.raises(SampleRejected, match="too small"):
         process_image(encode(noise((40, 20)), "PNG"), record(left=0, top=0, right=7, bottom=7), "", config(crop="box"))
 
 
-def test_a_larger_picture_is_shrunk_without_aliasing() -> None:
+def test_a_larger_image_is_downscaled_without_aliasing() -> None:
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
     for format_name in ("PNG", "JPEG"):
@@ -95,49 +95,49 @@ def test_a_larger_picture_is_shrunk_without_aliasing() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
-def test_the_square_of_a_picture_on_its_side_is_that_of_the_upright_one(orientation: int, format_name: str) -> None:
+def test_the_crop_respects_the_exif_orientation(orientation: int, format_name: str) -> None:
     image = photograph((203, 150))
-    wanted = image.crop((3, 4, 133, 134)).resize((16, 16), Image.Resampling.LANCZOS)
+    expected = image.crop((3, 4, 133, 134)).resize((16, 16), Image.Resampling.LANCZOS)
     data = with_orientation(image, orientation, format_name)
-    picture = process_image(data, record(left=3, top=4, right=133, bottom=134), "", config(crop="box"))
-    assert (picture.original_size, picture.crop_box) == ((203, 150), (3, 4, 133, 134))
-    assert decibels(pixels(picture.data), np.asarray(wanted)) > 40
+    processed = process_image(data, record(left=3, top=4, right=133, bottom=134), "", config(crop="box"))
+    assert (processed.original_size, processed.crop_box) == ((203, 150), (3, 4, 133, 134))
+    assert decibels(pixels(processed.data), np.asarray(expected)) > 40
 
 
-def test_a_jpeg_that_is_shrunk_while_it_is_decoded_shows_the_same() -> None:
+def test_a_jpeg_downscaled_by_its_decoder_looks_the_same() -> None:
     image = photograph((1501, 1103))
     data = encode(image, "JPEG", quality=92)
     box = (401, 203, 1301, 1103)
-    picture = process_image(
+    processed = process_image(
         data, record(left=401, top=203, right=1301, bottom=1103), "", config(crop="box", resolution=64)
     )
     with Image.open(io.BytesIO(data)) as decoded:
-        wanted = decoded.crop(box).resize((64, 64), Image.Resampling.LANCZOS)
-    assert (picture.original_size, picture.crop_box) == ((1501, 1103), box)
-    assert decibels(pixels(picture.data), np.asarray(wanted)) > 45
+        expected = decoded.crop(box).resize((64, 64), Image.Resampling.LANCZOS)
+    assert (processed.original_size, processed.crop_box) == ((1501, 1103), box)
+    assert decibels(pixels(processed.data), np.asarray(expected)) > 45
 
 
-def test_each_limit_keeps_out_what_is_beyond_it() -> None:
+def test_each_limit_rejects_images_beyond_it() -> None:
     data = encode(noise((100, 20)), "PNG")
-    for reason, select in {
+    for reason, filters in {
         "too many pixels": FilterConfig(max_pixels=1999),
         "too small": FilterConfig(min_side=21),
         "aspect ratio": FilterConfig(max_aspect=4.9),
     }.items():
         with pytest.raises(SampleRejected) as caught:
-            make(data, filters=select)
+            make(data, filters=filters)
         assert str(caught.value) == reason
     assert make(data, filters=FilterConfig(max_pixels=2000, min_side=20, max_aspect=5.0)).original_size == (100, 20)
 
 
-def test_a_picture_of_too_many_pixels_is_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_too_many_pixels_is_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(noise((100, 20)), "PNG")
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("decoded"))
     with pytest.raises(SampleRejected, match="too many pixels"):
         make(data, filters=FilterConfig(max_pixels=1999))
 
 
-def test_scores_are_of_the_picture_that_is_stored() -> None:
+def test_scores_are_computed_from_the_stored_image() -> None:
     sharp = noise((64, 64))
     blurred = sharp.filter(ImageFilter.GaussianBlur(4))
     first, second = (
@@ -147,17 +147,17 @@ def test_scores_are_of_the_picture_that_is_stored() -> None:
     assert second < first / 10
 
 
-def test_a_predicate_sees_all_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "our_predicate.py").write_text(
-        "seen = []\ndef take(facts):\n    seen.append(facts)\n    return False\n"
+def test_the_filter_function_gets_all_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "our_filter.py").write_text(
+        "seen = []\ndef take(metadata):\n    seen.append(metadata)\n    return False\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    select = FilterConfig(scores=("blur",), filter_fn="our_predicate:take")
+    filters = FilterConfig(scores=("blur",), filter_fn="our_filter:take")
     with pytest.raises(SampleRejected, match="^filter_fn$"):
-        process_image(encode(Image.new("RGB", (40, 20)), "PNG"), record(age=3), "a cat", config(select))
-    import our_predicate  # type: ignore[import-not-found]
+        process_image(encode(Image.new("RGB", (40, 20)), "PNG"), record(age=3), "a cat", config(filters))
+    import our_filter  # type: ignore[import-not-found]
 
-    assert our_predicate.seen == [
+    assert our_filter.seen == [
         {
             "columns": {"age": 3},
             "scores": {"blur": 0.0},
@@ -170,19 +170,19 @@ def test_a_predicate_sees_all_that_is_known(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("name", "error"), [("no_such:function", ConfigError), ("math:sqrt", DataError)])
-def test_a_broken_score_is_an_error_and_no_reason_to_keep_a_picture_out(name: str, error: type[Exception]) -> None:
+def test_a_broken_score_is_an_error_and_not_a_reject_reason(name: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=name):
         make(encode(noise((16, 16)), "PNG"), filters=FilterConfig(scores=(name,)))
 
 
-def test_a_missing_face_detector_is_a_mistake_in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_face_detector_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     _face_detector.cache_clear()
     with pytest.raises(ConfigError, match="pip install"):
         make(encode(noise((16, 16)), "PNG"), crop="face")
 
 
-def test_the_hash_is_made_where_near_duplicates_are_looked_for() -> None:
+def test_the_hash_is_computed_only_for_near_duplicate_search() -> None:
     data = encode(photograph((16, 16)), "PNG")
     assert make(data).hash is None
     with Image.open(io.BytesIO(data)) as image:
@@ -190,7 +190,7 @@ def test_the_hash_is_made_where_near_duplicates_are_looked_for() -> None:
 
 
 @pytest.mark.parametrize("codec", ["png", "webp", "jpg"])
-def test_the_same_file_gives_the_same_bytes_without_metadata(codec: str) -> None:
+def test_encoding_is_deterministic_and_without_metadata(codec: str) -> None:
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
     data = encode(noise((16, 16)), "JPEG", exif=exif, icc_profile=b"a colour profile", comment=b"hello")
@@ -209,7 +209,7 @@ CODECS = [("png", "PNG"), ("webp", "WEBP"), ("jpg", "JPEG")]
 
 
 @pytest.mark.parametrize(("codec", "format_name"), CODECS)
-def test_a_file_that_is_what_would_be_made_of_it_is_stored_as_it_came(codec: str, format_name: str) -> None:
+def test_a_file_in_the_target_form_is_stored_unchanged(codec: str, format_name: str) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (None, srgb):
         data = encode(noise((16, 16)), format_name, icc_profile=profile, quality=70, compress_level=1)
@@ -218,7 +218,7 @@ def test_a_file_that_is_what_would_be_made_of_it_is_stored_as_it_came(codec: str
 
 
 @pytest.mark.parametrize(("codec", "format_name"), CODECS)
-def test_a_file_that_is_anything_else_is_made_anew(codec: str, format_name: str) -> None:
+def test_any_other_file_is_encoded_again(codec: str, format_name: str) -> None:
     image, exif = noise((16, 16)), Image.Exif()
     exif[0x0112] = 1
     for name, data in {
@@ -230,16 +230,16 @@ def test_a_file_that_is_anything_else_is_made_anew(codec: str, format_name: str)
         "with something behind it": encode(image, format_name) + b"GPS",
         "grey": encode(image.convert("L"), format_name),
     }.items():
-        if (codec, name) != ("webp", "grey"):  # which webp does not have
+        if (codec, name) != ("webp", "grey"):  # WebP does not support this
             assert make(data, format=codec).data != data, name
 
 
-def test_a_part_of_a_square_picture_is_made_anew() -> None:
+def test_a_crop_of_a_square_image_is_encoded_again() -> None:
     data = encode(noise((16, 16)), "PNG")
-    picture = process_image(data, record(left=0, top=0, right=8, bottom=8), "", config(crop="box"))
-    assert picture.data != data
+    processed = process_image(data, record(left=0, top=0, right=8, bottom=8), "", config(crop="box"))
+    assert processed.data != data
 
 
-def test_the_checksum_is_that_of_the_file() -> None:
+def test_the_sha256_is_that_of_the_original_file() -> None:
     data = encode(noise((40, 40)), "PNG")
     assert make(data).sha256 == hashlib.sha256(data).hexdigest()

@@ -13,29 +13,27 @@ from data_prep.shards.manifest import Manifest
 from e4t import ConfigError
 
 ConfigFor = Callable[..., PrepareConfig]
-Contents = Callable[[Path], dict[str, bytes]]
+ReadFiles = Callable[[Path], dict[str, bytes]]
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra ray)")
 
 
 @pytest.mark.parametrize("executor", [LocalExecutor(workers=3), pytest.param(RayExecutor(workers=2), marks=needs_ray)])
-def test_every_executor_makes_the_same_files(
-    pictures: Path,
+def test_every_executor_writes_the_same_files(
+    images: Path,
     config_for: ConfigFor,
-    made: Callable[[PrepareConfig], Manifest],
-    contents: Contents,
+    prepare_dataset: Callable[[PrepareConfig], Manifest],
+    read_files: ReadFiles,
     tmp_path: Path,
     executor: Executor,
 ) -> None:
-    made(config_for(output=tmp_path / "here"))
+    prepare_dataset(config_for(output=tmp_path / "here"))
     prepare(config_for(output=tmp_path / "there"), executor)
-    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    assert read_files(tmp_path / "there") == read_files(tmp_path / "here")
 
 
 @pytest.mark.parametrize("executor", [LocalExecutor(workers=2), pytest.param(RayExecutor(workers=2), marks=needs_ray)])
-def test_an_error_in_a_worker_is_told_in_its_own_words(
-    pictures: Path, config_for: ConfigFor, executor: Executor
-) -> None:
+def test_an_error_in_a_worker_is_raised_unchanged(images: Path, config_for: ConfigFor, executor: Executor) -> None:
     config = config_for()
     (Path(config.output) / "work").mkdir(parents=True)
     (Path(config.output) / "work" / "drafts").write_text("a file where a folder should be")
@@ -43,6 +41,6 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(
         prepare(config, executor)
 
 
-def test_a_rank_outside_of_the_world_is_refused(config_for: ConfigFor) -> None:
+def test_a_rank_outside_the_world_size_is_refused(config_for: ConfigFor) -> None:
     with pytest.raises(ConfigError, match="rank 2 is not valid for 2 workers; give 0 to 1"):
         run_worker(config_for(), 2, 2)

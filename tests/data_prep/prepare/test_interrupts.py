@@ -1,4 +1,4 @@
-"""A job that is killed, again and again, and the same command after it."""
+"""Kill a job repeatedly and rerun it."""
 
 import os
 import random
@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 
 def start(script: Path, source: Path, output: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603 - our own command
+    return subprocess.Popen(  # noqa: S603 - fixed command
         [sys.executable, str(script), str(source), str(output)],
         start_new_session=True,
         stderr=subprocess.DEVNULL,
@@ -34,14 +34,14 @@ def start(script: Path, source: Path, output: Path) -> subprocess.Popen[bytes]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Workers that it started, where the system tells; Python's own tracker of resources is none."""
+    """Return the worker processes of a job (Linux only), without Python's resource tracker."""
     listed = Path(f"/proc/{pid}/task/{pid}/children")
     children = listed.read_text().split() if listed.exists() else []
     return [int(child) for child in children if b"spawn_main" in command_of(child)]
 
 
 def command_of(pid: str) -> bytes:
-    """Empty if it has ended."""
+    """Return the command line of a process, empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -49,7 +49,7 @@ def command_of(pid: str) -> bytes:
 
 
 def kill_one_or_all(job: subprocess.Popen[bytes], rng: random.Random) -> None:
-    """``kill -9`` for a worker, if one runs, or for the whole job."""
+    """Send SIGKILL to a worker, if one runs, or to the whole job."""
     workers = workers_of(job.pid)
     if workers and rng.random() < 0.5:
         os.kill(rng.choice(workers), signal.SIGKILL)
@@ -61,21 +61,21 @@ def kill_one_or_all(job: subprocess.Popen[bytes], rng: random.Random) -> None:
 @pytest.mark.parametrize("kills", [8, pytest.param(30, marks=pytest.mark.long)])
 def test_a_job_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_one(
     kills: int,
-    pictures: Path,
-    contents: Callable[[Path], dict[str, bytes]],
+    images: Path,
+    read_files: Callable[[Path], dict[str, bytes]],
     tmp_path: Path,
 ) -> None:
-    script, calm, disturbed = tmp_path / "job.py", tmp_path / "calm", tmp_path / "disturbed"
+    script, expected, killed = tmp_path / "job.py", tmp_path / "expected", tmp_path / "killed"
     script.write_text(JOB)
-    began = time.monotonic()
-    assert start(script, pictures, calm).wait(timeout=120) == 0
-    duration, rng = time.monotonic() - began, random.Random(kills)
+    start_time = time.monotonic()
+    assert start(script, images, expected).wait(timeout=120) == 0
+    duration, rng = time.monotonic() - start_time, random.Random(kills)
     for _ in range(kills):
-        job = start(script, pictures, disturbed)
+        job = start(script, images, killed)
         time.sleep(rng.uniform(0.2, 1.0) * duration)
         kill_one_or_all(job, rng)
-        if (disturbed / "manifest.json").exists():  # it came to its end in spite of us: the next one begins anew
-            assert (disturbed / "manifest.json").read_bytes() == (calm / "manifest.json").read_bytes()
-            shutil.rmtree(disturbed)
-    assert start(script, pictures, disturbed).wait(timeout=120) == 0
-    assert contents(disturbed) == contents(calm)
+        if (killed / "manifest.json").exists():  # it finished before the kill: start over
+            assert (killed / "manifest.json").read_bytes() == (expected / "manifest.json").read_bytes()
+            shutil.rmtree(killed)
+    assert start(script, images, killed).wait(timeout=120) == 0
+    assert read_files(killed) == read_files(expected)

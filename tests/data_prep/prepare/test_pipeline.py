@@ -20,8 +20,8 @@ from data_prep.storage.store import Store
 from e4t import ConfigError
 
 ConfigFor = Callable[..., PrepareConfig]
-Made = Callable[[PrepareConfig], Manifest]
-Contents = Callable[[Path], dict[str, bytes]]
+PrepareDataset = Callable[[PrepareConfig], Manifest]
+ReadFiles = Callable[[Path], dict[str, bytes]]
 ALL_IN_TRAIN = SplitFractions(train=1, val=0, test=0)
 
 
@@ -30,35 +30,37 @@ def keys(output: Path, split: str) -> list[str]:
     return [sample["__key__"] for sample in webdataset.WebDataset(tars, shardshuffle=False)]
 
 
-def test_a_finished_set_is_shards_manifest_and_three_notes(pictures: Path, config_for: ConfigFor, made: Made) -> None:
+def test_a_finished_dataset_has_shards_a_manifest_and_three_more_files(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset
+) -> None:
     config = config_for()
-    made(config)
+    prepare_dataset(config)
     files = {path.name for path in Path(config.output).iterdir()}
     assert files == {"manifest.json", "dataset_config.json", "rejects.jsonl", "statistics.json", "train", "val", "test"}
 
 
-def test_a_rerun_makes_only_what_is_missing(
-    pictures: Path, config_for: ConfigFor, made: Made, contents: Contents
+def test_a_rerun_only_rebuilds_missing_shards(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset, read_files: ReadFiles
 ) -> None:
     config = config_for()
     output = Path(config.output)
-    made(config)
-    before = contents(output)
+    prepare_dataset(config)
+    before = read_files(output)
     times = {path: path.stat().st_mtime_ns for path in output.rglob("*.tar")}
     lost = output / "train" / "train-000001.tar"
     lost.unlink()
     (output / "train" / ".train-000002.tar.0a1b2c3d.partial").write_bytes(b"half a shard")
     (output / "train" / ".train-000001.json.0a1b2c3d.partial").write_bytes(b"{")
-    made(config)
-    assert contents(output) == before
+    prepare_dataset(config)
+    assert read_files(output) == before
     assert {path for path, time in times.items() if path.stat().st_mtime_ns != time} == {lost}
 
 
-def test_every_picture_is_kept_once_and_no_identity_is_in_two_splits(
-    pictures: Path, config_for: ConfigFor, made: Made
+def test_every_image_is_stored_once_and_no_identity_is_in_two_splits(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset
 ) -> None:
     config = config_for()
-    manifest = made(config)
+    manifest = prepare_dataset(config)
     identities = {split: {key.split("__")[0] for key in keys(Path(config.output), split)} for split in manifest.splits}
     assert manifest.kept == sum(shard.samples for shards in manifest.splits.values() for shard in shards) == 48
     assert manifest.identities == {split: len(names) for split, names in identities.items()}
@@ -66,22 +68,24 @@ def test_every_picture_is_kept_once_and_no_identity_is_in_two_splits(
     assert all(split_of(name, config.splits) == split for split, names in identities.items() for name in names)
 
 
-def test_shards_are_cut_from_the_listing_and_rejects_shrink_them(
-    pictures: Path, config_for: ConfigFor, made: Made
+def test_shards_are_planned_from_the_listing_and_rejects_make_them_smaller(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset
 ) -> None:
-    (pictures / "cat00" / "1.png").write_text("no picture")
-    shards = made(config_for(splits=ALL_IN_TRAIN)).splits["train"]
+    (images / "cat00" / "1.png").write_text("not an image")
+    shards = prepare_dataset(config_for(splits=ALL_IN_TRAIN)).splits["train"]
     assert [shard.samples for shard in shards] == [4, 5, 5, 5, 5, 5, 5, 5, 5, 3]
 
 
-def test_what_is_kept_out_is_counted_by_reason_and_listed(pictures: Path, config_for: ConfigFor, made: Made) -> None:
+def test_rejected_images_are_counted_by_reason_and_listed(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset
+) -> None:
     config = config_for(splits=ALL_IN_TRAIN)
-    (pictures / "cat01" / "text.png").write_text("no picture")
-    (pictures / "cat02" / "empty1.jpg").touch()
-    (pictures / "cat03" / "empty2.jpg").touch()
-    (pictures / "cat04" / "copy.png").write_bytes((pictures / "cat03" / "0.png").read_bytes())
-    (pictures / "stray.png").write_bytes((pictures / "cat05" / "0.png").read_bytes())
-    manifest = made(config)
+    (images / "cat01" / "text.png").write_text("not an image")
+    (images / "cat02" / "empty1.jpg").touch()
+    (images / "cat03" / "empty2.jpg").touch()
+    (images / "cat04" / "copy.png").write_bytes((images / "cat03" / "0.png").read_bytes())
+    (images / "stray.png").write_bytes((images / "cat05" / "0.png").read_bytes())
+    manifest = prepare_dataset(config)
     assert manifest.kept == 48
     assert manifest.reject_counts == {
         "empty file": 2,
@@ -95,100 +99,110 @@ def test_what_is_kept_out_is_counted_by_reason_and_listed(pictures: Path, config
     assert len(lines) == 5
 
 
-def test_an_output_of_another_configuration_is_refused_with_the_difference(
-    pictures: Path, config_for: ConfigFor, made: Made, contents: Contents
+def test_an_output_of_another_configuration_is_refused_and_the_differences_are_named(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset, read_files: ReadFiles
 ) -> None:
     config = config_for()
-    made(config)
-    before = contents(Path(config.output))
+    prepare_dataset(config)
+    before = read_files(Path(config.output))
     with pytest.raises(ConfigError, match=r"\(filters.min_side: 16 there, 20 now; resolution: 16 there, 32 now\)"):
-        made(config_for(resolution=32, filters=FilterConfig(min_side=20)))
-    assert contents(Path(config.output)) == before
+        prepare_dataset(config_for(resolution=32, filters=FilterConfig(min_side=20)))
+    assert read_files(Path(config.output)) == before
 
 
-def test_changed_pictures_and_captions_are_noticed_and_shards_of_none_are_removed(
-    pictures: Path, config_for: ConfigFor, made: Made
+def test_changed_images_and_captions_are_noticed_and_unplanned_shards_are_removed(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset
 ) -> None:
     config = config_for(splits=ALL_IN_TRAIN)
-    before = made(config).splits["train"]
-    (pictures / "cat00" / "0.txt").write_text("another caption\n")
-    for path in [*(pictures / "cat11").iterdir(), *(pictures / "cat10").glob("3.*")]:
+    before = prepare_dataset(config).splits["train"]
+    (images / "cat00" / "0.txt").write_text("another caption\n")
+    for path in [*(images / "cat11").iterdir(), *(images / "cat10").glob("3.*")]:
         path.unlink()
-    after = made(config).splits["train"]
+    after = prepare_dataset(config).splits["train"]
     unchanged = [shard.sha256 == old.sha256 for shard, old in zip(after, before, strict=False)]
     assert unchanged == [False, *7 * [True], False]
     assert {path.name for path in (Path(config.output) / "train").glob("*.tar")} == {shard.name for shard in after}
     assert list(verify_shards(config.output)) == []
 
 
-def test_more_identities_move_none_that_was_there(
-    pictures: Path, config_for: ConfigFor, made: Made, tmp_path: Path
+def test_adding_identities_does_not_move_existing_ones_to_another_split(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset, tmp_path: Path
 ) -> None:
     few, many = config_for(output=tmp_path / "few"), config_for(output=tmp_path / "many")
-    made(few)
-    (pictures / "aaa").mkdir()
-    (pictures / "cat00" / "0.png").rename(pictures / "aaa" / "0.png")
-    made(many)
+    prepare_dataset(few)
+    (images / "aaa").mkdir()
+    (images / "cat00" / "0.png").rename(images / "aaa" / "0.png")
+    prepare_dataset(many)
     for split in ("train", "val", "test"):
         was = {key.split("__")[0] for key in keys(tmp_path / "few", split)}
         assert was <= {key.split("__")[0] for key in keys(tmp_path / "many", split)}
 
 
-@pytest.mark.parametrize("source", ["missing", "no pictures", "no identities"])
-def test_a_source_without_pictures_is_one_error_and_no_file_is_written(
-    tmp_path: Path, config_for: ConfigFor, made: Made, source: str
+@pytest.mark.parametrize("source", ["missing", "no images", "no identities"])
+def test_a_source_without_images_is_refused_before_any_file_is_written(
+    tmp_path: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset, source: str
 ) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     if source != "missing":
         folder.mkdir()
         (folder / ("flat.png" if source == "no identities" else "readme.md")).write_text("hello")
     with pytest.raises(DataError, match=r"^source .*(no such folder|no images|path names no identity).*data\.source"):
-        made(config_for())
+        prepare_dataset(config_for())
     assert not [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
 
 
-def test_a_set_of_which_nothing_is_left_has_no_manifest(pictures: Path, config_for: ConfigFor, made: Made) -> None:
+def test_a_dataset_without_kept_images_gets_no_manifest(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset
+) -> None:
     config = config_for(filters=FilterConfig(min_side=100))
     with pytest.raises(DataError, match=r"every image was rejected \(too small 48\)"):
-        made(config)
+        prepare_dataset(config)
     assert not (Path(config.output) / "manifest.json").exists()
 
 
-def test_statistics_are_of_what_was_kept(pictures: Path, config_for: ConfigFor, made: Made) -> None:
+def test_statistics_cover_the_kept_images_only(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset
+) -> None:
     config = config_for(filters=FilterConfig(scores=("blur",)))
-    made(config)
+    prepare_dataset(config)
     statistics = json.loads((Path(config.output) / "statistics.json").read_text())
     assert statistics["height"] == {"mean": 20, "std": 0, "min": 20, "max": 20}
     assert statistics["blur"]["min"] > 0
 
 
-def test_progress_ends_with_every_shard_made(pictures: Path, config_for: ConfigFor) -> None:
-    told: list[tuple[int, int]] = []
-    manifest = prepare(config_for(), LocalExecutor(workers=1), lambda done, total: told.append((done, total)))
-    shards = sum(len(found) for found in manifest.splits.values())
-    assert told[-1] == (shards, shards)
+def test_progress_ends_with_all_shards_finished(images: Path, config_for: ConfigFor) -> None:
+    calls: list[tuple[int, int]] = []
+    manifest = prepare(config_for(), LocalExecutor(workers=1), lambda done, total: calls.append((done, total)))
+    shards = sum(len(split_shards) for split_shards in manifest.splits.values())
+    assert calls[-1] == (shards, shards)
 
 
-def test_the_manifest_on_disk_is_the_one_returned(pictures: Path, config_for: ConfigFor, made: Made) -> None:
+def test_the_returned_manifest_equals_the_one_on_disk(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset
+) -> None:
     config = config_for()
-    manifest = made(config)
+    manifest = prepare_dataset(config)
     assert Manifest.load(config.output) == manifest
     assert (manifest.config_digest, manifest.domain) == (config.digest, "cat")
 
 
-def test_a_set_can_be_written_to_a_url(pictures: Path, config_for: ConfigFor, made: Made, tmp_path: Path) -> None:
-    here = made(config_for())
-    there = made(config_for(output=f"memory://{tmp_path.name}/set"))
+def test_a_dataset_can_be_written_to_a_url(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset, tmp_path: Path
+) -> None:
+    here = prepare_dataset(config_for())
+    there = prepare_dataset(config_for(output=f"memory://{tmp_path.name}/set"))
     assert there == here
     assert list(verify_shards(f"memory://{tmp_path.name}/set")) == []
     assert not Store(f"memory://{tmp_path.name}/set").exists("work")
 
 
-def test_a_target_that_is_no_folder_is_one_clear_line(pictures: Path, config_for: ConfigFor, made: Made) -> None:
+def test_an_output_that_is_a_file_is_reported_in_one_line(
+    images: Path, config_for: ConfigFor, prepare_dataset: PrepareDataset
+) -> None:
     config = config_for()
     Path(config.output).write_text("a file where the folder should be")
     with pytest.raises(DataError, match=r"output .* cannot be written \(.*\); free space"):
-        made(config)
+        prepare_dataset(config)
 
 
 FULL_DISK = """
@@ -208,20 +222,24 @@ except DataError as error:
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="this system has no limit on the size of files")
-def test_a_full_disk_is_one_clear_line_and_leaves_no_half_shard(pictures: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_shard(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "set"
-    told = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-c", FULL_DISK, str(pictures), str(output)], capture_output=True, text=True, check=True
+    output_text = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", FULL_DISK, str(images), str(output)], capture_output=True, text=True, check=True
     ).stdout
-    assert told.startswith(f"output {output} cannot be written (File too large); free space")
-    assert told.count("\n") == 1
+    assert output_text.startswith(f"output {output} cannot be written (File too large); free space")
+    assert output_text.count("\n") == 1
     assert not list(output.rglob("*.tar"))
 
 
-def test_a_read_only_target_is_one_clear_line(
-    pictures: Path, config_for: ConfigFor, made: Made, ordinary_user: Callable[[], AbstractContextManager[None]]
+def test_a_read_only_output_is_reported_in_one_line(
+    images: Path,
+    config_for: ConfigFor,
+    prepare_dataset: PrepareDataset,
+    ordinary_user: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    made(config_for(output=pictures.parent / "before"))  # imports what is needed: an ordinary user may not see it
+    # The first call imports modules that the unprivileged user may not be able to read.
+    prepare_dataset(config_for(output=images.parent / "before"))
     refused = pytest.raises(DataError, match=r"cannot be written \(Permission denied\)")
     with tempfile.TemporaryDirectory() as folder, ordinary_user(), refused:
-        made(config_for(output=Path(folder) / "set"))
+        prepare_dataset(config_for(output=Path(folder) / "set"))

@@ -23,10 +23,10 @@ ConfigFor = Callable[..., PrepareConfig]
 
 
 @pytest.fixture
-def shard(pictures: Path, config_for: ConfigFor) -> PlannedShard:
-    """Four pictures of one cat and one file that is no picture; one name is longer than old tars can hold."""
-    folder = pictures / "cat00"
-    (folder / "9.png").write_text("no picture")
+def shard(images: Path, config_for: ConfigFor) -> PlannedShard:
+    """Four images of one cat and one file that is not an image; one name is longer than the ustar format allows."""
+    folder = images / "cat00"
+    (folder / "9.png").write_text("not an image")
     (folder / "3.png").rename(folder / f"{'x' * 120}.png")
     records = [item for item in open_source(config_for()) if item.key.startswith("cat00")]
     return PlannedShard(name="train-000000", records=tuple(records))  # type: ignore[arg-type]
@@ -48,8 +48,8 @@ def tar(store: Store) -> Path:
     return Path(store.url) / draft_path("train-000000")
 
 
-def test_webdataset_itself_reads_a_shard(shard: PlannedShard, tar: Path, write: Callable[[], ShardIndex]) -> None:
-    sidecar = write()
+def test_the_webdataset_library_reads_a_shard(shard: PlannedShard, tar: Path, write: Callable[[], ShardIndex]) -> None:
+    index = write()
     samples: list[dict[str, Any]] = list(webdataset.WebDataset(str(tar), shardshuffle=False).decode("rgb8"))
     assert [sample["__key__"] for sample in samples] == [r.key for r in shard.records if not r.key.endswith("__9")]
     assert samples[0]["png"].shape == (16, 16, 3)
@@ -59,73 +59,75 @@ def test_webdataset_itself_reads_a_shard(shard: PlannedShard, tar: Path, write: 
         "caption": "naïve cat",
         "source": "cat00/1.png",
         "original_size": [24, 20],
-        "sha256": sidecar.sample_stats["cat00__1"].sha256,
+        "sha256": index.sample_stats["cat00__1"].sha256,
         "crop_box": [2, 0, 22, 20],
         "scores": {},
         "columns": {},
     }
 
 
-def test_the_sidecar_says_where_every_member_lies(store: Store, tar: Path, write: Callable[[], ShardIndex]) -> None:
-    sidecar = write()
-    assert ShardIndex.load(store, draft_path("train-000000")).members.keys() == sidecar.members.keys()
+def test_the_index_holds_the_byte_range_of_every_member(
+    store: Store, tar: Path, write: Callable[[], ShardIndex]
+) -> None:
+    index = write()
+    assert ShardIndex.load(store, draft_path("train-000000")).members.keys() == index.members.keys()
     data = tar.read_bytes()
-    with tarfile.open(tar) as opened:
-        for key, parts in sidecar.members.items():
+    with tarfile.open(tar) as archive:
+        for key, parts in index.members.items():
             for extension, (offset, size) in parts.items():
-                member = opened.extractfile(f"{key}.{extension}")
+                member = archive.extractfile(f"{key}.{extension}")
                 assert member is not None
                 assert member.read() == data[offset : offset + size]
-    offset, size = sidecar.members["cat00__1"]["png"]
+    offset, size = index.members["cat00__1"]["png"]
     assert np.asarray(Image.open(io.BytesIO(data[offset : offset + size]))).shape == (16, 16, 3)
 
 
-def test_the_sidecar_counts_what_was_kept_and_what_was_not(tar: Path, write: Callable[[], ShardIndex]) -> None:
-    sidecar = write()
-    assert (sidecar.samples, sidecar.reject_counts) == (4, {"not an image": 1})
-    assert sidecar.rejects == [{"key": "cat00__9", "source": "cat00/9.png", "reason": "not an image"}]
-    assert (sidecar.sha256, sidecar.bytes) == (sha256_file(tar), tar.stat().st_size)
+def test_the_index_counts_kept_and_rejected_images(tar: Path, write: Callable[[], ShardIndex]) -> None:
+    index = write()
+    assert (index.samples, index.reject_counts) == (4, {"not an image": 1})
+    assert index.rejects == [{"key": "cat00__9", "source": "cat00/9.png", "reason": "not an image"}]
+    assert (index.sha256, index.bytes) == (sha256_file(tar), tar.stat().st_size)
 
 
-def test_the_sidecar_sums_up_the_pictures_in_numbers(write: Callable[[], ShardIndex]) -> None:
+def test_the_index_summarizes_the_images_in_statistics(write: Callable[[], ShardIndex]) -> None:
     assert write().statistics["width"].summary() == {"mean": 24, "std": 0, "min": 24, "max": 24}
 
 
 def test_members_have_no_time_and_no_owner(tar: Path, write: Callable[[], ShardIndex]) -> None:
     write()
-    with tarfile.open(tar) as opened:
-        assert {(info.mtime, info.uid, info.gid, info.uname, info.gname) for info in opened} == {(0, 0, 0, "", "")}
+    with tarfile.open(tar) as archive:
+        assert {(info.mtime, info.uid, info.gid, info.uname, info.gname) for info in archive} == {(0, 0, 0, "", "")}
 
 
-def test_a_file_that_is_gone_by_now_is_kept_out_as_unreadable(
-    pictures: Path, shard: PlannedShard, write: Callable[[], ShardIndex]
+def test_a_file_that_was_deleted_meanwhile_is_rejected_as_unreadable(
+    images: Path, shard: PlannedShard, write: Callable[[], ShardIndex]
 ) -> None:
-    (pictures / "cat00" / "1.png").unlink()
+    (images / "cat00" / "1.png").unlink()
     assert write().reject_counts == {"not an image": 1, "unreadable": 1}
 
 
-@pytest.mark.parametrize("harm", ["none", "tar is gone", "tar is cut", "sidecar is gone", "sidecar is cut", "other"])
-def test_only_a_whole_shard_of_the_same_making_is_finished(
-    shard: PlannedShard, store: Store, tar: Path, write: Callable[[], ShardIndex], harm: str
+@pytest.mark.parametrize("damage", ["none", "tar is gone", "tar is cut", "index is gone", "index is cut", "other"])
+def test_only_a_complete_shard_of_the_same_configuration_is_current(
+    shard: PlannedShard, store: Store, tar: Path, write: Callable[[], ShardIndex], damage: str
 ) -> None:
-    first, sidecar = write(), tar.with_suffix(".json")
-    if harm == "tar is gone":
+    first, index = write(), tar.with_suffix(".json")
+    if damage == "tar is gone":
         tar.unlink()
-    elif harm == "tar is cut":
+    elif damage == "tar is cut":
         tar.write_bytes(tar.read_bytes()[:-512])
-    elif harm == "sidecar is gone":
-        sidecar.unlink()
-    elif harm == "sidecar is cut":
-        sidecar.write_text(sidecar.read_text()[:100])
-    elif harm == "other":
-        sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"config_digest": "another"}))
-    found = load_if_current(store, draft_path(shard.name), first.config_digest, shard.digest)
-    assert (found is not None) == (harm == "none")
+    elif damage == "index is gone":
+        index.unlink()
+    elif damage == "index is cut":
+        index.write_text(index.read_text()[:100])
+    elif damage == "other":
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"config_digest": "another"}))
+    current = load_if_current(store, draft_path(shard.name), first.config_digest, shard.digest)
+    assert (current is not None) == (damage == "none")
 
 
-def test_a_sidecar_of_a_newer_e4t_is_refused(store: Store, tar: Path, write: Callable[[], ShardIndex]) -> None:
+def test_an_index_of_a_newer_e4t_is_refused(store: Store, tar: Path, write: Callable[[], ShardIndex]) -> None:
     write()
-    sidecar = tar.with_suffix(".json")
-    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"version": 3}))
+    index = tar.with_suffix(".json")
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"version": 3}))
     with pytest.raises(DataError, match="newer e4t .*; upgrade e4t"):
         ShardIndex.load(store, draft_path("train-000000"))

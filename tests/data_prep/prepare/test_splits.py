@@ -14,25 +14,25 @@ def fractions(draw: st.DrawFn) -> SplitFractions:
 
 
 @given(st.text(), fractions())
-def test_an_identity_has_one_split_whatever_its_name(identity: str, shares: SplitFractions) -> None:
-    assert split_of(identity, shares) in SPLITS
-    assert split_of(identity, shares) == split_of(identity, shares)
+def test_every_identity_has_exactly_one_split(identity: str, split_fractions: SplitFractions) -> None:
+    assert split_of(identity, split_fractions) in SPLITS
+    assert split_of(identity, split_fractions) == split_of(identity, split_fractions)
 
 
 @given(st.text())
-def test_a_share_of_nothing_gets_nothing_and_of_all_everything(identity: str) -> None:
+def test_a_fraction_of_1_gets_every_identity_and_0_gets_none(identity: str) -> None:
     for name in SPLITS:
-        shares = {split: float(split == name) for split in SPLITS}
-        assert split_of(identity, SplitFractions(**shares)) == name
+        values = {split: float(split == name) for split in SPLITS}
+        assert split_of(identity, SplitFractions(**values)) == name
 
 
-def test_shares_come_out_about_as_asked() -> None:
-    found = [split_of(f"person {number}", SplitFractions()) for number in range(5000)]
-    for split, share in {"train": 0.90, "val": 0.04, "test": 0.06}.items():
-        assert abs(found.count(split) / 5000 - share) < 0.015
+def test_splits_have_about_the_requested_sizes() -> None:
+    splits = [split_of(f"person {number}", SplitFractions()) for number in range(5000)]
+    for split, fraction in {"train": 0.90, "val": 0.04, "test": 0.06}.items():
+        assert abs(splits.count(split) / 5000 - fraction) < 0.015
 
 
-def test_splits_stay_what_they_were_when_the_first_sets_were_made() -> None:
+def test_splits_equal_those_of_the_first_version() -> None:
     names = ["anna", "ben", "cleo", "dario", "elif", "farid"]
     even = SplitFractions(train=0.4, val=0.3, test=0.3)
     assert [split_of(name, even) for name in names] == ["val", "val", "train", "test", "train", "train"]

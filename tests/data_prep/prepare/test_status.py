@@ -12,8 +12,8 @@ from data_prep.shards.manifest import Manifest
 ConfigFor = Callable[..., PrepareConfig]
 
 
-def test_a_set_that_is_being_made_tells_what_is_done_and_what_is_left(pictures: Path, config_for: ConfigFor) -> None:
-    (pictures / "cat00" / "9.png").write_text("no picture")
+def test_status_of_an_unfinished_dataset_reports_done_and_planned_work(images: Path, config_for: ConfigFor) -> None:
+    (images / "cat00" / "9.png").write_text("not an image")
     config = config_for()
     run_worker(config, 0, 2)
     now = status(config)
@@ -24,16 +24,16 @@ def test_a_set_that_is_being_made_tells_what_is_done_and_what_is_left(pictures: 
     assert now.rate > 0
 
 
-def test_a_finished_set_tells_what_was_kept_out(
-    pictures: Path, config_for: ConfigFor, made: Callable[[PrepareConfig], Manifest]
+def test_status_of_a_finished_dataset_reports_the_rejects(
+    images: Path, config_for: ConfigFor, prepare_dataset: Callable[[PrepareConfig], Manifest]
 ) -> None:
-    (pictures / "cat00" / "9.png").write_text("no picture")
+    (images / "cat00" / "9.png").write_text("not an image")
     config = config_for()
-    made(config)
+    prepare_dataset(config)
     now = status(config)
     assert (now.finished, now.processed, now.reject_counts) == (True, 49, {"not an image": 1})
 
 
-def test_a_folder_where_nothing_was_begun_is_said_to_be_one(tmp_path: Path, config_for: ConfigFor) -> None:
+def test_status_of_an_empty_folder_says_that_no_run_has_started(tmp_path: Path, config_for: ConfigFor) -> None:
     with pytest.raises(DataError, match="no run has started there; run `e4t prepare`"):
         status(config_for())

@@ -1,4 +1,4 @@
-"""A process that makes pictures keeps to one core and to its memory."""
+"""Worker processes use one thread and reuse freed memory."""
 
 import os
 import platform
@@ -11,19 +11,19 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-def said(program: str, **environment: str) -> str:
-    """What a fresh process says; the settings are for good."""
+def run_program(program: str, **environment: str) -> str:
+    """Run a program in a new process, because the settings last as long as the process; return its output."""
     command = [
         sys.executable,
         "-c",
         f"from data_prep.prepare.worker import configure_worker_process; configure_worker_process(); {program}",
     ]
     variables = {name: value for name, value in os.environ.items() if name != "RAYON_NUM_THREADS"} | environment
-    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - our own program
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - fixed program
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries go without")
-def test_a_buffer_that_was_freed_serves_again_without_the_kernel() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings apply to glibc only")
+def test_freed_buffers_are_reused_without_page_faults() -> None:
     program = (
         "import resource, numpy as np\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
@@ -32,9 +32,9 @@ def test_a_buffer_that_was_freed_serves_again_without_the_kernel() -> None:
         "for _ in range(20): fill()\n"
         "print(faults() - before)"
     )
-    assert int(said(f"\n{program}")) < 4_394  # it is 4,394 pages, 20 times
+    assert int(run_program(f"\n{program}")) < 4_394  # without the settings each of the 20 rounds faults in 4,394 pages
 
 
-def test_one_thread_is_what_it_gets_unless_told_otherwise() -> None:
+def test_the_process_gets_one_thread_unless_the_environment_says_otherwise() -> None:
     program = "import os; print(os.environ['RAYON_NUM_THREADS'])"
-    assert (said(program), said(program, RAYON_NUM_THREADS="3")) == ("1", "3")
+    assert (run_program(program), run_program(program, RAYON_NUM_THREADS="3")) == ("1", "3")

@@ -10,10 +10,10 @@ from data_prep.errors import DataError
 from data_prep.shards.reader import ShardReader
 
 
-def test_a_reader_gives_what_webdataset_gives(shared_set: Path) -> None:
-    tars = sorted(str(path) for path in (shared_set / "train").glob("*.tar"))
+def test_a_reader_returns_what_the_webdataset_library_returns(shared_dataset: Path) -> None:
+    tars = sorted(str(path) for path in (shared_dataset / "train").glob("*.tar"))
     expected = list(webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8"))
-    reader = ShardReader(shared_set, "train")
+    reader = ShardReader(shared_dataset, "train")
     assert len(reader) == len(expected)
     for sample, other in zip(reader, expected, strict=True):
         assert (sample.key, sample.caption) == (other["__key__"], other["json"]["caption"])
@@ -22,8 +22,8 @@ def test_a_reader_gives_what_webdataset_gives(shared_set: Path) -> None:
         assert torch.equal(sample.pixels, torch.tensor(other["png"]).permute(2, 0, 1))
 
 
-def test_any_sample_can_be_had_by_its_number(shared_set: Path) -> None:
-    reader = ShardReader(shared_set, "test")
+def test_samples_can_be_read_by_index(shared_dataset: Path) -> None:
+    reader = ShardReader(shared_dataset, "test")
     in_order = list(reader)
     assert [reader[index].key for index in reversed(range(len(reader)))] == [s.key for s in reversed(in_order)]
     for index in (-1, len(reader)):
@@ -31,23 +31,23 @@ def test_any_sample_can_be_had_by_its_number(shared_set: Path) -> None:
             reader[index]
 
 
-@pytest.mark.parametrize("harm", ["tar is gone", "tar is cut", "tar is noise", "sidecar is gone", "sidecar is short"])
-def test_a_damaged_shard_is_named_with_what_to_run(shared_set: Path, tmp_path: Path, harm: str) -> None:
-    shutil.copytree(shared_set, tmp_path / "copy")
+@pytest.mark.parametrize("damage", ["tar is gone", "tar is cut", "tar is noise", "index is gone", "index is short"])
+def test_a_damaged_shard_is_named_with_the_command_to_run(shared_dataset: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(shared_dataset, tmp_path / "copy")
     tar = tmp_path / "copy" / "train" / "train-000001.tar"
-    sidecar = tar.with_suffix(".json")
-    if harm == "tar is gone":
+    index = tar.with_suffix(".json")
+    if damage == "tar is gone":
         tar.unlink()
-    elif harm == "tar is cut":
+    elif damage == "tar is cut":
         tar.write_bytes(tar.read_bytes()[:600])
-    elif harm == "tar is noise":
+    elif damage == "tar is noise":
         tar.write_bytes(bytes(range(256)) * (tar.stat().st_size // 256))
-    elif harm == "sidecar is gone":
-        sidecar.unlink()
+    elif damage == "index is gone":
+        index.unlink()
     else:
-        data = json.loads(sidecar.read_text())
+        data = json.loads(index.read_text())
         data["members"].popitem()
-        sidecar.write_text(json.dumps(data))
+        index.write_text(json.dumps(data))
     with pytest.raises(DataError, match=r"^shard .*train-000001.tar.*`e4t prepare") as caught:
         list(ShardReader(tmp_path / "copy", "train"))
     assert "\n" not in str(caught.value)

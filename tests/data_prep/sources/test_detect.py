@@ -61,8 +61,8 @@ def test_the_content_of_a_folder_at_a_url_is_inspected(config_of: ConfigOf) -> N
     assert detect_type(config_of("memory://only")) == "folder"
 
 
-def test_a_folder_with_a_manifest_of_e4t_is_detected_as_shards(shared_set: Path, config_of: ConfigOf) -> None:
-    assert detect_type(config_of(shared_set)) == "shards"
+def test_a_folder_with_a_manifest_of_e4t_is_detected_as_shards(shared_dataset: Path, config_of: ConfigOf) -> None:
+    assert detect_type(config_of(shared_dataset)) == "shards"
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,8 @@ def test_listing_continues_after_a_corrupt_shard(tmp_path: Path, list_items: Lis
     assert [getattr(item, "reason", item.key) for item in items] == ["set-0__0", "corrupt archive", "set-1__0"]
 
 
-def test_a_prepared_dataset_keeps_its_keys_as_a_source(shared_set: Path, list_items: ListItems) -> None:
-    records = list_items(shared_set)
+def test_a_prepared_dataset_keeps_its_keys_as_a_source(shared_dataset: Path, list_items: ListItems) -> None:
+    records = list_items(shared_dataset)
     assert len(records) == 48
     assert {item.key for item in records} == {f"cat{i:02d}__{j}" for i in range(12) for j in range(4)}
     assert all(isinstance(item, Record) and item.key.startswith(item.identity) for item in records)

@@ -1,4 +1,4 @@
-"""Streams of sets on this machine's disk that are not whole."""
+"""Streaming local datasets with damaged or missing shards."""
 
 import io
 import os
@@ -20,13 +20,13 @@ from data_prep.shards.shard_index import ShardIndex
 from data_prep.storage.store import Store
 from data_prep.stream.stream import Batch, ShardReader, ShardStream
 
-Settings = Callable[..., DataLoaderConfig]
+MakeLoaderConfig = Callable[..., DataLoaderConfig]
 SHARD = "train/train-000002.tar"
 
 
 @pytest.fixture
-def copy(shared_set: Path, tmp_path: Path) -> Path:
-    shutil.copytree(shared_set, tmp_path / "copy")
+def copy(shared_dataset: Path, tmp_path: Path) -> Path:
+    shutil.copytree(shared_dataset, tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -36,12 +36,12 @@ def take(root: Path, batches: int, config: DataLoaderConfig, **position: Any) ->
 
 
 def members(root: Path, tar: str = SHARD) -> dict[str, tuple[int, int]]:
-    """Offset and size of the pictures, by key."""
+    """Return offset and size of the images by key."""
     return {key: tuple(parts["png"]) for key, parts in ShardIndex.load(Store(str(root)), tar).members.items()}
 
 
 def overwrite(root: Path, key: str, data: bytes) -> None:
-    """Put other bytes in the place of a picture's first ones."""
+    """Overwrite the first bytes of an image."""
     offset, size = members(root)[key]
     with (root / SHARD).open("r+b") as file:
         file.seek(offset)
@@ -52,91 +52,99 @@ def skipped_of(batches: list[Batch]) -> list[str]:
     return [key for batch in batches for key in batch.skipped]
 
 
-def test_a_picture_that_does_not_decode_ends_the_stream_with_its_name(copy: Path, patient: Settings) -> None:
+def test_an_image_that_cannot_be_decoded_ends_the_stream_and_is_named(
+    copy: Path, loader_config: MakeLoaderConfig
+) -> None:
     key = list(members(copy))[1]
     overwrite(copy, key, bytes(5000))
     with pytest.raises(DataError, match=rf"^shard .*{SHARD}: sample {key} cannot be read .*`e4t prepare --verify`"):
-        take(copy, 20, patient())
+        take(copy, 20, loader_config())
 
 
-def test_one_flipped_bit_in_a_picture_is_found_where_the_format_has_a_checksum(copy: Path, patient: Settings) -> None:
+def test_a_flipped_bit_is_detected_in_formats_with_a_checksum(copy: Path, loader_config: MakeLoaderConfig) -> None:
     key = list(members(copy))[0]
     offset, size = members(copy)[key]
     data = bytearray((copy / SHARD).read_bytes())
     data[offset + size // 2] ^= 1
     (copy / SHARD).write_bytes(data)
     with pytest.raises(DataError, match=f"sample {key} cannot be read"):
-        take(copy, 20, patient())
+        take(copy, 20, loader_config())
 
 
-def test_a_picture_of_another_size_is_damage(copy: Path, patient: Settings) -> None:
+def test_an_image_of_the_wrong_size_is_an_error(copy: Path, loader_config: MakeLoaderConfig) -> None:
     key = list(members(copy))[1]
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "png")
     overwrite(copy, key, buffer.getvalue())
     with pytest.raises(DataError, match=f"sample {key} cannot be read .the image has 8 x 8 pixels, not 16 x 16"):
-        take(copy, 20, patient())
+        take(copy, 20, loader_config())
 
 
-def test_a_damaged_picture_is_skipped_and_the_next_one_stands_in(copy: Path, patient: Settings) -> None:
+def test_a_damaged_image_is_skipped_and_replaced_by_the_next_one(copy: Path, loader_config: MakeLoaderConfig) -> None:
     size = len(ShardReader(copy, "train"))
-    whole = take(copy, 2 * size // 4, patient())
-    line = [key for batch in whole for key in batch.keys]
+    whole = take(copy, 2 * size // 4, loader_config())
+    sequence = [key for batch in whole for key in batch.keys]
     key = list(members(copy))[1]
     overwrite(copy, key, bytes(5000))
-    batches = take(copy, 2 * size // 4, patient(on_error="skip"))
-    at = line.index(key)
-    expected = [line[position + 1] if found == key else found for position, found in enumerate(line)]
-    assert [found for batch in batches for found in batch.keys][: size + at] == expected[: size + at]
-    assert skipped_of(batches) == [key] * line.count(key)
+    batches = take(copy, 2 * size // 4, loader_config(on_error="skip"))
+    first = sequence.index(key)
+    expected = [sequence[position + 1] if each == key else each for position, each in enumerate(sequence)]
+    assert [each for batch in batches for each in batch.keys][: size + first] == expected[: size + first]
+    assert skipped_of(batches) == [key] * sequence.count(key)
     assert [batch.indices for batch in batches] == [batch.indices for batch in whole]
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_what_stands_in_does_not_depend_on_the_number_of_ranks(copy: Path, patient: Settings, world: int) -> None:
+def test_the_replacement_does_not_depend_on_the_number_of_ranks(
+    copy: Path, loader_config: MakeLoaderConfig, world: int
+) -> None:
     (copy / SHARD).unlink()
-    config = patient(on_error="skip")
+    config = loader_config(on_error="skip")
     ranks = [take(copy, 8, config, rank=rank, world_size=world) for rank in range(world)]
     together = [[key for part in parts for key in part.keys] for parts in zip(*ranks, strict=True)]
     assert together == [batch.keys for batch in take(copy, 8, config)]
 
 
-def test_of_a_truncated_shard_only_what_is_cut_off_is_skipped(copy: Path, patient: Settings) -> None:
+def test_only_the_missing_samples_of_a_truncated_shard_are_skipped(copy: Path, loader_config: MakeLoaderConfig) -> None:
     first, second, *_ = members(copy).values()
     os.truncate(copy / SHARD, second[0] + 10)
     size = len(ShardReader(copy, "train"))
-    batches = take(copy, size // 4, patient(on_error="skip"))
+    batches = take(copy, size // 4, loader_config(on_error="skip"))
     seen = {key for batch in batches for key in batch.keys}
     keys = list(members(copy))
     assert keys[0] in seen
     assert set(skipped_of(batches)) == set(keys[1:])
 
 
-@pytest.mark.parametrize("harm", ["missing", "no sidecar", "another's sidecar"])
-def test_a_lost_shard_is_skipped_under_its_rows(copy: Path, patient: Settings, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "no index", "another's index"])
+def test_the_samples_of_a_lost_shard_are_skipped_by_row(
+    copy: Path, loader_config: MakeLoaderConfig, damage: str
+) -> None:
     path = copy / SHARD
-    if harm == "missing":
+    if damage == "missing":
         path.unlink()
-    elif harm == "no sidecar":
+    elif damage == "no index":
         path.with_suffix(".json").unlink()
     else:
         shutil.copy(copy / "train" / "train-000001.json", path.with_suffix(".json"))
     size = len(ShardReader(copy, "train"))
-    (batch,) = take(copy, 1, patient(on_error="skip"), global_batch_size=size)
+    (batch,) = take(copy, 1, loader_config(on_error="skip"), global_batch_size=size)
     assert sorted(batch.skipped) == [f"{SHARD}[{row}]" for row in range(Manifest.load(copy).splits["train"][2].samples)]
     assert len(batch.keys) == size
 
 
-def test_a_set_of_which_nothing_can_be_read_ends_the_stream(copy: Path, patient: Settings) -> None:
+def test_an_unreadable_dataset_ends_the_stream(copy: Path, loader_config: MakeLoaderConfig) -> None:
     for tar in (copy / "train").glob("*.tar"):
         tar.unlink()
     with pytest.raises(DataError, match=r"32 consecutive samples cannot be read; the last error: shard .* is missing"):
-        take(copy, 1, patient(on_error="skip"))
+        take(copy, 1, loader_config(on_error="skip"))
 
 
-def test_a_decoder_that_is_killed_is_replaced(shared_set: Path, patient: Settings) -> None:
-    expected = take(shared_set, 6, patient())
-    with ShardStream(shared_set, "train", global_batch_size=4, config=patient(num_workers=1, prefetch=1)) as stream:
+def test_a_killed_decoder_is_replaced(shared_dataset: Path, loader_config: MakeLoaderConfig) -> None:
+    expected = take(shared_dataset, 6, loader_config())
+    with ShardStream(
+        shared_dataset, "train", global_batch_size=4, config=loader_config(num_workers=1, prefetch=1)
+    ) as stream:
         batches = [next(stream)]
         (decoder,) = stream._loader._buffer.decoders
         os.kill(decoder._process.pid, signal.SIGKILL)
@@ -145,10 +153,10 @@ def test_a_decoder_that_is_killed_is_replaced(shared_set: Path, patient: Setting
         assert (batch.keys, torch.equal(batch.tensors["pixels"], other.tensors["pixels"])) == (other.keys, True)
 
 
-def test_decoders_end_with_the_stream_and_outlive_signals_to_the_whole_group(
-    shared_set: Path, patient: Settings
+def test_decoders_end_with_the_stream_and_survive_signals_to_the_process_group(
+    shared_dataset: Path, loader_config: MakeLoaderConfig
 ) -> None:
-    stream = ShardStream(shared_set, "train", global_batch_size=4, config=patient(num_workers=1))
+    stream = ShardStream(shared_dataset, "train", global_batch_size=4, config=loader_config(num_workers=1))
     next(stream)
     (decoder,) = stream._loader._buffer.decoders
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""Streams of several sets."""
+"""Streaming a mixture of datasets."""
 
 import shutil
 from collections import Counter
@@ -15,21 +15,21 @@ from data_prep.config_diff import differences
 from data_prep.shards.features import FeatureReader, write_features
 from data_prep.stream.stream import Batch, ShardReader, ShardStream
 from e4t import ConfigError
-from tests.data_prep.conftest import make_config, make_set, noise
+from tests.data_prep.conftest import make_config, noise, prepare_in_process
 
-Settings = Callable[..., DataLoaderConfig]
+MakeLoaderConfig = Callable[..., DataLoaderConfig]
 
 
 @pytest.fixture(scope="session")
-def other_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another set, of 20 pictures, all of them in ``train``."""
+def other_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another dataset of 20 images, all in ``train``."""
     root = tmp_path_factory.mktemp("other")
     for number in range(20):
-        folder = root / "pictures" / f"dog{number:02d}"
+        folder = root / "images" / f"dog{number:02d}"
         folder.mkdir(parents=True)
         noise(1000 + number).save(folder / "0.png")
     everything = SplitFractions(train=1.0, val=0.0, test=0.0)
-    make_set(make_config(root / "pictures", root / "set", shard_samples=6, splits=everything))
+    prepare_in_process(make_config(root / "images", root / "set", shard_samples=6, splits=everything))
     return root / "set"
 
 
@@ -42,37 +42,41 @@ def keys_of(batches: list[Batch]) -> list[str]:
     return [key for batch in batches for key in batch.keys]
 
 
-def test_each_set_comes_in_its_share_and_once_in_its_own_epoch(
-    shared_set: Path, other_set: Path, patient: Settings
+def test_each_dataset_has_its_fraction_and_each_sample_occurs_once_per_epoch(
+    shared_dataset: Path, other_dataset: Path, loader_config: MakeLoaderConfig
 ) -> None:
-    config = patient(mixture={str(other_set): 0.5})
-    keys = keys_of(take(shared_set, 20, config, global_batch_size=6))
+    config = loader_config(mixture={str(other_dataset): 0.5})
+    keys = keys_of(take(shared_dataset, 20, config, global_batch_size=6))
     dogs = [key for key in keys if key.startswith("dog")]
     cats = [key for key in keys if not key.startswith("dog")]
     assert all(sum(key.startswith("dog") for key in keys[start : start + 3]) == 1 for start in range(0, 120, 3))
-    size = len(ShardReader(shared_set, "train"))
+    size = len(ShardReader(shared_dataset, "train"))
     assert len(set(cats[:size])) == size
     assert len(set(dogs[:20])) == len(set(dogs[20:40])) == 20
 
 
-def test_the_own_sets_order_is_the_one_it_has_alone(shared_set: Path, other_set: Path, patient: Settings) -> None:
-    mixed = keys_of(take(shared_set, 20, patient(mixture={str(other_set): 2}), global_batch_size=6, seed=4))
-    alone = keys_of(take(shared_set, 20, patient(), global_batch_size=6, seed=4))
+def test_the_order_of_the_own_dataset_is_the_same_as_without_mixing(
+    shared_dataset: Path, other_dataset: Path, loader_config: MakeLoaderConfig
+) -> None:
+    mixed = keys_of(
+        take(shared_dataset, 20, loader_config(mixture={str(other_dataset): 2}), global_batch_size=6, seed=4)
+    )
+    alone = keys_of(take(shared_dataset, 20, loader_config(), global_batch_size=6, seed=4))
     own = [key for key in mixed if not key.startswith("dog")]
     assert own == alone[: len(own)]
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_workers_and_a_resume_change_nothing_in_a_mix(
-    shared_set: Path, other_set: Path, patient: Settings, world: int
+def test_ranks_workers_and_resuming_do_not_change_a_mixture(
+    shared_dataset: Path, other_dataset: Path, loader_config: MakeLoaderConfig, world: int
 ) -> None:
-    mix = {str(other_set): 0.75}
-    alone = take(shared_set, 12, patient(mixture=mix, horizontal_flip=True), global_batch_size=6)
+    mixture = {str(other_dataset): 0.75}
+    alone = take(shared_dataset, 12, loader_config(mixture=mixture, horizontal_flip=True), global_batch_size=6)
     ranks = [
         take(
-            shared_set,
+            shared_dataset,
             5,
-            patient(mixture=mix, horizontal_flip=True, num_workers=1),
+            loader_config(mixture=mixture, horizontal_flip=True, num_workers=1),
             global_batch_size=6,
             rank=r,
             world_size=world,
@@ -87,66 +91,74 @@ def test_ranks_workers_and_a_resume_change_nothing_in_a_mix(
         assert {(part.epoch, part.samples_seen) for part in parts} == {(whole.epoch, whole.samples_seen)}
 
 
-def test_the_epoch_of_a_batch_is_the_own_sets(shared_set: Path, other_set: Path, patient: Settings) -> None:
-    size = len(ShardReader(shared_set, "train"))
-    for batch in take(shared_set, 2 * size // 2, patient(mixture={str(other_set): 1}), global_batch_size=4):
+def test_the_epoch_of_a_batch_is_that_of_the_own_dataset(
+    shared_dataset: Path, other_dataset: Path, loader_config: MakeLoaderConfig
+) -> None:
+    size = len(ShardReader(shared_dataset, "train"))
+    for batch in take(
+        shared_dataset, 2 * size // 2, loader_config(mixture={str(other_dataset): 1}), global_batch_size=4
+    ):
         assert batch.epoch == (batch.samples_seen // 2 - 1) // size
 
 
-def test_where_sets_lie_and_how_they_are_listed_changes_nothing(
-    shared_set: Path, other_set: Path, patient: Settings, tmp_path: Path
+def test_the_order_does_not_depend_on_locations_and_listing_of_the_datasets(
+    shared_dataset: Path, other_dataset: Path, loader_config: MakeLoaderConfig, tmp_path: Path
 ) -> None:
-    (tmp_path / "moved").symlink_to(other_set)
-    third = make_config(tmp_path / "pictures", tmp_path / "third")
-    (tmp_path / "pictures" / "bird").mkdir(parents=True)
+    (tmp_path / "moved").symlink_to(other_dataset)
+    third = make_config(tmp_path / "images", tmp_path / "third")
+    (tmp_path / "images" / "bird").mkdir(parents=True)
     for number in range(6):
-        (tmp_path / "pictures" / f"bird{number}").mkdir()
-        noise(2000 + number).save(tmp_path / "pictures" / f"bird{number}" / "0.png")
-    make_set(third)
-    one = patient(mixture={str(other_set): 1, third.output: 2})
-    two = patient(mixture={third.output: 2.0, str(tmp_path / "moved"): 1})
-    streams = [ShardStream(shared_set, "train", global_batch_size=4, config=config) for config in (one, two)]
+        (tmp_path / "images" / f"bird{number}").mkdir()
+        noise(2000 + number).save(tmp_path / "images" / f"bird{number}" / "0.png")
+    prepare_in_process(third)
+    one = loader_config(mixture={str(other_dataset): 1, third.output: 2})
+    two = loader_config(mixture={third.output: 2.0, str(tmp_path / "moved"): 1})
+    streams = [ShardStream(shared_dataset, "train", global_batch_size=4, config=config) for config in (one, two)]
     assert streams[0].digest == streams[1].digest
-    assert keys_of(take(shared_set, 8, one, global_batch_size=4)) == keys_of(
-        take(shared_set, 8, two, global_batch_size=4)
+    assert keys_of(take(shared_dataset, 8, one, global_batch_size=4)) == keys_of(
+        take(shared_dataset, 8, two, global_batch_size=4)
     )
 
 
-def test_the_identity_tells_what_differs(shared_set: Path, other_set: Path, patient: Settings) -> None:
-    def identity(**changes: Any) -> dict[str, Any]:
-        return ShardStream(shared_set, "train", global_batch_size=4, config=patient(**changes)).fingerprint()
+def test_the_fingerprint_shows_what_differs(
+    shared_dataset: Path, other_dataset: Path, loader_config: MakeLoaderConfig
+) -> None:
+    def fingerprint(**changes: Any) -> dict[str, Any]:
+        return ShardStream(shared_dataset, "train", global_batch_size=4, config=loader_config(**changes)).fingerprint()
 
-    other = ShardReader(other_set, "train").manifest.digest
-    assert differences(identity(), identity(horizontal_flip=True, num_workers=1, retries=9)) == []
-    assert differences(identity(), identity(shuffle_window_shards=4)) == [("shuffle_window_shards", 3, 4)]
-    assert differences(identity(), identity(mixture={str(other_set): 0.5})) == [
+    other = ShardReader(other_dataset, "train").manifest.digest
+    assert differences(fingerprint(), fingerprint(horizontal_flip=True, num_workers=1, retries=9)) == []
+    assert differences(fingerprint(), fingerprint(shuffle_window_shards=4)) == [("shuffle_window_shards", 3, 4)]
+    assert differences(fingerprint(), fingerprint(mixture={str(other_dataset): 0.5})) == [
         ("fraction", "1 of 1", "2 of 3"),
         (f"mixture.{other}", None, "1 of 3"),
     ]
 
 
-def test_features_of_every_set_are_mixed_as_the_pictures_are(
-    shared_set: Path, other_set: Path, patient: Settings, tmp_path: Path
+def test_features_are_mixed_in_the_same_order_as_images(
+    shared_dataset: Path, other_dataset: Path, loader_config: MakeLoaderConfig, tmp_path: Path
 ) -> None:
-    for name, root in (("one", shared_set), ("two", other_set)):
+    for name, root in (("one", shared_dataset), ("two", other_dataset)):
         shutil.copytree(root, tmp_path / name)
-        write_features(str(tmp_path / name), "seen", {}, lambda pixels: {"corner": pixels[:, :, 0, 0]})
-    config = patient(mixture={str(tmp_path / "two"): 1}, horizontal_flip=True)
-    features = FeatureReader(str(tmp_path / "one"), "seen", "train", {}, config)
-    pictures = take(tmp_path / "one", 10, config, global_batch_size=6)
-    seen = take(tmp_path / "one", 10, config, global_batch_size=6, features=features)
-    for picture, feature in zip(pictures, seen, strict=True):
-        corner = picture.tensors["pixels"][:, :, 0, 0].float() / 127.5 - 1
-        assert (picture.keys, torch.equal(corner, feature.tensors["corner"])) == (feature.keys, True)
-    assert Counter(key.startswith("dog") for key in keys_of(seen)) == {True: 30, False: 30}
+        write_features(str(tmp_path / name), "features", {}, lambda pixels: {"corner": pixels[:, :, 0, 0]})
+    config = loader_config(mixture={str(tmp_path / "two"): 1}, horizontal_flip=True)
+    features = FeatureReader(str(tmp_path / "one"), "features", "train", {}, config)
+    images = take(tmp_path / "one", 10, config, global_batch_size=6)
+    cached = take(tmp_path / "one", 10, config, global_batch_size=6, features=features)
+    for image, feature in zip(images, cached, strict=True):
+        corner = image.tensors["pixels"][:, :, 0, 0].float() / 127.5 - 1
+        assert (image.keys, torch.equal(corner, feature.tensors["corner"])) == (feature.keys, True)
+    assert Counter(key.startswith("dog") for key in keys_of(cached)) == {True: 30, False: 30}
 
 
-def test_sets_of_other_sizes_are_refused(shared_set: Path, patient: Settings, pictures: Path, tmp_path: Path) -> None:
-    make_set(make_config(pictures, tmp_path / "large", resolution=24))
+def test_datasets_of_different_resolutions_are_refused(
+    shared_dataset: Path, loader_config: MakeLoaderConfig, images: Path, tmp_path: Path
+) -> None:
+    prepare_in_process(make_config(images, tmp_path / "large", resolution=24))
     with pytest.raises(ConfigError, match=r"resolutions of \[16, 24\] pixels; prepare all with the same one"):
-        take(shared_set, 1, patient(mixture={str(tmp_path / "large"): 1}), global_batch_size=4)
+        take(shared_dataset, 1, loader_config(mixture={str(tmp_path / "large"): 1}), global_batch_size=4)
 
 
-def test_the_own_set_named_again_is_refused(shared_set: Path, patient: Settings) -> None:
+def test_mixing_the_own_dataset_in_again_is_refused(shared_dataset: Path, loader_config: MakeLoaderConfig) -> None:
     with pytest.raises(ConfigError, match="a dataset is listed twice"):
-        take(shared_set, 1, patient(mixture={shared_set.as_uri(): 1}), global_batch_size=4)
+        take(shared_dataset, 1, loader_config(mixture={shared_dataset.as_uri(): 1}), global_batch_size=4)

@@ -1,4 +1,4 @@
-"""Streams of sets that are not on this machine's disk."""
+"""Streaming datasets from remote stores."""
 
 import fcntl
 import shutil
@@ -20,7 +20,7 @@ from data_prep.stream.stream import Batch, ShardReader, ShardStream
 from e4t import ConfigError
 from tests.data_prep.flaky_server import FlakyServer, flaky_server
 
-Settings = Callable[..., DataLoaderConfig]
+MakeLoaderConfig = Callable[..., DataLoaderConfig]
 SHARD = "train/train-000001.tar"
 
 
@@ -29,7 +29,7 @@ def take(root: Path | str, batches: int, config: DataLoaderConfig, **position: A
         return list(islice(stream, batches))
 
 
-def same(some: list[Batch], others: list[Batch]) -> bool:
+def equal_batches(some: list[Batch], others: list[Batch]) -> bool:
     plain = all(
         vars(one) | {"tensors": None} == vars(other) | {"tensors": None}
         for one, other in zip(some, others, strict=True)
@@ -40,26 +40,31 @@ def same(some: list[Batch], others: list[Batch]) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["file", "memory", "http"])
-def test_a_set_at_a_url_streams_as_it_does_from_a_folder(
-    shared_set: Path, server: FlakyServer, patient: Settings, kind: str
+def test_a_dataset_at_a_url_streams_like_one_in_a_folder(
+    shared_dataset: Path, server: FlakyServer, loader_config: MakeLoaderConfig, kind: str
 ) -> None:
-    url = {"file": shared_set.as_uri(), "memory": "memory://streamed", "http": server.url}[kind]
+    url = {"file": shared_dataset.as_uri(), "memory": "memory://streamed", "http": server.url}[kind]
     if kind == "memory":
-        fsspec.filesystem("memory").put(str(shared_set), "/streamed", recursive=True)
-    assert same(take(url, 24, patient(horizontal_flip=True)), take(shared_set, 24, patient(horizontal_flip=True)))
+        fsspec.filesystem("memory").put(str(shared_dataset), "/streamed", recursive=True)
+    assert equal_batches(
+        take(url, 24, loader_config(horizontal_flip=True)),
+        take(shared_dataset, 24, loader_config(horizontal_flip=True)),
+    )
 
 
-def test_a_shard_comes_once_however_many_processes_and_epochs_read_it(server: FlakyServer, patient: Settings) -> None:
-    take(server.url, 24, patient(num_workers=2))
-    take(server.url, 24, patient(num_workers=2, shuffle_window_shards=4))
+def test_a_shard_is_downloaded_once_for_all_processes_and_epochs(
+    server: FlakyServer, loader_config: MakeLoaderConfig
+) -> None:
+    take(server.url, 24, loader_config(num_workers=2))
+    take(server.url, 24, loader_config(num_workers=2, shuffle_window_shards=4))
     tars = {name: times for name, times in server.requests.items() if name.endswith(".tar")}
     assert tars == {f"train/{shard.name}": 1 for shard in Manifest.load(server.folder).shards("train")}
 
 
-def test_shards_of_this_window_and_the_next_are_fetched_before_they_are_read(
-    server: FlakyServer, patient: Settings
+def test_shards_of_this_and_the_next_window_are_prefetched(
+    server: FlakyServer, loader_config: MakeLoaderConfig
 ) -> None:
-    config = patient(shuffle_window_shards=1, prefetch=1)
+    config = loader_config(shuffle_window_shards=1, prefetch=1)
     with ShardStream(server.url, "train", config=config, global_batch_size=1) as stream:
         next(stream)
         needed = {stream.sequence.locate(index).shard for index in range(12)}
@@ -68,47 +73,51 @@ def test_shards_of_this_window_and_the_next_are_fetched_before_they_are_read(
         for _ in range(500):
             if name in server.requests:
                 break
-            torch.zeros(10_000).sort()  # the other threads' turn
+            torch.zeros(10_000).sort()  # give the other threads time
     assert stream.sequence.locate(1).shard != following
     assert server.requests[name] == 1
 
 
-def test_a_cache_too_small_for_a_window_is_refused_at_once(server: FlakyServer, patient: Settings) -> None:
+def test_a_cache_too_small_for_a_window_is_refused_at_once(
+    server: FlakyServer, loader_config: MakeLoaderConfig
+) -> None:
     with pytest.raises(ConfigError, match=r"stream.cache_max_bytes is 1000, but 3 shards .* give at least that"):
-        take(server.url, 1, patient(cache_max_bytes=1000))
+        take(server.url, 1, loader_config(cache_max_bytes=1000))
 
 
-def held(cache: Path) -> int:
-    """Bytes in a cache, while it keeps still; a file that is renamed meanwhile counts once."""
+def cache_bytes(cache: Path) -> int:
+    """Return the size of a cache in bytes, under its lock; a file that is renamed meanwhile counts once."""
     sizes = {}
-    with (cache / "lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    with (cache / "lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
         for path in cache.glob("[0-9a-f]*"):
             with suppress(FileNotFoundError):
                 sizes[path.stat().st_ino] = path.stat().st_size
     return sum(sizes.values())
 
 
-def test_the_cache_stays_within_its_bytes(server: FlakyServer, patient: Settings, tmp_path: Path) -> None:
+def test_the_cache_stays_within_its_size_limit(
+    server: FlakyServer, loader_config: MakeLoaderConfig, tmp_path: Path
+) -> None:
     largest = sorted(shard.bytes for shard in Manifest.load(server.folder).shards("train"))
     limit = sum(largest[-3:])
-    with ShardStream(server.url, "train", config=patient(cache_max_bytes=limit), global_batch_size=4) as stream:
+    with ShardStream(server.url, "train", config=loader_config(cache_max_bytes=limit), global_batch_size=4) as stream:
         for _ in range(24):
             next(stream)
-            assert held(tmp_path / "cache") <= limit
+            assert cache_bytes(tmp_path / "cache") <= limit
 
 
-@pytest.mark.parametrize("fault", ["500", "404", "cut", "short", "flipped", "hang"])
-def test_a_store_that_fails_now_and_then_changes_nothing(
-    shared_set: Path, server: FlakyServer, patient: Settings, fault: str
+@pytest.mark.parametrize("failure", ["500", "404", "cut", "short", "flipped", "hang"])
+def test_a_store_that_fails_once_does_not_change_the_batches(
+    shared_dataset: Path, server: FlakyServer, loader_config: MakeLoaderConfig, failure: str
 ) -> None:
     for name in ("manifest.json", "train/train-000000.json", SHARD):
-        server.faults[name].extend([fault] if name == SHARD or fault not in ("flipped", "short") else [])
-    assert same(take(server.url, 12, patient()), take(shared_set, 12, patient()))
+        server.faults[name].extend([failure] if name == SHARD or failure not in ("flipped", "short") else [])
+    assert equal_batches(take(server.url, 12, loader_config()), take(shared_dataset, 12, loader_config()))
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("failure", "message"),
     [
         ("500", r"sample train/train-000001.tar\[\d\] cannot be read \(500.*tried 3 times\)"),
         ("404", "is missing"),
@@ -118,27 +127,33 @@ def test_a_store_that_fails_now_and_then_changes_nothing(
         ("hang", "no answer in 0.5 s; tried 3 times"),
     ],
 )
-def test_a_store_that_always_fails_ends_the_stream_with_one_line(
-    server: FlakyServer, patient: Settings, fault: str, said: str
+def test_a_store_that_always_fails_ends_the_stream_with_a_one_line_error(
+    server: FlakyServer, loader_config: MakeLoaderConfig, failure: str, message: str
 ) -> None:
-    server.always[SHARD] = fault
-    with pytest.raises(DataError, match=rf"^shard {server.url}/{SHARD}.*{said}.*run `e4t prepare --verify`") as caught:
-        take(server.url, 12, patient())
+    server.always[SHARD] = failure
+    with pytest.raises(
+        DataError, match=rf"^shard {server.url}/{SHARD}.*{message}.*run `e4t prepare --verify`"
+    ) as caught:
+        take(server.url, 12, loader_config())
     assert "\n" not in str(caught.value)
 
 
-def test_a_shard_lost_at_the_store_is_skipped_and_counted(server: FlakyServer, patient: Settings) -> None:
+def test_a_shard_missing_from_the_store_is_skipped_and_counted(
+    server: FlakyServer, loader_config: MakeLoaderConfig
+) -> None:
     server.always[SHARD] = "404"
     size = len(ShardReader(server.folder, "train"))
-    batches = take(server.url, size // 4, patient(on_error="skip", num_workers=2))
+    batches = take(server.url, size // 4, loader_config(on_error="skip", num_workers=2))
     skipped = [key for batch in batches for key in batch.skipped]
     assert sorted(skipped) == [f"{SHARD}[{row}]" for row in range(len(skipped))]
     assert len(skipped) == ShardReader(server.folder, "train").counts[1]
     assert all(len(batch.keys) == len(batch.tensors["pixels"]) == 4 for batch in batches)
 
 
-def test_a_cached_shard_that_rots_is_fetched_anew(server: FlakyServer, patient: Settings, tmp_path: Path) -> None:
-    config = patient()
+def test_a_corrupt_cached_shard_is_fetched_again(
+    server: FlakyServer, loader_config: MakeLoaderConfig, tmp_path: Path
+) -> None:
+    config = loader_config()
     reader = ShardReader(server.url, "train", config)
     expected = reader.read(1, 0)
     cached = tmp_path / "cache" / reader.shards[1].sha256
@@ -147,27 +162,31 @@ def test_a_cached_shard_that_rots_is_fetched_anew(server: FlakyServer, patient: 
     assert server.requests[SHARD] == 2
 
 
-def test_features_at_a_url_stream_as_they_do_from_a_folder(shared_set: Path, patient: Settings, tmp_path: Path) -> None:
-    shutil.copytree(shared_set, tmp_path / "set")
-    purpose = {"model": "a"}
-    write_features(str(tmp_path / "set"), "features", purpose, lambda pixels: {"mean": pixels.mean((1, 2, 3))})
+def test_features_at_a_url_stream_like_those_in_a_folder(
+    shared_dataset: Path, loader_config: MakeLoaderConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(shared_dataset, tmp_path / "set")
+    fingerprint = {"model": "a"}
+    write_features(str(tmp_path / "set"), "features", fingerprint, lambda pixels: {"mean": pixels.mean((1, 2, 3))})
     with flaky_server(tmp_path / "set") as server:
         server.faults["features/train/train-000001.safetensors"].extend(["500", "cut"])
-        config = patient(horizontal_flip=True)
+        config = loader_config(horizontal_flip=True)
         batches = [
-            take(root, 12, config, features=FeatureReader(root, "features", "train", purpose, config))
+            take(root, 12, config, features=FeatureReader(root, "features", "train", fingerprint, config))
             for root in (str(tmp_path / "set"), server.url)
         ]
     for here, there in zip(*batches, strict=True):
         assert (here.keys, torch.equal(here.tensors["mean"], there.tensors["mean"])) == (there.keys, True)
 
 
-def test_features_lost_at_the_store_are_named(shared_set: Path, patient: Settings, tmp_path: Path) -> None:
-    shutil.copytree(shared_set, tmp_path / "set")
+def test_features_missing_from_the_store_are_named(
+    shared_dataset: Path, loader_config: MakeLoaderConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(shared_dataset, tmp_path / "set")
     write_features(str(tmp_path / "set"), "features", {}, lambda pixels: {"mean": pixels.mean((1, 2, 3))})
     with flaky_server(tmp_path / "set") as server:
         server.always["features/train/train-000001.safetensors"] = "500"
-        features = FeatureReader(server.url, "features", "train", {}, patient())
+        features = FeatureReader(server.url, "features", "train", {}, loader_config())
         with pytest.raises(
             SampleReadError, match=r"features http.*train-000001.safetensors cannot be read .*`e4t cache`"
         ):

@@ -8,24 +8,22 @@ shards_with_samples = st.lists(st.integers(0, 5), min_size=1, max_size=12).filte
 
 
 @given(shards_with_samples, st.integers(0, 2**40), st.integers(1, 14), st.integers(0, 3))
-def test_each_sample_comes_once_an_epoch(counts: list[int], seed: int, window: int, epoch: int) -> None:
+def test_each_sample_occurs_once_per_epoch(counts: list[int], seed: int, window: int, epoch: int) -> None:
     order = GlobalOrder(counts, seed=seed, window_shards=window)
     start = epoch * order.epoch_samples
-    places = [order.locate(index) for index in range(start, start + order.epoch_samples)]
-    assert {place.epoch for place in places} == {epoch}
-    assert sorted((place.shard, place.row) for place in places) == [
+    positions = [order.locate(index) for index in range(start, start + order.epoch_samples)]
+    assert {position.epoch for position in positions} == {epoch}
+    assert sorted((position.shard, position.row) for position in positions) == [
         (shard, row) for shard, count in enumerate(counts) for row in range(count)
     ]
 
 
 @given(shards_with_samples, st.integers(1, 14), st.lists(st.integers(0, 200), min_size=1, max_size=20))
-def test_a_position_has_one_place_in_whatever_order_it_is_asked(
-    counts: list[int], window: int, indices: list[int]
-) -> None:
-    walked = GlobalOrder(counts, seed=7, window_shards=window)
-    straight = [walked.locate(index) for index in range(201)]
-    jumped = GlobalOrder(counts, seed=7, window_shards=window)
-    assert [jumped.locate(index) for index in indices] == [straight[index] for index in indices]
+def test_lookups_do_not_depend_on_their_order(counts: list[int], window: int, indices: list[int]) -> None:
+    in_order = GlobalOrder(counts, seed=7, window_shards=window)
+    expected = [in_order.locate(index) for index in range(201)]
+    out_of_order = GlobalOrder(counts, seed=7, window_shards=window)
+    assert [out_of_order.locate(index) for index in indices] == [expected[index] for index in indices]
 
 
 @given(st.integers(1, 5))
@@ -35,7 +33,7 @@ def test_reads_stay_within_a_window_of_shards(window: int) -> None:
         assert len({order.locate(index).shard for index in range(start, start + 4 * window)}) == window
 
 
-def test_epochs_and_seeds_differ() -> None:
+def test_the_order_differs_between_epochs_and_seeds() -> None:
     def epoch(seed: int, number: int) -> list[tuple[int, int]]:
         order = GlobalOrder([10] * 10, seed=seed, window_shards=4)
         return [order.locate(number * 100 + index)[1:] for index in range(100)]
@@ -43,7 +41,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert len({tuple(epoch(seed, number)) for seed in range(3) for number in range(3)}) == 9
 
 
-def test_neighbours_in_a_shard_are_taken_apart() -> None:
+def test_neighbors_in_a_shard_are_separated() -> None:
     order = GlobalOrder([100] * 8, seed=0, window_shards=8)
     shards = [order.locate(index).shard for index in range(800)]
     same = sum(a == b for a, b in zip(shards, shards[1:], strict=False))
@@ -51,11 +49,11 @@ def test_neighbours_in_a_shard_are_taken_apart() -> None:
 
 
 @given(st.integers(0, 300), st.lists(st.integers(0, 2**63), min_size=1, max_size=4))
-def test_a_permutation_is_one(length: int, key: list[int]) -> None:
+def test_permutation_contains_every_index_once(length: int, key: list[int]) -> None:
     assert np.array_equal(np.sort(permutation(length, *key)), np.arange(length))
 
 
-def test_the_order_is_the_one_that_earlier_runs_were_trained_in() -> None:
+def test_the_order_equals_that_of_earlier_versions() -> None:
     order = GlobalOrder([3, 1, 2], seed=42, window_shards=2)
     assert [tuple(order.locate(index)) for index in range(8)] == [
         (0, 0, 1),

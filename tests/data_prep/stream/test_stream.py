@@ -26,25 +26,25 @@ def keys_of(batches: list[Batch]) -> list[str]:
     return [key for batch in batches for key in batch.keys]
 
 
-def same(one: Batch, other: Batch) -> bool:
+def equal_batches(one: Batch, other: Batch) -> bool:
     tensors = torch.equal(one.tensors["pixels"], other.tensors["pixels"])
     return tensors and vars(one) | {"tensors": None} == vars(other) | {"tensors": None}
 
 
-def test_each_sample_comes_once_an_epoch_though_batches_span_the_border(shared_set: Path) -> None:
-    size = len(ShardReader(shared_set, "train"))
+def test_each_sample_occurs_once_per_epoch_although_batches_span_epochs(shared_dataset: Path) -> None:
+    size = len(ShardReader(shared_dataset, "train"))
     assert size % 7
-    keys = keys_of(take(shared_set, -(-3 * size // 7), global_batch_size=7))
-    everything = sorted(sample.key for sample in ShardReader(shared_set, "train"))
+    keys = keys_of(take(shared_dataset, -(-3 * size // 7), global_batch_size=7))
+    everything = sorted(sample.key for sample in ShardReader(shared_dataset, "train"))
     epochs = [keys[epoch * size : (epoch + 1) * size] for epoch in range(3)]
     assert all(sorted(epoch) == everything for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_the_ranks_together_have_the_batches_of_one(shared_set: Path, world: int) -> None:
-    alone = take(shared_set, 8, global_batch_size=6)
-    ranks = [take(shared_set, 8, global_batch_size=6, rank=rank, world_size=world) for rank in range(world)]
+def test_the_ranks_together_get_the_batches_of_a_single_rank(shared_dataset: Path, world: int) -> None:
+    alone = take(shared_dataset, 8, global_batch_size=6)
+    ranks = [take(shared_dataset, 8, global_batch_size=6, rank=rank, world_size=world) for rank in range(world)]
     for number, whole in enumerate(alone):
         parts = [rank[number] for rank in ranks]
         assert keys_of(parts) == whole.keys
@@ -53,10 +53,10 @@ def test_the_ranks_together_have_the_batches_of_one(shared_set: Path, world: int
         assert {(part.samples_seen, part.epoch) for part in parts} == {(whole.samples_seen, whole.epoch)}
 
 
-def test_a_resumed_stream_reads_no_shard_before_its_window(shared_set: Path, tmp_path: Path) -> None:
-    size = len(ShardReader(shared_set, "train"))
-    expected = take(shared_set, 2 * size, global_batch_size=1)[size + size // 2]
-    shutil.copytree(shared_set, tmp_path / "copy")
+def test_a_resumed_stream_reads_no_shard_before_its_window(shared_dataset: Path, tmp_path: Path) -> None:
+    size = len(ShardReader(shared_dataset, "train"))
+    expected = take(shared_dataset, 2 * size, global_batch_size=1)[size + size // 2]
+    shutil.copytree(shared_dataset, tmp_path / "copy")
     resumed = ShardStream(tmp_path / "copy", "train", global_batch_size=1, config=QUICK, samples_seen=size + size // 2)
     order, reader = resumed.sequence.orders[0], resumed.sequence.readers[0]
     needed = set(next(order.shards_from(*order.window_of(resumed.samples_seen))))
@@ -65,57 +65,57 @@ def test_a_resumed_stream_reads_no_shard_before_its_window(shared_set: Path, tmp
         path.unlink()
         path.with_suffix(".json").unlink()
     with resumed:
-        assert same(next(resumed), expected)
+        assert equal_batches(next(resumed), expected)
 
 
 @settings(max_examples=12, deadline=None)
 @given(step=st.integers(0, 14), batch=st.sampled_from([4, 6, 12]), world=st.sampled_from([1, 2]))
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped_even_on_other_machines(
-    shared_set: Path, step: int, batch: int, world: int
+def test_a_resumed_run_continues_seamlessly_with_another_world_size(
+    shared_dataset: Path, step: int, batch: int, world: int
 ) -> None:
-    line = keys_of(take(shared_set, 40, global_batch_size=4))
+    sequence = keys_of(take(shared_dataset, 40, global_batch_size=4))
     rest = [
-        take(shared_set, 2, global_batch_size=batch, samples_seen=4 * step, rank=rank, world_size=world)
+        take(shared_dataset, 2, global_batch_size=batch, samples_seen=4 * step, rank=rank, world_size=world)
         for rank in range(world)
     ]
     resumed = [key for parts in zip(*rest, strict=True) for key in keys_of(list(parts))]
-    assert resumed == line[4 * step : 4 * step + 2 * batch]
+    assert resumed == sequence[4 * step : 4 * step + 2 * batch]
 
 
-def test_a_resumed_stream_gives_the_same_batches_to_the_last_bit(shared_set: Path) -> None:
+def test_a_resumed_stream_returns_bitwise_equal_batches(shared_dataset: Path) -> None:
     config = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, horizontal_flip=True)
-    whole = take(shared_set, 12, global_batch_size=5, seed=3, config=config)
-    resumed = take(shared_set, 5, global_batch_size=5, seed=3, config=config, samples_seen=whole[6].samples_seen)
-    assert all(same(one, other) for one, other in zip(whole[7:], resumed, strict=True))
+    whole = take(shared_dataset, 12, global_batch_size=5, seed=3, config=config)
+    resumed = take(shared_dataset, 5, global_batch_size=5, seed=3, config=config, samples_seen=whole[6].samples_seen)
+    assert all(equal_batches(one, other) for one, other in zip(whole[7:], resumed, strict=True))
 
 
-def test_workers_and_prefetch_change_nothing(shared_set: Path) -> None:
+def test_workers_and_prefetching_do_not_change_the_batches(shared_dataset: Path) -> None:
     slow = take(
-        shared_set,
+        shared_dataset,
         10,
         global_batch_size=5,
         config=DataLoaderConfig(shuffle_window_shards=3, num_workers=0, prefetch=1, horizontal_flip=True),
     )
     fast = take(
-        shared_set,
+        shared_dataset,
         10,
         global_batch_size=5,
         config=DataLoaderConfig(shuffle_window_shards=3, num_workers=3, prefetch=7, horizontal_flip=True),
     )
-    assert all(same(one, other) for one, other in zip(slow, fast, strict=True))
+    assert all(equal_batches(one, other) for one, other in zip(slow, fast, strict=True))
 
 
-def test_a_batch_says_how_far_training_is(shared_set: Path) -> None:
-    size = len(ShardReader(shared_set, "train"))
-    batches = take(shared_set, size // 4 + 2, global_batch_size=4)
+def test_a_batch_reports_samples_seen_and_epoch(shared_dataset: Path) -> None:
+    size = len(ShardReader(shared_dataset, "train"))
+    batches = take(shared_dataset, size // 4 + 2, global_batch_size=4)
     assert [batch.samples_seen for batch in batches] == [4 * (number + 1) for number in range(len(batches))]
     assert [batch.epoch for batch in batches] == [(batch.samples_seen - 1) // size for batch in batches]
     assert batches[2].indices == [8, 9, 10, 11]
 
 
-def test_pixels_are_the_stored_ones_and_models_get_them_between_minus_one_and_one(shared_set: Path) -> None:
-    stored = {sample.key: sample for sample in ShardReader(shared_set, "train")}
-    (batch,) = take(shared_set, 1, global_batch_size=6)
+def test_pixels_equal_the_stored_ones_and_to_float_scales_them_to_minus_one_to_one(shared_dataset: Path) -> None:
+    stored = {sample.key: sample for sample in ShardReader(shared_dataset, "train")}
+    (batch,) = take(shared_dataset, 1, global_batch_size=6)
     assert (batch.tensors["pixels"].shape, batch.tensors["pixels"].dtype) == ((6, 3, 16, 16), torch.uint8)
     images = to_float(batch.tensors["pixels"])
     assert torch.equal(images, torch.stack([stored[key].image for key in batch.keys]))
@@ -127,34 +127,34 @@ def test_pixels_are_the_stored_ones_and_models_get_them_between_minus_one_and_on
         assert torch.equal(pixels, stored[key].pixels)
 
 
-def test_half_of_the_pictures_are_mirrored_and_others_in_the_next_epoch(shared_set: Path) -> None:
-    stored = {sample.key: sample.pixels for sample in ShardReader(shared_set, "train")}
+def test_half_of_the_images_are_mirrored_and_different_ones_in_each_epoch(shared_dataset: Path) -> None:
+    stored = {sample.key: sample.pixels for sample in ShardReader(shared_dataset, "train")}
     size = len(stored)
     config = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, horizontal_flip=True)
     mirrored = []
-    for batch in take(shared_set, 2, global_batch_size=size, config=config):
-        found = set()
+    for batch in take(shared_dataset, 2, global_batch_size=size, config=config):
+        flipped = set()
         for key, pixels in zip(batch.keys, batch.tensors["pixels"], strict=True):
             assert torch.equal(pixels, stored[key]) or torch.equal(pixels.flip(-1), stored[key])
             if not torch.equal(pixels, stored[key]):
-                found.add(key)
-        mirrored.append(found)
-    assert all(size / 5 < len(found) < size * 4 / 5 for found in mirrored)
+                flipped.add(key)
+        mirrored.append(flipped)
+    assert all(size / 5 < len(flipped) < size * 4 / 5 for flipped in mirrored)
     assert mirrored[0] != mirrored[1]
 
 
-def test_a_closed_stream_has_no_threads_left_and_can_go_on(shared_set: Path) -> None:
-    stream = ShardStream(shared_set, "train", global_batch_size=4, config=QUICK)
+def test_a_closed_stream_has_no_threads_and_can_continue(shared_dataset: Path) -> None:
+    stream = ShardStream(shared_dataset, "train", global_batch_size=4, config=QUICK)
     first = next(stream)
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shard-stream")]
     second = next(stream)
     stream.close()
-    assert first.keys + second.keys == keys_of(take(shared_set, 2, global_batch_size=4))
+    assert first.keys + second.keys == keys_of(take(shared_dataset, 2, global_batch_size=4))
 
 
-def test_a_damaged_shard_ends_the_stream_with_its_name(shared_set: Path, tmp_path: Path) -> None:
-    shutil.copytree(shared_set, tmp_path / "copy")
+def test_a_missing_shard_ends_the_stream_and_is_named(shared_dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(shared_dataset, tmp_path / "copy")
     (tmp_path / "copy" / "train" / "train-000002.tar").unlink()
     with pytest.raises(DataError, match="train-000002.tar is missing; run `e4t prepare --verify`"):
         take(tmp_path / "copy", 20, global_batch_size=4)
@@ -162,7 +162,7 @@ def test_a_damaged_shard_ends_the_stream_with_its_name(shared_set: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("position", "said"),
+    ("position", "message"),
     [
         ({"global_batch_size": 7, "world_size": 2}, "cannot be divided among 2 ranks; give a multiple of 2"),
         ({"global_batch_size": 0}, "cannot be divided"),
@@ -170,6 +170,6 @@ def test_a_damaged_shard_ends_the_stream_with_its_name(shared_set: Path, tmp_pat
         ({"global_batch_size": 4, "samples_seen": -1}, "must be at least 0"),
     ],
 )
-def test_a_position_that_cannot_be_is_refused(shared_set: Path, position: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        ShardStream(shared_set, "train", **position)
+def test_invalid_positions_are_refused(shared_dataset: Path, position: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ShardStream(shared_dataset, "train", **position)

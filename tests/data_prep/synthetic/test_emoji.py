@@ -1,4 +1,4 @@
-"""Packages of emoji, small ones in the layout of the real, become a set that e4t prepare reads."""
+"""Small emoji packages in the layout of the real ones."""
 
 import io
 import json
@@ -22,23 +22,23 @@ WAVE = {
 APPLE = {"name": "RED APPLE", "short_name": "apple", "image": "1f34e.png"}
 
 
-def drawn(colour: str) -> bytes:
-    """A disc on nothing."""
+def drawn(color: str) -> bytes:
+    """Return a PNG of a disc on a transparent background."""
     image, file = Image.new("RGBA", (64, 64), (0, 0, 0, 0)), io.BytesIO()
-    image.paste(colour, (20, 20, 44, 44))
+    image.paste(color, (20, 20, 44, 44))
     image.save(file, "PNG")
     return file.getvalue()
 
 
-def package(folder: Path, vendor: str, colour: str, **more: bytes) -> str:
-    """A package as npm pack leaves it."""
+def package(folder: Path, vendor: str, color: str, **more: bytes) -> str:
+    """Write a package in the form that npm pack downloads."""
     entries = [entry | {f"has_img_{vendor}": True} for entry in (WAVE, APPLE)]
     entries[0]["skin_variations"] = {"1F3FF": WAVE["skin_variations"]["1F3FF"] | {f"has_img_{vendor}": True}}
-    images = {f"img/{vendor}/64/{name}": drawn(colour) for name in ("1f44b.png", "1f44b-1f3ff.png", "1f34e.png")}
-    about = {"package.json": json.dumps({"name": f"emoji-datasource-{vendor}"}).encode()}
+    images = {f"img/{vendor}/64/{name}": drawn(color) for name in ("1f44b.png", "1f44b-1f3ff.png", "1f34e.png")}
+    members = {"package.json": json.dumps({"name": f"emoji-datasource-{vendor}"}).encode()}
     path = folder / f"{vendor}.tgz"
     with tarfile.open(path, "w:gz") as tar:
-        for name, data in (about | {"emoji.json": json.dumps(entries).encode()} | images | more).items():
+        for name, data in (members | {"emoji.json": json.dumps(entries).encode()} | images | more).items():
             info = tarfile.TarInfo(f"package/{name}")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -51,7 +51,7 @@ def config(tmp_path: Path) -> EmojiConfig:
     return EmojiConfig(packages=packages, output=str(tmp_path / "emoji"))
 
 
-def test_a_concept_has_a_picture_of_each_house_and_tone_plain_ones_first(config: EmojiConfig) -> None:
+def test_an_emoji_has_an_image_of_each_vendor_and_tone_plain_ones_first(config: EmojiConfig) -> None:
     folder = build_emoji_dataset(config)
     captions = [path.read_text().strip() for path in sorted((folder / "wave").glob("00?.txt"))]
     assert captions == [
@@ -63,17 +63,17 @@ def test_a_concept_has_a_picture_of_each_house_and_tone_plain_ones_first(config:
     assert len(list((folder / "apple").glob("*.png"))) == 2
 
 
-def test_other_captions_name_the_emoji(config: EmojiConfig) -> None:
+def test_further_captions_name_the_emoji(config: EmojiConfig) -> None:
     complete, alone, _ = (build_emoji_dataset(config) / "apple" / "001.captions.txt").read_text().splitlines()
     assert (complete, alone) == ("an emoji of red apple drawn by twemoji", "an emoji of red apple")
 
 
-def test_what_is_transparent_becomes_white(config: EmojiConfig) -> None:
+def test_transparency_becomes_white(config: EmojiConfig) -> None:
     with Image.open(build_emoji_dataset(config) / "apple" / "000.png") as image:
         assert (image.mode, image.getpixel((0, 0)), image.getpixel((32, 32))) == ("RGB", (255, 255, 255), (255, 0, 0))
 
 
-def test_equal_packages_give_equal_sets(config: EmojiConfig, tmp_path: Path) -> None:
+def test_equal_packages_give_equal_datasets(config: EmojiConfig, tmp_path: Path) -> None:
     other = EmojiConfig(packages=config.packages, output=str(tmp_path / "other"))
     sets = []
     for folder in (build_emoji_dataset(config), build_emoji_dataset(other)):
@@ -82,7 +82,7 @@ def test_equal_packages_give_equal_sets(config: EmojiConfig, tmp_path: Path) -> 
     assert sets[0] == sets[1]
 
 
-def test_the_set_can_be_prepared(config: EmojiConfig, tmp_path: Path) -> None:
+def test_the_dataset_can_be_prepared(config: EmojiConfig, tmp_path: Path) -> None:
     shards = PrepareConfig(
         source=str(build_emoji_dataset(config)),
         output=str(tmp_path / "shards"),
@@ -91,28 +91,28 @@ def test_the_set_can_be_prepared(config: EmojiConfig, tmp_path: Path) -> None:
         format="png",
     )
     manifest = prepare(shards)
-    assert manifest.kept + sum(manifest.reject_counts.values()) == 6  # the tones of these discs are copies
+    assert manifest.kept + sum(manifest.reject_counts.values()) == 6  # the skin tones of these discs are duplicates
     assert not list(verify_shards(shards.output))
 
 
-def test_a_finished_set_is_left_as_it_is(config: EmojiConfig) -> None:
+def test_a_finished_dataset_is_left_unchanged(config: EmojiConfig) -> None:
     before = (build_emoji_dataset(config) / "apple" / "000.png").stat().st_mtime_ns
     assert (build_emoji_dataset(config) / "apple" / "000.png").stat().st_mtime_ns == before
 
 
-def test_a_folder_of_something_else_is_not_touched(config: EmojiConfig) -> None:
+def test_a_folder_with_other_content_is_not_touched(config: EmojiConfig) -> None:
     Path(config.output).mkdir()
     with pytest.raises(ConfigError, match="was not created by"):
         build_emoji_dataset(config)
 
 
-def test_both_packages_are_needed(config: EmojiConfig) -> None:
+def test_both_packages_are_required(config: EmojiConfig) -> None:
     with pytest.raises(ConfigError, match="give both"):
         EmojiConfig(packages=config.packages[:1])
 
 
 @pytest.mark.parametrize("broken", ["not a tar", "another vendor", "no index"])
-def test_what_is_no_such_package_is_said_in_one_line(tmp_path: Path, broken: str) -> None:
+def test_a_file_that_is_not_an_emoji_package_is_reported_in_one_line(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "apple.tgz"
     if broken == "not a tar":
         path.write_bytes(b"nothing")
