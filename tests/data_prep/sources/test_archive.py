@@ -67,9 +67,9 @@ def test_a_pickled_source_lists_and_reads_the_same(tmp_path: Path, ending: str, 
     source = open_source(config_of(pack(tmp_path / f"set{ending}", IMAGES)))
     records = [item for item in source if isinstance(item, Record)]
     source.read(records[0])
-    again = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
-    assert list(again) == records
-    assert [again.read(record) for record in records] == [b"a0", b"a1", b"b0"]
+    unpickled = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
+    assert list(unpickled) == records
+    assert [unpickled.read(record) for record in records] == [b"a0", b"a1", b"b0"]
 
 
 @pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz"])

@@ -17,7 +17,7 @@ WriteFiles = Callable[..., Path]
 
 
 @pytest.mark.parametrize(
-    ("source", "kind"),
+    ("source", "source_type"),
     [
         ("hf://org/name", "datasets"),
         ("set/faces.arrow", "datasets"),
@@ -32,12 +32,12 @@ WriteFiles = Callable[..., Path]
         ("nowhere", "folder"),
     ],
 )
-def test_the_type_is_detected_from_the_name(source: str, kind: str, config_of: ConfigOf) -> None:
-    assert detect_type(config_of(source)) == kind
+def test_the_type_is_detected_from_the_name(source: str, source_type: str, config_of: ConfigOf) -> None:
+    assert detect_type(config_of(source)) == source_type
 
 
 @pytest.mark.parametrize(
-    ("files", "kind"),
+    ("files", "source_type"),
     [
         (["a/0.png", "b.zip"], "folder"),
         (["0.png", "manifest.json"], "folder"),
@@ -49,10 +49,10 @@ def test_the_type_is_detected_from_the_name(source: str, kind: str, config_of: C
     ],
 )
 def test_the_type_of_a_folder_is_detected_from_its_content(
-    files: list[str], kind: str, tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf
+    files: list[str], source_type: str, tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf
 ) -> None:
     (tmp_path / "a folder.zip").mkdir()
-    assert detect_type(config_of(write_files(tmp_path / "a folder.zip", *files))) == kind
+    assert detect_type(config_of(write_files(tmp_path / "a folder.zip", *files))) == source_type
 
 
 def test_the_content_of_a_folder_at_a_url_is_inspected(config_of: ConfigOf) -> None:
@@ -66,14 +66,14 @@ def test_a_folder_with_a_manifest_of_e4t_is_detected_as_shards(shared_dataset: P
 
 
 @pytest.mark.parametrize(
-    ("values", "kind"),
+    ("values", "source_type"),
     [(["0.png"], "table"), ([b"bytes"], "datasets"), ([{"bytes": b"", "path": ""}], "datasets"), ([0], "datasets")],
 )
 def test_a_parquet_file_with_strings_as_images_is_a_table_of_paths(
-    values: list[object], kind: str, tmp_path: Path, config_of: ConfigOf
+    values: list[object], source_type: str, tmp_path: Path, config_of: ConfigOf
 ) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"image": values}), tmp_path / "set.parquet")
-    assert detect_type(config_of(tmp_path / "set.parquet")) == kind
+    assert detect_type(config_of(tmp_path / "set.parquet")) == source_type
 
 
 def test_the_type_can_be_set_explicitly(tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf) -> None:

@@ -203,7 +203,7 @@ def test_a_pickled_source_lists_the_same(
 
 
 def test_folders_are_listed_lazily(tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf) -> None:
-    found = iter(open_source(config_of(write_files(tmp_path, "a/0.png", "b/0.png"))))
-    next(found)
+    items = iter(open_source(config_of(write_files(tmp_path, "a/0.png", "b/0.png"))))
+    next(items)
     write_files(tmp_path, "b/1.png")
-    assert [item.source for item in found] == ["b/0.png", "b/1.png"]
+    assert [item.source for item in items] == ["b/0.png", "b/1.png"]

@@ -108,9 +108,9 @@ def test_a_pickled_source_lists_and_reads_the_same(
     source = open_source(config_of(**source_of(layout)))
     records = [item for item in source if isinstance(item, Record)]
     source.read(records[0])
-    again = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
-    assert [item for item in again if isinstance(item, Record)] == records
-    assert again.read(records[5]) == IMAGES[6]
+    unpickled = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
+    assert [item for item in unpickled if isinstance(item, Record)] == records
+    assert unpickled.read(records[5]) == IMAGES[6]
 
 
 def test_without_an_identity_column_every_row_is_its_own_identity(

@@ -22,21 +22,21 @@ FLIPS = st.lists(
 bounded = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def outcomes(path: Path, config_of: ConfigOf, kind: str) -> list[str]:
+def outcomes(path: Path, config_of: ConfigOf, source_type: str) -> list[str]:
     """Return the outcome of each image, in order."""
-    source, found = open_source(config_of(path, type=kind)), list[str]()
+    source, results = open_source(config_of(path, type=source_type)), list[str]()
     for item in source:
         if isinstance(item, Reject):
-            found.append(item.reason)
+            results.append(item.reason)
             item.source.encode()
             continue
         item.source.encode()
         try:
-            found.append(READ if source.read(item) == BODY else "other bytes")
+            results.append(READ if source.read(item) == BODY else "other bytes")
             source.caption(item)
         except OSError:
-            found.append(GONE)
-    return found
+            results.append(GONE)
+    return results
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
@@ -58,10 +58,10 @@ def test_flipped_bytes_cause_only_rejects_and_os_errors(
     path = tmp_path / ("set.zip" if make is zip_of else "set.tar")
     path.write_bytes(patched(data, *((int(at * len(data)), new) for at, new in flips))[: len(data)])
     try:
-        found = outcomes(path, config_of, "archive")
+        results = outcomes(path, config_of, "archive")
     except DataError:
         return
-    assert len(found) <= 4
+    assert len(results) <= 4
 
 
 @bounded

@@ -86,10 +86,10 @@ def test_a_row_beyond_the_end_is_an_os_error_and_others_can_still_be_read(rows: 
 
 
 def test_the_two_most_recently_used_handles_stay_open() -> None:
-    opened, made = HandleCache[str](), list[str]()
+    cache, created = HandleCache[str](), list[str]()
 
     def ask(name: str) -> str:
-        return opened.get(name, lambda: made.append(name) or name)  # type: ignore[func-returns-value]
+        return cache.get(name, lambda: created.append(name) or name)  # type: ignore[func-returns-value]
 
     assert [ask(name) for name in "aababcbac"] == [*"aababcbac"]
-    assert made == [*"abcac"]
+    assert created == [*"abcac"]

@@ -41,7 +41,7 @@ def ffhq(tmp_path: Path) -> Path:
         for name in ("00000/00000.png", "69000/69999.png"):
             archive.writestr(f"images1024x1024/{name}", b"")
     landmarks = [[131.62, 453.8], [119.04, 594.2]]
-    about = {
+    metadata = {
         str(number): {
             "category": category,
             "metadata": {"photo_url": f"https://www.flickr.com/photos/{number}", "license": "CC0", "country": ""},
@@ -56,7 +56,7 @@ def ffhq(tmp_path: Path) -> Path:
         }
         for number, category in ((0, "training"), (69_999, "validation"))
     }
-    (tmp_path / "ffhq-dataset-v2.json").write_text(json.dumps(about))
+    (tmp_path / "ffhq-dataset-v2.json").write_text(json.dumps(metadata))
     return tmp_path
 
 
@@ -125,8 +125,8 @@ def test_the_first_column_of_a_csv_is_the_name_and_another_may_be_the_caption(
     tmp_path: Path, write_files: WriteFiles, list_items: ListItems
 ) -> None:
     write_files(tmp_path / "set", "a/0.png", "a/1.png", "b/0.png")
-    (tmp_path / "about.csv").write_text("name,age,code,text\na/0.png,31,007,smiling\na/1,0.5,,\n")
-    records = list_items(tmp_path / "set", attributes=str(tmp_path / "about.csv"), caption_column="text")
+    (tmp_path / "attributes.csv").write_text("name,age,code,text\na/0.png,31,007,smiling\na/1,0.5,,\n")
+    records = list_items(tmp_path / "set", attributes=str(tmp_path / "attributes.csv"), caption_column="text")
     assert [(item.caption, item.columns) for item in records if isinstance(item, Record)] == [
         ("smiling", {"age": 31, "code": "007"}),
         (None, {}),
@@ -159,11 +159,11 @@ def test_an_identity_takes_at_most_150_bytes_of_memory(tmp_path: Path) -> None:
     [
         ("who.txt", "0.png Ann\n1.png\n", "line 2: '1.png' is not a line `<image> <identity>`"),
         ("who.txt", None, r"cannot be read \(No such file or directory\); check data.source_options.identities"),
-        ("about.txt", "0.png 1\n", "does not start with a count"),
-        ("about.txt", "1\nBald Young\n0.png 1 1 1 1\n", "line 3: 4 values for 2 columns"),
-        ("about.json", "[]", "is not a JSON object by image"),
-        ("about.json", "{", "cannot be read"),
-        ("about.csv", None, r"cannot be read \(No such file or directory\); check data.source_options.attributes"),
+        ("attributes.txt", "0.png 1\n", "does not start with a count"),
+        ("attributes.txt", "1\nBald Young\n0.png 1 1 1 1\n", "line 3: 4 values for 2 columns"),
+        ("attributes.json", "[]", "is not a JSON object by image"),
+        ("attributes.json", "{", "cannot be read"),
+        ("attributes.csv", None, r"cannot be read \(No such file or directory\); check data.source_options.attributes"),
     ],
 )
 def test_a_bad_table_is_one_clear_error(tmp_path: Path, name: str, content: str | None, message: str) -> None:
@@ -178,6 +178,6 @@ def test_a_caption_column_that_the_attributes_lack_is_one_clear_error(
     tmp_path: Path, write_files: WriteFiles, list_items: ListItems
 ) -> None:
     write_files(tmp_path / "set", "a/0.png")
-    (tmp_path / "about.csv").write_text("name,age\na/0.png,31\n")
+    (tmp_path / "attributes.csv").write_text("name,age\na/0.png,31\n")
     with pytest.raises(ConfigError, match="have no column 'text'; check data.source_options.caption_column"):
-        list_items(tmp_path / "set", attributes=str(tmp_path / "about.csv"), caption_column="text")
+        list_items(tmp_path / "set", attributes=str(tmp_path / "attributes.csv"), caption_column="text")

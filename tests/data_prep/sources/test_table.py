@@ -29,7 +29,7 @@ COLUMNS = {
 }
 SETTINGS = {"identity_column": "who", "caption_column": "text"}
 
-every_kind = pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+every_format = pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
 
 
 def write(path: Path, columns: dict[str, list[Any]]) -> Path:
@@ -51,7 +51,7 @@ def table(tmp_path: Path, write_files: WriteFiles) -> Callable[[str], Path]:
     return lambda suffix: write(tmp_path / f"list{suffix}", COLUMNS)
 
 
-@every_kind
+@every_format
 def test_a_row_is_an_image_with_its_columns(suffix: str, table: Callable[[str], Path], list_items: ListItems) -> None:
     records = [item for item in list_items(table(suffix), **SETTINGS) if isinstance(item, Record)]
     assert [(item.source, item.identity, item.caption) for item in records] == [
@@ -66,16 +66,16 @@ def test_a_row_is_an_image_with_its_columns(suffix: str, table: Callable[[str], 
     ]
 
 
-@every_kind
+@every_format
 def test_paths_are_relative_to_the_folder_of_the_table(
     suffix: str, table: Callable[[str], Path], config_of: ConfigOf
 ) -> None:
     source = open_source(config_of(table(suffix)))
-    again = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
-    assert [again.read(item)[-5:] for item in source if isinstance(item, Record)] == [b"0.png", b"1.png", b"1.png"]
+    unpickled = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
+    assert [unpickled.read(item)[-5:] for item in source if isinstance(item, Record)] == [b"0.png", b"1.png", b"1.png"]
 
 
-@every_kind
+@every_format
 def test_the_same_path_in_two_rows_has_two_keys(
     suffix: str, table: Callable[[str], Path], list_items: ListItems
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_path_that_is_not_utf8_is_rejected(tmp_path: Path, reject_reasons: Rej
     assert reject_reasons(tmp_path / "list.csv") == {"\\udcff.png": "name is not UTF-8"}
 
 
-@every_kind
+@every_format
 @pytest.mark.parametrize("setting", ["image_column", "identity_column", "caption_column"])
 def test_a_missing_column_is_one_clear_error(
     suffix: str, setting: str, table: Callable[[str], Path], list_items: ListItems

@@ -34,8 +34,8 @@ def shard(path: Path, members: list[tuple[str, bytes | str]], mode: str = "w") -
 @pytest.fixture
 def one(tmp_path: Path) -> Path:
     """A sample with every kind of member, and one with only an image."""
-    about = {"identity": 7, "caption": "from the json", "age": 31, "tags": ["a"], "columns": {"blur": 0.5}}
-    full = [("a/0.png", "image"), ("a/0.json", json.dumps(about)), ("a/0.txt", "beside\n"), ("a/0.cls", "3")]
+    metadata = {"identity": 7, "caption": "from the json", "age": 31, "tags": ["a"], "columns": {"blur": 0.5}}
+    full = [("a/0.png", "image"), ("a/0.json", json.dumps(metadata)), ("a/0.txt", "beside\n"), ("a/0.cls", "3")]
     return shard(tmp_path / "one.tar", [*full, ("a/1.jpg", "another")])
 
 
@@ -58,8 +58,8 @@ def test_images_and_captions_are_read_in_place(one: Path, config_of: ConfigOf) -
 def test_identity_and_caption_columns_can_be_set(
     tmp_path: Path, list_items: ListItems, reject_reasons: RejectReasons
 ) -> None:
-    about = json.dumps({"who": "Ann", "text": "smiling", "identity": "no", "caption": "no"})
-    path = shard(tmp_path / "one.tar", [("0.png", ""), ("0.json", about), ("1.png", ""), ("1.json", "{}")])
+    metadata = json.dumps({"who": "Ann", "text": "smiling", "identity": "no", "caption": "no"})
+    path = shard(tmp_path / "one.tar", [("0.png", ""), ("0.json", metadata), ("1.png", ""), ("1.json", "{}")])
     settings = {"type": "shards", "identity_column": "who", "caption_column": "text"}
     record = list_items(path, **settings)[0]
     assert isinstance(record, Record)
@@ -91,9 +91,9 @@ def test_an_invalid_sample_is_rejected(
 
 def test_a_duplicate_sample_in_a_shard_is_rejected(tmp_path: Path, list_items: ListItems) -> None:
     path = shard(tmp_path / "one.tar", [("0.png", ""), ("1.png", ""), ("0.png", "")])
-    *_, again = list_items(path, type="shards")
-    assert isinstance(again, Reject)
-    assert again.reason == "duplicate name in archive"
+    *_, duplicate = list_items(path, type="shards")
+    assert isinstance(duplicate, Reject)
+    assert duplicate.reason == "duplicate name in archive"
 
 
 @pytest.mark.parametrize(
@@ -162,10 +162,10 @@ def test_shards_at_a_url_and_compressed_ones_read_the_same(tmp_path: Path, mode:
 
 def test_a_pickled_source_lists_and_reads_the_same(one: Path, config_of: ConfigOf) -> None:
     source = open_source(config_of(one, type="shards"))
-    again = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
+    unpickled = pickle.loads(pickle.dumps(source))  # noqa: S301 - our own bytes
     records = [item for item in source if isinstance(item, Record)]
-    assert list(again) == records
-    assert again.read(records[0]) == b"image"
+    assert list(unpickled) == records
+    assert unpickled.read(records[0]) == b"image"
 
 
 def test_zip_files_are_not_shards(tmp_path: Path, list_items: ListItems) -> None:

@@ -27,16 +27,16 @@ def test_sha256_file_hashes_the_content(tmp_path: Path) -> None:
 
 def test_a_written_folder_replaces_an_earlier_one_and_leaves_no_temporary_folder(tmp_path: Path) -> None:
     for name in ("before", "after"):
-        with atomic_dir(tmp_path / "made") as folder:
+        with atomic_dir(tmp_path / "folder") as folder:
             (folder / name).touch()
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
-    assert [path.name for path in (tmp_path / "made").iterdir()] == ["after"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["after"]
 
 
 def test_a_failed_write_keeps_the_earlier_folder(tmp_path: Path) -> None:
-    with atomic_dir(tmp_path / "made") as folder:
+    with atomic_dir(tmp_path / "folder") as folder:
         (folder / "before").touch()
-    with pytest.raises(KeyboardInterrupt), atomic_dir(tmp_path / "made") as folder:
+    with pytest.raises(KeyboardInterrupt), atomic_dir(tmp_path / "folder") as folder:
         (folder / "half").touch()
         raise KeyboardInterrupt
-    assert [path.name for path in (tmp_path / "made").iterdir()] == ["before"]
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["before"]
