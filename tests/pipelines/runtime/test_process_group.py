@@ -28,7 +28,6 @@ os._exit(sys.stdout.flush() or 0)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.distributed
 def test_collectives_give_the_same_result_on_every_rank(tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}

@@ -1,6 +1,6 @@
-"""Be one rank that builds an engine of every ZeRO stage in turn and says, as JSON, what became of its state.
+"""Run one rank that builds an engine of every ZeRO stage in turn, and writes a JSON report about its state.
 
-python every_stage.py OUTPUT WHOLE    (with torchrun's variables; WHOLE holds the state and end of one process)
+python every_stage.py OUTPUT REFERENCE    (with torchrun's variables; REFERENCE holds two states of a single process)
 """
 
 import json
@@ -25,11 +25,11 @@ from pipelines.pretraining.optimizer import SkipStepAdamW
 from pipelines.runtime.process_group import ProcessGroup
 
 BATCH, WIDTH = 6, 7
-"""Shared by 1, 2 and 3 ranks; no weight divides evenly among them."""
+"""The batch can be split over 1, 2 and 3 ranks; no weight can be split evenly."""
 
 
 class Model(nn.Module):
-    """Two groups, as the domain model has them."""
+    """A model with two parameter groups, like the domain model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def configurations() -> Iterator[PretrainConfig]:
             )  # fmt: skip
 
 
-def join(config: PretrainConfig) -> ProcessGroup:
+def init_process_group(config: PretrainConfig) -> ProcessGroup:
     AcceleratorState._reset_state(False)
     return init_distributed(
         Recipe(
@@ -61,12 +61,12 @@ def join(config: PretrainConfig) -> ProcessGroup:
     )
 
 
-def train(engine: DeepSpeedEngine, cluster: ProcessGroup, steps: range, *, broken: bool = False) -> None:
-    share = BATCH // cluster.world_size
+def train(engine: DeepSpeedEngine, process_group: ProcessGroup, steps: range, *, non_finite: bool = False) -> None:
+    local_batch = BATCH // process_group.world_size
     for step in steps:
         rows = torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(step))
-        rows = rows[cluster.rank * share :][:share].to(engine.get_data_types()[0])
-        if broken and cluster.rank == cluster.world_size - 1:
+        rows = rows[process_group.rank * local_batch :][:local_batch].to(engine.get_data_types()[0])
+        if non_finite and process_group.rank == process_group.world_size - 1:
             rows = rows * torch.nan
         engine.backward(engine(rows).float().pow(2).mean())
         engine.step()
@@ -80,52 +80,55 @@ def same(one: TrainingState, other: TrainingState) -> bool:
 
 
 def distance(one: TrainingState, other: TrainingState) -> float:
-    """The largest difference of a weight, in learning rates."""
+    """Return the largest difference of a weight, in multiples of the learning rate."""
     return max(float((one.weights[name] - other.weights[name]).abs().max()) for name in one.weights) / 1e-2
 
 
-def started(config: PretrainConfig) -> tuple[DeepSpeedEngine, SkipStepAdamW, ProcessGroup, TrainingState]:
-    cluster = join(config)
+def start_engine(config: PretrainConfig) -> tuple[DeepSpeedEngine, SkipStepAdamW, ProcessGroup, TrainingState]:
+    process_group = init_process_group(config)
     torch.manual_seed(0)
     model = Model()
     start = TrainingState.from_model(model)
-    engine, optimizer = build_engine(model, config, cluster)
-    train(engine, cluster, range(99, 100))
+    engine, optimizer = build_engine(model, config, process_group)
+    train(engine, process_group, range(99, 100))
     restore_state(engine, optimizer, start)
-    return engine, optimizer, cluster, start
+    return engine, optimizer, process_group, start
 
 
-def report(config: PretrainConfig, whole: Path) -> dict[str, object]:
-    engine, optimizer, cluster, start = started(config)
-    begun = gather_state(engine, optimizer, keep=True)
-    train(engine, cluster, range(3))
+def report(config: PretrainConfig, reference: Path) -> dict[str, object]:
+    engine, optimizer, process_group, start = start_engine(config)
+    initial = gather_state(engine, optimizer, keep=True)
+    train(engine, process_group, range(3))
     middle = gather_state(engine, optimizer, keep=True)
-    optimizer.skipped = torch.ones(())
-    train(engine, cluster, range(3, 4), broken=True)
-    skipped, after_skip = bool(optimizer.skipped), gather_state(engine, optimizer, keep=True)
-    train(engine, cluster, range(3, 5))
+    steps_before = optimizer.steps_taken
+    train(engine, process_group, range(3, 4), non_finite=True)
+    skipped = bool(optimizer.steps_taken == steps_before)
+    after_skip = gather_state(engine, optimizer, keep=True)
+    train(engine, process_group, range(3, 5))
     end = gather_state(engine, optimizer, keep=True)
-    engine, optimizer, cluster, _ = started(config)
+    engine, optimizer, process_group, _ = start_engine(config)
     restore_state(engine, optimizer, middle)
-    train(engine, cluster, range(3, 5))
+    train(engine, process_group, range(3, 5))
     resumed = gather_state(engine, optimizer, keep=True)
-    if not whole.with_suffix(f".{config.precision}").exists():
-        torch.save((middle, end), whole.with_suffix(f".{config.precision}"))
-    middle_of_one, end_of_one = torch.load(whole.with_suffix(f".{config.precision}"), weights_only=False)
+    if not reference.with_suffix(f".{config.precision}").exists():
+        torch.save((middle, end), reference.with_suffix(f".{config.precision}"))
+    middle_of_one, end_of_one = torch.load(reference.with_suffix(f".{config.precision}"), weights_only=False)
     restore_state(engine, optimizer, middle_of_one)
-    train(engine, cluster, range(3, 5))
-    taken_over = gather_state(engine, optimizer, keep=True)
+    train(engine, process_group, range(3, 5))
+    continued = gather_state(engine, optimizer, keep=True)
     return {
         "engine": type(engine).__name__,
         "world": engine.world_size,
         "stage": engine.zero_optimization_stage(),
         "offload": bool(engine.zero_cpu_offload()),
         "precision": str(engine.get_data_types()[0]),
-        "start is exact": all(torch.equal(start.weights[name], begun.weights[name]) for name in start.weights),
-        "a skip changes nothing": skipped and same(middle, after_skip),
+        "initial state is exact": all(
+            torch.equal(start.weights[name], initial.weights[name]) for name in start.weights
+        ),
+        "a skipped step changes nothing": skipped and same(middle, after_skip),
         "resuming is exact": same(end, resumed),
-        "updates": end.optimizer_steps,
-        "from one process's state": distance(taken_over, end_of_one),
+        "optimizer steps": end.optimizer_steps,
+        "from one process's state": distance(continued, end_of_one),
         "from the start": distance(end, end_of_one),
         "gradient": max(
             float((middle.moments["exp_avg"][n] - middle_of_one.moments["exp_avg"][n]).abs().max())

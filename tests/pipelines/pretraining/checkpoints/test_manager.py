@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, whatever the moment of a crash, and whatever the disk says."""
+"""A checkpoint is complete or absent, whenever the process crashes and whatever error the disk returns."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ def fill(folder: Path) -> None:
 
 
 def saved(checkpoints: CheckpointManager, *steps: int) -> Path:
-    """Save at the steps; gives the folder of the last."""
+    """Save checkpoints of these steps; returns the folder of the last one."""
     for step in steps:
         checkpoints.save(step, fill)
     checkpoints.wait()
@@ -53,18 +53,18 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_run_without_checkpoints_has_no_newest(checkpoints: CheckpointManager) -> None:
+def test_without_checkpoints_there_is_no_latest(checkpoints: CheckpointManager) -> None:
     assert checkpoints.latest() is None
 
 
-def test_a_checkpoint_holds_what_was_written(checkpoints: CheckpointManager) -> None:
+def test_a_checkpoint_holds_the_files_that_were_written(checkpoints: CheckpointManager) -> None:
     path = saved(checkpoints, 1000)
     assert path == checkpoints.latest() == checkpoints.folder / "step_00001000"
     assert torch.equal(load_file(path / WEIGHTS)["numbers"], torch.arange(1000.0))
     assert names(checkpoints.folder) == ["step_00001000"]
 
 
-def test_the_marker_holds_the_digest_of_every_other_file(checkpoints: CheckpointManager) -> None:
+def test_the_complete_file_holds_the_digest_of_every_other_file(checkpoints: CheckpointManager) -> None:
     path = saved(checkpoints, 10)
     assert json.loads((path / COMPLETE).read_text()) == {
         str(WEIGHTS): sha256_file(path / WEIGHTS),
@@ -72,33 +72,33 @@ def test_the_marker_holds_the_digest_of_every_other_file(checkpoints: Checkpoint
     }
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(checkpoints: CheckpointManager) -> None:
-    trained_on = threading.Event()
+def test_training_continues_while_a_checkpoint_is_written(checkpoints: CheckpointManager) -> None:
+    training_continued = threading.Event()
 
     def fill_slowly(folder: Path) -> None:
-        assert trained_on.wait(60)
+        assert training_continued.wait(60)
         fill(folder)
 
     checkpoints.save(10, fill_slowly)
     assert checkpoints.latest() is None
-    trained_on.set()
+    training_continued.set()
     checkpoints.wait()
     assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
-def test_the_newest_two_are_kept(checkpoints: CheckpointManager) -> None:
+def test_the_newest_checkpoints_are_kept(checkpoints: CheckpointManager) -> None:
     newest = saved(checkpoints, 5, 10, 15, 20)
     assert names(checkpoints.folder) == ["step_00000015", "step_00000020"]
     assert checkpoints.latest() == newest
 
 
-def test_every_kth_step_is_kept_for_good(tmp_path: Path) -> None:
+def test_checkpoints_of_multiples_of_keep_every_are_kept(tmp_path: Path) -> None:
     saved(CheckpointManager(tmp_path, keep_last=1, keep_every=10), 5, 10, 15, 20, 25)
     assert names(tmp_path) == ["step_00000010", "step_00000020", "step_00000025"]
 
 
 @pytest.mark.parametrize("file", [str(WEIGHTS), "state.json"])
-def test_a_damaged_checkpoint_is_passed_by_with_a_warning(
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     checkpoints: CheckpointManager, caplog: pytest.LogCaptureFixture, file: str
 ) -> None:
     newest = saved(checkpoints, 10, 20)
@@ -109,19 +109,19 @@ def test_a_damaged_checkpoint_is_passed_by_with_a_warning(
     assert f"{newest} is damaged (sha256 of {file} differs)" in warnings_in(caplog)[0]
 
 
-def test_a_checkpoint_that_lacks_a_file_is_passed_by(checkpoints: CheckpointManager) -> None:
+def test_a_checkpoint_with_a_missing_file_is_skipped(checkpoints: CheckpointManager) -> None:
     (saved(checkpoints, 10, 20) / WEIGHTS).unlink()
     assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
 @pytest.mark.parametrize("marker", [b"", b"[]", b"\xff", b"{"])
-def test_a_checkpoint_with_another_marker_is_passed_by(checkpoints: CheckpointManager, marker: bytes) -> None:
+def test_a_checkpoint_with_an_invalid_complete_file_is_skipped(checkpoints: CheckpointManager, marker: bytes) -> None:
     (saved(checkpoints, 10, 20) / COMPLETE).write_bytes(marker)
     assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_damaged_checkpoints_never_cost_a_good_one_its_place(tmp_path: Path, keep: int) -> None:
+def test_damaged_checkpoints_do_not_count_towards_keep_last(tmp_path: Path, keep: int) -> None:
     checkpoints = CheckpointManager(tmp_path, keep)
     for step in (20, 30):
         (saved(CheckpointManager(tmp_path, keep_last=9), step) / "state.json").unlink()
@@ -129,33 +129,33 @@ def test_damaged_checkpoints_never_cost_a_good_one_its_place(tmp_path: Path, kee
     assert saved(checkpoints, 20) == checkpoints.latest()
 
 
-def test_an_interrupted_save_is_never_taken_up(checkpoints: CheckpointManager) -> None:
+def test_an_interrupted_save_is_never_resumed_from(checkpoints: CheckpointManager) -> None:
     saved(checkpoints, 10)
     shutil.copytree(checkpoints.folder / "step_00000010", checkpoints.folder / ".step_00000020.partial")
     assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
-def test_the_next_save_removes_what_an_interrupted_one_left(checkpoints: CheckpointManager) -> None:
+def test_the_next_save_removes_the_files_of_an_interrupted_one(checkpoints: CheckpointManager) -> None:
     (checkpoints.folder / ".step_00000020.partial").mkdir(parents=True)
     (checkpoints.folder / ".step_00000020.partial" / "half").write_text("half")
     saved(checkpoints, 30)
     assert names(checkpoints.folder) == ["step_00000030"]
 
 
-def test_a_removal_that_was_interrupted_is_finished_by_the_next_save(checkpoints: CheckpointManager) -> None:
+def test_the_next_save_finishes_an_interrupted_removal(checkpoints: CheckpointManager) -> None:
     saved(checkpoints, 10).rename(checkpoints.folder / ".step_00000010.removed.partial")
     assert checkpoints.latest() is None
     saved(checkpoints, 20)
     assert names(checkpoints.folder) == ["step_00000020"]
 
 
-def test_a_folder_without_the_marker_is_not_a_checkpoint(checkpoints: CheckpointManager) -> None:
+def test_a_folder_without_the_complete_file_is_not_a_checkpoint(checkpoints: CheckpointManager) -> None:
     saved(checkpoints, 10)
     (checkpoints.folder / "step_00000020").mkdir()
     assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
-def test_something_else_in_the_folder_is_not_a_checkpoint(checkpoints: CheckpointManager) -> None:
+def test_a_folder_with_another_name_is_not_a_checkpoint(checkpoints: CheckpointManager) -> None:
     path = saved(checkpoints, 10)
     shutil.copytree(path, checkpoints.folder / "step_best")
     assert checkpoints.list_complete() == [path]
@@ -168,14 +168,14 @@ def test_saving_a_step_again_replaces_it(checkpoints: CheckpointManager) -> None
     assert names(checkpoints.folder) == ["step_00000010"]
 
 
-def half_filled(folder: Path) -> None:
+def fill_in_part_and_fail(folder: Path) -> None:
     (folder / "half").write_text("half")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_what_cannot_be_written_is_told_in_one_line_at_the_end(checkpoints: CheckpointManager) -> None:
+def test_wait_reports_a_failed_save_in_one_line(checkpoints: CheckpointManager) -> None:
     saved(checkpoints, 10)
-    checkpoints.save(20, half_filled)
+    checkpoints.save(20, fill_in_part_and_fail)
     with pytest.raises(RunError) as caught:
         checkpoints.wait()
     assert "\n" not in str(caught.value)
@@ -183,16 +183,16 @@ def test_what_cannot_be_written_is_told_in_one_line_at_the_end(checkpoints: Chec
     assert names(checkpoints.folder) == ["step_00000010"]
 
 
-def test_what_could_not_be_written_is_told_before_the_next_is_begun(checkpoints: CheckpointManager) -> None:
-    checkpoints.save(20, half_filled)
+def test_the_next_save_reports_a_failed_one_first(checkpoints: CheckpointManager) -> None:
+    checkpoints.save(20, fill_in_part_and_fail)
     with pytest.raises(RunError, match="No space left"):
         checkpoints.save(30, fill)
     checkpoints.wait()
     assert checkpoints.list_complete() == []
 
 
-def test_it_is_told_once(checkpoints: CheckpointManager) -> None:
-    checkpoints.save(20, half_filled)
+def test_a_failed_save_is_reported_once(checkpoints: CheckpointManager) -> None:
+    checkpoints.save(20, fill_in_part_and_fail)
     with pytest.raises(RunError):
         checkpoints.wait()
     assert saved(checkpoints, 30) == checkpoints.latest()
@@ -200,20 +200,20 @@ def test_it_is_told_once(checkpoints: CheckpointManager) -> None:
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB."""
+    """Mount a file system of 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if not mount or not umount or os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
+        pytest.skip("mounting a file system needs root")
     command = [mount, "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:  # noqa: S603 - a program of the system's
-        pytest.skip("this sandbox mounts nothing")
+    if subprocess.run(command, capture_output=True).returncode:  # noqa: S603 - a system program
+        pytest.skip("this sandbox does not allow mounting")
     yield folder
-    subprocess.run([umount, str(folder)], check=True)  # noqa: S603 - a program of the system's
+    subprocess.run([umount, str(folder)], check=True)  # noqa: S603 - a system program
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_else(tiny_disk: Path) -> None:
+def test_a_full_disk_leaves_only_the_previous_checkpoint(tiny_disk: Path) -> None:
     checkpoints = CheckpointManager(tiny_disk / "checkpoints", keep_last=2)
     before = saved(checkpoints, 10)
 
@@ -227,18 +227,19 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_else(tiny_disk: Pa
     assert checkpoints.latest() == before
 
 
-SAVE_FOR_EVER = """
+SAVE_REPEATEDLY = """
 import sys
 from pathlib import Path
-from pipelines.pretraining.checkpoints.manager import Checkpoints
+from pipelines.pretraining.checkpoints.manager import CheckpointManager
 
 def fill(folder):
     (folder / "trainable").mkdir()
     for name in range(8):
         (folder / "trainable" / str(name)).write_bytes(bytes(200_000))
 
-checkpoints = Checkpoints(Path(sys.argv[1]), keep=2)
-step = int(checkpoints.newest().name[5:]) if checkpoints.newest() else 0
+checkpoints = CheckpointManager(Path(sys.argv[1]), keep_last=2)
+latest = checkpoints.latest()
+step = int(latest.name[5:]) if latest else 0
 print("ready", flush=True)
 while True:
     step += 1
@@ -246,27 +247,27 @@ while True:
 """
 
 
-def test_a_process_killed_while_it_saves_leaves_whole_checkpoints_only(
+def test_a_process_killed_during_saves_leaves_only_complete_checkpoints(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng, reached = random.Random(1), 0
     checkpoints = CheckpointManager(tmp_path / "checkpoints", keep_last=2)
     interrupted = 0
     for _ in range(12):
-        command = [sys.executable, "-c", SAVE_FOR_EVER, str(checkpoints.folder)]
+        command = [sys.executable, "-c", SAVE_REPEATEDLY, str(checkpoints.folder)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:  # noqa: S603 - our own command
             assert process.stdout
             assert process.stdout.readline() == b"ready\n"
             time.sleep(rng.uniform(0.05, 0.5))  # any moment will do
             process.send_signal(signal.SIGKILL)
         interrupted += any(checkpoints.folder.glob(".*"))
-        whole = checkpoints.list_complete()
-        assert all(len(names(path / "trainable")) == 8 for path in whole)
+        complete = checkpoints.list_complete()
+        assert all(len(names(path / "trainable")) == 8 for path in complete)
         newest = checkpoints.latest()
-        assert newest == (whole[-1] if whole else None)
+        assert newest == (complete[-1] if complete else None)
         step = int(newest.name.removeprefix("step_")) if newest else 0
         assert step >= reached
         reached = step
     assert warnings_in(caplog) == []
     assert reached > 0
-    assert interrupted > 0, "no moment was in the middle of a save"
+    assert interrupted > 0, "no process was killed during a save"

@@ -1,4 +1,4 @@
-"""Engines of every ZeRO stage on one, two and three ranks: their state is one and the same thing."""
+"""The training state is the same for engines of every ZeRO stage on one, two and three ranks."""
 
 import json
 import os
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.distributed]
 ROOT = Path(__file__).parents[4]
 WORLDS = (1, 2, 3)
 CASES = 14
-"""Four stages, three of them with offload, in fp32 and bf16."""
+"""Four ZeRO stages, three of them also with an offloaded optimizer, in fp32 and bf16."""
 
 
 def free_port() -> int:
@@ -33,7 +33,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str
         command = [sys.executable, str(Path(__file__).with_name("every_stage.py"))]
         ranks = [
             subprocess.Popen(  # noqa: S603 - our own command
-                [*command, str(folder / f"{world}.json"), str(folder / "whole")],
+                [*command, str(folder / f"{world}.json"), str(folder / "reference")],
                 env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.DEVNULL,
             )
@@ -48,23 +48,27 @@ def each(reports: dict[int, list[dict[str, Any]]]) -> list[tuple[int, dict[str, 
     return [(world, report) for world in WORLDS for report in reports[world]]
 
 
-def test_every_stage_is_a_deepspeed_engine_of_that_stage_and_world(reports: dict[int, list[dict[str, Any]]]) -> None:
+def test_every_engine_is_a_deepspeed_engine_of_the_requested_stage_and_world_size(
+    reports: dict[int, list[dict[str, Any]]],
+) -> None:
     built = [(r["engine"], r["world"], r["stage"], r["offload"]) for _, r in each(reports)]
     stages = [(0, False), (1, False), (2, False), (3, False), (1, True), (2, True), (3, True)]
     assert built == [("DeepSpeedEngine", world, *stage) for world in WORLDS for stage in 2 * stages]
     assert [r["precision"] for r in reports[2]] == ["torch.float32"] * 7 + ["torch.bfloat16"] * 7
 
 
-@pytest.mark.parametrize("promise", ["start is exact", "a skip changes nothing", "resuming is exact"])
-def test_what_holds_bit_for_bit(reports: dict[int, list[dict[str, Any]]], promise: str) -> None:
-    assert [r[promise] for _, r in each(reports)] == [True] * CASES * len(WORLDS)
+@pytest.mark.parametrize(
+    "property_name", ["initial state is exact", "a skipped step changes nothing", "resuming is exact"]
+)
+def test_properties_that_hold_bit_for_bit(reports: dict[int, list[dict[str, Any]]], property_name: str) -> None:
+    assert [r[property_name] for _, r in each(reports)] == [True] * CASES * len(WORLDS)
 
 
 def test_a_skipped_step_is_not_counted(reports: dict[int, list[dict[str, Any]]]) -> None:
-    assert {r["updates"] for _, r in each(reports)} == {5}
+    assert {r["optimizer steps"] for _, r in each(reports)} == {5}
 
 
-def test_in_fp32_any_world_and_stage_goes_on_from_any_other_to_rounding(
+def test_in_fp32_any_world_size_and_stage_resumes_from_any_other_up_to_rounding(
     reports: dict[int, list[dict[str, Any]]],
 ) -> None:
     exact = [r for _, r in each(reports) if r["precision"] == "torch.float32"]
@@ -72,13 +76,15 @@ def test_in_fp32_any_world_and_stage_goes_on_from_any_other_to_rounding(
     assert max(r["from the start"] for r in exact) < 1e-4
 
 
-def test_in_bf16_any_world_and_stage_goes_on_from_any_other_within_its_noise(
+def test_in_bf16_any_world_size_and_stage_resumes_from_any_other_within_rounding_noise(
     reports: dict[int, list[dict[str, Any]]],
 ) -> None:
     rounded = [r for _, r in each(reports) if r["precision"] == "torch.bfloat16"]
-    assert max(r["from one process's state"] for r in rounded) < 0.1  # of one learning rate, after two steps
+    assert (
+        max(r["from one process's state"] for r in rounded) < 0.1
+    )  # in multiples of the learning rate, after two steps
 
 
-def test_the_gradient_of_many_ranks_is_that_of_one(reports: dict[int, list[dict[str, Any]]]) -> None:
+def test_the_gradient_does_not_depend_on_the_number_of_ranks(reports: dict[int, list[dict[str, Any]]]) -> None:
     """Conformance check 10: the moments, which are sums of gradients, agree to rounding."""
     assert max(r["gradient"] for _, r in each(reports) if r["precision"] == "torch.float32") < 1e-5
