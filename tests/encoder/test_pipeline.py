@@ -36,7 +36,7 @@ def image(pixels: Tensor) -> Image.Image:
     return to_images(pixels[:1])[0]
 
 
-def test_without_a_concept_it_paints_as_stable_diffusions_own_pipeline(pipe: E4TPipeline) -> None:
+def test_without_a_concept_it_generates_the_same_image_as_stable_diffusion_pipeline(pipe: E4TPipeline) -> None:
     prompt = "a portrait of a smiling person in a red shirt on a navy background"
     theirs = StableDiffusionPipeline.from_pretrained(BASE, dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)
@@ -46,7 +46,7 @@ def test_without_a_concept_it_paints_as_stable_diffusions_own_pipeline(pipe: E4T
     torch.testing.assert_close((made + 1) / 2, wanted, rtol=0, atol=2e-3)
 
 
-def test_a_tuned_concept_changes_the_picture_and_unloading_it_brings_the_first_one_back(
+def test_a_tuned_concept_changes_the_image_and_unloading_it_restores_the_first_one(
     pipe: E4TPipeline, image: Image.Image
 ) -> None:
     prompt = "a portrait of a person in a red shirt"
@@ -57,7 +57,9 @@ def test_a_tuned_concept_changes_the_picture_and_unloading_it_brings_the_first_o
     assert pipe(prompt, generator=seeded_generators(0, 1))[0].tobytes() == before.tobytes()
 
 
-def test_a_saved_concept_gives_the_same_picture_again(pipe: E4TPipeline, image: Image.Image, tmp_path: Path) -> None:
+def test_a_saved_concept_generates_the_same_image_after_loading(
+    pipe: E4TPipeline, image: Image.Image, tmp_path: Path
+) -> None:
     pipe.tune(image).save(tmp_path / "concept")
     first = pipe("a portrait of a *s", generator=seeded_generators(0, 1))[0]
     pipe.unload_concept()
@@ -65,7 +67,7 @@ def test_a_saved_concept_gives_the_same_picture_again(pipe: E4TPipeline, image: 
     assert pipe("a portrait of a *s", generator=seeded_generators(0, 1))[0].tobytes() == first.tobytes()
 
 
-def test_a_concept_in_one_file_gives_the_same_picture_again(
+def test_a_concept_in_one_file_generates_the_same_image_after_loading(
     pipe: E4TPipeline, image: Image.Image, tmp_path: Path
 ) -> None:
     (tmp_path / "concept.safetensors").write_bytes(pipe.tune(image).to_bytes())
@@ -76,13 +78,13 @@ def test_a_concept_in_one_file_gives_the_same_picture_again(
 
 
 @pytest.mark.parametrize("data", [b"", b"\x02" + 7 * b"\0" + b"{}", b"\xff" * 64, 8 * b"\0" + b"PK\x03\x04"])
-def test_bytes_that_are_no_concept_are_refused(data: bytes) -> None:
-    with pytest.raises(ModelError, match="no whole concept"):
+def test_bytes_that_are_not_a_concept_are_refused(data: bytes) -> None:
+    with pytest.raises(ModelError, match="not a complete concept"):
         Concept.from_bytes(data)
 
 
 @pytest.mark.parametrize("settings", [{}, {"trainable": "lora"}, {"token_type": "embedding"}])
-def test_pictures_painted_while_tuning_show_what_is_learned_and_change_nothing_of_it(
+def test_images_generated_during_tuning_show_its_progress_and_do_not_change_its_result(
     pipe: E4TPipeline, image: Image.Image, settings: dict
 ) -> None:
     alone = pipe.tune(image, steps=2, **settings)
@@ -101,7 +103,7 @@ def test_pictures_painted_while_tuning_show_what_is_learned_and_change_nothing_o
     assert abs(by_concept - last).max() <= 4  # of 255: a concept has 16 bits a number
 
 
-def test_a_picture_does_not_depend_on_the_others_in_the_batch(pipe: E4TPipeline, image: Image.Image) -> None:
+def test_an_image_does_not_depend_on_the_others_in_the_batch(pipe: E4TPipeline, image: Image.Image) -> None:
     pipe.tune(image)
     together = pipe.sample(["a portrait of a *s"] * 2, pipe.sample_config, seeded_generators(5, 2))
     alone = pipe.sample(["a portrait of a *s"], pipe.sample_config, seeded_generators(6, 1))
@@ -119,9 +121,9 @@ def test_a_concept_of_another_release_is_refused(pipe: E4TPipeline) -> None:
         pipe.load_concept(foreign)
 
 
-def test_a_concept_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_concept_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "concept.json").write_text("{}")
-    with pytest.raises(ModelError, match="not a whole concept"):
+    with pytest.raises(ModelError, match="not a complete concept"):
         Concept.load(tmp_path)
 
 
@@ -130,30 +132,30 @@ def test_a_concept_never_overwrites_a_folder(tmp_path: Path) -> None:
         Concept(weight_deltas={}, token=EncodedToken(torch.zeros(1, 4, 8)), release="x").save(tmp_path)
 
 
-def test_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(ModelError, match=r"broken\.png cannot be read as an image"):
         open_image(tmp_path / "broken.png")
 
 
-def test_a_picture_from_a_phone_held_sideways_is_turned_upright(tmp_path: Path) -> None:
+def test_an_image_is_rotated_by_its_exif_orientation(tmp_path: Path) -> None:
     sideways, orientation = Image.new("RGB", (4, 2)), Image.Exif()
     orientation[0x0112] = 6
     sideways.save(tmp_path / "phone.jpg", exif=orientation)
     assert open_image(tmp_path / "phone.jpg").size == (2, 4)
 
 
-def test_a_folder_without_a_base_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_base_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be loaded"):
         Backbone.load(BackboneConfig(model=str(tmp_path)))
 
 
-def test_a_missing_base_folder_is_one_line() -> None:
+def test_a_missing_base_model_folder_is_refused() -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         Backbone.load(BackboneConfig(model="./nowhere"))
 
 
-def test_a_mask_may_be_a_function_of_the_picture(pipe: E4TPipeline, image: Image.Image) -> None:
+def test_a_mask_may_be_a_function_of_the_image(pipe: E4TPipeline, image: Image.Image) -> None:
     half = Image.new("L", image.size, 0)
     half.paste(255, (0, 0, image.width // 2, image.height))
     by_picture, by_function = (pipe.tune(image, mask=mask) for mask in (half, lambda _: half))
@@ -162,20 +164,20 @@ def test_a_mask_may_be_a_function_of_the_picture(pipe: E4TPipeline, image: Image
 
 
 def test_a_mask_of_another_size_is_refused(pipe: E4TPipeline, image: Image.Image) -> None:
-    with pytest.raises(ModelError, match="does not fit its picture"):
+    with pytest.raises(ModelError, match="give equal sizes"):
         pipe.tune(image, mask=Image.new("L", (7, 7), 255))
 
 
-def test_masks_must_be_as_many_as_pictures(pipe: E4TPipeline, image: Image.Image) -> None:
-    with pytest.raises(ModelError, match="one mask a picture"):
+def test_a_number_of_masks_other_than_that_of_images_is_refused(pipe: E4TPipeline, image: Image.Image) -> None:
+    with pytest.raises(ModelError, match="one mask per image"):
         pipe.tune([image, image], mask=Image.new("L", image.size, 255))
 
 
-def test_settings_of_tuning_can_be_given_instead_of_the_releases(pipe: E4TPipeline, image: Image.Image) -> None:
+def test_keywords_of_tune_override_the_release_settings(pipe: E4TPipeline, image: Image.Image) -> None:
     assert pipe.tune(image, steps=0, trainable="attention").settings["trainable"] == "attention"
 
 
-def test_a_release_paints_and_tunes_at_the_size_that_it_was_trained_at(
+def test_a_release_generates_and_tunes_at_its_training_resolution(
     backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, image: Image.Image
 ) -> None:
     smaller = E4TPipeline(

@@ -1,4 +1,4 @@
-"""The rival methods by command, from pictures to pictures, and their concepts' way to diffusers' files and back."""
+"""Other methods by command, from images to images, and export and import of their concepts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ def images(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def painted(e4t: E4T, concept: Path, folder: Path) -> Image.Image:
+def generated(e4t: E4T, concept: Path, folder: Path) -> Image.Image:
     words = ("--prompt", "a portrait of a *s", "--count", "1", "--steps", "2")
     code, _, err = e4t("generate", "--release", RELEASE, "--concept", concept, "--output", folder, *words)
     assert code == 0, err
@@ -32,26 +32,26 @@ def painted(e4t: E4T, concept: Path, folder: Path) -> Image.Image:
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "pivotal"])
-def test_a_method_tunes_on_several_pictures_and_paints(
+def test_a_method_tunes_on_several_images_and_generates(
     e4t: E4T, images: list[Path], tmp_path: Path, method: str
 ) -> None:
     concept = tmp_path / "concept"
     asked = ("--method", method, "--image", *images, "--output", concept, *QUICK)
     code, _, err = e4t("tune", "--release", RELEASE, *asked)
     assert code == 0, err
-    assert painted(e4t, concept, tmp_path / "made").size == (64, 64)
+    assert generated(e4t, concept, tmp_path / "made").size == (64, 64)
 
 
-def test_pivotal_tuning_goes_on_from_a_learned_word(e4t: E4T, images: list[Path], tmp_path: Path) -> None:
+def test_pivotal_tuning_starts_from_a_learned_embedding(e4t: E4T, images: list[Path], tmp_path: Path) -> None:
     word, both = tmp_path / "word", tmp_path / "both"
     for method, output, start in (("textual-inversion", word, ()), ("pivotal", both, ("--init-concept", word))):
         asked = ("--method", method, "--image", images[0], "--output", output, *start, *QUICK)
         code, _, err = e4t("tune", "--release", RELEASE, *asked)
         assert code == 0, err
-    assert painted(e4t, both, tmp_path / "made").size == (64, 64)
+    assert generated(e4t, both, tmp_path / "made").size == (64, 64)
 
 
-def test_a_learned_word_goes_to_diffusers_files_and_back(e4t: E4T, images: list[Path], tmp_path: Path) -> None:
+def test_a_learned_embedding_can_be_exported_and_imported(e4t: E4T, images: list[Path], tmp_path: Path) -> None:
     word, files, back = tmp_path / "word", tmp_path / "files", tmp_path / "back"
     commands = (
         ("tune", "--release", RELEASE, "--method", "textual-inversion", "--image", images[0], "--output", word, *QUICK),
@@ -61,11 +61,11 @@ def test_a_learned_word_goes_to_diffusers_files_and_back(e4t: E4T, images: list[
     for command in commands:
         code, _, err = e4t(*command)
         assert code == 0, err
-    first, second = painted(e4t, word, tmp_path / "a"), painted(e4t, back, tmp_path / "b")
+    first, second = generated(e4t, word, tmp_path / "a"), generated(e4t, back, tmp_path / "b")
     assert ImageChops.difference(first, second).getbbox() is None
 
 
-def test_what_diffusers_cannot_hold_is_said_in_one_line(e4t: E4T, images: list[Path], tmp_path: Path) -> None:
+def test_exporting_an_unsupported_concept_is_refused_in_one_line(e4t: E4T, images: list[Path], tmp_path: Path) -> None:
     concept = tmp_path / "concept"
     assert e4t("tune", "--release", RELEASE, "--image", images[0], "--output", concept, *QUICK)[0] == 0
     code, _, err = e4t("export", "--concept", concept, "--output", tmp_path / "files")

@@ -83,7 +83,7 @@ class TestModels:
             tmp_path / "me"
         )
         (folder / file).write_bytes(hostile)
-        assert "not a whole concept" in refused(lambda: Concept.load(folder))
+        assert "not a complete concept" in refused(lambda: Concept.load(folder))
 
     def test_a_file_of_a_concept(self, hostile: bytes, refused, tmp_path: Path) -> None:
         (tmp_path / "me.safetensors").write_bytes(hostile)

@@ -1,4 +1,4 @@
-"""Releases and base models come from a hub on this machine, by the real client."""
+"""Releases and base models are downloaded by the real client from a hub server on this machine."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from encoder.errors import ModelError
 from encoder.hub_client import is_hub_id, resolved_revision
 from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
-from encoder.releases import download as encoder_hub
+from encoder.releases import download
 from encoder.releases.download import release_folder
 from encoder.releases.release import INDEX, REQUIRED_FILES, Release
 from tests.bases import SHIPPED
@@ -35,33 +35,33 @@ def faces() -> Files:
 
 
 def refusal(place: str | Path) -> str:
-    """What a release that cannot be had says, which is one line."""
+    """Return the error message of a release that cannot be loaded, and check that it is one line."""
     with pytest.raises(ModelError) as caught:
         release_folder(place)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_release_comes_from_the_hub_with_the_same_bytes(hub: Hub, faces: Files) -> None:
+def test_a_release_is_downloaded_with_the_same_bytes(hub: Hub, faces: Files) -> None:
     hub.put("me/faces", faces)
     assert files_in(release_folder("me/faces")) == faces
 
 
-def test_main_is_what_one_gets_and_a_tag_if_one_asks(hub: Hub, faces: Files) -> None:
+def test_the_default_revision_is_main_and_tags_and_commits_can_be_given(hub: Hub, faces: Files) -> None:
     commit = hub.put("me/faces", with_version(faces, "1.0.0"), tag="v1.0.0")
     hub.put("me/faces", with_version(faces, "2.0.0"), tag="v2.0.0")
     asked = ("me/faces@v1.0.0", "me/faces", f"me/faces@{commit}")
     assert [Release.open(release_folder(place)).version for place in asked] == ["1.0.0", "2.0.0", "1.0.0"]
 
 
-def test_no_pickle_no_code_and_nothing_hidden_is_downloaded(hub: Hub, faces: Files) -> None:
+def test_no_pickle_code_or_hidden_file_is_downloaded(hub: Hub, faces: Files) -> None:
     others = ("pytorch_model.bin", "x/weights.pt", "model.pkl", "pipeline.py", ".cache/a.json", "big.tar", "LICENSE")
     hub.put("me/faces", faces | dict.fromkeys(others, b"not of a release"))
     assert files_in(release_folder("me/faces")) == faces
     assert hub.asked["HEAD file"] <= 2 * len(faces)
 
 
-def test_a_folder_that_is_there_wins_over_the_hub(
+def test_an_existing_folder_wins_over_the_hub(
     hub: Hub, faces: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.put("me/faces", faces)
@@ -74,12 +74,12 @@ def test_a_folder_that_is_there_wins_over_the_hub(
 @pytest.mark.parametrize(
     "place", ["/nowhere/faces", "./faces", "../faces", "a/b/c", "faces", "me/fa ces", Path("me/x")]
 )
-def test_what_is_neither_folder_nor_hub_id_is_one_line_and_no_request(hub: Hub, place: str | Path) -> None:
+def test_a_name_that_is_neither_folder_nor_hub_id_is_refused_without_a_request(hub: Hub, place: str | Path) -> None:
     assert f"release {place}: no such folder; make one with `e4t release`, or give a hub id" in refusal(place)
     assert not hub.asked
 
 
-def test_the_second_time_only_asks_whether_there_is_something_new(hub: Hub, faces: Files) -> None:
+def test_a_second_download_only_asks_for_a_newer_commit(hub: Hub, faces: Files) -> None:
     hub.put("me/faces", faces)
     first = release_folder("me/faces")
     hub.asked.clear()
@@ -88,7 +88,7 @@ def test_the_second_time_only_asks_whether_there_is_something_new(hub: Hub, face
 
 
 @pytest.mark.parametrize("place", ["me/faces", "me/faces@v1.0.1"])
-def test_what_was_opened_once_opens_without_a_connection(
+def test_a_downloaded_release_opens_without_a_connection(
     hub: Hub, faces: Files, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     hub.put("me/faces", faces, tag="v1.0.1")
@@ -99,19 +99,19 @@ def test_what_was_opened_once_opens_without_a_connection(
     assert release_folder(place) == first
 
 
-def test_what_was_opened_once_opens_while_the_hub_has_troubles(hub: Hub, faces: Files) -> None:
+def test_a_downloaded_release_opens_while_the_hub_fails(hub: Hub, faces: Files) -> None:
     hub.put("me/faces", faces)
     first = release_folder("me/faces")
     hub.faults = {"*": 503}
     assert release_folder("me/faces") == first
 
 
-def test_what_was_never_opened_cannot_be_opened_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_that_was_not_downloaded_cannot_be_opened_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set and the local cache does not hold it" in refusal("me/faces")
 
 
-def test_a_download_that_was_cut_is_one_line_and_the_next_one_finishes_it(hub: Hub, faces: Files) -> None:
+def test_an_interrupted_download_is_one_line_and_the_next_run_completes_it(hub: Hub, faces: Files) -> None:
     hub.put("me/faces", faces)
     hub.faults = {"GET large": "cut"}
     assert "run this again" in refusal("me/faces")
@@ -119,7 +119,7 @@ def test_a_download_that_was_cut_is_one_line_and_the_next_one_finishes_it(hub: H
     assert files_in(release_folder("me/faces")) == faces
 
 
-def test_half_a_download_is_not_opened_offline(hub: Hub, faces: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_download_is_not_opened_offline(hub: Hub, faces: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.put("me/faces", faces)
     hub.faults = {"GET large": "cut"}
     refusal("me/faces")
@@ -139,7 +139,7 @@ def test_half_a_download_is_not_opened_offline(hub: Hub, faces: Files, monkeypat
     ],
 )
 @pytest.mark.parametrize("kind", ["GET model", "GET tree", "HEAD file", "GET file", "GET large"])
-def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(
+def test_an_error_of_the_hub_is_one_line_that_says_what_to_do(
     hub: Hub, faces: Files, kind: str, fault: int | str, advice: str
 ) -> None:
     hub.put("me/faces", faces)
@@ -149,13 +149,13 @@ def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(
     assert advice in said
 
 
-def test_models_and_revisions_that_do_not_exist_are_one_line(hub: Hub, faces: Files) -> None:
+def test_a_missing_model_or_revision_is_one_line(hub: Hub, faces: Files) -> None:
     hub.put("me/faces", faces)
     assert "no such model or revision" in refusal("me/nothing")
     assert "no such model or revision" in refusal("me/faces@v9.9.9")
 
 
-def test_a_private_release_wants_a_token(hub: Hub, faces: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_release_needs_a_token(hub: Hub, faces: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.put("me/faces", faces)
     hub.models["me/faces"].private = True
     monkeypatch.delenv("HF_TOKEN")
@@ -165,31 +165,33 @@ def test_a_private_release_wants_a_token(hub: Hub, faces: Files, monkeypatch: py
 
 
 @pytest.mark.parametrize("missing", sorted(REQUIRED_FILES))
-def test_a_model_that_is_no_release_is_not_downloaded(hub: Hub, faces: Files, missing: str) -> None:
+def test_a_model_that_is_not_a_release_is_not_downloaded(hub: Hub, faces: Files, missing: str) -> None:
     del faces[missing]
     hub.put("me/faces", faces)
     assert f"me/faces on the hub is not a release of e4t: it lacks {missing}" in refusal("me/faces")
     assert hub.asked["GET file"] == hub.asked["GET large"] == 0
 
 
-@pytest.mark.parametrize("limit", ["LARGEST_WEIGHTS", "LARGEST_OTHER"])
-def test_what_is_far_too_large_is_not_downloaded(
+@pytest.mark.parametrize("limit", ["MAX_WEIGHTS_BYTES", "MAX_OTHER_BYTES"])
+def test_a_far_too_large_file_is_not_downloaded(
     hub: Hub, faces: Files, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(encoder_hub, limit, 1000)
+    monkeypatch.setattr(download, limit, 1000)
     hub.put("me/faces", faces)
     assert "far more than a release" in refusal("me/faces")
     assert hub.asked["GET file"] == hub.asked["GET large"] == 0
 
 
-def test_a_downloaded_release_on_a_local_base_asks_for_the_base(hub: Hub, faces: Files) -> None:
+def test_a_downloaded_release_of_a_local_base_model_asks_for_it(hub: Hub, faces: Files) -> None:
     hub.put("me/faces", faces)
-    with pytest.raises(ConfigError, match=r"faces 1\.0\.1 was made on \.\./base, .* with --base, a folder or hub id"):
+    with pytest.raises(
+        ConfigError, match=r"faces 1\.0\.1 needs the base model \.\./base \(.*with --base, a folder or hub id"
+    ):
         E4TPipeline.from_pretrained("me/faces")
     assert E4TPipeline.from_pretrained("me/faces", base=str(SHIPPED), device="cpu").release == "faces 1.0.1"
 
 
-def test_a_given_base_brings_its_own_picture_tower_in_place_of_one_that_is_not_here(hub: Hub, faces: Files) -> None:
+def test_a_given_base_model_replaces_a_missing_image_encoder_by_its_own(hub: Hub, faces: Files) -> None:
     index = json.loads(faces[INDEX])
     index["base"]["clip"] = "../clip"
     hub.put("me/faces", faces | {INDEX: json.dumps(index).encode()})
@@ -197,7 +199,7 @@ def test_a_given_base_brings_its_own_picture_tower_in_place_of_one_that_is_not_h
     assert opened.backbone_config(str(SHIPPED)) == BackboneConfig(model=str(SHIPPED))
 
 
-def test_a_release_whose_base_is_on_the_hub_opens_by_its_id_alone(hub: Hub, faces: Files) -> None:
+def test_the_base_model_of_a_release_is_downloaded_at_its_pinned_revision(hub: Hub, faces: Files) -> None:
     index = json.loads(faces[INDEX])
     index["base"] |= {"model": "me/base", "revision": hub.put("me/base", files_in(SHIPPED))}
     hub.put("me/base", {"README.md": b"the base has been emptied"})
@@ -211,7 +213,7 @@ def test_a_release_whose_base_is_on_the_hub_opens_by_its_id_alone(hub: Hub, face
 
 
 @pytest.mark.parametrize("revision", [None, "main", "stable"])
-def test_the_revision_is_the_commit_that_was_loaded_even_if_the_hub_has_moved_on(
+def test_the_revision_is_the_loaded_commit_even_if_the_hub_has_a_newer_one(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, revision: str | None
 ) -> None:
     commit = hub.put("me/base", files_in(SHIPPED), tag="stable")
@@ -222,7 +224,7 @@ def test_the_revision_is_the_commit_that_was_loaded_even_if_the_hub_has_moved_on
     assert resolved_revision("me/base", revision) == commit
 
 
-def test_the_revision_of_what_was_not_loaded_is_asked_for(hub: Hub) -> None:
+def test_the_revision_of_a_model_that_was_not_loaded_is_requested(hub: Hub) -> None:
     commit = hub.put("me/base", {"README.md": b"a base"})
     assert resolved_revision("me/base", None) == commit
     assert resolved_revision("me/base", commit) == commit
@@ -233,7 +235,7 @@ def test_a_folder_has_no_revision(hub: Hub) -> None:
     assert not hub.asked
 
 
-def test_a_revision_that_nobody_knows_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_revision_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ConfigError, match="base model me/base is no local folder, and the hub cannot resolve it: no such model"
     ):
@@ -251,11 +253,11 @@ def test_owner_and_name_are_a_hub_id(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "faces", "/faces", "./faces", "../faces", "a/b/c", "a/", "a b/c", "a/b--c", "a/b@c"]
 )
-def test_what_the_hub_would_not_take_as_a_name_is_no_hub_id(text: str) -> None:
+def test_an_invalid_repository_name_is_not_a_hub_id(text: str) -> None:
     assert not is_hub_id(text)
 
 
-def test_the_command_takes_a_hub_id_and_later_needs_no_connection(hub: Hub, faces: Files, tmp_path: Path) -> None:
+def test_the_command_takes_a_hub_id_and_later_runs_offline(hub: Hub, faces: Files, tmp_path: Path) -> None:
     hub.put("me/faces", faces, tag="v1.0.1")
 
     def generate(output: str, **variables: str) -> subprocess.CompletedProcess[str]:

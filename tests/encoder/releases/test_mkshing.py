@@ -1,4 +1,4 @@
-"""Checkpoints of mkshing/e4t-diffusion: what their tensors mean, and what becomes of them."""
+"""Reading checkpoints of mkshing/e4t-diffusion."""
 
 from math import prod
 from pathlib import Path
@@ -26,7 +26,7 @@ def base(family_folders: Path) -> Path:
 
 
 def dense(tensors: dict[str, Tensor], place: str) -> Tensor:
-    """Delta (out, in) as that project evaluates it: an outer product, a linear over columns, then one over rows."""
+    """Compute Delta (out, in) as that project does: an outer product, a linear over columns, then one over rows."""
 
     def part(name: str) -> Tensor:
         return tensors[f"{place}.{name}"].double()
@@ -40,7 +40,7 @@ def dense(tensors: dict[str, Tensor], place: str) -> Tensor:
     return matrix.T
 
 
-def test_collapsed_offsets_are_the_dense_formula(backbone: Backbone, tmp_path: Path) -> None:
+def test_collapsed_offsets_equal_the_dense_formula(backbone: Backbone, tmp_path: Path) -> None:
     tensors = weight_offsets(backbone.unet)
     torch.save(tensors, tmp_path / "weight_offsets.pt")
     save_offsets(read_offsets(tmp_path / "weight_offsets.pt", backbone.unet), tmp_path / "collapsed.safetensors")
@@ -52,7 +52,7 @@ def test_collapsed_offsets_are_the_dense_formula(backbone: Backbone, tmp_path: P
         torch.testing.assert_close((u @ v.T).double(), wanted, rtol=0, atol=1e-5)
 
 
-def test_folded_they_are_the_weights_that_project_computes_with(backbone: Backbone, tmp_path: Path) -> None:
+def test_merged_offsets_give_the_weights_that_project_computes_with(backbone: Backbone, tmp_path: Path) -> None:
     tensors, name = weight_offsets(backbone.unet), "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     torch.save(tensors, tmp_path / "weight_offsets.pt")
     weight = backbone.unet.get_submodule(name).weight.detach().clone()
@@ -61,7 +61,7 @@ def test_folded_they_are_the_weights_that_project_computes_with(backbone: Backbo
     torch.testing.assert_close(backbone.unet.get_submodule(name).weight.detach(), wanted, rtol=0, atol=1e-5)
 
 
-def test_of_stable_diffusion_1_the_573_mb_become_one_and_a_half() -> None:
+def test_the_offsets_of_stable_diffusion_1_shrink_from_573_to_1_5_mb() -> None:
     unet = build_meta_backbone(SD1).unet
     matrices = [(linear.out_features, linear.in_features) for linear in attention_projections(unet).values()]
     assert len(matrices) == 96
@@ -69,13 +69,15 @@ def test_of_stable_diffusion_1_the_573_mb_become_one_and_a_half() -> None:
     assert 4 * sum(3 * rows + 2 * columns for rows, columns in matrices) == 4 * 373_632 == 1_494_528
 
 
-def test_the_tower_of_vit_h_has_the_391_tensors_of_open_clips() -> None:
+def test_the_image_encoder_of_vit_h_has_the_391_tensors_of_open_clip() -> None:
     shapes = vision_shapes(build_meta_backbone(SD1).image_encoder)
     assert (len(shapes), shapes["clip_vision.positional_embedding"]) == (391, (257, 1280))
     assert shapes["clip_vision.transformer.resblocks.31.attn.in_proj_weight"] == (3840, 1280)
 
 
-def test_a_trained_tower_comes_along_and_sees_the_same(base: Path, backbone: Backbone, tmp_path: Path) -> None:
+def test_a_trained_image_encoder_is_imported_and_gives_the_same_features(
+    base: Path, backbone: Backbone, tmp_path: Path
+) -> None:
     trained = CLIPVisionModel(CLIPVisionConfig(**backbone.image_encoder.config.to_dict()))
     checkpoint = write_checkpoint(tmp_path / "checkpoint", base, trained_tower=trained)
     assert vision_shapes(trained) == {name: tuple(tensor.shape) for name, tensor in tower(trained).items()}
@@ -86,7 +88,7 @@ def test_a_trained_tower_comes_along_and_sees_the_same(base: Path, backbone: Bac
     torch.testing.assert_close(loaded(pixels).last_hidden_state, trained.eval()(pixels).last_hidden_state)
 
 
-def test_an_encoders_weights_go_under_our_names(base: Path, backbone: Backbone, tmp_path: Path) -> None:
+def test_encoder_weights_are_renamed(base: Path, backbone: Backbone, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint", base)
     encoder, none = read_encoder(checkpoint / "encoder.pt", backbone)
     saved, read = torch.load(checkpoint / "encoder.pt", weights_only=True), encoder.state_dict()
@@ -100,9 +102,9 @@ def test_an_encoders_weights_go_under_our_names(base: Path, backbone: Backbone, 
     assert all(torch.equal(read[ours], saved[theirs]) for ours, theirs in pairs.items())
 
 
-def test_offsets_of_another_base_are_refused_in_one_line(family_folders: Path, tmp_path: Path) -> None:
+def test_offsets_of_another_base_model_are_refused_in_one_line(family_folders: Path, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint", family_folders / "sd1")
     other = UNet2DConditionModel.from_pretrained(family_folders / "sd2" / "unet")
-    with pytest.raises(ModelError, match=r"linear1.weight is \(24, 1\), this base needs \(40, 1\)") as caught:
+    with pytest.raises(ModelError, match=r"linear1.weight is \(24, 1\), this base model needs \(40, 1\)") as caught:
         read_offsets(checkpoint / "weight_offsets.pt", other)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Somebody else's .pt file: its tensors, or one line about why not, and never its code."""
+"""Reading an untrusted .pt file gives its tensors or a one-line error, and never runs its code."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def tensors(**others: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def refused(tmp_path: Path) -> Callable[[Any], str]:
-    """What is said about a file of that content, in one line."""
+    """Return the error message for a file with the given content, and check that it is one line."""
 
     def said(content: Any, **how: Any) -> str:
         path = tmp_path / "file.pt"
@@ -41,7 +41,7 @@ def refused(tmp_path: Path) -> Callable[[Any], str]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_tensors_of_the_wanted_names_and_shapes_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_tensors_with_the_required_names_and_shapes_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
     saved = {name: tensor.to(dtype) for name, tensor in tensors().items()}
     torch.save(saved, tmp_path / "file.pt")
     read = read_tensors(tmp_path / "file.pt", SHAPES)
@@ -49,7 +49,7 @@ def test_tensors_of_the_wanted_names_and_shapes_are_read(tmp_path: Path, dtype: 
     assert all(torch.equal(read[name], saved[name]) for name in saved)
 
 
-def test_optional_tensors_come_all_or_none(tmp_path: Path, refused: Callable[[Any], str]) -> None:
+def test_either_all_or_no_optional_tensors_are_accepted(tmp_path: Path, refused: Callable[[Any], str]) -> None:
     more = {"b": (2,), "c": (2,)}
     whole = tensors(b=torch.zeros(2), c=torch.zeros(2))
     for saved in (tensors(), whole):
@@ -61,7 +61,7 @@ def test_optional_tensors_come_all_or_none(tmp_path: Path, refused: Callable[[An
 
 
 class Runs:
-    """What a malicious file holds: unpickled, it would run a command."""
+    """Content of a malicious file: unpickling it would run a command."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -79,9 +79,9 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, refused: Callable
     assert sprung.exists()  # the trap was a real one
 
 
-def test_code_in_the_old_container_is_refused_and_not_run(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_code_in_the_legacy_container_is_refused_and_not_run(tmp_path: Path, refused: Callable[..., str]) -> None:
     trap = Runs(f"touch {tmp_path / 'ran'}")
-    assert "no whole file" in refused(trap, _use_new_zipfile_serialization=False)
+    assert "not a complete file" in refused(trap, _use_new_zipfile_serialization=False)
     assert not (tmp_path / "ran").exists()
 
 
@@ -89,20 +89,20 @@ def test_code_in_the_old_container_is_refused_and_not_run(tmp_path: Path, refuse
     ("content", "said"),
     [
         (None, "No such file"),
-        (b"", "no whole file"),
-        (json.dumps({"a": 1}).encode(), "no whole file"),
-        ([1, 2], "no state dict"),
-        ({"a.weight": 1, "a.bias": 2}, "no state dict"),
+        (b"", "not a complete file"),
+        (json.dumps({"a": 1}).encode(), "not a complete file"),
+        ([1, 2], "not a state dict"),
+        ({"a.weight": 1, "a.bias": 2}, "not a state dict"),
         ({"a.weight": torch.zeros(3, 5)}, "lacks a.bias"),
         (tensors(another=torch.zeros(1)), "has another"),
-        (tensors() | {"a.bias": torch.zeros(4)}, r"a.bias is (4,), this base needs (3,)"),
+        (tensors() | {"a.bias": torch.zeros(4)}, r"a.bias is (4,), this base model needs (3,)"),
         (tensors() | {"a.bias": torch.zeros(3).expand(1, 3)}, "a.bias is (1, 3)"),
-        (tensors() | {"a.bias": torch.zeros(3, dtype=torch.int64)}, "no plain numbers"),
-        (tensors() | {"a.bias": torch.zeros(3).to_sparse()}, "no plain numbers"),
+        (tensors() | {"a.bias": torch.zeros(3, dtype=torch.int64)}, "not a dense tensor of 16-bit or 32-bit floats"),
+        (tensors() | {"a.bias": torch.zeros(3).to_sparse()}, "not a dense tensor of 16-bit or 32-bit floats"),
         (tensors() | {"a.bias": torch.tensor([1.0, float("nan"), 2.0])}, "not finite"),
     ],
 )
-def test_what_is_not_wanted_is_said(refused: Callable[[Any], str], content: Any, said: str) -> None:
+def test_unexpected_content_is_named_in_the_error(refused: Callable[[Any], str], content: Any, said: str) -> None:
     assert said in refused(content)
 
 
@@ -110,7 +110,9 @@ def test_a_file_larger_than_its_tensors_is_not_opened(refused: Callable[[Any], s
     assert "more than the" in refused(tensors(padding=torch.zeros(MAX_PICKLE_BYTES)))
 
 
-def test_a_file_that_unpacks_to_more_is_not_unpacked(tmp_path: Path, refused: Callable[[Any], str]) -> None:
+def test_a_file_that_unpacks_to_more_than_its_size_is_not_unpacked(
+    tmp_path: Path, refused: Callable[[Any], str]
+) -> None:
     torch.save(tensors(zeros=torch.zeros(50 * MAX_PICKLE_BYTES)), tmp_path / "large.pt")
     packed = tmp_path / "packed.pt"
     with zipfile.ZipFile(tmp_path / "large.pt") as large, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as small:
@@ -126,13 +128,13 @@ def saved(tmp_path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_said_to_be_so(tmp_path: Path, refused: Callable[[Any], str], share: float) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, refused: Callable[[Any], str], share: float) -> None:
     whole = saved(tmp_path)
-    assert "no whole file" in refused(whole[: int(len(whole) * share)])
+    assert "not a complete file" in refused(whole[: int(len(whole) * share)])
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_damaged_bytes_give_the_tensors_or_one_line(tmp_path: Path, seed: int) -> None:
+def test_damaged_bytes_give_the_tensors_or_a_one_line_error(tmp_path: Path, seed: int) -> None:
     rng, damaged = random.Random(seed), bytearray(saved(tmp_path))
     for _ in range(4):
         damaged[rng.randrange(len(damaged))] = rng.randrange(256)

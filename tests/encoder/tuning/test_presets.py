@@ -1,4 +1,4 @@
-"""The rival methods on the tuning loop, on a tiny base of every family."""
+"""Presets of other methods, on a tiny base model of every family."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ QUICK = {"steps": 2, "batch_size": 2}
 
 @pytest.fixture(params=list(UNETS))
 def pipe(request: pytest.FixtureRequest, family_folders: Path) -> E4TPipeline:
-    """A base that nothing was pre-trained on."""
+    """Base model without a pre-trained domain encoder."""
     return E4TPipeline.from_base(
         BackboneConfig(model=str(family_folders / request.param)),
         ConditioningConfig(domain_word="person", templates=("a portrait of a *s",)),
@@ -41,7 +41,7 @@ def image(pixels: Tensor) -> Image.Image:
 
 
 def tuned_by(pipe: E4TPipeline, method: str, image: Image.Image | list[Image.Image], **settings: object) -> Concept:
-    """A concept by a method of two steps, with few pictures of the prior."""
+    """Tune with a method's preset for two steps, with few class images."""
     config = replace(METHODS[method], **QUICK)
     pipe.tune_config = replace(config, num_class_images=min(config.num_class_images, 3))
     return pipe.tune(image, **settings)
@@ -60,29 +60,29 @@ def test_textual_inversion_learns_an_embedding_and_nothing_else(pipe: E4TPipelin
     assert all(torch.equal(tensor, before[name]) for name, tensor in pipe.backbone.state_dict().items())
 
 
-def test_a_learned_word_starts_as_the_domain_word(pipe: E4TPipeline, image: Image.Image) -> None:
+def test_a_learned_token_is_initialized_with_the_domain_word(pipe: E4TPipeline, image: Image.Image) -> None:
     concept = tuned_by(pipe, "textual-inversion", image, steps=0)
     assert torch.equal(concept.token.embedding, pipe.conditioning.domain_embedding())
-    painted = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
+    sampled = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
     pipe.unload_concept()
     assert torch.equal(
-        pipe.sample([PROMPT.replace("*s", "person")], pipe.sample_config, seeded_generators(1, 1)), painted
+        pipe.sample([PROMPT.replace("*s", "person")], pipe.sample_config, seeded_generators(1, 1)), sampled
     )
 
 
-def test_dreambooth_changes_the_unet_alone_and_speaks_of_the_identifier(pipe: E4TPipeline, image: Image.Image) -> None:
+def test_dreambooth_trains_the_unet_only_and_uses_the_rare_token(pipe: E4TPipeline, image: Image.Image) -> None:
     concept = tuned_by(pipe, "dreambooth", image)
     assert (concept.token, concept.weight_deltas.keys()) == (RareToken("sks"), {"unet"})
-    spoken = pipe.sample([PROMPT.replace("*s", "sks person")], pipe.sample_config, seeded_generators(1, 1))
-    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1)), spoken)
+    expected = pipe.sample([PROMPT.replace("*s", "sks person")], pipe.sample_config, seeded_generators(1, 1))
+    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1)), expected)
 
 
-def test_dreambooth_may_tune_the_text_encoders_too(pipe: E4TPipeline, image: Image.Image) -> None:
+def test_dreambooth_can_train_the_text_encoders_too(pipe: E4TPipeline, image: Image.Image) -> None:
     texts = {"text_encoder", "text_encoder_2"} if len(pipe.backbone.text_encoders.encoders) == 2 else {"text_encoder"}
     assert tuned_by(pipe, "dreambooth", image, train_text_encoder=True).weight_deltas.keys() == {"unet"} | texts
 
 
-def test_pivotal_tuning_keeps_the_word_that_it_starts_from(pipe: E4TPipeline, image: Image.Image) -> None:
+def test_pivotal_tuning_keeps_the_embedding_of_its_initial_concept(pipe: E4TPipeline, image: Image.Image) -> None:
     pivot = tuned_by(pipe, "textual-inversion", image)
     concept = tuned_by(pipe, "pivotal", image, init_concept=pivot)
     assert torch.equal(concept.token.embedding, pivot.token.embedding)
@@ -90,50 +90,60 @@ def test_pivotal_tuning_keeps_the_word_that_it_starts_from(pipe: E4TPipeline, im
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_concept_is_saved_loaded_and_unloaded_alike(
+def test_a_concept_of_every_method_can_be_saved_loaded_and_unloaded(
     pipe: E4TPipeline, image: Image.Image, tmp_path: Path, method: str
 ) -> None:
     before = state(pipe)
     tuned_by(pipe, method, [image, image]).save(tmp_path / "concept")
-    painted = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
+    sampled = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
     pipe.unload_concept()
     assert all(torch.equal(tensor, before[name]) for name, tensor in pipe.backbone.state_dict().items())
     pipe.load_concept(Concept.load(tmp_path / "concept"))
-    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1)), painted)
+    assert torch.equal(pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1)), sampled)
 
 
 @pytest.mark.parametrize("pipe", ["sd1"], indirect=True)
-class TestThePrior:
-    """Prior preservation, where the family makes no difference."""
+class TestPriorPreservation:
+    """On one family, because the others make no difference here."""
 
     def losses(self, pipe: E4TPipeline, image: Image.Image, **settings: object) -> list[Losses]:
         seen: list[Losses] = []
         tuned_by(pipe, "dreambooth", image, on_step=lambda _, losses: seen.append(losses), **settings)
         return seen
 
-    def test_is_added_to_the_loss_by_its_weight(self, pipe: E4TPipeline, image: Image.Image) -> None:
+    def test_the_prior_loss_is_added_to_the_loss_by_its_weight(self, pipe: E4TPipeline, image: Image.Image) -> None:
         half, whole = (self.losses(pipe, image, prior_loss_weight=weight)[0] for weight in (0.5, 1.0))
         assert float(half.denoising) == float(whole.denoising)
         prior = whole.total - whole.denoising
         torch.testing.assert_close(half.total - half.denoising, prior / 2)
         assert prior > 0
 
-    def test_does_not_depend_on_the_micro_batches(self, pipe: E4TPipeline, image: Image.Image) -> None:
+    def test_the_prior_loss_does_not_depend_on_the_micro_batch_size(
+        self, pipe: E4TPipeline, image: Image.Image
+    ) -> None:
         one, two = (self.losses(pipe, image, micro_batch_size=size)[0] for size in (1, 2))
         torch.testing.assert_close(one.total, two.total)
 
-    def test_takes_pictures_that_are_given(self, pipe: E4TPipeline, image: Image.Image) -> None:
-        made = pipe.generate_class_images(3)
-        assert self.losses(pipe, image, class_images=made)[0].total == self.losses(pipe, image)[0].total
+    def test_given_class_images_are_used(self, pipe: E4TPipeline, image: Image.Image) -> None:
+        class_images = pipe.generate_class_images(3)
+        assert self.losses(pipe, image, class_images=class_images)[0].total == self.losses(pipe, image)[0].total
 
-    def test_keeps_what_the_base_makes(self, pipe: E4TPipeline, image: Image.Image) -> None:
-        """After steps that are far too large the domain word means what it did, more than without the prior."""
-        made = pipe.generate_class_images(3)
-        pixels = torch.cat([pipe.preprocess(picture) for picture in made])
+    def test_the_domain_word_keeps_its_meaning_better_with_the_prior_loss(
+        self, pipe: E4TPipeline, image: Image.Image
+    ) -> None:
+        """Far too large steps damage the domain word less with the prior loss than without it."""
+        class_images = pipe.generate_class_images(3)
+        pixels = torch.cat([pipe.preprocess(image) for image in class_images])
 
         def loss_after(weight: float) -> float:
             tuned_by(
-                pipe, "dreambooth", image, class_images=made, prior_loss_weight=weight, learning_rate=1e-3, steps=20
+                pipe,
+                "dreambooth",
+                image,
+                class_images=class_images,
+                prior_loss_weight=weight,
+                learning_rate=1e-3,
+                steps=20,
             )
             with torch.no_grad():
                 return float(Prior(pipe.backbone, pipe.conditioning, pixels, pipe.tune_config).loss(16))
@@ -141,12 +151,12 @@ class TestThePrior:
         assert loss_after(1.0) < loss_after(0.0)
 
 
-def test_tuning_starts_from_a_learned_word_only(pipe: E4TPipeline, image: Image.Image) -> None:
+def test_an_initial_concept_with_weight_deltas_is_refused(pipe: E4TPipeline, image: Image.Image) -> None:
     whole = tuned_by(pipe, "dreambooth", image)
-    with pytest.raises(ModelError, match="learned word"):
+    with pytest.raises(ModelError, match="must be a learned token"):
         tuned_by(pipe, "pivotal", image, init_concept=whole)
 
 
-def test_there_must_be_something_to_tune() -> None:
+def test_settings_that_train_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="nothing to tune"):
         TuneConfig(token_type="rare_token", trainable="none")

@@ -14,8 +14,9 @@ from encoder.model.conditioning import Conditioning
 from encoder.model.domain_encoder import DomainEncoder
 from encoder.model.features import class_tokens
 from encoder.model.losses import NoiseSample, e4t_loss
+from encoder.tuning.inputs import TuningImages
 from encoder.tuning.trainable import concept_modules
-from encoder.tuning.tuner import TuningImages, tune
+from encoder.tuning.tuner import Tuner
 from tests.bases import SHIPPED
 
 QUICK = {"steps": 2, "batch_size": 2, "learning_rate": 1e-4}
@@ -24,11 +25,14 @@ Tune = Callable[..., list[Concept]]
 
 @pytest.fixture
 def tuned(backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor) -> Tune:
-    """Tune on the first person, quickly unless told; gives the concepts."""
+    """Tune on the first image, by default for few steps; return the concepts."""
 
-    def run(pictures: TuningImages | None = None, *, stops: tuple[int, ...] | None = None, **settings: object) -> list:
-        config, pictures = TuneConfig(**QUICK | settings), pictures or TuningImages(pixels=pixels[:1])
-        return tune(backbone, encoder, conditioning, pictures, config, release="test", stops=stops)
+    def run(
+        images: TuningImages | None = None, *, checkpoint_steps: tuple[int, ...] | None = None, **settings: object
+    ) -> list[Concept]:
+        config, images = TuneConfig(**QUICK | settings), images or TuningImages(pixels=pixels[:1])
+        with Tuner(backbone, encoder, conditioning, images, config) as tuner:
+            return tuner.run("test", checkpoint_steps or (config.steps,))
 
     return run
 
@@ -42,7 +46,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 
 def distance(one: Concept, other: Concept) -> float:
-    """Of what they do to the UNet, relative to it."""
+    """Norm of the difference of two concepts' UNet deltas, relative to the first."""
     a, b = (
         torch.cat([rows(change).flatten() for change in concept.weight_deltas["unet"].values()])
         for concept in (one, other)
@@ -58,7 +62,7 @@ def rows(change: WeightDelta) -> Tensor:
     return to_dense(change, torch.Size(change.values.shape))  # of 8 bits
 
 
-def test_15_steps_lower_the_loss_of_the_picture(
+def test_15_steps_lower_the_loss_of_the_image(
     backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor, tuned: Tune
 ) -> None:
     """Conformance check 11 (docs/conformance.md)."""
@@ -86,22 +90,24 @@ def test_tuning_leaves_the_models_bit_identical(
     backbone: Backbone, encoder: DomainEncoder, tuned: Tune, train: str
 ) -> None:
     before = weights(backbone, encoder)
-    tuned(train=train, text_encoder=True, gradient_checkpointing=True)
+    tuned(trainable=train, train_text_encoder=True, gradient_checkpointing=True)
     assert same(weights(backbone, encoder), before)
 
 
 @pytest.mark.parametrize("train", ["unet", "lora"])
-def test_an_interrupt_leaves_the_models_as_they_were(
+def test_an_interrupt_leaves_the_models_bit_identical(
     backbone: Backbone, encoder: DomainEncoder, conditioning: Conditioning, pixels: Tensor, train: str
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     before, config = weights(backbone, encoder), TuneConfig(**QUICK, trainable=train)
-    with pytest.raises(KeyboardInterrupt):
-        tune(
-            backbone, encoder, conditioning, TuningImages(pixels=pixels[:1]), config, release="test", on_step=interrupt
-        )
+    images = TuningImages(pixels=pixels[:1])
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Tuner(backbone, encoder, conditioning, images, config) as tuner,
+    ):
+        tuner.run("test", [config.steps], interrupt)
     assert same(weights(backbone, encoder), before)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
@@ -110,7 +116,7 @@ def test_an_interrupt_leaves_the_models_as_they_were(
 def test_loading_and_unloading_a_concept_leaves_the_models_bit_identical(
     backbone: Backbone, encoder: DomainEncoder, tuned: Tune, train: str
 ) -> None:
-    [concept] = tuned(train=train, lora_learning_rate=0.01)
+    [concept] = tuned(trainable=train, lora_learning_rate=0.01)
     before = weights(backbone, encoder)
     loaded = AppliedConcept(concept, concept_modules(backbone, encoder))
     assert not same(weights(backbone.unet), before)
@@ -118,14 +124,14 @@ def test_loading_and_unloading_a_concept_leaves_the_models_bit_identical(
     assert same(weights(backbone, encoder), before)
 
 
-def test_small_batches_come_to_every_picture(tuned: Tune, pixels: Tensor) -> None:
+def test_batches_smaller_than_the_number_of_images_use_every_image(tuned: Tune, pixels: Tensor) -> None:
     first = torch.cat([pixels[:1], pixels[:1]])
     both, same = (tuned(TuningImages(pixels=shown), batch_size=1, steps=2)[0] for shown in (pixels, first))
     assert distance(both, same) > 0
 
 
 def test_the_same_seed_gives_the_same_concept(tuned: Tune) -> None:
-    assert distance(*(tuned(train=train)[0] for train in ("lora", "lora"))) == 0
+    assert distance(*(tuned(trainable=train)[0] for train in ("lora", "lora"))) == 0
     assert distance(tuned()[0], tuned()[0]) == 0
 
 
@@ -138,20 +144,20 @@ def test_0_steps_change_no_weight(tuned: Tune) -> None:
     assert not any(change.any() for change in concept.weight_deltas["unet"].values())
 
 
-def test_a_stop_on_the_way_is_what_tuning_that_far_gives(tuned: Tune) -> None:
+def test_an_intermediate_checkpoint_equals_tuning_for_so_many_steps(tuned: Tune) -> None:
     [alone] = tuned(steps=1)
-    _, on_the_way, _ = tuned(stops=(0, 1, 2))
+    _, on_the_way, _ = tuned(checkpoint_steps=(0, 1, 2))
     assert distance(alone, on_the_way) == 0
 
 
 def test_attention_tuning_changes_attention_only(tuned: Tune) -> None:
-    changes: WeightDeltas = tuned(train="attention")[0].weight_deltas["unet"]
+    changes: WeightDeltas = tuned(trainable="attention")[0].weight_deltas["unet"]
     assert changes
     assert all(".attn" in name for name in changes)
 
 
-def test_low_rank_tuning_leaves_two_thin_factors_for_every_projection(backbone: Backbone, tuned: Tune) -> None:
-    changes = tuned(train="lora", lora_rank=3)[0].weight_deltas["unet"]
+def test_lora_tuning_returns_two_factors_for_every_projection(backbone: Backbone, tuned: Tune) -> None:
+    changes = tuned(trainable="lora", lora_rank=3)[0].weight_deltas["unet"]
     shapes = {name: tuple(parameter.shape) for name, parameter in backbone.unet.named_parameters()}
     assert all((*change.up.shape, *change.down.shape) == (shapes[name][0], 3, 3, shapes[name][1])
                for name, change in changes.items())  # fmt: skip
@@ -159,71 +165,71 @@ def test_low_rank_tuning_leaves_two_thin_factors_for_every_projection(backbone: 
                                for name in shapes)  # fmt: skip
 
 
-def test_the_text_encoder_learns_if_asked(tuned: Tune) -> None:
+def test_the_text_encoder_is_trained_if_train_text_encoder_is_set(tuned: Tune) -> None:
     assert not tuned()[0].weight_deltas.get("text_encoder")
-    assert any(change.any() for change in tuned(text_encoder=True)[0].weight_deltas["text_encoder"].values())
+    assert any(change.any() for change in tuned(train_text_encoder=True)[0].weight_deltas["text_encoder"].values())
 
 
 @pytest.mark.parametrize(
     "settings", [{"micro_batch_size": 2}, {"micro_batch_size": 3}, {"gradient_checkpointing": True}]
 )
-def test_what_saves_memory_learns_the_same(tuned: Tune, settings: dict) -> None:
+def test_settings_that_save_memory_give_the_same_concept(tuned: Tune, settings: dict) -> None:
     plain, saving = tuned(batch_size=4)[0], tuned(batch_size=4, **settings)[0]
     assert (
         distance(plain, saving) < 0.02
     )  # Adam's first steps have the size of the rate whatever the gradient's rounding
 
 
-def test_few_bits_lose_little_and_say_how_much(tuned: Tune) -> None:
-    exact, rounded = tuned()[0], tuned(stored_bits=8)[0]
-    assert exact.settings["stored_error"] < 0.001
-    assert 0 < rounded.settings["stored_error"] < 0.02
-    assert distance(exact, rounded) == pytest.approx(rounded.settings["stored_error"], rel=0.2)
+def test_8_bit_deltas_record_a_small_rounding_error(tuned: Tune) -> None:
+    exact, rounded = tuned()[0], tuned(delta_bits=8)[0]
+    assert exact.settings["delta_error"] < 0.001
+    assert 0 < rounded.settings["delta_error"] < 0.02
+    assert distance(exact, rounded) == pytest.approx(rounded.settings["delta_error"], rel=0.2)
 
 
-def test_8_bit_moments_learn_nearly_the_same(tuned: Tune) -> None:
+def test_8_bit_optimizer_states_give_nearly_the_same_concept(tuned: Tune) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     assert distance(tuned(steps=3)[0], tuned(steps=3, optimizer="adamw8bit")[0]) < 0.2
 
 
 def in_precision(dtype: Precision, encoder: DomainEncoder, pixels: Tensor, **settings: object) -> Concept:
-    """What a base held so learns."""
+    """Tune with a base model in the given precision."""
     backbone = Backbone.load(BackboneConfig(model=str(SHIPPED), dtype=dtype))
     conditioning = Conditioning.from_backbone(backbone, ConditioningConfig(domain_word="person"))
     config = TuneConfig(**QUICK | settings)
-    [concept] = tune(backbone, encoder, conditioning, TuningImages(pixels=pixels[:1]), config, release="test")
-    return concept
+    with Tuner(backbone, encoder, conditioning, TuningImages(pixels=pixels[:1]), config) as tuner:
+        return tuner.run("test", [config.steps])[0]
 
 
-def test_a_base_in_bfloat16_learns_nearly_the_same(encoder: DomainEncoder, pixels: Tensor) -> None:
-    exact, held_low = (in_precision(dtype, encoder, pixels, steps=5) for dtype in ("float32", "bfloat16"))
-    assert distance(exact, held_low) < 0.5
+def test_a_base_model_in_bfloat16_gives_nearly_the_same_concept(encoder: DomainEncoder, pixels: Tensor) -> None:
+    exact, low_precision = (in_precision(dtype, encoder, pixels, steps=5) for dtype in ("float32", "bfloat16"))
+    assert distance(exact, low_precision) < 0.5
 
 
-def test_a_base_in_float16_is_refused(encoder: DomainEncoder, pixels: Tensor) -> None:
+def test_a_base_model_in_float16_is_refused(encoder: DomainEncoder, pixels: Tensor) -> None:
     with pytest.raises(ConfigError, match="bfloat16"):
         in_precision("float16", encoder, pixels)
 
 
-def test_a_mask_weighs_the_loss(tuned: Tune, pixels: Tensor) -> None:
+def test_a_mask_weights_the_loss(tuned: Tune, pixels: Tensor) -> None:
     everything = torch.ones(1, 1, *pixels.shape[-2:])
     half = everything.clone()
     half[..., 32:] = 0
-    plain, all_of_it, left = (
+    plain, all_white, left = (
         tuned(TuningImages(pixels=pixels[:1], masks=mask))[0] for mask in (None, everything, half)
     )
-    assert distance(plain, all_of_it) < 0.02
+    assert distance(plain, all_white) < 0.02
     assert distance(plain, left) > 0.1
 
 
 def test_an_empty_mask_is_refused(pixels: Tensor) -> None:
-    with pytest.raises(ModelError, match="covers nothing"):
+    with pytest.raises(ModelError, match="black everywhere"):
         TuningImages(pixels=pixels[:1], masks=torch.zeros(1, 1, 64, 64))
 
 
-def test_several_pictures_are_learned_together(tuned: Tune, pixels: Tensor) -> None:
+def test_several_images_are_tuned_together(tuned: Tune, pixels: Tensor) -> None:
     [concept] = tuned(TuningImages(pixels=pixels))
-    assert concept.settings["pictures"] == 2
+    assert concept.settings["images"] == 2
     assert distance(concept, tuned()[0]) > 0.1
 
 

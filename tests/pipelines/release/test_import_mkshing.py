@@ -160,8 +160,8 @@ def test_code_inside_is_refused_in_one_line_and_nothing_runs(
         ("config.json", b'{"domain_class_token": "cat", "resolution": 1e9}', "resolution is 1000000000.0"),
         ("config.json", b'{"domain_class_token": "cat", "pretrained_args": {}}', "one tuned concept"),
         ("weight_offsets.pt", None, "No such file"),
-        ("weight_offsets.pt", b"PK\x03\x04", "no whole file"),
-        ("encoder.pt", b"\x80\x02}.", "no whole file"),
+        ("weight_offsets.pt", b"PK\x03\x04", "not a complete file"),
+        ("encoder.pt", b"\x80\x02}.", "not a complete file"),
         ("encoder.pt", b"0" * 3_000_000, "more than the"),
     ],
 )
@@ -180,7 +180,7 @@ def test_an_encoder_for_another_base_is_refused_in_one_line(
     imported: Import, checkpoint: Path, family_folders: Path
 ) -> None:
     code, _, err = imported(checkpoint, "--base", family_folders / "sd2")
-    assert (code, err.count("\n"), "this base needs" in err) == (1, 1, True), err
+    assert (code, err.count("\n"), "this base model needs" in err) == (1, 1, True), err
 
 
 @pytest.mark.parametrize("words", [("--version", "one"), ("--base", "/nowhere"), ("--image-encoder", "/nowhere")])
