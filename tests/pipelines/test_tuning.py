@@ -1,5 +1,6 @@
-"""Tuning by command: one concept of several pictures or one of each, and never the same twice."""
+"""``e4t tune`` makes one concept of several images or one of each, and takes known concepts from the cache."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from e4t import ConfigError
 from encoder.concepts.concept import Concept
 from encoder.concepts.concept_tokens import LearnedToken
 from encoder.errors import ModelError
-from encoder.releases.release import Release
-from pipelines.tuning import TuneRequest, split_per_image
+from encoder.releases.release import INDEX, Release
+from pipelines import tuning
+from pipelines.tuning import ImageFile, TuneRequest, split_per_image
 from tests.bases import SHIPPED
 
 E4T = Callable[..., tuple[int, str, str]]
@@ -22,21 +25,21 @@ QUICK = ("--release", RELEASE, "--steps", "1", "--batch-size", "2")
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    """Red, green and blue."""
-    paths = [tmp_path / f"{colour}.png" for colour in ("red", "green", "blue")]
+def images(tmp_path: Path) -> list[Path]:
+    """A red, a green and a blue image."""
+    paths = [tmp_path / f"{color}.png" for color in ("red", "green", "blue")]
     for path in paths:
         Image.new("RGB", (64, 64), path.stem).save(path)
     return paths
 
 
 @pytest.fixture
-def order(pictures: list[Path], tmp_path: Path) -> TuneRequest:
-    return TuneRequest(images=[str(pictures[0])], output=tmp_path / "out", settings={"steps": 1})
+def request_(images: list[Path], tmp_path: Path) -> TuneRequest:
+    return TuneRequest.from_files(images=[str(images[0])], output=tmp_path / "out", settings={"steps": 1})
 
 
-def spent(out: str) -> list[str]:
-    """What was said of each concept's time."""
+def durations(out: str) -> list[str]:
+    """Return the duration that is printed for each concept, or ``cached``."""
     return [line.split("  ")[1] for line in out.splitlines() if line.startswith("concept: ")]
 
 
@@ -44,87 +47,123 @@ def same(one: Path, other: Path) -> bool:
     return all((one / path.name).read_bytes() == path.read_bytes() for path in other.iterdir())
 
 
-def test_each_picture_gets_a_concept_of_its_own_and_only_new_ones_are_tuned(
-    e4t: E4T, pictures: list[Path], tmp_path: Path
+def learned_token(value: float) -> Concept:
+    return Concept(weight_deltas={}, token=LearnedToken(torch.full((4,), value), (4,)), release="any")
+
+
+def test_separate_concepts_are_tuned_per_image_and_known_ones_come_from_the_cache(
+    e4t: E4T, images: list[Path], tmp_path: Path
 ) -> None:
-    code, out, err = e4t(
-        "tune", *QUICK, "--image", *pictures[:2], "--separate-concepts", "--output", tmp_path / "first"
-    )
+    code, out, err = e4t("tune", *QUICK, "--image", *images[:2], "--separate-concepts", "--output", tmp_path / "first")
     assert code == 0, err
-    assert "opened: " in out
-    assert all(said.endswith(" s") for said in spent(out))
+    assert f"loaded {RELEASE} in " in out
+    assert all(duration.endswith(" s") for duration in durations(out))
     assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["green", "red"]
     assert not same(tmp_path / "first" / "red", tmp_path / "first" / "green")
-    code, out, err = e4t("tune", *QUICK, "--image", *pictures, "--separate-concepts", "--output", tmp_path / "second")
+    code, out, err = e4t("tune", *QUICK, "--image", *images, "--separate-concepts", "--output", tmp_path / "second")
     assert code == 0, err
-    assert [said == "tuned before" for said in spent(out)] == [True, True, False]
+    assert [duration == "cached" for duration in durations(out)] == [True, True, False]
     assert same(tmp_path / "first" / "red", tmp_path / "second" / "red")
-    shutil.copy(pictures[2], tmp_path / "called otherwise.png")
-    words = ("--image", tmp_path / "called otherwise.png", "--output", tmp_path / "third")
-    code, out, err = e4t("tune", *QUICK, *words)
-    assert (code, spent(out)) == (0, ["tuned before"]), "what counts is the picture, not its name"
-    assert "opened: " not in out, "no model is loaded for nothing"
+    shutil.copy(images[2], tmp_path / "renamed.png")
+    options = ("--image", tmp_path / "renamed.png", "--output", tmp_path / "third")
+    code, out, err = e4t("tune", *QUICK, *options)
+    assert (code, durations(out)) == (0, ["cached"]), "the contents of the image count, not its name"
+    assert "loaded " not in out, "no model is loaded for a cached concept"
     assert Concept.load(tmp_path / "third").release == "faces 1.0.1"
-    code, out, _ = e4t("tune", *QUICK, *words[:2], "--cache-gib", "0", "--output", tmp_path / "fourth")
-    assert (code, spent(out)) == (0, ["tuned before"]), "nothing is kept; what is there serves"
+    code, out, _ = e4t("tune", *QUICK, *options[:2], "--cache-gib", "0", "--output", tmp_path / "fourth")
+    assert (code, durations(out)) == (0, ["cached"]), "a cache of 0 GiB still serves what it holds"
 
 
-def test_whatever_makes_a_concept_another_makes_its_key_another(
-    order: TuneRequest, pictures: list[Path], tmp_path: Path
+def test_everything_that_decides_a_concept_changes_its_cache_key(
+    request_: TuneRequest, images: list[Path], tmp_path: Path
 ) -> None:
-    release, how = Release.open(RELEASE), ["e4t", None, None]
-    start = Concept(weight_deltas={}, token=LearnedToken(torch.zeros(4), (4,)), release="any").save(tmp_path / "start")
-    other = Concept(weight_deltas={}, token=LearnedToken(torch.ones(4), (4,)), release="any").save(tmp_path / "other")
-    orders = [
-        order,
-        replace(order, images=[str(pictures[1])]),
-        replace(order, images=[str(path) for path in pictures[:2]]),
-        replace(order, images=[str(path) for path in pictures[1::-1]]),
-        replace(order, masks=[str(pictures[2])]),
-        replace(order, captions=["a portrait of a smiling *s"]),
-        replace(order, start=str(start)),
-        replace(order, start=str(other)),
-        replace(order, settings={"steps": 2}),
-        replace(order, settings={"steps": 1, "seed": 1}),
+    release = Release.open(RELEASE)
+    red, green, blue = (ImageFile.read(path) for path in images)
+    requests = [
+        request_,
+        replace(request_, images=[green]),
+        replace(request_, images=[red, green]),
+        replace(request_, images=[green, red]),
+        replace(request_, masks=[blue]),
+        replace(request_, captions=["a portrait of a smiling *s"]),
+        replace(request_, init_concept=learned_token(0)),
+        replace(request_, init_concept=learned_token(1)),
+        replace(request_, settings={"steps": 2}),
+        replace(request_, settings={"steps": 1, "seed": 1}),
+        replace(request_, method="dreambooth"),
     ]
-    keys = [each.cache_key(release, how) for each in orders]
-    keys += [order.cache_key(release, ["dreambooth", None, None]), order.cache_key(release, ["e4t", "a base", None])]
-    keys += [order.cache_key(replace(release, **said), how) for said in ({"version": "2.0.0"}, {"tuning": {}})]
+    keys = [each.cache_key(release, [None, None]) for each in requests]
+    keys.append(request_.cache_key(release, ["another base", None]))
+    for number, change in enumerate(({"version": "2.0.0"}, {"tuning": {}})):
+        folder = shutil.copytree(RELEASE, tmp_path / str(number))
+        (folder / INDEX).write_text(json.dumps(json.loads((RELEASE / INDEX).read_text()) | change))
+        keys.append(request_.cache_key(Release.open(folder), [None, None]))
     assert len(set(keys)) == len(keys)
-    assert replace(order, output=tmp_path / "elsewhere").cache_key(release, how) == keys[0]
+    assert replace(request_, output=tmp_path / "elsewhere").cache_key(release, [None, None]) == keys[0]
 
 
-def test_masks_and_captions_go_with_their_pictures(pictures: list[Path], order: TuneRequest) -> None:
-    paths = [str(path) for path in pictures]
-    both = replace(order, images=paths[:2], masks=paths[1:], captions=["one *s", "two *s"])
-    red, green = split_per_image(both)
-    assert (red.images, red.masks, red.captions) == (paths[:1], paths[1:2], ["one *s"])
-    assert (green.images, green.masks, green.captions) == (paths[1:2], paths[2:], ["two *s"])
-    assert [made.output.name for made in (red, green)] == ["red", "green"]
+def test_masks_and_captions_stay_with_their_images(images: list[Path], request_: TuneRequest) -> None:
+    red, green, blue = (ImageFile.read(path) for path in images)
+    both = replace(request_, images=[red, green], masks=[green, blue], captions=["one *s", "two *s"])
+    first, second = split_per_image(both)
+    assert (first.images, first.masks, first.captions) == ([red], [green], ["one *s"])
+    assert (second.images, second.masks, second.captions) == ([green], [blue], ["two *s"])
+    assert [request.output.name for request in (first, second)] == ["red", "green"]
 
 
-def test_two_pictures_of_one_name_are_refused_before_anything_is_done(
-    e4t: E4T, pictures: list[Path], tmp_path: Path
+def test_each_image_is_decoded_once(images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    original = tuning.open_image
+
+    def open_image(file: object, name: str) -> Image.Image:
+        decoded.append(Path(name).stem)
+        return original(file, name)
+
+    monkeypatch.setattr(tuning, "open_image", open_image)
+    paths = [str(path) for path in images]
+    request = TuneRequest.from_files(images=paths[:2], masks=paths[1:], output=tmp_path / "out")
+    for single in split_per_image(request):
+        single.cache_key(Release.open(RELEASE))
+    assert decoded == ["red", "green", "green", "blue"]
+
+
+def test_two_images_of_one_name_are_refused_before_anything_is_tuned(
+    e4t: E4T, images: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "sub").mkdir()
-    shutil.copy(pictures[1], tmp_path / "sub" / "red.png")
-    words = ("--image", pictures[0], tmp_path / "sub" / "red.png", "--separate-concepts", "--output", tmp_path / "out")
-    code, _, err = e4t("tune", *QUICK, *words)
+    shutil.copy(images[1], tmp_path / "sub" / "red.png")
+    options = ("--image", images[0], tmp_path / "sub" / "red.png", "--separate-concepts", "--output", tmp_path / "out")
+    code, _, err = e4t("tune", *QUICK, *options)
     assert code == 1
-    assert "two pictures have the same name" in err
+    assert "two images have the same name" in err
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_there_is_not_overwritten(order: TuneRequest, tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
+def test_an_existing_output_is_not_overwritten(request_: TuneRequest, tmp_path: Path) -> None:
+    (tmp_path / "existing").mkdir()
     with pytest.raises(ModelError, match="exists; give another --output"):
-        replace(order, output=tmp_path / "there")
+        replace(request_, output=tmp_path / "existing")
 
 
-@pytest.mark.parametrize("start", ["nowhere", "red.png"])
-def test_a_start_that_is_no_concept_is_one_line(e4t: E4T, pictures: list[Path], tmp_path: Path, start: str) -> None:
-    words = ("--image", pictures[0], "--init-concept", tmp_path / start, "--output", tmp_path / "out")
-    code, _, err = e4t("tune", *QUICK, *words)
+def test_settings_out_of_range_are_refused_when_the_request_is_made(request_: TuneRequest) -> None:
+    with pytest.raises(ConfigError, match=r"tune\.steps"):
+        replace(request_, settings={"steps": -1})
+
+
+@pytest.mark.parametrize("name", ["missing.png", "notes.txt"])
+def test_a_file_that_is_not_an_image_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").write_text("not an image")
+    with pytest.raises(ModelError, match=f"{name} cannot be read") as caught:
+        ImageFile.read(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("concept", ["missing", "red.png"])
+def test_an_initial_concept_that_is_not_a_concept_is_refused_in_one_line(
+    e4t: E4T, images: list[Path], tmp_path: Path, concept: str
+) -> None:
+    options = ("--image", images[0], "--init-concept", tmp_path / concept, "--output", tmp_path / "out")
+    code, _, err = e4t("tune", *QUICK, *options)
     assert code == 1
-    assert "whole concept" in err
+    assert "complete concept" in err
     assert err.count("\n") == 1

@@ -1,6 +1,5 @@
 """Presets of other methods, on a tiny base model of every family."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from encoder.images import to_images
 from encoder.model.losses import Losses
 from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
-from encoder.tuning.presets import METHODS
+from encoder.tuning.presets import METHODS, MethodName
 from encoder.tuning.prior import Prior
 from tests.bases import UNETS
 
@@ -40,11 +39,12 @@ def image(pixels: Tensor) -> Image.Image:
     return to_images(pixels[:1])[0]
 
 
-def tuned_by(pipe: E4TPipeline, method: str, image: Image.Image | list[Image.Image], **settings: object) -> Concept:
+def tuned_by(
+    pipe: E4TPipeline, method: MethodName, image: Image.Image | list[Image.Image], **settings: object
+) -> Concept:
     """Tune with a method's preset for two steps, with few class images."""
-    config = replace(METHODS[method], **QUICK)
-    pipe.tune_config = replace(config, num_class_images=min(config.num_class_images, 3))
-    return pipe.tune(image, **settings)
+    quick = QUICK | {"num_class_images": min(METHODS[method].num_class_images, 3)}
+    return pipe.tune(image, method=method, **quick | settings)
 
 
 def state(pipe: E4TPipeline) -> dict[str, Tensor]:
@@ -91,7 +91,7 @@ def test_pivotal_tuning_keeps_the_embedding_of_its_initial_concept(pipe: E4TPipe
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_concept_of_every_method_can_be_saved_loaded_and_unloaded(
-    pipe: E4TPipeline, image: Image.Image, tmp_path: Path, method: str
+    pipe: E4TPipeline, image: Image.Image, tmp_path: Path, method: MethodName
 ) -> None:
     before = state(pipe)
     tuned_by(pipe, method, [image, image]).save(tmp_path / "concept")
@@ -146,7 +146,7 @@ class TestPriorPreservation:
                 steps=20,
             )
             with torch.no_grad():
-                return float(Prior(pipe.backbone, pipe.conditioning, pixels, pipe.tune_config).loss(16))
+                return float(Prior(pipe.backbone, pipe.conditioning, pixels, METHODS["dreambooth"]).loss(16))
 
         assert loss_after(1.0) < loss_after(0.0)
 
