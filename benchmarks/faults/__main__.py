@@ -1,10 +1,10 @@
-"""Disturbs small pre-training runs at random moments, and counts what it costs them.
+"""Inject faults into small pretraining runs at random moments, and report lost and repeated samples.
 
-    python -m benchmarks.faults                                  # 20 moments of each kind, an hour or so
-    python -m benchmarks.faults --moments 1 --faults cut-link    # a smoke run
+    python -m benchmarks.faults                                  # 20 faults of each kind, takes about an hour
+    python -m benchmarks.faults --moments 1 --faults cut-link    # a smoke test
 
-From the root of a checkout, in its environment. Kinds that need several hosts need root and iproute2, for network
-namespaces; without them they are left out, and the table says so. docs/faults.md says what the columns mean.
+Run it from the root of a checkout. Faults on several hosts need root and iproute2, for network namespaces; otherwise
+they are left out with a message. docs/faults.md explains the columns of the table.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.faults.campaign import Campaign, Moment, Outcome
-from benchmarks.faults.hosts import Network, cannot_have_several
+from benchmarks.faults.hosts import Network, missing_requirement
 from benchmarks.faults.job import Job
 from benchmarks.faults.kinds import KINDS, Kind
 from benchmarks.harness import write_report
@@ -29,11 +29,11 @@ console = Console(width=120, highlight=False)
 
 
 def campaign(job: Job, kinds: list[Kind], arguments: argparse.Namespace) -> list[Outcome]:
-    """Runs of all kinds in turn, so that each has had its share when the time is up."""
+    """Run all kinds in turn, so that each has been tried about equally often at the time limit."""
     end, outcomes = time.monotonic() + 60 * arguments.minutes, []
     with network(max(kind.hosts for kind in kinds)) as hosts:
         runs = Campaign(job, hosts, arguments.seed)
-        for number, faults in enumerate(shares(arguments.moments, arguments.a_run)):
+        for number, faults in enumerate(split_moments(arguments.moments, arguments.faults_per_run)):
             for kind in kinds:
                 if time.monotonic() > end:
                     return outcomes
@@ -41,28 +41,28 @@ def campaign(job: Job, kinds: list[Kind], arguments: argparse.Namespace) -> list
                 moments = Moment.draw(random.Random(f"{arguments.seed} {name}"), faults, job.steps)
                 outcome = runs.run(kind, name, moments)
                 outcomes.append(outcome)
-                console.print(told(outcome), style="dim")
+                console.print(summarize(outcome), style="dim")
     return outcomes
 
 
-def shares(moments: int, most: int) -> list[int]:
-    """Moments of each run."""
-    return [min(most, moments - begun) for begun in range(0, moments, most)]
+def split_moments(moments: int, most: int) -> list[int]:
+    """Split the moments into runs of at most ``most``."""
+    return [min(most, moments - start) for start in range(0, moments, most)]
 
 
 @contextmanager
 def network(hosts: int) -> Iterator[Network | None]:
-    """Of so many hosts, if it takes more than this one."""
+    """Create a network of hosts, if more than this machine is needed."""
     if hosts == 1:
         yield None
         return
-    with Network(hosts) as made:
-        yield made
+    with Network(hosts) as network:
+        yield network
 
 
-def told(outcome: Outcome) -> str:
-    """A run in a line."""
-    where = ", ".join(f"{moment.step}+{moment.share:.2f}" for moment in outcome.moments)
+def summarize(outcome: Outcome) -> str:
+    """Describe a run in one line."""
+    where = ", ".join(f"{moment.step}+{moment.fraction:.2f}" for moment in outcome.moments)
     end = outcome.error or f"{outcome.samples}, same weights: {outcome.same_weights}"
     return (
         f"{outcome.fault} at {where}: survived {outcome.survived} of {outcome.tried} in {outcome.seconds:.0f} s; {end}"
@@ -70,27 +70,27 @@ def told(outcome: Outcome) -> str:
 
 
 def table(kinds: list[Kind], outcomes: list[Outcome], title: str) -> Table:
-    """A row a kind."""
-    shown = Table(title=title)
+    """Return a table with one row per kind of fault."""
+    result = Table(title=title)
     for column in ("fault", "runs", "tried", "survived", "samples lost", "repeated", "final weights"):
-        shown.add_column(column, justify="left" if column == "fault" else "right")
+        result.add_column(column, justify="left" if column == "fault" else "right")
     for kind in kinds:
         own = [outcome for outcome in outcomes if outcome.fault == kind.name]
         samples = [outcome.samples for outcome in own if outcome.samples]
-        shown.add_row(
+        result.add_row(
             kind.name,
             str(len(own)),
             str(sum(outcome.tried for outcome in own)),
             str(sum(outcome.survived for outcome in own)),
-            str(sum(one.lost for one in samples)) if samples else "-",
-            str(sum(one.repeated for one in samples)) if samples else "-",
+            str(sum(counts.lost for counts in samples)) if samples else "-",
+            str(sum(counts.repeated for counts in samples)) if samples else "-",
             weights(kind, own),
         )
-    return shown
+    return result
 
 
 def weights(kind: Kind, outcomes: list[Outcome]) -> str:
-    """How many runs have the undisturbed run's bytes, and how far the others are from it."""
+    """Say how many runs have the same bytes as the undisturbed run, or how far they are from it."""
     ended = [outcome for outcome in outcomes if outcome.distance is not None]
     if not ended:
         return "-"
@@ -99,32 +99,32 @@ def weights(kind: Kind, outcomes: list[Outcome]) -> str:
     return f"same bytes in {same} of {len(ended)}" if kind.same_world and not far else f"within {far:.1e}"
 
 
-def good(kind: Kind, outcome: Outcome) -> bool:
-    """Whether nothing was lost."""
+def is_good(kind: Kind, outcome: Outcome) -> bool:
+    """Return whether no sample and no bit of the weights was lost."""
     clean = not outcome.error and outcome.samples and not outcome.samples.lost and not outcome.samples.repeated
     return bool(clean and (outcome.same_weights or not kind.same_world))
 
 
-def parsed() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     names = [kind.name for kind in KINDS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=20, help="faults of each kind")
-    parser.add_argument("--a-run", type=int, default=5, help="faults that one run has to bear, at most")
+    parser.add_argument("--faults-per-run", type=int, default=5, help="largest number of faults in one run")
     parser.add_argument("--faults", nargs="+", choices=names, default=names, metavar="KIND", help=", ".join(names))
-    parser.add_argument("--steps", type=int, default=12, help="of a run")
-    parser.add_argument("--minutes", type=float, default=120, help="after which no further run is begun")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, help="to work in, and to leave; by default one that is removed")
-    parser.add_argument("--json", type=Path, help="file for everything that was seen")
+    parser.add_argument("--steps", type=int, default=12, help="optimizer steps of a run")
+    parser.add_argument("--minutes", type=float, default=120, help="start no further run after this many minutes")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
+    parser.add_argument("--folder", type=Path, help="working folder, which is kept; by default a temporary one")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Disturb, report; exit code 1 if anything was lost."""
-    arguments = parsed()
+    """Run the campaign and print the report. Returns exit code 1 if anything was lost."""
+    arguments = parse_arguments()
     kinds = [kind for kind in KINDS if kind.name in arguments.faults]
-    if reason := cannot_have_several():
+    if reason := missing_requirement():
         left_out = [kind.name for kind in kinds if kind.hosts > 1]
         kinds = [kind for kind in kinds if kind.hosts == 1]
         console.print(f"left out: {', '.join(left_out)}; {reason}", style="yellow")
@@ -132,12 +132,12 @@ def main() -> int:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         outcomes = campaign(Job.make(folder, arguments.steps), kinds, arguments)
-    title = f"{arguments.moments} moments a kind, runs of {arguments.steps} steps, seed {arguments.seed}"
+    title = f"{arguments.moments} faults of each kind, runs of {arguments.steps} steps, seed {arguments.seed}"
     console.print(table(kinds, outcomes, title))
     if arguments.json:
         write_report(vars(arguments), {"runs": [asdict(outcome) for outcome in outcomes]}, arguments.json)
     by_name = {kind.name: kind for kind in KINDS}
-    return 0 if outcomes and all(good(by_name[outcome.fault], outcome) for outcome in outcomes) else 1
+    return 0 if outcomes and all(is_good(by_name[outcome.fault], outcome) for outcome in outcomes) else 1
 
 
 if __name__ == "__main__":

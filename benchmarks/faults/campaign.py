@@ -1,4 +1,4 @@
-"""Strike runs at random moments, and compare what they come to with a run that nobody disturbed."""
+"""Inject faults into runs at random moments, and compare the results with an undisturbed run."""
 
 import random
 import statistics
@@ -14,46 +14,47 @@ from benchmarks.faults.kinds import Kind, Scene
 from benchmarks.faults.supervisor import JobError, Supervisor
 
 LIMIT = 300.0
-"""Seconds a run may take to get over a fault."""
-PATIENCE = 30
-"""Starts of all hosts together that a run may take."""
+"""Seconds that a run may take to recover from a fault."""
+MAX_STARTS = 30
+"""Starts of the command that a run may need, on all hosts together."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When to strike: after a step, and then after a share of the time that a step, or starting, takes."""
+    """When to inject a fault: after a step, and then after a fraction of the duration of a step or of a start."""
 
     step: int
-    share: float
+    fraction: float
 
     @classmethod
     def draw(cls, rng: random.Random, count: int, steps: int) -> "list[Moment]":
-        """So many, in the order in which they come."""
+        """Draw ``count`` moments, in the order in which they come."""
         drawn = [cls(rng.randrange(steps - 1), rng.random()) for _ in range(count)]
         return sorted(drawn, key=lambda moment: moment.step)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Of the undisturbed run, in seconds."""
+    """Durations of the undisturbed run, in seconds."""
 
     start: float
-    """From the command to the first step's end."""
+    """From the start of the command to the end of the first step."""
     step: float
+    """Mean duration of a step."""
 
 
 @dataclass
 class Outcome:
-    """What became of a run."""
+    """Result of a run with faults."""
 
     fault: str
     moments: list[Moment]
     tried: int = 0
-    """Faults that struck something."""
+    """Faults that hit a running process."""
     survived: int = 0
-    """Of these, after which the run went on."""
+    """Faults of these after which the run continued."""
     starts: int = 0
-    """Times that a scheduler had to start something."""
+    """Starts of the command, on all hosts together."""
     seconds: float = 0.0
     samples: Samples | None = None
     same_weights: bool | None = None
@@ -63,51 +64,51 @@ class Outcome:
 
 @dataclass
 class Campaign:
-    """Runs of one job, on this machine or on hosts that are there for all of them."""
+    """Runs of one job with faults, on this machine or on the hosts of a network that all runs share."""
 
     job: Job
     network: Network | None
     seed: int = 0
     pace: dict[int, Pace] = field(default_factory=dict)
-    """By the number of hosts."""
+    """Pace of the undisturbed run, by number of hosts."""
 
-    def undisturbed(self, hosts: int) -> None:
-        """Run it once without a fault; its weights are what the others are compared with."""
-        name, began = f"undisturbed-{hosts}", time.time()
-        with self._supervised(name, hosts, patience=hosts) as supervisor:
+    def run_undisturbed(self, hosts: int) -> None:
+        """Run the job without a fault, as the reference for the weights of other runs."""
+        name, start = f"undisturbed-{hosts}", time.time()
+        with self._supervised(name, hosts, max_starts=hosts) as supervisor:
             supervisor.finish(LIMIT)
         times = [when for when, _ in self.job.run(name).steps()]
         steps = [after - before for before, after in zip(times, times[1:], strict=False)]
-        self.pace[hosts] = Pace(start=times[0] - began, step=statistics.mean(steps))
+        self.pace[hosts] = Pace(start=times[0] - start, step=statistics.mean(steps))
 
     def run(self, kind: Kind, name: str, moments: Sequence[Moment]) -> Outcome:
-        """One run under a name of its own, struck at each moment; what else is random follows from seed and name."""
+        """Run the job with a fault at each moment. All other randomness follows from the seed and ``name``."""
         if kind.hosts not in self.pace:
-            self.undisturbed(kind.hosts)
-        outcome, began = Outcome(kind.name, list(moments)), time.monotonic()
+            self.run_undisturbed(kind.hosts)
+        outcome, start = Outcome(kind.name, list(moments)), time.monotonic()
         with self._supervised(name, kind.hosts) as supervisor:
             scene = Scene(self.job, self.job.run(name), supervisor, random.Random(f"{self.seed} {name}"), RANKS)
             try:
-                self._strike_all(kind, scene, outcome)
+                self._inject_all(kind, scene, outcome)
             except JobError as error:
                 outcome.error = str(error)
             outcome.starts = supervisor.starts
-        outcome.seconds = time.monotonic() - began
+        outcome.seconds = time.monotonic() - start
         if not outcome.error:
-            self._judge(kind, name, outcome)
+            self._check(kind, name, outcome)
         return outcome
 
-    def _strike_all(self, kind: Kind, scene: Scene, outcome: Outcome) -> None:
+    def _inject_all(self, kind: Kind, scene: Scene, outcome: Outcome) -> None:
         disturbed, pace, supervisor = time.time(), self.pace[kind.hosts], scene.supervisor
         for moment in outcome.moments:
             supervisor.wait_until(lambda step=moment.step: self._reached(scene, step), LIMIT)  # type: ignore[misc]
             outcome.survived = outcome.tried
             steps = scene.run.steps()
             running = bool(steps) and steps[-1][0] > disturbed
-            supervisor.wait(moment.share * (pace.step if running else pace.start))
+            supervisor.wait(moment.fraction * (pace.step if running else pace.start))
             if supervisor.done:
                 break
-            outcome.tried += kind.strike(scene)
+            outcome.tried += kind.inject(scene)
             disturbed = time.time()
         supervisor.finish(LIMIT)
         outcome.survived = outcome.tried
@@ -117,25 +118,25 @@ class Campaign:
         return max((done for _, done in scene.run.steps()), default=0) >= step
 
     def samples(self, name: str) -> Samples:
-        """What a run has lost and repeated."""
+        """Count the samples that a run lost and repeated."""
         return audit(self.job.run(name).path / "logs", self.job.order(), steps=self.job.steps, batch=self.job.batch)
 
-    def _judge(self, kind: Kind, name: str, outcome: Outcome) -> None:
+    def _check(self, kind: Kind, name: str, outcome: Outcome) -> None:
         names = (name, f"undisturbed-{kind.hosts}")
-        weights, reference = (self.job.run(one).weights(self.job.steps) for one in names)
+        weights, reference = (self.job.run(run_name).weights(self.job.steps) for run_name in names)
         outcome.samples = self.samples(name)
         outcome.same_weights = same_weights(weights, reference)
         outcome.distance = distance(weights, reference)
 
     @contextmanager
-    def _supervised(self, name: str, hosts: int, patience: int = PATIENCE) -> Iterator[Supervisor]:
+    def _supervised(self, name: str, hosts: int, max_starts: int = MAX_STARTS) -> Iterator[Supervisor]:
         if hosts == 1:
-            where: Sequence[Host] = [Host.here()]
+            hosts_used: Sequence[Host] = [Host.here()]
             command = self.job.on_one_host(name, RANKS)
         elif self.network:
-            where = self.network.hosts[:hosts]
-            command = self.job.on_each_of(where, name)
+            hosts_used = self.network.hosts[:hosts]
+            command = self.job.on_each_of(hosts_used, name)
         else:
             raise ValueError(f"{name} needs a network of {hosts} hosts")
-        with Supervisor(where, command, self.job.folder / "logs" / f"{name}.log", patience) as supervisor:
+        with Supervisor(hosts_used, command, self.job.folder / "logs" / f"{name}.log", max_starts) as supervisor:
             yield supervisor

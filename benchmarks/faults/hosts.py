@@ -1,6 +1,6 @@
-"""Hosts: this machine itself, or several on it as network namespaces, each with a name, an address and a link.
+"""Hosts: this machine, or several network namespaces on it, each with a name, an address and a link.
 
-Several need root and ``ip`` (iproute2). They share the file system, as the hosts of a cluster do with a mounted one.
+Several hosts need root and ``ip`` (iproute2). They share one file system, like the hosts of a cluster.
 """
 
 import os
@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import Self
 
 TAG = "E4T_FAULTS_HOST"
-"""In the environment of every process that was started on a host, and of its children: names the host."""
+"""Environment variable with the tag of the host, of every process started on it and of its children."""
 INTERFACE = "eth0"
 SUBNET = "10.111.0"
 
-# Waits until the program that made the network closes the pipe, or is gone, however it went.
+# Waits until the program that created the network closes the pipe or ends, even if it is killed.
 CLEAN_UP = """
 cat > /dev/null
 for namespace in "$@"; do
@@ -31,50 +31,50 @@ ip link del "$0"
 """
 
 
-def cannot_have_several() -> str:
-    """Why there can be no network of hosts here; empty if there can."""
+def missing_requirement() -> str:
+    """Return why this machine cannot run several hosts, or an empty string if it can."""
     if shutil.which("ip") is None:
         return "several hosts need `ip` (apt-get install iproute2)"
     if os.geteuid() != 0:
         return "several hosts need root, for network namespaces"
     probe = f"e4tp{secrets.token_hex(3)}"
-    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    if made.returncode:
-        return f"no network namespaces here: {made.stderr.strip()}"
+    result = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    if result.returncode:
+        return f"cannot create network namespaces: {result.stderr.strip()}"
     _ip("netns", "del", probe)
     return ""
 
 
 @dataclass(frozen=True)
 class Host:
-    """Something that runs processes."""
+    """A host that runs processes."""
 
     name: str
     tag: str
-    """Tells its processes from everybody else's."""
+    """Value of ``TAG`` in the environment of its processes."""
     namespace: str | None = None
-    """Its network; without one it is this machine itself and has no link to cut."""
+    """Name of its network namespace; None for this machine, which has no link to cut."""
     bridge: str | None = None
-    """That connects the hosts; the end of its cable there has the namespace's name."""
+    """Name of the bridge that connects the hosts. The bridge's port to this host has the name of the namespace."""
 
     @classmethod
     def here(cls) -> Self:
-        """This machine."""
+        """Return this machine as a host."""
         return cls("here", f"here-{secrets.token_hex(4)}")
 
     def start(
         self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start a process; what it says is appended to the log."""
-        words = list(command)
+        """Start a process whose output is appended to ``log``."""
+        arguments = list(command)
         settings = {TAG: self.tag, "OMP_NUM_THREADS": "1"}
         if self.namespace:
             named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name]
-            words = ["ip", "netns", "exec", self.namespace, *named, *words]
+            arguments = ["ip", "netns", "exec", self.namespace, *named, *arguments]
             settings["GLOO_SOCKET_IFNAME"] = INTERFACE
         with log.open("ab") as output:
-            return subprocess.Popen(  # noqa: S603 - our own words
-                words,
+            return subprocess.Popen(  # noqa: S603 - our own command
+                arguments,
                 env=os.environ | settings | dict(environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -83,38 +83,38 @@ class Host:
             )
 
     def processes(self) -> dict[int, dict[str, str]]:
-        """Id and environment of every process on it."""
-        found = {}
+        """Return id and environment of every process on this host."""
+        processes = {}
         for folder in Path("/proc").iterdir():
             if folder.name.isdecimal() and (environment := _environment(folder)).get(TAG) == self.tag:
-                found[int(folder.name)] = environment
-        return found
+                processes[int(folder.name)] = environment
+        return processes
 
     def ranks(self) -> dict[int, int]:
-        """Process id of each rank on it."""
+        """Return the process id of each rank on this host."""
         processes = self.processes()
         ranks = {pid: int(environment["RANK"]) for pid, environment in processes.items() if "RANK" in environment}
         return {rank: pid for pid, rank in ranks.items() if _parent(pid) not in ranks}
 
     def kill(self) -> None:
-        """``kill -9`` for every process, until none is left."""
+        """Send SIGKILL to every process until none is left."""
         while processes := self.processes():
             for pid in processes:
                 send(pid, signal.SIGKILL)
 
     def cut(self) -> None:
-        """Pull the cable: nothing comes through, and nobody is told."""
+        """Disconnect the host: packets are lost, and no process is notified."""
         _ip("link", "set", "dev", str(self.namespace), "nomaster")
 
     def restore(self) -> None:
-        """Plug it in again."""
+        """Connect the host again."""
         _ip("link", "set", "dev", str(self.namespace), "master", str(self.bridge))
 
 
 class Network:
-    """Hosts ``host0``, ``host1``, ... on a bridge of their own; each finds the others by name.
+    """Hosts ``host0``, ``host1``, ... on one bridge, which resolve one another's names.
 
-    They are taken down, with every process on them, when the ``with`` ends or when this program is gone.
+    They are removed, with every process on them, when the ``with`` block or this program ends.
     """
 
     def __init__(self, hosts: int) -> None:
@@ -125,7 +125,7 @@ class Network:
 
     def __enter__(self) -> Self:
         namespaces = [str(host.namespace) for host in self.hosts]
-        self._janitor = subprocess.Popen(  # noqa: S603
+        self._cleanup = subprocess.Popen(  # noqa: S603
             ["sh", "-c", CLEAN_UP, self.name, *namespaces],  # noqa: S607
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -135,15 +135,15 @@ class Network:
             _ip("link", "add", self.name, "type", "bridge")
             _ip("link", "set", "dev", self.name, "up")
             for number, host in enumerate(self.hosts):
-                self._plug_in(host, f"{SUBNET}.{number + 1}")
+                self._connect(host, f"{SUBNET}.{number + 1}")
         except BaseException:
-            self._take_down()
+            self._remove()
             raise
         return self
 
-    def _plug_in(self, host: Host, address: str) -> None:
+    def _connect(self, host: Host, address: str) -> None:
         namespace = str(host.namespace)
-        names = "".join(f"{SUBNET}.{number + 1} {one.name}\n" for number, one in enumerate(self.hosts))
+        names = "".join(f"{SUBNET}.{number + 1} {peer.name}\n" for number, peer in enumerate(self.hosts))
         files = Path("/etc/netns") / namespace
         files.mkdir(parents=True)
         (files / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
@@ -157,14 +157,14 @@ class Network:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._take_down()
+        self._remove()
 
-    def _take_down(self) -> None:
-        self._janitor.communicate()
+    def _remove(self) -> None:
+        self._cleanup.communicate()
 
 
 def send(pid: int, number: signal.Signals) -> bool:
-    """Send a signal; tells whether there was anybody to get it."""
+    """Send a signal; returns whether the process exists."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -174,10 +174,10 @@ def send(pid: int, number: signal.Signals) -> bool:
 
 def _environment(process: Path) -> dict[str, str]:
     try:
-        words = (process / "environ").read_bytes().split(b"\0")
-    except OSError:  # gone, or somebody else's
+        arguments = (process / "environ").read_bytes().split(b"\0")
+    except OSError:  # the process has ended or belongs to another user
         return {}
-    pairs = (word.decode(errors="replace").partition("=") for word in words)
+    pairs = (word.decode(errors="replace").partition("=") for word in arguments)
     return {name: value for name, _, value in pairs}
 
 
@@ -188,8 +188,8 @@ def _parent(pid: int) -> int:
         return 0
 
 
-def _ip(*words: str) -> None:
+def _ip(*arguments: str) -> None:
     try:
-        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)  # noqa: S603, S607 - our own words
+        subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)  # noqa: S603, S607 - our own command
     except subprocess.CalledProcessError as error:
-        raise OSError(f"ip {' '.join(words)}: {error.stderr.strip()}") from error
+        raise OSError(f"ip {' '.join(arguments)}: {error.stderr.strip()}") from error

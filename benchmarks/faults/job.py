@@ -1,4 +1,4 @@
-"""A small pre-training run: drawn faces, the tiny base, a dozen steps, a checkpoint every second one."""
+"""A small pretraining run: synthetic faces, the tiny base model, twelve steps, a checkpoint every second step."""
 
 import json
 import sys
@@ -23,23 +23,23 @@ WINDOW_SHARDS = 3
 RANKS = 2
 STEP_TIMEOUT = 15.0
 START_TIMEOUT = 90.0
-"""Seconds after which a rank gives up a step, or a start, that does not end."""
+"""Seconds after which the watchdog ends a rank that hangs in a step, or in a start."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is run, and where its traces are."""
+    """The recipe and the folder of all runs."""
 
     recipe: dict[str, Any]
     folder: Path
-    """Of the recipe and of all runs."""
+    """Folder of the recipe and of all runs."""
 
     @classmethod
     def make(cls, folder: Path, steps: int) -> "Job":
-        """Draw, prepare, and write the recipe. Training crosses from the first epoch into the second."""
+        """Generate and prepare a dataset, and write the recipe. Training continues into the second epoch."""
         faces, shards = folder / "faces", folder / "shards"
         generate_faces(FacesConfig(output=str(faces), num_identities=40, images_per_identity=2))
-        data = {"source": str(faces), "output": str(shards), "concept": "person", "resolution": 64, "shard_samples": 10}
+        data = {"source": str(faces), "output": str(shards), "domain": "person", "resolution": 64, "shard_samples": 10}
         prepare(PrepareConfig(**data))  # type: ignore[arg-type]
         recipe = {
             "name": "job",
@@ -60,34 +60,34 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run."""
+        """Number of optimizer steps of a run."""
         return int(self.recipe["pretrain"]["max_steps"])
 
     @property
     def batch(self) -> int:
-        """Samples a step."""
+        """Samples per optimizer step."""
         return int(self.recipe["pretrain"]["global_batch_size"])
 
     def order(self) -> GlobalOrder:
-        """In which the samples come."""
+        """Return the global order of the samples."""
         shards = Manifest.load(self.recipe["data"]["output"]).splits["train"]
         return GlobalOrder([shard.samples for shard in shards], seed=SEED, window_shards=WINDOW_SHARDS)
 
     def run(self, name: str) -> "RunFolder":
-        """The run of that name, begun or not."""
+        """Return the run folder of that name, which need not exist yet."""
         return RunFolder(self.folder / "runs" / name)
 
     def on_one_host(self, name: str, ranks: int) -> list[str]:
-        """The command for one host."""
+        """Return the command that runs all ranks on one host."""
         return [*self._pretrain(name), "--nproc", str(ranks)]
 
     def on_each_of(self, hosts: Sequence[Host], name: str) -> list[str]:
-        """The command for each of several hosts, a rank each."""
-        words = (
+        """Return the command that runs one rank, for each of several hosts."""
+        arguments = (
             f"--nnodes {len(hosts)} --nproc-per-node 1 --max-restarts 100 --rdzv-id {name} "
             f"--rdzv-backend c10d --rdzv-endpoint {hosts[0].name}:{PORT}"
         )
-        return [sys.executable, "-m", "torch.distributed.run", *words.split(), *self._pretrain(name)[1:]]
+        return [sys.executable, "-m", "torch.distributed.run", *arguments.split(), *self._pretrain(name)[1:]]
 
     def _pretrain(self, name: str) -> list[str]:
         return [sys.executable, "-m", "e4t", "pretrain", "--recipe", str(self.folder / "recipe.yaml"), "--name", name]
@@ -95,24 +95,24 @@ class Job:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run leaves."""
+    """The files that a run has written."""
 
     path: Path
 
     def lines(self) -> list[dict[str, Any]]:
-        """Of metrics.jsonl, whole ones."""
+        """Return the complete lines of metrics.jsonl."""
         path = self.path / "metrics.jsonl"
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def steps(self) -> list[tuple[float, int]]:
-        """When each step was done, in the order in which that happened; a step that was redone comes again."""
+        """Return time and number of each finished step, in order of time; a repeated step comes again."""
         return [(line["time"], line["step"]) for line in self.lines() if "loss" in line]
 
     def saving(self) -> bool:
-        """Whether a checkpoint is being written, or was when the writer died."""
+        """Return whether a checkpoint is being written, or was when its process was killed."""
         return any((self.path / "checkpoints").glob(".step_????????.partial"))
 
     def weights(self, step: int) -> Path:
-        """The folder of the trained weights after a step."""
+        """Return the folder of the trained weights after a step."""
         return self.path / "checkpoints" / f"step_{step:08d}" / "trainable"

@@ -1,4 +1,4 @@
-"""The kinds of faults. Each strikes a running job and tells whether there was anything to strike."""
+"""The kinds of faults. Each is injected into a running job and returns whether it hit a running process."""
 
 import random
 import signal
@@ -10,27 +10,28 @@ from benchmarks.faults.job import START_TIMEOUT, STEP_TIMEOUT, Job, RunFolder
 from benchmarks.faults.supervisor import Supervisor
 
 SAVING = 0.6
-"""Seconds that writing a checkpoint of the small run takes, roughly."""
+"""Approximate seconds that writing a checkpoint of the small run takes."""
 OTHER_NUMBERS = {2: (1, 4), 1: (2, 4), 4: (1, 2)}
+"""Numbers of ranks that a run may continue with, by the current number."""
 
 
 @dataclass
 class Scene:
-    """What a fault happens to."""
+    """The running job that a fault is injected into."""
 
     job: Job
     run: RunFolder
     supervisor: Supervisor
     rng: random.Random
     ranks: int
-    """That are started next."""
+    """Number of ranks at the next start."""
 
-    def some_host(self) -> Host:
-        """Any of the hosts."""
+    def random_host(self) -> Host:
+        """Choose one of the hosts."""
         return self.rng.choice(self.supervisor.hosts)
 
 
-Strike = Callable[[Scene], bool]
+Injection = Callable[[Scene], bool]
 
 
 @dataclass(frozen=True)
@@ -38,38 +39,38 @@ class Kind:
     """A kind of fault."""
 
     name: str
-    strike: Strike
+    inject: Injection
     hosts: int = 1
-    """That the job runs on; several are network namespaces."""
+    """Number of hosts that the job runs on; several hosts are network namespaces."""
     same_world: bool = True
-    """Whether as many ranks go on as before: only then the final weights are the same bytes."""
+    """Whether the number of ranks stays the same: only then are the final weights the same bytes."""
 
 
 def kill_one(scene: Scene) -> bool:
-    """``kill -9`` for one rank."""
+    """Send SIGKILL to one rank."""
     return _signal_one(scene, signal.SIGKILL)
 
 
 def terminate_one(scene: Scene) -> bool:
-    """SIGTERM for one rank: all save and ask to be started again."""
+    """Send SIGTERM to one rank: all ranks save a checkpoint and exit with code 75."""
     return _signal_one(scene, signal.SIGTERM)
 
 
 def warn_one(scene: Scene) -> bool:
-    """SIGUSR2 for one rank, what a scheduler can send before the time is up."""
+    """Send SIGUSR2 to one rank, as a scheduler does before its time limit."""
     return _signal_one(scene, signal.SIGUSR2)
 
 
 def kill_all(scene: Scene) -> bool:
-    """``kill -9`` for all that belongs to the job, on every host."""
-    struck = bool(scene.supervisor.ranks())
+    """Send SIGKILL to all processes of the job, on every host."""
+    hit = bool(scene.supervisor.ranks())
     for host in scene.supervisor.hosts:
         host.kill()
-    return struck
+    return hit
 
 
 def kill_while_saving(scene: Scene) -> bool:
-    """``kill -9`` for all while a checkpoint is half written; tries at the next one if this one was faster."""
+    """Send SIGKILL to all processes while a checkpoint is being written; try again if it was complete before."""
     while True:
         scene.supervisor.wait_until(scene.run.saving, START_TIMEOUT)
         if scene.supervisor.done:
@@ -82,26 +83,26 @@ def kill_while_saving(scene: Scene) -> bool:
 
 
 def kill_and_resize(scene: Scene) -> bool:
-    """``kill -9`` for all; another number of ranks goes on."""
+    """Send SIGKILL to all processes, and continue with another number of ranks."""
     scene.ranks = scene.rng.choice(OTHER_NUMBERS[scene.ranks])
     scene.supervisor.command = scene.job.on_one_host(scene.run.path.name, scene.ranks)
     return kill_all(scene)
 
 
 def cut_link_briefly(scene: Scene) -> bool:
-    """No packet reaches one host or leaves it, for less than a rank waits; nobody is told."""
-    host, struck = scene.some_host(), bool(scene.supervisor.ranks())
+    """Drop all packets from and to one host, for less time than a rank waits. No process is notified."""
+    host, hit = scene.random_host(), bool(scene.supervisor.ranks())
     host.cut()
     scene.supervisor.wait(scene.rng.uniform(1, STEP_TIMEOUT / 2))
     host.restore()
-    return struck
+    return hit
 
 
 def cut_link(scene: Scene) -> bool:
-    """The same until a rank has given up, if any is there yet, and a while longer."""
-    host, before = scene.some_host(), scene.supervisor.ranks()
+    """Drop all packets from and to one host until a rank has given up, if ranks are running, and a while longer."""
+    host, before = scene.random_host(), scene.supervisor.ranks()
     host.cut()
-    if before:  # without a link none comes to be
+    if before:
         scene.supervisor.wait_until(lambda: scene.supervisor.ranks() != before, 2 * START_TIMEOUT)
     scene.supervisor.wait(scene.rng.uniform(0, STEP_TIMEOUT))
     host.restore()
@@ -109,18 +110,18 @@ def cut_link(scene: Scene) -> bool:
 
 
 def lose_host(scene: Scene) -> bool:
-    """A host falls silent and dies with everything on it; after a while it comes back, empty."""
-    host, struck = scene.some_host(), bool(scene.supervisor.ranks())
+    """Cut a host off and kill all of its processes; after a while it is reachable again, without processes."""
+    host, hit = scene.random_host(), bool(scene.supervisor.ranks())
     host.cut()
     scene.supervisor.switch_off(host)
     scene.supervisor.wait(scene.rng.uniform(1, STEP_TIMEOUT))
     host.restore()
     scene.supervisor.switch_on(host)
-    return struck
+    return hit
 
 
 def _signal_one(scene: Scene, number: signal.Signals) -> bool:
-    scene.supervisor.wait_until(lambda: bool(scene.supervisor.ranks()), START_TIMEOUT)  # they may be starting
+    scene.supervisor.wait_until(lambda: bool(scene.supervisor.ranks()), START_TIMEOUT)
     ranks = scene.supervisor.ranks()
     return bool(ranks) and send(ranks[scene.rng.choice(sorted(ranks))], number)
 

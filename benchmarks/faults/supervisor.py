@@ -1,4 +1,4 @@
-"""What a scheduler does for a job: start it on its hosts, and start again whatever ends before it is done."""
+"""Do what a scheduler does for a job: start it on its hosts, and restart it whenever it ends early."""
 
 import subprocess
 import time
@@ -7,26 +7,26 @@ from pathlib import Path
 
 from benchmarks.faults.hosts import Host
 
-DONE, WRONG_RECIPE = 0, 78
+EXIT_OK, EXIT_CONFIG_ERROR = 0, 78
 POLL, PAUSE, GRACE = 0.02, 0.5, 30.0
-"""Seconds between two looks, before a start, and for the others to end once one host is done."""
+"""Seconds between two polls, before a restart, and for the other hosts to end once one has finished."""
 
-# Without it torchrun gives a restarted group the store of the old one, and gloo finds addresses of the dead in it.
+# Otherwise torchrun gives a restarted group the store of the previous one, which holds addresses of dead processes.
 ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 class JobError(RuntimeError):
-    """The job did not come to its end."""
+    """The job did not finish."""
 
 
 class Supervisor:
-    """Runs ``command`` on every host until one has ended with 0; use as a context manager, which leaves none behind.
+    """Run ``command`` on every host until it exits with code 0 on one of them. A context manager, which ends all of them.
 
-    It gives up, with a JobError, after ``patience`` starts, all hosts' together.
+    Raises JobError after ``max_starts`` starts, counted over all hosts.
     """
 
-    def __init__(self, hosts: Sequence[Host], command: Sequence[str], log: Path, patience: int) -> None:
-        self.hosts, self.command, self.log, self.patience = tuple(hosts), list(command), log, patience
+    def __init__(self, hosts: Sequence[Host], command: Sequence[str], log: Path, max_starts: int) -> None:
+        self.hosts, self.command, self.log, self.max_starts = tuple(hosts), list(command), log, max_starts
         self.starts = 0
         self.done = False
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -34,7 +34,7 @@ class Supervisor:
 
     def __enter__(self) -> "Supervisor":
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._look()
+        self._poll()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,67 +42,67 @@ class Supervisor:
             self.switch_off(host)
 
     def ranks(self) -> dict[int, int]:
-        """Process id of each rank that runs, on whatever host."""
+        """Return the process id of each running rank, on all hosts."""
         return {rank: pid for host in self.hosts for rank, pid in host.ranks().items()}
 
     def switch_off(self, host: Host) -> None:
-        """Kill everything on a host; nothing is started there until it is switched on."""
+        """Kill all processes of a host, and start none there until ``switch_on``."""
         self._not_before[host.name] = float("inf")
         host.kill()
         if process := self._running.pop(host.name, None):
             process.wait()
 
     def switch_on(self, host: Host) -> None:
-        """Let the job start there again."""
+        """Start the job on this host again."""
         self._not_before[host.name] = 0.0
 
     def wait(self, seconds: float) -> None:
-        """Let the job run for so long, or to its end."""
+        """Let the job run for ``seconds``, or until it finishes."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.done:
-            self._look()
+            self._poll()
             time.sleep(POLL)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Let the job run until the condition holds, or to its end. Raises JobError at the limit."""
+        """Let the job run until the condition holds or it finishes. Raises JobError after ``seconds``."""
         end = time.monotonic() + seconds
         while not self.done and not condition():
             if time.monotonic() > end:
-                raise JobError(f"nothing for {seconds:.0f} s; the log ends with: {self.last_words()}")
-            self._look()
+                raise JobError(f"no progress for {seconds:.0f} s; the log ends with: {self.log_tail()}")
+            self._poll()
             time.sleep(POLL)
 
     def finish(self, seconds: float) -> None:
-        """Let the job run to its end. Raises JobError at the limit."""
+        """Let the job run until it finishes. Raises JobError after ``seconds``."""
         self.wait_until(lambda: False, seconds)
 
-    def last_words(self) -> str:
-        """The end of the job's log."""
+    def log_tail(self) -> str:
+        """Return the last lines of the job's log."""
         return " | ".join(self.log.read_text(errors="replace").strip().splitlines()[-5:])
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         for host in self.hosts:
             process = self._running.get(host.name)
             if process is None:
                 if time.monotonic() >= self._not_before[host.name]:
                     self._start(host)
-            elif process.poll() == DONE:
-                self._end_the_others(host)
-            elif process.returncode == WRONG_RECIPE:
-                raise JobError(f"the recipe is wrong: {self.last_words()}")
+            elif process.poll() == EXIT_OK:
+                self._stop_other_hosts(host)
+            elif process.returncode == EXIT_CONFIG_ERROR:
+                raise JobError(f"the configuration is wrong: {self.log_tail()}")
             elif process.returncode is not None:
-                host.kill()  # a scheduler leaves no orphans
+                host.kill()  # schedulers kill what a job leaves behind
                 del self._running[host.name]
                 self._not_before[host.name] = time.monotonic() + PAUSE
 
     def _start(self, host: Host) -> None:
-        if self.starts == self.patience:
-            raise JobError(f"ended {self.starts} times before it was done: {self.last_words()}")
+        if self.starts == self.max_starts:
+            raise JobError(f"ended {self.starts} times without finishing: {self.log_tail()}")
         self.starts += 1
         self._running[host.name] = host.start(self.command, self.log, ENVIRONMENT)
 
-    def _end_the_others(self, first: Host) -> None:
-        """The rank on one host may fail because another was done before it: done is done."""
+    def _stop_other_hosts(self, first: Host) -> None:
+        """Wait for the other hosts; a failure there is ignored, since ranks may fail when another one finishes first."""
         end = time.monotonic() + GRACE
         for host in self.hosts:
             process = self._running.get(host.name)

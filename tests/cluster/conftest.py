@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.faults.campaign import Campaign
-from benchmarks.faults.hosts import Network, cannot_have_several
+from benchmarks.faults.hosts import Network, missing_requirement
 from benchmarks.faults.job import Job
 
 
 @pytest.fixture(scope="session")
 def network() -> Iterator[Network]:
     """Two hosts that reach each other by name."""
-    if reason := cannot_have_several():
+    if reason := missing_requirement():
         pytest.skip(reason)
     with Network(2) as made:
         yield made
@@ -22,5 +22,5 @@ def network() -> Iterator[Network]:
 def campaign(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     """Runs of ten steps on both hosts; one has ended undisturbed."""
     campaign = Campaign(Job.make(tmp_path_factory.mktemp("job"), steps=10), network)
-    campaign.undisturbed(hosts=2)
+    campaign.run_undisturbed(hosts=2)
     return campaign

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.hosts import INTERFACE, Host, Network, cannot_have_several
+from benchmarks.faults.hosts import INTERFACE, Host, Network, missing_requirement
 
 pytestmark = pytest.mark.cluster
 
@@ -108,7 +108,7 @@ def test_ranks_are_told_from_their_starter(tmp_path: Path) -> None:
         here.kill()
 
 
-@pytest.mark.skipif(bool(cannot_have_several()), reason=cannot_have_several())
+@pytest.mark.skipif(bool(missing_requirement()), reason=missing_requirement())
 def test_a_network_goes_with_the_program_that_made_it_however_that_ends(tmp_path: Path) -> None:
     owner = subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-c", OWNER, str(tmp_path / "log")],

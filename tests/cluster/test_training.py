@@ -9,7 +9,7 @@ from benchmarks.faults.kinds import KINDS
 pytestmark = [pytest.mark.cluster, pytest.mark.distributed, pytest.mark.timeout(600)]
 
 OF_HOSTS = {kind.name: kind for kind in KINDS if kind.hosts == 2}
-MOMENT = Moment(step=5, share=0.5)
+MOMENT = Moment(step=5, fraction=0.5)
 """After a checkpoint, and a step beyond it, which is lost and done again."""
 
 

@@ -1,4 +1,4 @@
-"""What a disturbed run is judged by."""
+"""The audit counts lost and repeated samples, and compares weights."""
 
 import json
 from pathlib import Path
@@ -16,67 +16,67 @@ Line = tuple[int, int, int, str]
 
 @pytest.fixture
 def order() -> GlobalOrder:
-    """Ten samples: the four batches end in the second epoch."""
+    """Return an order of ten samples; four batches end in the second epoch."""
     return GlobalOrder([3, 3, 4], seed=0, window_shards=2)
 
 
 def write(logs: Path, rank: int, *lines: Line) -> None:
-    keys = ("step", "start", "count", "sitting")
+    keys = ("step", "start", "count", "attempt")
     text = "".join(json.dumps(dict(zip(keys, line, strict=True))) + "\n" for line in lines)
     (logs / f"rank_{rank}.jsonl").write_text(text)
 
 
-def slices(rank: int, steps: range, sitting: str) -> list[Line]:
-    """Of one of two ranks."""
-    return [(step, (step - 1) * BATCH + 2 * rank, 2, sitting) for step in steps]
+def slices(rank: int, steps: range, attempt: str) -> list[Line]:
+    """Return the lines of one of two ranks."""
+    return [(step, (step - 1) * BATCH + 2 * rank, 2, attempt) for step in steps]
 
 
-def judged(logs: Path, order: GlobalOrder) -> Samples:
+def audit_run(logs: Path, order: GlobalOrder) -> Samples:
     return audit(logs, order, steps=STEPS, batch=BATCH)
 
 
-def test_a_run_that_used_each_position_once_lost_and_repeated_nothing(tmp_path: Path, order: GlobalOrder) -> None:
+def test_using_each_position_once_loses_and_repeats_nothing(tmp_path: Path, order: GlobalOrder) -> None:
     for rank in range(2):
         write(tmp_path, rank, *slices(rank, range(1, 5), "a"))
-    assert judged(tmp_path, order) == Samples(lost=0, repeated=0)
+    assert audit_run(tmp_path, order) == Samples(lost=0, repeated=0)
 
 
-def test_of_a_step_that_was_done_again_only_the_last_sitting_counts(tmp_path: Path, order: GlobalOrder) -> None:
+def test_only_the_last_attempt_of_a_repeated_step_counts(tmp_path: Path, order: GlobalOrder) -> None:
     for rank in range(2):
         write(tmp_path, rank, *slices(rank, range(1, 4), "a"), *slices(rank, range(3, 5), "b"))
-    assert judged(tmp_path, order) == Samples(lost=0, repeated=0)
+    assert audit_run(tmp_path, order) == Samples(lost=0, repeated=0)
 
 
-def test_a_rank_that_did_not_come_back_leaves_no_samples_behind(tmp_path: Path, order: GlobalOrder) -> None:
+def test_samples_of_a_rank_that_was_removed_are_not_lost(tmp_path: Path, order: GlobalOrder) -> None:
     write(tmp_path, 0, *slices(0, range(1, 4), "a"), (3, 8, 4, "b"), (4, 12, 4, "b"))
     write(tmp_path, 1, *slices(1, range(1, 4), "a"))
-    assert judged(tmp_path, order) == Samples(lost=0, repeated=0)
+    assert audit_run(tmp_path, order) == Samples(lost=0, repeated=0)
 
 
-def test_a_step_that_only_a_dying_rank_has_noted_does_not_count(tmp_path: Path, order: GlobalOrder) -> None:
+def test_a_step_that_only_a_killed_rank_recorded_does_not_count(tmp_path: Path, order: GlobalOrder) -> None:
     write(tmp_path, 0, *slices(0, range(1, 3), "a"), *slices(0, range(3, 5), "b"))
     write(tmp_path, 1, *slices(1, range(1, 4), "a"), *slices(1, range(3, 5), "b"))
-    assert judged(tmp_path, order) == Samples(lost=0, repeated=0)
+    assert audit_run(tmp_path, order) == Samples(lost=0, repeated=0)
 
 
-def test_a_slice_that_nobody_took_is_lost(tmp_path: Path, order: GlobalOrder) -> None:
+def test_a_slice_that_no_rank_used_is_lost(tmp_path: Path, order: GlobalOrder) -> None:
     write(tmp_path, 0, *slices(0, range(1, 5), "a"))
     write(tmp_path, 1, *slices(1, range(1, 4), "a"))
-    assert judged(tmp_path, order) == Samples(lost=2, repeated=0)
+    assert audit_run(tmp_path, order) == Samples(lost=2, repeated=0)
 
 
-def test_a_slice_that_two_took_is_repeated(tmp_path: Path, order: GlobalOrder) -> None:
+def test_a_slice_that_two_ranks_used_is_repeated(tmp_path: Path, order: GlobalOrder) -> None:
     write(tmp_path, 0, *slices(0, range(1, 5), "a"))
     write(tmp_path, 1, *slices(1, range(1, 4), "a"), (4, 12, 4, "a"))
-    assert judged(tmp_path, order) == Samples(lost=0, repeated=2)
+    assert audit_run(tmp_path, order) == Samples(lost=0, repeated=2)
 
 
-def test_the_half_line_of_a_killed_process_does_not_hide_the_next(tmp_path: Path, order: GlobalOrder) -> None:
+def test_an_incomplete_line_does_not_hide_the_next_one(tmp_path: Path, order: GlobalOrder) -> None:
     for rank in range(2):
         write(tmp_path, rank, *slices(rank, range(1, 5), "a"))
     path = tmp_path / "rank_0.jsonl"
     path.write_text('{"step": 1, "st' + path.read_text())
-    assert judged(tmp_path, order) == Samples(lost=0, repeated=0)
+    assert audit_run(tmp_path, order) == Samples(lost=0, repeated=0)
 
 
 def test_weights_are_the_same_if_the_bytes_are(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_folders_without_weights_are_not_the_same(tmp_path: Path) -> None:
     assert not same_weights(tmp_path, tmp_path)
 
 
-def test_distance_is_relative_to_the_other_and_over_all_files(tmp_path: Path) -> None:
+def test_the_distance_is_relative_and_covers_all_files(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for folder, value in ((here, 2.0), (there, 1.0)):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""What a scheduler does for a job."""
+"""The supervisor restarts a job like a scheduler."""
 
 from pathlib import Path
 
@@ -8,41 +8,41 @@ from benchmarks.faults.hosts import Host
 from benchmarks.faults.supervisor import JobError, Supervisor
 
 
-def supervised(tmp_path: Path, script: str, *, hosts: int = 1, patience: int = 5) -> Supervisor:
-    places = [Host(f"host{number}", f"{tmp_path}-{number}") for number in range(hosts)]
-    return Supervisor(places, ["sh", "-c", f"cd {tmp_path}; {script}"], tmp_path / "logs" / "log", patience)
+def supervised(tmp_path: Path, script: str, *, hosts: int = 1, max_starts: int = 5) -> Supervisor:
+    host_list = [Host(f"host{number}", f"{tmp_path}-{number}") for number in range(hosts)]
+    return Supervisor(host_list, ["sh", "-c", f"cd {tmp_path}; {script}"], tmp_path / "logs" / "log", max_starts)
 
 
-def test_what_ends_before_it_is_done_is_started_again(tmp_path: Path) -> None:
+def test_a_job_that_ends_early_is_restarted(tmp_path: Path) -> None:
     with supervised(tmp_path, "[ -e second ] && exit 0; touch second; exit 75") as supervisor:
         supervisor.finish(20)
     assert supervisor.starts == 2
 
 
-def test_a_wrong_recipe_is_never_started_again(tmp_path: Path) -> None:
+def test_a_job_with_a_configuration_error_is_not_restarted(tmp_path: Path) -> None:
     with supervised(tmp_path, "echo no such key; exit 78") as supervisor, pytest.raises(JobError, match="no such key"):
         supervisor.finish(20)
     assert supervisor.starts == 1
 
 
-def test_a_job_that_ends_again_and_again_is_given_up(tmp_path: Path) -> None:
+def test_a_job_that_keeps_ending_early_is_an_error(tmp_path: Path) -> None:
     with (
-        supervised(tmp_path, "exit 1", patience=2) as supervisor,
-        pytest.raises(JobError, match="ended 2 times before it was done"),
+        supervised(tmp_path, "exit 1", max_starts=2) as supervisor,
+        pytest.raises(JobError, match="ended 2 times without finishing"),
     ):
         supervisor.finish(20)
 
 
-def test_a_job_that_does_nothing_is_given_up_at_the_limit_and_killed(tmp_path: Path) -> None:
+def test_a_job_without_progress_is_an_error_at_the_limit_and_is_killed(tmp_path: Path) -> None:
     with (
         supervised(tmp_path, "echo waiting; sleep 1000") as supervisor,
-        pytest.raises(JobError, match=r"nothing for 1 s.*waiting"),
+        pytest.raises(JobError, match=r"no progress for 1 s.*waiting"),
     ):
         supervisor.finish(1)
     assert not supervisor.hosts[0].processes()
 
 
-def test_nothing_runs_on_a_host_that_is_off_until_it_is_on_again(tmp_path: Path) -> None:
+def test_nothing_runs_on_a_host_that_is_switched_off(tmp_path: Path) -> None:
     with supervised(tmp_path, "[ -e end ] && exit 0; sleep 1000") as supervisor:
         (host,) = supervisor.hosts
         supervisor.switch_off(host)
@@ -54,8 +54,8 @@ def test_nothing_runs_on_a_host_that_is_off_until_it_is_on_again(tmp_path: Path)
     assert supervisor.starts == 2
 
 
-def test_once_one_host_is_done_the_others_are_not_started_again(tmp_path: Path) -> None:
+def test_once_one_host_has_finished_the_others_are_not_restarted(tmp_path: Path) -> None:
     script = "mkdir first && { sleep 1; exit 0; }; exit 1"
-    with supervised(tmp_path, script, hosts=2, patience=20) as supervisor:
+    with supervised(tmp_path, script, hosts=2, max_starts=20) as supervisor:
         supervisor.finish(20)
     assert not any(host.processes() for host in supervisor.hosts)
