@@ -1,4 +1,4 @@
-"""No password reaches what is written down or said: recipes, run folders, shards, lists, logs, MLflow."""
+"""No password reaches recipes, run folders, shards, reports, logs or MLflow."""
 
 import logging
 import threading
@@ -25,12 +25,12 @@ from pipelines.tracking.tracker import Tracker
 from tests.pipelines.made_run import Trained, made_run, recipe_in
 from tests.pipelines.mlflow_server import wait_for
 
-SECRET = "s3cr3t"  # noqa: S105 - what must not be found
+SECRET = "s3cr3t"  # noqa: S105 - must not appear anywhere
 E4T = Callable[..., tuple[int, str, str]]
 RECIPE: dict[str, Any] = {
     "name": "faces",
     "base": {"model": "models/base"},
-    "data": {"source": "in", "output": "out", "concept": "face"},
+    "data": {"source": "in", "output": "out", "domain": "face"},
     "conditioning": {"domain_word": "face"},
 }
 
@@ -53,13 +53,13 @@ def test_a_recipe_with_a_password_is_refused_by_every_stage_and_leaves_nothing(
     e4t: E4T, stage: str, key: str, tmp_path: Path
 ) -> None:
     if stage == "prepare" and not key.startswith("data."):
-        pytest.skip("of a recipe, preparation reads only the data")
+        pytest.skip("prepare reads only the data section of a recipe")
     recipe: dict[str, Any] = yaml.safe_load(yaml.safe_dump(RECIPE | {"runs": str(tmp_path / "runs")}))
-    place, url = recipe, f"https://me:{SECRET}@127.0.0.1:9/a"
+    section, url = recipe, f"https://me:{SECRET}@127.0.0.1:9/a"
     *parts, last = key.split(".")
     for part in parts:
-        place = place.setdefault(part, {})
-    place[last] = {url: 1.0} if last == "mix" else url
+        section = section.setdefault(part, {})
+    section[last] = {url: 1.0} if last == "mixture" else url
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     code, out, err = e4t(stage, "--recipe", tmp_path / "recipe.yaml")
     assert code == 78
@@ -69,7 +69,7 @@ def test_a_recipe_with_a_password_is_refused_by_every_stage_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
-def test_the_same_on_the_command_line(e4t: E4T, tmp_path: Path) -> None:
+def test_a_password_on_the_command_line_is_refused(e4t: E4T, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     code, out, err = e4t("prepare", "--recipe", tmp_path / "recipe.yaml", "--data.source", f"s3://k:{SECRET}@b/a")
     assert code == 78
@@ -85,7 +85,7 @@ def test_a_recipe_without_secrets_is_written_as_it_is() -> None:
 def _recipe(**data: str) -> Recipe:
     from encoder.config import BackboneConfig, ConditioningConfig
 
-    settings = {"source": "in", "output": "out", "concept": "face"} | data
+    settings = {"source": "in", "output": "out", "domain": "face"} | data
     return Recipe(
         name="faces",
         base=BackboneConfig(model="models/base"),
@@ -96,7 +96,7 @@ def _recipe(**data: str) -> Recipe:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """Serves a picture, whatever the query says."""
+    """Serve an image and ignore the query."""
     (tmp_path / "web").mkdir()
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "web" / "cat.png")
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
@@ -106,7 +106,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def test_links_of_a_table_that_are_signed_leave_the_signature_behind(server: str, tmp_path: Path) -> None:
+def test_signatures_of_signed_urls_in_a_table_are_not_stored(server: str, tmp_path: Path) -> None:
     lines = [f"{server}/cat.png?sig={SECRET}", f"{server}/missing.png?sig={SECRET}"]
     (tmp_path / "set.csv").write_text("\n".join(["image", *lines]) + "\n")
     manifest = prepare(
@@ -121,23 +121,23 @@ def test_links_of_a_table_that_are_signed_leave_the_signature_behind(server: str
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
-def test_a_tracker_that_is_away_is_named_without_its_password(
+def test_an_unreachable_tracking_server_is_named_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "e4t")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "PATIENCE", 0.0)
+    monkeypatch.setattr(tracking, "CLOSE_TIMEOUT", 0.0)
     tracker = Tracker(tmp_path, tmp_path / "run", "run")
     tracker.start()
-    wait_for(lambda: "is away" in caplog.text)
+    wait_for(lambda: "unreachable" in caplog.text)
     tracker.close("FINISHED")
-    assert [message for message in caplog.messages if "is away" in message and "***@127.0.0.1:9" in message]
+    assert [message for message in caplog.messages if "unreachable" in message and "***@127.0.0.1:9" in message]
     assert SECRET not in caplog.text
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
-def test_a_registry_that_is_away_is_named_without_its_password(
+def test_an_unreachable_registry_is_named_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "e4t")
@@ -146,21 +146,21 @@ def test_a_registry_that_is_away_is_named_without_its_password(
     recipe = recipe_in(tmp_path)
     made_run(recipe, Trained.of_shipped_base(), 300)
     release = make_release(recipe, tmp_path / "release", "1.0.0", allow_dirty=True)
-    asked = [
+    requests = [
         lambda: register(recipe, release),
         lambda: promote("faces", "1", "champion", Path(recipe.runs)),
         lambda: resolve_release("models:/faces@champion", recipe.runs),
     ]
-    for ask in asked:
+    for send_request in requests:
         with pytest.raises(RunError) as caught:
-            ask()
+            send_request()
         assert SECRET not in str(caught.value)
         assert "***@127.0.0.1:9" in str(caught.value)
     assert SECRET not in caplog.text
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
-def test_names_of_others_cannot_speak_to_the_terminal(e4t: E4T, tmp_path: Path) -> None:
+def test_control_characters_in_names_are_not_printed(e4t: E4T, tmp_path: Path) -> None:
     _, _, err = e4t("generate", "--release", tmp_path / "\x1b]0;renamed\x07", "--prompt", "a cat")
     assert "renamed" in err
     assert err.rstrip("\n").isprintable()
