@@ -1,4 +1,4 @@
-"""The front door: ``from e4t import E4TPipeline``; ``python -m e4t`` is the ``e4t`` command."""
+"""Public interface: ``from e4t import E4TPipeline``. ``python -m e4t`` runs the ``e4t`` command."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ class ConfigError(ValueError):
     """The configuration is wrong, so running again without changing it cannot succeed (exit code 78)."""
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the command must not wait for imports that it does not use
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - imported on first use, so that the command starts fast
     if name == "Concept":
         from encoder.concepts.concept import Concept
 
