@@ -47,7 +47,7 @@ def denoise(
     config: SampleConfig,
     on_step_end: StepCallback | None = None,
 ) -> Tensor:
-    """Turn unit noise (B, C, h, w) into latents of the same shape."""
+    """Denoise unit noise (B, C, h, w) to latents of the same shape."""
     latents = noise * float(scheduler.init_noise_sigma)
     scheduler.set_timesteps(config.num_inference_steps)
     for index, timestep in enumerate(scheduler.timesteps):

@@ -35,7 +35,9 @@ def release_folder(location: str | Path) -> Path:
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"release {location}: no such folder here; the hub: {explain_hub_error(error)}") from error
+        raise ModelError(
+            f"release {location}: not a local folder, and the hub cannot provide it: {explain_hub_error(error)}"
+        ) from error
 
 
 def _download(repo: str, revision: str | None) -> Path:

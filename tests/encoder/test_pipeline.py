@@ -38,12 +38,14 @@ def image(pixels: Tensor) -> Image.Image:
 
 def test_without_a_concept_it_generates_the_same_image_as_stable_diffusion_pipeline(pipe: E4TPipeline) -> None:
     prompt = "a portrait of a smiling person in a red shirt on a navy background"
-    theirs = StableDiffusionPipeline.from_pretrained(BASE, dtype=torch.float32)
-    theirs.set_progress_bar_config(disable=True)
+    diffusers_pipeline = StableDiffusionPipeline.from_pretrained(BASE, dtype=torch.float32)
+    diffusers_pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(3)
-    wanted = theirs(prompt, num_inference_steps=3, guidance_scale=3.0, generator=generator, output_type="pt").images
-    made = pipe.backbone.decode(pipe.sample([prompt], pipe.sample_config, seeded_generators(3, 1)))
-    torch.testing.assert_close((made + 1) / 2, wanted, rtol=0, atol=2e-3)
+    expected = diffusers_pipeline(
+        prompt, num_inference_steps=3, guidance_scale=3.0, generator=generator, output_type="pt"
+    ).images
+    actual = pipe.backbone.decode(pipe.sample([prompt], pipe.sample_config, seeded_generators(3, 1)))
+    torch.testing.assert_close((actual + 1) / 2, expected, rtol=0, atol=2e-3)
 
 
 def test_a_tuned_concept_changes_the_image_and_unloading_it_restores_the_first_one(
@@ -88,16 +90,16 @@ def test_images_generated_during_tuning_show_its_progress_and_do_not_change_its_
     pipe: E4TPipeline, image: Image.Image, settings: dict
 ) -> None:
     alone = pipe.tune(image, steps=2, **settings)
-    painted: list[Image.Image] = []
+    previews: list[Image.Image] = []
     watched = pipe.tune(
         image,
         steps=2,
-        on_step=lambda *_: painted.extend(pipe("a portrait of a *s", generator=seeded_generators(0, 1))),
+        on_step=lambda *_: previews.extend(pipe("a portrait of a *s", generator=seeded_generators(0, 1))),
         **settings,
     )
     assert watched.to_bytes() == alone.to_bytes()
     first, last, by_concept = (
-        np.array(each, float) for each in (*painted, pipe("a portrait of a *s", generator=seeded_generators(0, 1))[0])
+        np.array(each, float) for each in (*previews, pipe("a portrait of a *s", generator=seeded_generators(0, 1))[0])
     )
     assert abs(first - last).max() > 0
     assert abs(by_concept - last).max() <= 4  # of 255: a concept has 16 bits a number
@@ -133,7 +135,7 @@ def test_a_concept_never_overwrites_a_folder(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_image_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     with pytest.raises(ModelError, match=r"broken\.png cannot be read as an image"):
         open_image(tmp_path / "broken.png")
 
@@ -158,9 +160,9 @@ def test_a_missing_base_model_folder_is_refused() -> None:
 def test_a_mask_may_be_a_function_of_the_image(pipe: E4TPipeline, image: Image.Image) -> None:
     half = Image.new("L", image.size, 0)
     half.paste(255, (0, 0, image.width // 2, image.height))
-    by_picture, by_function = (pipe.tune(image, mask=mask) for mask in (half, lambda _: half))
-    for name, change in by_picture.weight_deltas["encoder"].items():
-        assert torch.equal(change, by_function.weight_deltas["encoder"][name])
+    by_image, by_function = (pipe.tune(image, mask=mask) for mask in (half, lambda _: half))
+    for name, delta in by_image.weight_deltas["encoder"].items():
+        assert torch.equal(delta, by_function.weight_deltas["encoder"][name])
 
 
 def test_a_mask_of_another_size_is_refused(pipe: E4TPipeline, image: Image.Image) -> None:

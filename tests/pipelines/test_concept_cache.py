@@ -28,13 +28,13 @@ def concept(folder: Path, content: str) -> Path:
 
 def put(cache: ConceptCache, folder: Path, key: str, tmp_path: Path, age: float) -> None:
     """Add a concept that was last used ``age`` seconds ago."""
-    cache.put(key, concept(tmp_path / f"made-{key}", key[0]))
+    cache.put(key, concept(tmp_path / f"new-{key}", key[0]))
     then = (folder / key).stat().st_mtime - age
     os.utime(folder / key, (then, then))
 
 
 def test_a_cached_concept_is_returned_byte_for_byte(cache: ConceptCache, tmp_path: Path) -> None:
-    cache.put("abc", concept(tmp_path / "made", "x"))
+    cache.put("abc", concept(tmp_path / "new", "x"))
     assert cache.get("abc", tmp_path / "out" / "me")
     assert {path.name: path.read_text() for path in (tmp_path / "out" / "me").iterdir()} == {
         "concept.safetensors": "x" * 90,
@@ -43,7 +43,7 @@ def test_a_cached_concept_is_returned_byte_for_byte(cache: ConceptCache, tmp_pat
 
 
 def test_another_key_is_not_found(cache: ConceptCache, tmp_path: Path) -> None:
-    cache.put("abc", concept(tmp_path / "made", "x"))
+    cache.put("abc", concept(tmp_path / "new", "x"))
     assert not cache.get("abd", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -52,21 +52,21 @@ def test_the_least_recently_used_concept_is_evicted(cache: ConceptCache, folder:
     for age, key in ((30, "a1"), (20, "b2"), (10, "c3")):
         put(cache, folder, key, tmp_path, age)
     assert cache.get("a1", tmp_path / "used")
-    cache.put("d4", concept(tmp_path / "made", "d"))
+    cache.put("d4", concept(tmp_path / "new", "d"))
     assert sorted(path.name for path in folder.iterdir()) == ["a1", "c3", "d4"]
 
 
 def test_a_returned_concept_outlives_its_cache_entry(cache: ConceptCache, folder: Path, tmp_path: Path) -> None:
     put(cache, folder, "a1", tmp_path, 30)
     cache.get("a1", tmp_path / "mine")
-    ConceptCache(folder, 1).put("b2", concept(tmp_path / "made", "b"))
+    ConceptCache(folder, 1).put("b2", concept(tmp_path / "new", "b"))
     assert not (folder / "a1").exists()
     assert (tmp_path / "mine" / "concept.json").read_text() == "a" * 10
 
 
 def test_a_cache_of_0_bytes_keeps_nothing(folder: Path, tmp_path: Path) -> None:
     cache = ConceptCache(folder, 0)
-    cache.put("abc", concept(tmp_path / "made", "x"))
+    cache.put("abc", concept(tmp_path / "new", "x"))
     assert not cache.get("abc", tmp_path / "out")
     assert not folder.exists()
 
@@ -82,5 +82,5 @@ def test_an_incomplete_entry_is_neither_returned_nor_blocks_a_new_one(
 ) -> None:
     concept(folder / ".abc.0123abcd.partial", "x")
     assert not cache.get("abc", tmp_path / "out")
-    cache.put("abc", concept(tmp_path / "made", "x"))
+    cache.put("abc", concept(tmp_path / "new", "x"))
     assert cache.get("abc", tmp_path / "out")

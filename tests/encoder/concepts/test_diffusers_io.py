@@ -79,8 +79,10 @@ def test_diffusers_samples_a_learned_embedding_as_e4t_does(
     concept = pipe.tune(image, **EMBEDDING)
     to_diffusers(concept, tmp_path, token=TOKEN)
     load_embedding(diffusers_pipeline, tmp_path)
-    ours = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
-    torch.testing.assert_close(sample_with(diffusers_pipeline, PROMPT.replace("*s", TOKEN)), ours, rtol=1e-3, atol=1e-4)
+    expected = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
+    torch.testing.assert_close(
+        sample_with(diffusers_pipeline, PROMPT.replace("*s", TOKEN)), expected, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_diffusers_samples_a_lora_as_e4t_does(
@@ -90,9 +92,9 @@ def test_diffusers_samples_a_lora_as_e4t_does(
     concept = pipe.tune(image, **LORA)
     to_diffusers(concept, tmp_path, token=TOKEN)
     diffusers_pipeline.load_lora_weights(tmp_path)
-    ours = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
+    expected = pipe.sample([PROMPT], pipe.sample_config, seeded_generators(1, 1))
     torch.testing.assert_close(
-        sample_with(diffusers_pipeline, PROMPT.replace("*s", "sks person")), ours, rtol=1e-3, atol=1e-4
+        sample_with(diffusers_pipeline, PROMPT.replace("*s", "sks person")), expected, rtol=1e-3, atol=1e-4
     )
 
 

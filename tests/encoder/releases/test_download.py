@@ -34,10 +34,10 @@ def faces() -> Files:
     return files_in(FACES)
 
 
-def refusal(place: str | Path) -> str:
+def refusal(location: str | Path) -> str:
     """Return the error message of a release that cannot be loaded, and check that it is one line."""
     with pytest.raises(ModelError) as caught:
-        release_folder(place)
+        release_folder(location)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -50,8 +50,8 @@ def test_a_release_is_downloaded_with_the_same_bytes(hub: Hub, faces: Files) -> 
 def test_the_default_revision_is_main_and_tags_and_commits_can_be_given(hub: Hub, faces: Files) -> None:
     commit = hub.put("me/faces", with_version(faces, "1.0.0"), tag="v1.0.0")
     hub.put("me/faces", with_version(faces, "2.0.0"), tag="v2.0.0")
-    asked = ("me/faces@v1.0.0", "me/faces", f"me/faces@{commit}")
-    assert [Release.open(release_folder(place)).version for place in asked] == ["1.0.0", "2.0.0", "1.0.0"]
+    locations = ("me/faces@v1.0.0", "me/faces", f"me/faces@{commit}")
+    assert [Release.open(release_folder(location)).version for location in locations] == ["1.0.0", "2.0.0", "1.0.0"]
 
 
 def test_no_pickle_code_or_hidden_file_is_downloaded(hub: Hub, faces: Files) -> None:
@@ -72,10 +72,10 @@ def test_an_existing_folder_wins_over_the_hub(
 
 
 @pytest.mark.parametrize(
-    "place", ["/nowhere/faces", "./faces", "../faces", "a/b/c", "faces", "me/fa ces", Path("me/x")]
+    "location", ["/nowhere/faces", "./faces", "../faces", "a/b/c", "faces", "me/fa ces", Path("me/x")]
 )
-def test_a_name_that_is_neither_folder_nor_hub_id_is_refused_without_a_request(hub: Hub, place: str | Path) -> None:
-    assert f"release {place}: no such folder; make one with `e4t release`, or give a hub id" in refusal(place)
+def test_a_name_that_is_neither_folder_nor_hub_id_is_refused_without_a_request(hub: Hub, location: str | Path) -> None:
+    assert f"release {location}: no such folder; make one with `e4t release`, or give a hub id" in refusal(location)
     assert not hub.asked
 
 
@@ -87,16 +87,16 @@ def test_a_second_download_only_asks_for_a_newer_commit(hub: Hub, faces: Files) 
     assert dict(hub.asked) == {"GET model": 1}
 
 
-@pytest.mark.parametrize("place", ["me/faces", "me/faces@v1.0.1"])
+@pytest.mark.parametrize("location", ["me/faces", "me/faces@v1.0.1"])
 def test_a_downloaded_release_opens_without_a_connection(
-    hub: Hub, faces: Files, monkeypatch: pytest.MonkeyPatch, place: str
+    hub: Hub, faces: Files, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
     hub.put("me/faces", faces, tag="v1.0.1")
-    first = release_folder(place)
+    first = release_folder(location)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert release_folder(place) == first
+    assert release_folder(location) == first
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert release_folder(place) == first
+    assert release_folder(location) == first
 
 
 def test_a_downloaded_release_opens_while_the_hub_fails(hub: Hub, faces: Files) -> None:
@@ -144,9 +144,9 @@ def test_an_error_of_the_hub_is_one_line_that_says_what_to_do(
 ) -> None:
     hub.put("me/faces", faces)
     hub.faults = {kind: fault}
-    said = refusal("me/faces")
-    assert said.startswith("release me/faces: no such folder here; the hub: ")
-    assert advice in said
+    message = refusal("me/faces")
+    assert message.startswith("release me/faces: not a local folder, and the hub cannot provide it: ")
+    assert advice in message
 
 
 def test_a_missing_model_or_revision_is_one_line(hub: Hub, faces: Files) -> None:
@@ -204,11 +204,11 @@ def test_the_base_model_of_a_release_is_downloaded_at_its_pinned_revision(hub: H
     index["base"] |= {"model": "me/base", "revision": hub.put("me/base", files_in(SHIPPED))}
     hub.put("me/base", {"README.md": b"the base has been emptied"})
     hub.put("me/faces", faces | {INDEX: json.dumps(index).encode()})
-    there, here = (E4TPipeline.from_pretrained(place, device="cpu") for place in ("me/faces", FACES))
+    from_hub, from_folder = (E4TPipeline.from_pretrained(location, device="cpu") for location in ("me/faces", FACES))
     prompt = "a portrait of a person"
     assert (
-        there(prompt, 2, generator=seeded_generators(0, 1))[0].tobytes()
-        == here(prompt, 2, generator=seeded_generators(0, 1))[0].tobytes()
+        from_hub(prompt, 2, generator=seeded_generators(0, 1))[0].tobytes()
+        == from_folder(prompt, 2, generator=seeded_generators(0, 1))[0].tobytes()
     )
 
 
@@ -272,7 +272,7 @@ def test_the_command_takes_a_hub_id_and_later_runs_offline(hub: Hub, faces: File
     again = generate("again", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert again.returncode == 0, again.stderr
     assert files_in(tmp_path / "first") == files_in(tmp_path / "again")
-    lost = generate("lost", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "elsewhere"))
-    assert lost.returncode == 1
-    wanted = "e4t: release me/faces@v1.0.1: no such folder here; the hub: no answer from http://127.0.0.1:9 "
-    assert lost.stderr == wanted + "([Errno 111] Connection refused); check the connection, then run this again\n"
+    offline = generate("offline", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "elsewhere"))
+    assert offline.returncode == 1
+    expected = "e4t: release me/faces@v1.0.1: not a local folder, and the hub cannot provide it: no answer from http://127.0.0.1:9 "
+    assert offline.stderr == expected + "([Errno 111] Connection refused); check the connection, then run this again\n"

@@ -25,11 +25,11 @@ def base(family_folders: Path) -> Path:
     return family_folders / "sd1"
 
 
-def dense(tensors: dict[str, Tensor], place: str) -> Tensor:
+def dense(tensors: dict[str, Tensor], projection: str) -> Tensor:
     """Compute Delta (out, in) as that project does: an outer product, a linear over columns, then one over rows."""
 
     def part(name: str) -> Tensor:
-        return tensors[f"{place}.{name}"].double()
+        return tensors[f"{projection}.{name}"].double()
 
     constant = part("v")
     x = part("linear1.weight") @ constant + part("linear1.bias")
@@ -47,9 +47,9 @@ def test_collapsed_offsets_equal_the_dense_formula(backbone: Backbone, tmp_path:
     offsets = load_offsets(tmp_path / "collapsed.safetensors")
     assert offsets.keys() == attention_projections(backbone.unet).keys()
     for name, (u, v) in offsets.items():
-        wanted = dense(tensors, name.replace("to_", "wo_"))
-        assert wanted.abs().max() > 0.01  # so that agreeing says something
-        torch.testing.assert_close((u @ v.T).double(), wanted, rtol=0, atol=1e-5)
+        expected = dense(tensors, name.replace("to_", "wo_"))
+        assert expected.abs().max() > 0.01  # otherwise the comparison would prove nothing
+        torch.testing.assert_close((u @ v.T).double(), expected, rtol=0, atol=1e-5)
 
 
 def test_merged_offsets_give_the_weights_that_project_computes_with(backbone: Backbone, tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_merged_offsets_give_the_weights_that_project_computes_with(backbone: Ba
     torch.save(tensors, tmp_path / "weight_offsets.pt")
     weight = backbone.unet.get_submodule(name).weight.detach().clone()
     merge_offsets(backbone.unet, read_offsets(tmp_path / "weight_offsets.pt", backbone.unet))
-    wanted = weight * (1 + dense(tensors, name.replace("to_", "wo_")).float())
-    torch.testing.assert_close(backbone.unet.get_submodule(name).weight.detach(), wanted, rtol=0, atol=1e-5)
+    expected = weight * (1 + dense(tensors, name.replace("to_", "wo_")).float())
+    torch.testing.assert_close(backbone.unet.get_submodule(name).weight.detach(), expected, rtol=0, atol=1e-5)
 
 
 def test_the_offsets_of_stable_diffusion_1_shrink_from_573_to_1_5_mb() -> None:
@@ -99,7 +99,7 @@ def test_encoder_weights_are_renamed(base: Path, backbone: Backbone, tmp_path: P
     }  # fmt: skip
     assert none is None
     assert len(read) == len(saved)
-    assert all(torch.equal(read[ours], saved[theirs]) for ours, theirs in pairs.items())
+    assert all(torch.equal(read[name], saved[source_name]) for name, source_name in pairs.items())
 
 
 def test_offsets_of_another_base_model_are_refused_in_one_line(family_folders: Path, tmp_path: Path) -> None:

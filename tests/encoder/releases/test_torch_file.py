@@ -26,7 +26,7 @@ def tensors(**others: Any) -> dict[str, Any]:
 def refused(tmp_path: Path) -> Callable[[Any], str]:
     """Return the error message for a file with the given content, and check that it is one line."""
 
-    def said(content: Any, **how: Any) -> str:
+    def message(content: Any, **how: Any) -> str:
         path = tmp_path / "file.pt"
         if content is not None:
             path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path, **how)
@@ -37,7 +37,7 @@ def refused(tmp_path: Path) -> Callable[[Any], str]:
         assert str(path) in line
         return line
 
-    return said
+    return message
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -70,10 +70,10 @@ class Runs:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("place", ["instead", "among the tensors"])
-def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, refused: Callable[[Any], str], place: str) -> None:
+@pytest.mark.parametrize("position", ["instead", "among the tensors"])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, refused: Callable[[Any], str], position: str) -> None:
     trap, sprung = Runs(f"touch {tmp_path / 'ran'}"), tmp_path / "ran"
-    assert "was not run" in refused(trap if place == "instead" else tensors(trap=trap))
+    assert "was not run" in refused(trap if position == "instead" else tensors(trap=trap))
     assert not sprung.exists()
     torch.load(tmp_path / "file.pt", weights_only=False)
     assert sprung.exists()  # the trap was a real one
@@ -86,7 +86,7 @@ def test_code_in_the_legacy_container_is_refused_and_not_run(tmp_path: Path, ref
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "No such file"),
         (b"", "not a complete file"),
@@ -102,8 +102,8 @@ def test_code_in_the_legacy_container_is_refused_and_not_run(tmp_path: Path, ref
         (tensors() | {"a.bias": torch.tensor([1.0, float("nan"), 2.0])}, "not finite"),
     ],
 )
-def test_unexpected_content_is_named_in_the_error(refused: Callable[[Any], str], content: Any, said: str) -> None:
-    assert said in refused(content)
+def test_unexpected_content_is_named_in_the_error(refused: Callable[[Any], str], content: Any, message: str) -> None:
+    assert message in refused(content)
 
 
 def test_a_file_larger_than_its_tensors_is_not_opened(refused: Callable[[Any], str]) -> None:

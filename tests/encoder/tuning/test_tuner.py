@@ -48,18 +48,18 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 def distance(one: Concept, other: Concept) -> float:
     """Norm of the difference of two concepts' UNet deltas, relative to the first."""
     a, b = (
-        torch.cat([rows(change).flatten() for change in concept.weight_deltas["unet"].values()])
+        torch.cat([rows(delta).flatten() for delta in concept.weight_deltas["unet"].values()])
         for concept in (one, other)
     )
     return float((a - b).norm() / a.norm())
 
 
-def rows(change: WeightDelta) -> Tensor:
-    if isinstance(change, Tensor):
-        return change.float()
-    if isinstance(change, LowRankDelta):
-        return change.up.float() @ change.down.float()
-    return to_dense(change, torch.Size(change.values.shape))  # of 8 bits
+def rows(delta: WeightDelta) -> Tensor:
+    if isinstance(delta, Tensor):
+        return delta.float()
+    if isinstance(delta, LowRankDelta):
+        return delta.up.float() @ delta.down.float()
+    return to_dense(delta, torch.Size(delta.values.shape))  # of 8 bits
 
 
 def test_15_steps_lower_the_loss_of_the_image(
@@ -126,7 +126,7 @@ def test_loading_and_unloading_a_concept_leaves_the_models_bit_identical(
 
 def test_batches_smaller_than_the_number_of_images_use_every_image(tuned: Tune, pixels: Tensor) -> None:
     first = torch.cat([pixels[:1], pixels[:1]])
-    both, same = (tuned(TuningImages(pixels=shown), batch_size=1, steps=2)[0] for shown in (pixels, first))
+    both, same = (tuned(TuningImages(pixels=batch), batch_size=1, steps=2)[0] for batch in (pixels, first))
     assert distance(both, same) > 0
 
 
@@ -141,7 +141,7 @@ def test_another_seed_gives_another_concept(tuned: Tune) -> None:
 
 def test_0_steps_change_no_weight(tuned: Tune) -> None:
     [concept] = tuned(steps=0)
-    assert not any(change.any() for change in concept.weight_deltas["unet"].values())
+    assert not any(delta.any() for delta in concept.weight_deltas["unet"].values())
 
 
 def test_an_intermediate_checkpoint_equals_tuning_for_so_many_steps(tuned: Tune) -> None:
@@ -151,23 +151,23 @@ def test_an_intermediate_checkpoint_equals_tuning_for_so_many_steps(tuned: Tune)
 
 
 def test_attention_tuning_changes_attention_only(tuned: Tune) -> None:
-    changes: WeightDeltas = tuned(trainable="attention")[0].weight_deltas["unet"]
-    assert changes
-    assert all(".attn" in name for name in changes)
+    deltas: WeightDeltas = tuned(trainable="attention")[0].weight_deltas["unet"]
+    assert deltas
+    assert all(".attn" in name for name in deltas)
 
 
 def test_lora_tuning_returns_two_factors_for_every_projection(backbone: Backbone, tuned: Tune) -> None:
-    changes = tuned(trainable="lora", lora_rank=3)[0].weight_deltas["unet"]
+    deltas = tuned(trainable="lora", lora_rank=3)[0].weight_deltas["unet"]
     shapes = {name: tuple(parameter.shape) for name, parameter in backbone.unet.named_parameters()}
-    assert all((*change.up.shape, *change.down.shape) == (shapes[name][0], 3, 3, shapes[name][1])
-               for name, change in changes.items())  # fmt: skip
-    assert len(changes) == sum(name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"))
+    assert all((*delta.up.shape, *delta.down.shape) == (shapes[name][0], 3, 3, shapes[name][1])
+               for name, delta in deltas.items())  # fmt: skip
+    assert len(deltas) == sum(name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"))
                                for name in shapes)  # fmt: skip
 
 
 def test_the_text_encoder_is_trained_if_train_text_encoder_is_set(tuned: Tune) -> None:
     assert not tuned()[0].weight_deltas.get("text_encoder")
-    assert any(change.any() for change in tuned(train_text_encoder=True)[0].weight_deltas["text_encoder"].values())
+    assert any(delta.any() for delta in tuned(train_text_encoder=True)[0].weight_deltas["text_encoder"].values())
 
 
 @pytest.mark.parametrize(
@@ -215,11 +215,11 @@ def test_a_mask_weights_the_loss(tuned: Tune, pixels: Tensor) -> None:
     everything = torch.ones(1, 1, *pixels.shape[-2:])
     half = everything.clone()
     half[..., 32:] = 0
-    plain, all_white, left = (
+    plain, all_white, left_half = (
         tuned(TuningImages(pixels=pixels[:1], masks=mask))[0] for mask in (None, everything, half)
     )
     assert distance(plain, all_white) < 0.02
-    assert distance(plain, left) > 0.1
+    assert distance(plain, left_half) > 0.1
 
 
 def test_an_empty_mask_is_refused(pixels: Tensor) -> None:
