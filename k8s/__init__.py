@@ -1,1 +1,1 @@
-"""What `e4t submit k8s` builds upon: a kustomize base, its overlays and components."""
+"""Kustomize base, overlays and components from which `e4t submit k8s` renders its manifests."""

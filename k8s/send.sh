@@ -1,38 +1,39 @@
 #!/usr/bin/env bash
-# Send manifests, one after the other. `e4t submit k8s` copies this script beside them; submit.sh there calls it.
-# Kubernetes' jobs do not wait for each other, so this does. Run again, it goes on: what has ended well or is under way
-# stays (Kueue has admitted it, and what is sent says suspended), what has failed is sent anew.
+# Apply manifests in order, each after the workload of the one before has completed: Kubernetes has no dependencies
+# between jobs. `e4t submit k8s` copies this script to the submission folder, where submit.sh calls it. A rerun
+# continues: it skips complete and active workloads (applying an active one again would suspend what Kueue has
+# admitted), and replaces failed ones.
 #
 #   bash send.sh MANIFEST...
 set -euo pipefail
 
-# How the job of a manifest stands; nothing if it is not there, or if the cluster does not answer.
-standing() {
-    local said
-    said=$(kubectl get --filename "$1" --ignore-not-found \
+# Print failed, complete or active for the workload of a manifest; nothing if it does not exist or kubectl fails.
+job_status() {
+    local output
+    output=$(kubectl get --filename "$1" --ignore-not-found \
         --output "jsonpath={..kind} {..status.conditions[?(@.status=='True')].type}") || true
-    case " $said " in
+    case " $output " in
         *" Failed "*) echo failed ;;
         *" Complete "* | *" Completed "*) echo complete ;;
         *" Job "* | *" JobSet "* | *" TrainJob "*) echo active ;;
     esac
 }
 
-before=
+previous=
 for manifest in "$@"; do
-    if [ -n "$before" ]; then
-        echo "waiting for $before before $manifest; stop me, and submit.sh goes on later"
-        until stands=$(standing "$before") && [[ $stands = failed || $stands = complete ]]; do sleep 10; done
-        if [ "$stands" = failed ]; then
-            echo "$before has failed; kubectl logs says why. $manifest is not sent" >&2
+    if [ -n "$previous" ]; then
+        echo "waiting for $previous to complete before applying $manifest (if interrupted, rerun submit.sh to continue)"
+        until status=$(job_status "$previous") && [[ $status = failed || $status = complete ]]; do sleep 10; done
+        if [ "$status" = failed ]; then
+            echo "$previous failed (see kubectl logs); $manifest was not applied" >&2
             exit 1
         fi
     fi
-    case $(standing "$manifest") in
-        complete) echo "$manifest has ended well before" ;;
-        active) echo "$manifest is under way" ;;
+    case $(job_status "$manifest") in
+        complete) echo "$manifest is already complete" ;;
+        active) echo "$manifest is already active" ;;
         failed) kubectl delete --filename "$manifest" --wait && kubectl apply --filename "$manifest" ;;
         *) kubectl apply --filename "$manifest" ;;
     esac
-    before=$manifest
+    previous=$manifest
 done

@@ -1,1 +1,1 @@
-"""What `e4t submit slurm` sends: one script, which every job of every stage runs."""
+"""The job script that `e4t submit slurm` sends for every job of every stage."""

@@ -1,1 +1,1 @@
-"""Sending a stage to a cluster: what its jobs are, the submission's folder, and each scheduler's own words."""
+"""Submission of stages to a cluster: the jobs of a stage, the submission folder, and the schedulers."""

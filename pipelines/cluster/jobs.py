@@ -1,4 +1,4 @@
-"""What a stage is on any cluster: jobs one after the other, each of one task, many, or ranks that train together."""
+"""The jobs of a stage on any cluster: they run in order, each as one task, an array of tasks, or training ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,37 +7,37 @@ from typing import Literal
 JobKind = Literal["one", "array", "ranks"]
 Stage = Literal["prepare", "cache", "pretrain", "evaluate", "compare", "release", "all"]
 RECIPE_FILE = "recipe.yaml"
-"""In the submission's folder."""
+"""File name of the recipe in the submission folder."""
 ALL_STAGES: tuple[Stage, ...] = ("prepare", "cache", "pretrain", "evaluate", "release")
-"""What ``all`` sends; features are cached if the recipe trains on them. The evaluation comes before the release,
-which takes its numbers into the card and is refused below the recipe's ``publish.min_scores``."""
+"""Stages of ``--stage all``, in order; ``cache`` only if the recipe trains on cached features. Evaluation precedes the
+release, which needs its scores for the model card and for the minimum scores in ``publish.min_scores``."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job; it starts when the one before it has ended well."""
+    """A job; it starts when the job before it has succeeded."""
 
     name: str
     kind: JobKind
     args: tuple[str, ...]
-    """What ``e4t`` is told, without the recipe; a task of an array is also told its rank."""
+    """Command and options of ``e4t`` without the recipe. A task of an array also gets its rank."""
     size: int = 1
-    """Tasks of an array, or nodes of ranks."""
+    """Number of tasks of an array, or of nodes of training ranks."""
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether it has work for a GPU."""
+        """Whether the job can use a GPU."""
         return self.args[0] != "prepare"
 
     def command(self, recipe: str) -> list[str]:
-        """What ``e4t`` is told."""
+        """Return the arguments of ``e4t``."""
         return [self.args[0], "--recipe", recipe, *self.args[1:]]
 
 
 def jobs_for_stage(
     stage: Stage, *, nodes: int, array_size: int, use_feature_cache: bool, extra_args: Sequence[str] = ()
 ) -> list[Job]:
-    """Jobs of a stage in their order; ``extra`` words go to the last."""
+    """Return the jobs of a stage in order; ``extra_args`` are appended to the command of the last one."""
     stages = [each for each in ALL_STAGES if each != "cache" or use_feature_cache] if stage == "all" else [stage]
     jobs = [job for each in stages for job in _jobs(each, nodes, array_size)]
     last = jobs[-1]

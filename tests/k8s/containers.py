@@ -1,5 +1,8 @@
-"""Pods in real containers. Podman and runc play them as a node would; this file plays the Job controller, by the rules
-that the Job itself gives, and stands in for what only a cluster has: volumes' groups, names that outlive a pod."""
+"""Run pods in real containers with podman and runc.
+
+This module acts as the Job controller, by the rules of the Job itself, and replaces what only a cluster provides: volume
+groups, and host names that outlive a pod.
+"""
 
 import os
 import shutil
@@ -19,7 +22,7 @@ from tests.k8s.manifests import ROOT
 
 PROGRAMS = ("podman", "runc", "conmon", "netavark", "iptables", "catatonit")
 IMAGE = "e4t:0.1.0"
-# Sandboxes without CAP_SYS_RESOURCE may not raise limits, which podman asks of every container.
+# Without CAP_SYS_RESOURCE a sandbox cannot raise resource limits, which podman requests for every container.
 RUNTIME = """#!/usr/bin/env python3
 import json, os, sys
 words = sys.argv[1:]
@@ -32,11 +35,11 @@ if "create" in words:
 os.execvp("runc", ["runc", *words])
 """
 NODE_FOLDERS = {"/usr/bin": "/bin", "/usr/lib": "/lib", "/usr/lib64": "/lib64", "/usr": "/usr"}
-"""Of this machine, instead of the layers of the image that the Dockerfile starts from."""
+"""Folders of this machine that replace the base image of the Dockerfile, with their paths in the container."""
 
 
 def cannot_have_containers() -> str:
-    """Why there cannot be any here; empty if there can."""
+    """Return why containers cannot run on this machine; an empty string if they can."""
     if os.geteuid() != 0:
         return "starting containers needs root"
     path = os.environ["PATH"] + ":/usr/sbin:/usr/lib/podman:/usr/libexec/podman"
@@ -50,11 +53,11 @@ def cannot_have_containers() -> str:
 
 
 class PodmanError(RuntimeError):
-    """Podman refuses; the message has its words."""
+    """A podman command failed; the message has its output."""
 
 
 class Node:
-    """Podman with a storage of its own, the image, and a network where pods find each other by name."""
+    """Podman with its own storage, the image, and a network in which pods resolve each other by name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,18 +78,18 @@ class Node:
         self.podman("pod", "rm", "--force", "--all", "--time", "0")
         self.podman("volume", "rm", "--force", "--all")
         self.podman("network", "rm", self.network)
-        with suppress(PodmanError):  # what it had mounted
+        with suppress(PodmanError):  # unmounts its storage
             self.podman("system", "reset", "--force")
 
     def podman(self, *words: str) -> str:
-        """What one of podman's commands says, logs included. Raises PodmanError if it fails."""
+        """Run a podman command and return its output, including logs. Raises PodmanError if it fails."""
         done = subprocess.run([*self._podman, *words], capture_output=True, text=True, check=False)  # noqa: S603 - our own command
         if done.returncode:
             raise PodmanError(f"podman {' '.join(words)}: {done.stderr}")
         return done.stdout + (done.stderr if words[0] == "logs" else "")
 
     def _build(self) -> None:
-        """The project's own Dockerfile, every step of its ``cpu`` stage but those that need a registry of images."""
+        """Build the ``cpu`` stage of the Dockerfile, without the steps that need an image registry."""
         context = self.folder / "context"
         for name in ("etc", "proc", "sys", "dev", "opt", *(inside[1:] for inside in NODE_FOLDERS.values())):
             (context / "root" / name).mkdir(parents=True)
@@ -101,31 +104,31 @@ class Node:
         self.podman("build", "--layers=false", *layers, "--tag", IMAGE, str(context))
 
     def volume(self, name: str) -> Path:
-        """Where a claim's files lie."""
+        """Create the volume of a claim, and return its folder on this machine."""
         with suppress(PodmanError):
             self.podman("volume", "create", name)
         return Path(self.podman("volume", "inspect", name, "--format", "{{.Mountpoint}}").strip())
 
 
 class Pod:
-    """One pod of a Job, from its start to its end."""
+    """A pod of a Job."""
 
     def __init__(self, node: Node, manifests: list[Manifest], index: int, attempt: int) -> None:
         self.node, self.index = node, index
         template = deepcopy(job_spec(manifests)["template"])
         name = next(each["metadata"]["name"] for each in manifests if each["kind"] == "Job")
         spec, config = template["spec"], next(each for each in manifests if each["kind"] == "ConfigMap")
-        self.name = f"{name}-{index}.{spec['subdomain']}"  # what the Service makes resolve
+        self.name = f"{name}-{index}.{spec['subdomain']}"  # host name that the Service would provide
         self.attempt = f"{self.name}.{attempt}"
         self.grace_seconds: int = spec["terminationGracePeriodSeconds"]
         (container,) = spec["containers"]
         container["imagePullPolicy"] = "Never"
-        for variable in container["env"]:  # podman knows no annotations of pods
+        for variable in container["env"]:  # podman does not support pod annotations
             if "job-completion-index" in str(variable):
                 variable.pop("valueFrom")
                 variable["value"] = str(index)
         container["env"].append({"name": "JOB_COMPLETION_INDEX", "value": str(index)})
-        for volume in spec["volumes"]:  # podman would share them among pods
+        for volume in spec["volumes"]:  # podman would share them between pods
             if "emptyDir" in volume:
                 own = f"{self.attempt}-{volume['name']}"
                 next(each for each in container["volumeMounts"] if each["name"] == volume["name"])["name"] = own
@@ -145,32 +148,32 @@ class Pod:
 
     @property
     def container(self) -> str:
-        """Podman's name for it."""
+        """Name of the container in podman."""
         return f"{self.name}-node"
 
     def code(self) -> int | None:
-        """The exit code; None while it runs."""
-        asked = ("inspect", self.container, "--format", "{{.State.Status}} {{.State.ExitCode}}")
-        status, code = self.node.podman(*asked).split()
+        """Return the exit code, None while the container runs."""
+        command = ("inspect", self.container, "--format", "{{.State.Status}} {{.State.ExitCode}}")
+        status, code = self.node.podman(*command).split()
         return int(code) if status == "exited" else None
 
     def kill(self) -> None:
-        """As if its node were lost."""
+        """Kill the container, as the loss of its node would."""
         self.node.podman("kill", "--signal", "KILL", self.container)
 
     def evict(self) -> None:
-        """SIGTERM, and SIGKILL if it has not ended within its grace period."""
+        """Send SIGTERM, and SIGKILL after the grace period."""
         self.node.podman("stop", "--time", str(self.grace_seconds), self.container)
 
     def remove(self) -> str:
-        """Clear it away; gives what it had printed."""
+        """Remove the pod and return its logs."""
         log = self.node.podman("logs", self.container)
         self.node.podman("pod", "rm", "--force", "--time", "0", self.name)
         return log
 
 
 class RunningJob:
-    """An Indexed Job: its pods, and what its controller would do when one ends."""
+    """An Indexed Job: its pods, and the actions of the Job controller when one ends."""
 
     def __init__(self, node: Node, manifests: list[Manifest]) -> None:
         self.node, self.manifests = node, manifests
@@ -185,15 +188,15 @@ class RunningJob:
         return Pod(self.node, self.manifests, index, self.started)
 
     def evict(self, index: int) -> None:
-        """Drain its node: a disruption that Kubernetes knows of."""
+        """Evict a pod, which Kubernetes counts as a disruption."""
         self.evicted.add(self.pods[index])
         self.pods[index].evict()
 
-    def ended(self, seconds: float = 400) -> str:
-        """Play the controller to the end: Complete, or Failed."""
+    def wait(self, seconds: float = 400) -> str:
+        """Act as the Job controller until the Job ends; return Complete or Failed."""
         deadline = time.monotonic() + seconds
         while self.pods:
-            assert time.monotonic() < deadline, self._everything()
+            assert time.monotonic() < deadline, self._stop_and_get_log()
             for index, pod in list(self.pods.items()):
                 code = pod.code()
                 if code is None:
@@ -223,13 +226,13 @@ class RunningJob:
             self.log += pod.remove()
         self.pods = {}
 
-    def _everything(self) -> str:
+    def _stop_and_get_log(self) -> str:
         self._stop()
         return self.log
 
     def until(self, condition: Callable[[], bool], seconds: float = 200) -> None:
-        """Wait until it holds while pods run."""
+        """Wait until the condition holds while pods run."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, self._everything()
+            assert time.monotonic() < deadline, self._stop_and_get_log()
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""What Kubernetes would say of manifests."""
+"""Checks of manifests that a Kubernetes API server would do."""
 
 import json
 import re
@@ -15,25 +15,34 @@ from pipelines.cluster.kubernetes import WORKLOAD_KINDS, Manifest, job_spec
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("plain", "jobset-kueue", "trainjob")
 COMPONENTS = ("gpu", "rdma")
-OWN_KINDS = {"JobSet", "TrainJob", "TrainingRuntime"}
-"""Of which Kubernetes itself knows nothing."""
-VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
-"""Kinds that "restricted" allows."""
-NAME = 63
-"""Characters of a host's name, or of a label's value."""
+CUSTOM_KINDS = {"JobSet", "TrainJob", "TrainingRuntime"}
+"""Custom kinds, which Kubernetes itself does not define."""
+RESTRICTED_VOLUMES = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
+"""Volume types that the pod security standard "restricted" allows."""
+MAX_NAME_LENGTH = 63
+"""Maximum number of characters of a host name or label value."""
 LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
 
 
 def pod_of(manifests: Sequence[Manifest]) -> Manifest:
-    """The specification of the job's pods."""
+    """Return the specification of the job's pods."""
     pod: Manifest = job_spec(manifests)["template"]["spec"]
     return pod
 
 
 def validate(manifest: Manifest, version: str = "1.37") -> None:
-    """Against Kubernetes' own schema, or the custom kind's; raises what the validator of it raises."""
-    if manifest["kind"] in OWN_KINDS:
+    """Validate a manifest against the schema of its kind; raises the error of the validator."""
+    if manifest["kind"] in CUSTOM_KINDS:
         jsonschema.validate(manifest, schema(manifest["kind"]))
     else:
         kubernetes_validate.validate(manifest, version, strict=True)
@@ -41,7 +50,7 @@ def validate(manifest: Manifest, version: str = "1.37") -> None:
 
 @cache
 def schema(kind: str) -> Manifest:
-    """A custom resource's own schema, made strict: what it does not know is wrong."""
+    """Return the schema of a custom kind, in which unknown fields are errors."""
     path = Path(__file__).parent / "schemas" / f"{kind}.json"
     return _strict(json.loads(path.read_text()))
 
@@ -54,24 +63,24 @@ def _strict(schema: Any) -> Any:
     strict = {key: _strict(value) for key, value in schema.items()}
     if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
         strict.setdefault("additionalProperties", False)
-    if "apiVersion" in schema.get("properties", {}):  # the root: its metadata is Kubernetes' own
+    if "apiVersion" in schema.get("properties", {}):  # the root, whose metadata Kubernetes defines
         strict["properties"]["metadata"] = {"type": "object"}
     return strict
 
 
-def breaches(pod: Manifest) -> Iterator[str]:
-    """What the pod security standard "restricted" forbids of a pod's specification, a word for each rule."""
-    everyone = [*pod.get("initContainers", []), *pod["containers"]]
-    for_all = pod.get("securityContext", {})
+def policy_violations(pod: Manifest) -> Iterator[str]:
+    """Yield the rules of the pod security standard "restricted" that a pod specification violates."""
+    containers = [*pod.get("initContainers", []), *pod["containers"]]
+    pod_context = pod.get("securityContext", {})
 
     def each(name: str) -> list[Any]:
-        return [one.get("securityContext", {}).get(name, for_all.get(name)) for one in everyone]
+        return [container.get("securityContext", {}).get(name, pod_context.get(name)) for container in containers]
 
     if any(pod.get(name) for name in ("hostNetwork", "hostPID", "hostIPC")):
         yield "host namespaces"
-    if any(not volume.keys() - {"name"} <= VOLUMES for volume in pod.get("volumes", [])):
+    if any(not volume.keys() - {"name"} <= RESTRICTED_VOLUMES for volume in pod.get("volumes", [])):
         yield "volumes"
-    if any(port.get("hostPort") for one in everyone for port in one.get("ports", [])):
+    if any(port.get("hostPort") for container in containers for port in container.get("ports", [])):
         yield "host port"
     if any(each("privileged")):
         yield "privileged"
@@ -95,20 +104,20 @@ def breaches(pod: Manifest) -> Iterator[str]:
         yield "SELinux"
     if any((value or {}).get("hostProcess") for value in each("windowsOptions")):
         yield "host process"
-    if for_all.get("sysctls"):
+    if pod_context.get("sysctls"):
         yield "sysctls"
 
 
-def refusals(manifests: Sequence[Manifest]) -> Iterator[str]:
-    """What a server refuses, whatever the schemas say, a word for each rule."""
+def rejections(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """Yield the rules beyond the schemas by which an API server would reject manifests."""
     job, pod = job_spec(manifests), pod_of(manifests)
     (workload,) = (each for each in manifests if each["kind"] in WORKLOAD_KINDS)
     pods = workload["metadata"]["name"] + {"Job": "", "JobSet": "-nodes-0", "TrainJob": "-node-0"}[workload["kind"]]
     hosts = f"{pods}-{job['completions'] - 1}"
-    if len(f"{hosts}-abcde") > NAME or not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", hosts):
+    if len(f"{hosts}-abcde") > MAX_NAME_LENGTH or not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", hosts):
         yield "name of a pod"
     labels = [each["metadata"].get("labels", {}) for each in [*manifests, job["template"]]]
-    if not all(LABEL.fullmatch(value) for some in labels for value in some.values()):
+    if not all(LABEL.fullmatch(value) for each in labels for value in each.values()):
         yield "label"
     if sum(len(text.encode()) for each in manifests for text in each.get("data", {}).values()) > 2**20:
         yield "size of the recipe"
@@ -123,7 +132,7 @@ def refusals(manifests: Sequence[Manifest]) -> Iterator[str]:
     if any(each["containerName"] not in names or (each["operator"] == "In" and 0 in each["values"]) for each in exits):
         yield "exit codes"
     for container in pod["containers"]:
-        if not all(QUANTITY.fullmatch(amount) for of in container["resources"].values() for amount in of.values()):
+        if not all(QUANTITY.fullmatch(amount) for kind in container["resources"].values() for amount in kind.values()):
             yield "quantity"
         if not all(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", each["name"]) for each in container["env"]):
             yield "variable"

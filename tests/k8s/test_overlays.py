@@ -1,4 +1,4 @@
-"""The manifests hold what Kubernetes demands, and what a night on nodes that come and go does."""
+"""The manifests satisfy the rules of Kubernetes, and survive preemption, eviction and lost nodes."""
 
 import shutil
 from copy import deepcopy
@@ -11,9 +11,18 @@ import yaml
 
 from pipelines.cluster.kubernetes import Manifest, job_spec, kustomize, render_overlay
 from pipelines.errors import EXIT_CONFIG_ERROR, EXIT_REQUEUE
-from tests.k8s.manifests import COMPONENTS, OVERLAYS, OWN_KINDS, ROOT, breaches, pod_of, refusals, validate
+from tests.k8s.manifests import (
+    COMPONENTS,
+    CUSTOM_KINDS,
+    OVERLAYS,
+    ROOT,
+    pod_of,
+    policy_violations,
+    rejections,
+    validate,
+)
 
-CHOICES = [(overlay, *some) for overlay, some in product(OVERLAYS, [(), *((c,) for c in COMPONENTS), COMPONENTS])]
+COMBINATIONS = [(overlay, *some) for overlay, some in product(OVERLAYS, [(), *((c,) for c in COMPONENTS), COMPONENTS])]
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -22,22 +31,22 @@ def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.36", "1.37"])
-@pytest.mark.parametrize("choice", CHOICES, ids="+".join)
-def test_kubernetes_own_kinds_follow_its_schemas(choice: tuple[str, ...], version: str) -> None:
+@pytest.mark.parametrize("choice", COMBINATIONS, ids="+".join)
+def test_built_in_kinds_are_valid_against_the_schemas(choice: tuple[str, ...], version: str) -> None:
     for manifest in render_overlay(*choice):
-        if manifest["kind"] not in OWN_KINDS:
+        if manifest["kind"] not in CUSTOM_KINDS:
             validate(manifest, version)
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids="+".join)
-def test_custom_kinds_follow_theirs(choice: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("choice", COMBINATIONS, ids="+".join)
+def test_custom_kinds_are_valid_against_their_schemas(choice: tuple[str, ...]) -> None:
     for manifest in render_overlay(*choice):
-        if manifest["kind"] in OWN_KINDS:
+        if manifest["kind"] in CUSTOM_KINDS:
             validate(manifest)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_job_within_another_kind_is_one_that_kubernetes_takes(overlay: str) -> None:
+def test_the_job_inside_a_custom_kind_is_a_valid_job(overlay: str) -> None:
     whole = {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -47,7 +56,7 @@ def test_the_job_within_another_kind_is_one_that_kubernetes_takes(overlay: str) 
     validate(whole)
 
 
-def test_a_field_that_a_custom_kind_does_not_know_is_found() -> None:
+def test_an_unknown_field_of_a_custom_kind_is_found() -> None:
     (jobset,) = (each for each in render_overlay("jobset-kueue") if each["kind"] == "JobSet")
     wrong = deepcopy(jobset)
     wrong["spec"]["replicatedJob"] = []
@@ -56,20 +65,20 @@ def test_a_field_that_a_custom_kind_does_not_know_is_found() -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_recipe_of_ones_own_reaches_the_pods(overlay: str, tmp_path: Path) -> None:
+def test_a_custom_recipe_reaches_the_pods(overlay: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
     (tmp_path / "my-run").mkdir()
     (tmp_path / "my-run" / "recipe.yaml").write_text("name: mine\n")
     own = {"name": "e4t-recipe", "behavior": "replace", "files": ["recipe.yaml"]}
     chosen = {"resources": [f"../k8s/overlays/{overlay}"], "configMapGenerator": [own]}
     (tmp_path / "my-run" / "kustomization.yaml").write_text(yaml.safe_dump(chosen))
-    made = kustomize(str(tmp_path / "my-run"))
-    data = {each["metadata"]["name"]: each["data"] for each in made if each["kind"] == "ConfigMap"}
-    (named,) = (each["configMap"]["name"] for each in pod_of(made)["volumes"] if "configMap" in each)
+    manifests = kustomize(str(tmp_path / "my-run"))
+    data = {each["metadata"]["name"]: each["data"] for each in manifests if each["kind"] == "ConfigMap"}
+    (named,) = (each["configMap"]["name"] for each in pod_of(manifests)["volumes"] if "configMap" in each)
     assert data == {named: {"recipe.yaml": "name: mine\n"}}
 
 
-def test_there_is_one_service_of_the_pods_subdomain(manifests: list[Manifest]) -> None:
+def test_the_service_has_the_subdomain_of_the_pods(manifests: list[Manifest]) -> None:
     kinds = {each["kind"]: each for each in manifests}
     if "Service" in kinds:
         assert kinds["Service"]["metadata"]["name"] == pod_of(manifests)["subdomain"]
@@ -77,11 +86,11 @@ def test_there_is_one_service_of_the_pods_subdomain(manifests: list[Manifest]) -
             kinds["Service"]["spec"]["selector"].items()
             <= job_spec(manifests)["template"]["metadata"]["labels"].items()
         )
-    else:  # JobSet makes it
+    else:  # JobSet creates it
         assert kinds.keys() & {"JobSet", "TrainJob"}
 
 
-def test_ranks_are_told_where_the_first_pod_is_by_a_name_that_outlives_it() -> None:
+def test_the_rendezvous_is_the_stable_host_name_of_the_first_pod() -> None:
     hosts = {}
     for overlay in OVERLAYS:
         environment = {
@@ -91,7 +100,7 @@ def test_ranks_are_told_where_the_first_pod_is_by_a_name_that_outlives_it() -> N
     assert hosts == {"plain": "e4t-0.e4t", "jobset-kueue": "e4t-nodes-0-0.e4t", "trainjob": "e4t-node-0-0.e4t"}
 
 
-def test_a_node_knows_its_rank_and_how_many_there_are(manifests: list[Manifest]) -> None:
+def test_a_pod_gets_its_node_rank_and_the_number_of_nodes(manifests: list[Manifest]) -> None:
     environment = {each["name"]: each for each in pod_of(manifests)["containers"][0]["env"]}
     index = environment["NODE_RANK"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert index == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
@@ -100,7 +109,7 @@ def test_a_node_knows_its_rank_and_how_many_there_are(manifests: list[Manifest])
     assert job["completionMode"] == "Indexed"
 
 
-def test_exit_codes_mean_what_they_say(manifests: list[Manifest]) -> None:
+def test_the_job_fails_on_a_configuration_error_and_ignores_a_requeue(manifests: list[Manifest]) -> None:
     rules = job_spec(manifests)["podFailurePolicy"]["rules"]
     by_code = {code: rule["action"] for rule in rules for code in rule.get("onExitCodes", {}).get("values", [])}
     assert by_code == {EXIT_CONFIG_ERROR: "FailJob", EXIT_REQUEUE: "Ignore"}
@@ -109,7 +118,7 @@ def test_exit_codes_mean_what_they_say(manifests: list[Manifest]) -> None:
     assert names == {each["name"] for each in pod_of(manifests)["containers"]}
 
 
-def test_a_pod_is_replaced_only_when_it_has_ended_and_has_time_to_save(manifests: list[Manifest]) -> None:
+def test_a_pod_is_replaced_after_it_has_ended_and_has_time_to_save(manifests: list[Manifest]) -> None:
     job, pod = job_spec(manifests), pod_of(manifests)
     assert job["podReplacementPolicy"] == "Failed"
     assert pod["restartPolicy"] == "Never"
@@ -117,37 +126,37 @@ def test_a_pod_is_replaced_only_when_it_has_ended_and_has_time_to_save(manifests
     assert {"backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"} <= job.keys()
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids="+".join)
-def test_what_is_asked_for_is_the_limit(choice: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("choice", COMBINATIONS, ids="+".join)
+def test_requests_equal_limits(choice: tuple[str, ...]) -> None:
     for container in pod_of(render_overlay(*choice))["containers"]:
         assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize(("component", "device"), [("gpu", "nvidia.com/gpu"), ("rdma", "rdma/hca")])
-def test_a_component_gives_each_pod_its_device(overlay: str, component: str, device: str) -> None:
+def test_a_component_requests_its_device_for_each_pod(overlay: str, component: str, device: str) -> None:
     assert pod_of(render_overlay(overlay, component))["containers"][0]["resources"]["limits"][device] == "1"
     assert device not in pod_of(render_overlay(overlay))["containers"][0]["resources"]["limits"]
 
 
-def test_every_place_that_is_written_to_is_a_volume(manifests: list[Manifest]) -> None:
+def test_every_path_that_is_written_to_is_a_volume(manifests: list[Manifest]) -> None:
     pod = pod_of(manifests)
     (container,) = pod["containers"]
     mounts = {each["mountPath"] for each in container["volumeMounts"]}
     assert container["securityContext"]["readOnlyRootFilesystem"]
-    assert {"/opt/e4t/data", "/opt/e4t/runs", "/tmp", "/dev/shm"} <= mounts  # noqa: S108 - places in the pod
+    assert {"/opt/e4t/data", "/opt/e4t/runs", "/tmp", "/dev/shm"} <= mounts  # noqa: S108 - paths in the pod
     assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
 
 
-def test_secrets_are_named_and_never_written(manifests: list[Manifest]) -> None:
+def test_manifests_refer_to_the_secret_and_never_contain_one(manifests: list[Manifest]) -> None:
     assert pod_of(manifests)["containers"][0]["envFrom"] == [{"secretRef": {"name": "e4t", "optional": True}}]
     assert "Secret" not in {each["kind"] for each in manifests}
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids="+".join)
-def test_pods_are_restricted(choice: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("choice", COMBINATIONS, ids="+".join)
+def test_pods_meet_the_restricted_pod_security_standard(choice: tuple[str, ...]) -> None:
     pod = pod_of(render_overlay(*choice))
-    assert list(breaches(pod)) == []
+    assert list(policy_violations(pod)) == []
     assert pod["automountServiceAccountToken"] is False
 
 
@@ -171,29 +180,29 @@ BAD = {
 
 
 @pytest.mark.parametrize("rule", BAD)
-def test_a_pod_that_breaks_one_rule_is_found_by_it(rule: str) -> None:
+def test_a_pod_that_violates_a_rule_is_found(rule: str) -> None:
     pod = deepcopy(pod_of(render_overlay("plain")))
     BAD[rule](pod)
-    assert list(breaches(pod)) == [rule]
+    assert list(policy_violations(pod)) == [rule]
 
 
-def test_a_container_that_runs_before_the_others_is_looked_at_too() -> None:
+def test_init_containers_are_checked_too() -> None:
     pod = deepcopy(pod_of(render_overlay("plain")))
     pod["initContainers"] = [{"name": "before", "image": "e4t"}]
-    assert set(breaches(pod)) == {"privilege escalation", "capabilities kept"}
+    assert set(policy_violations(pod)) == {"privilege escalation", "capabilities kept"}
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids="+".join)
-def test_nothing_would_be_refused(choice: tuple[str, ...]) -> None:
-    assert list(refusals(render_overlay(*choice))) == []
+@pytest.mark.parametrize("choice", COMBINATIONS, ids="+".join)
+def test_the_server_would_accept_every_manifest(choice: tuple[str, ...]) -> None:
+    assert list(rejections(render_overlay(*choice))) == []
 
 
 def _container(manifests: list[Manifest]) -> Manifest:
-    found: Manifest = pod_of(manifests)["containers"][0]
-    return found
+    container: Manifest = pod_of(manifests)["containers"][0]
+    return container
 
 
-REFUSED = {
+REJECTED = {
     "name of a pod": lambda all_: all_[-1]["metadata"].update(name="e4t-" + "x" * 60),
     "label": lambda all_: all_[0]["metadata"].setdefault("labels", {}).update(run="it's mine"),
     "size of the recipe": lambda all_: all_[0]["data"].update({"recipe.yaml": "#" * (2**20 + 1)}),
@@ -207,8 +216,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("rule", REFUSED)
-def test_a_manifest_that_the_server_would_refuse_is_found_by_that_rule(rule: str) -> None:
+@pytest.mark.parametrize("rule", REJECTED)
+def test_a_manifest_that_the_server_would_reject_is_found(rule: str) -> None:
     manifests = render_overlay("plain")
-    REFUSED[rule](manifests)
-    assert list(refusals(manifests)) == [rule]
+    REJECTED[rule](manifests)
+    assert list(rejections(manifests)) == [rule]

@@ -1,4 +1,4 @@
-"""The pods that `e4t submit k8s` sends, run: their own commands, variables, mounts, users and names, in containers."""
+"""Run the pods of `e4t submit k8s` in containers, with their commands, variables, mounts, users and names."""
 
 import shutil
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ STEPS = 10
 
 
 class Cluster:
-    """A node, and the claims for data and runs."""
+    """A node, and the volumes of the data and runs claims."""
 
     def __init__(self, node: Node, training: Training) -> None:
         self.node, self.training = node, training
@@ -29,7 +29,7 @@ class Cluster:
         self.runs = node.volume("e4t-runs")
 
     def start(self, name: str, **changes: Any) -> RunningJob:
-        """Send the pre-training of that name to two pods."""
+        """Start a pre-training run of this name on two pods."""
         data = self.training.recipe["data"] | {"source": "data/faces", "output": "data/shards"}
         pretrain = self.training.recipe["pretrain"] | changes
         recipe = self.training.recipe | {
@@ -38,15 +38,15 @@ class Cluster:
         return RunningJob(self.node, build_manifests(PRETRAIN, SITE, f"e4t-{name}", yaml.safe_dump(recipe)))
 
     def run(self, name: str) -> RunFolder:
-        """What it leaves."""
+        """Return the run folder."""
         return RunFolder(self.runs / name)
 
     def weights(self, name: str) -> dict[str, Any]:
-        """What it has learned after all steps."""
+        """Return the trained weight offsets after the last step."""
         return load_file(self.run(name).weights(STEPS) / "weight_offsets.safetensors")
 
-    def begun(self, name: str) -> bool:
-        """Whether it is in the midst of training, with something saved."""
+    def is_training(self, name: str) -> bool:
+        """Whether the run is beyond its first checkpoint."""
         return any(step >= 3 for _, step in self.run(name).steps())
 
 
@@ -59,50 +59,50 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster) -> dict[str, Any]:
-    """What a run learns that nothing disturbs."""
-    job = cluster.start("undisturbed")
-    assert job.ended() == "Complete", job.log
+def uninterrupted(cluster: Cluster) -> dict[str, Any]:
+    """Weights of a run without interruptions."""
+    job = cluster.start("uninterrupted")
+    assert job.wait() == "Complete", job.log
     assert (job.started, job.failures) == (2, 0)
-    return cluster.weights("undisturbed")
+    return cluster.weights("uninterrupted")
 
 
 def same(weights: dict[str, Any], others: dict[str, Any]) -> bool:
     return weights.keys() == others.keys() and all((weights[name] == others[name]).all() for name in weights)
 
 
-def test_two_pods_train_in_one_deepspeed_engine(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
-    engine = cluster.run("undisturbed").lines()[0]
+def test_two_pods_train_in_one_deepspeed_engine(cluster: Cluster, uninterrupted: dict[str, Any]) -> None:
+    engine = cluster.run("uninterrupted").lines()[0]
     assert (engine["engine"], engine["world_size"], engine["zero_stage"]) == ("DeepSpeedEngine", 2, 2)
 
 
 def test_a_killed_pod_is_replaced_and_the_run_ends_with_the_same_weights(
-    cluster: Cluster, undisturbed: dict[str, Any]
+    cluster: Cluster, uninterrupted: dict[str, Any]
 ) -> None:
     job = cluster.start("killed")
-    job.until(lambda: cluster.begun("killed"))
+    job.until(lambda: cluster.is_training("killed"))
     job.pods[1].kill()
-    assert job.ended() == "Complete", job.log
-    assert (job.failures, job.started) == (2, 4)  # the other noticed, and ended, too
-    assert same(cluster.weights("killed"), undisturbed)
+    assert job.wait() == "Complete", job.log
+    assert (job.failures, job.started) == (2, 4)  # the other rank lost its peer and exited, too
+    assert same(cluster.weights("killed"), uninterrupted)
 
 
-def test_an_evicted_pod_saves_within_its_grace_and_nothing_is_counted(
-    cluster: Cluster, undisturbed: dict[str, Any]
+def test_an_evicted_pod_saves_within_its_grace_period_and_is_not_counted_as_failed(
+    cluster: Cluster, uninterrupted: dict[str, Any]
 ) -> None:
     job = cluster.start("evicted")
-    job.until(lambda: cluster.begun("evicted"))
+    job.until(lambda: cluster.is_training("evicted"))
     job.evict(0)
-    assert job.ended() == "Complete", job.log
+    assert job.wait() == "Complete", job.log
     assert (job.failures, job.ignored) == (0, 2)
     assert "SIGTERM" in job.log
     steps = [step for _, step in cluster.run("evicted").steps()]
-    assert sorted(steps) == list(range(1, STEPS + 1))  # none was done twice
-    assert same(cluster.weights("evicted"), undisturbed)
+    assert sorted(steps) == list(range(1, STEPS + 1))  # no step was repeated
+    assert same(cluster.weights("evicted"), uninterrupted)
 
 
-def test_a_wrong_recipe_fails_the_job_at_once(cluster: Cluster) -> None:
-    job = cluster.start("wrong", batch_size=7)
-    assert job.ended() == "Failed"
+def test_a_configuration_error_fails_the_job_at_once(cluster: Cluster) -> None:
+    job = cluster.start("wrong", global_batch_size=7)
+    assert job.wait() == "Failed"
     assert (job.failures, job.started) == (0, 2)
     assert "batch_size" in job.log

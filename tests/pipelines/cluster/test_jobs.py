@@ -6,32 +6,35 @@ from pipelines.cluster.jobs import Stage, jobs_for_stage
 
 
 @pytest.mark.parametrize("stage", get_args(Stage))
-def test_every_stage_is_commands_of_e4t_on_its_recipe(stage: Stage) -> None:
+def test_every_job_of_a_stage_is_a_command_of_e4t_with_the_recipe(stage: Stage) -> None:
     for job in jobs_for_stage(stage, nodes=2, array_size=4, use_feature_cache=True):
         assert job.command("recipe.yaml")[1:3] == ["--recipe", "recipe.yaml"]
 
 
-def test_the_chain_goes_from_pictures_to_a_release_of_what_was_evaluated() -> None:
+def test_all_stages_run_from_prepare_to_release_in_order() -> None:
     names = [job.name for job in jobs_for_stage("all", nodes=2, array_size=4, use_feature_cache=True)]
-    made, learned = ["prepare-plan", "prepare-work", "prepare-merge", "cache"], ["pretrain", "evaluate", "release"]
-    assert names == made + learned
+    data_jobs, training_jobs = (
+        ["prepare-plan", "prepare-work", "prepare-merge", "cache"],
+        ["pretrain", "evaluate", "release"],
+    )
+    assert names == data_jobs + training_jobs
 
 
 def test_features_are_cached_only_for_a_recipe_that_trains_on_them() -> None:
     assert "cache" not in [job.name for job in jobs_for_stage("all", nodes=1, array_size=1, use_feature_cache=False)]
 
 
-def test_nodes_are_for_training_and_tasks_for_what_is_shared_out() -> None:
+def test_nodes_apply_to_training_and_the_array_size_to_shared_work() -> None:
     sizes = {job.name: job.size for job in jobs_for_stage("all", nodes=2, array_size=4, use_feature_cache=True)}
     assert (sizes["pretrain"], sizes["prepare-work"], sizes["cache"], sizes["release"]) == (2, 4, 4, 1)
 
 
-def test_every_task_knows_how_many_there_are() -> None:
+def test_every_task_gets_the_world_size() -> None:
     (job,) = jobs_for_stage("cache", nodes=1, array_size=6, use_feature_cache=True)
     assert job.args == ("cache", "--stage", "work", "--world-size", "6")
 
 
-def test_more_words_go_to_the_last_job() -> None:
+def test_extra_arguments_go_to_the_last_job() -> None:
     *others, last = jobs_for_stage(
         "all", nodes=1, array_size=1, use_feature_cache=False, extra_args=["--version", "1.2.0"]
     )

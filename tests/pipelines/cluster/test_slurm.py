@@ -1,4 +1,4 @@
-"""What is sent to SLURM; tests/cluster/test_slurm.py sends it."""
+"""Submissions to SLURM with fake programs; tests/cluster/test_slurm.py submits to a real SLURM."""
 
 import json
 import os
@@ -43,7 +43,7 @@ SCONTROL = """#!/usr/bin/env bash
 [ "$1" = show ] && echo "JobId=7 JobState=$STATE Reason=None"
 [ "$1" = requeue ] && echo "requeued $2"
 """
-WORDS = some.text(some.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+ARGUMENTS = some.text(some.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -51,18 +51,18 @@ def program(folder: Path, name: str, text: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def told_to_sbatch(made: list[Any], folder: Path) -> list[list[str]]:
-    """The words of each call when the submission's commands are run, in order; ids count from 1."""
+def sbatch_arguments(calls: list[Any], folder: Path) -> list[list[str]]:
+    """Run the submit script, and return the arguments of each call of sbatch, whose job ids count from 1."""
     log = folder / "calls"
     log.unlink(missing_ok=True)
     program(folder, "sbatch", FAKE_SBATCH.format(log=str(log)))
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
-    subprocess.run(["bash", "-c", render_submit_script(made)], check=True, env=environment, capture_output=True)  # noqa: S603, S607 - our own command
+    subprocess.run(["bash", "-c", render_submit_script(calls)], check=True, env=environment, capture_output=True)  # noqa: S603, S607 - our own command
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def told_to_e4t(words: list[str], folder: Path, site: SlurmSite) -> list[str]:
-    """The words that e4t gets when the job's script runs."""
+def e4t_arguments(words: list[str], folder: Path, site: SlurmSite) -> list[str]:
+    """Run the job script, and return the arguments that e4t gets."""
     for name, text in (("srun", SRUN), ("fake-python", PYTHON)):
         program(folder, name, text)
     (folder / "site.sh").write_text(render_site_script(site))
@@ -73,8 +73,8 @@ def told_to_e4t(words: list[str], folder: Path, site: SlurmSite) -> list[str]:
     return json.loads(done.stdout)[2:]
 
 
-def requeued(folder: Path, code: int, **environment: str) -> str:
-    """What is requeued when a job's task ends with that code: nothing, or a job."""
+def requeued_job(folder: Path, code: int, **environment: str) -> str:
+    """Run a job whose task exits with ``code``, and return the id of the job that is requeued, or an empty string."""
     fail = f"import sys; sys.exit({code})" if code < 129 else f"import os; os.kill(os.getpid(), {code - 128})"
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sleep", "#!/bin/sh\n"), ("fails", fail)):
         program(folder, name, text)
@@ -88,25 +88,25 @@ def requeued(folder: Path, code: int, **environment: str) -> str:
     return done.stdout.removeprefix("requeued ").strip()
 
 
-def words_of(made: list[Any]) -> list[str]:
-    (batch,) = made
-    return list(batch.options)
+def options_of(calls: list[Any]) -> list[str]:
+    (call,) = calls
+    return list(call.options)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(word=WORDS)
-def test_any_word_arrives_as_itself(tmp_path: Path, word: str) -> None:
+@given(word=ARGUMENTS)
+def test_any_argument_reaches_e4t_unchanged(tmp_path: Path, word: str) -> None:
     site = SlurmSite(python=("fake-python",), setup=f"# {' '.join(word.split())}")
-    made = sbatch_calls([Job("release", "one", ("release", word))], site, tmp_path, word)
-    (told,) = told_to_sbatch(made, tmp_path)
-    assert told[-1] == word
-    assert told_to_e4t(["one", "release", word], tmp_path, site) == ["release", word]
+    calls = sbatch_calls([Job("release", "one", ("release", word))], site, tmp_path, word)
+    (arguments,) = sbatch_arguments(calls, tmp_path)
+    assert arguments[-1] == word
+    assert e4t_arguments(["one", "release", word], tmp_path, site) == ["release", word]
 
 
 @pytest.mark.parametrize(
     "name", ["it's", 'a "b"', "$(touch here)", "`id`", "two  words", "two\nlines", "100%", "back\\slash", "ü*?;&|<>"]
 )
-def test_a_recipe_of_any_name_is_sent_whole(
+def test_a_recipe_with_special_characters_is_submitted_unchanged(
     recipe: Path, tmp_path: Path, e4t: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     program(tmp_path, "sbatch", FAKE_SBATCH.format(log=str(tmp_path / "calls")))
@@ -114,76 +114,80 @@ def test_a_recipe_of_any_name_is_sent_whole(
     words = ["--name", name, "--data.domain", name, "--conditioning.templates", json.dumps([f"{name} *s"])]
     assert e4t("submit", "slurm", "--recipe", recipe, "--stage", "release", *words)[0] == 0
     (folder,) = list_submissions(tmp_path / "runs" / name)
-    (told,) = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
-    assert told[-2:] == ["--recipe", str(folder / "recipe.yaml")]
-    kept = yaml.safe_load((folder / "recipe.yaml").read_text())
-    assert [kept["name"], kept["data"]["concept"], kept["conditioning"]["templates"]] == [name, name, [f"{name} *s"]]
+    (arguments,) = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    assert arguments[-2:] == ["--recipe", str(folder / "recipe.yaml")]
+    stored = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert [stored["name"], stored["data"]["domain"], stored["conditioning"]["templates"]] == [
+        name,
+        name,
+        [f"{name} *s"],
+    ]
     assert load_submitted_jobs(folder) == SubmittedJobs("slurm", {"release": ["1"]})
 
 
 @pytest.mark.parametrize("code", [75, 137, 143])
 def test_a_job_that_was_stopped_or_killed_is_requeued(tmp_path: Path, code: int) -> None:
-    assert requeued(tmp_path, code) == "7"
+    assert requeued_job(tmp_path, code) == "7"
 
 
 @pytest.mark.parametrize("code", [0, 1, 78])
-def test_a_job_that_has_ended_or_would_only_fail_again_is_not(tmp_path: Path, code: int) -> None:
-    assert requeued(tmp_path, code) == ""
+def test_a_job_that_succeeded_or_would_fail_again_is_not_requeued(tmp_path: Path, code: int) -> None:
+    assert requeued_job(tmp_path, code) == ""
 
 
-def test_a_job_is_requeued_as_often_as_the_site_says(tmp_path: Path) -> None:
-    assert requeued(tmp_path, 75, SLURM_RESTART_COUNT="1") == "7"
-    assert requeued(tmp_path, 75, SLURM_RESTART_COUNT="2") == ""
+def test_a_job_is_requeued_at_most_as_often_as_the_site_allows(tmp_path: Path) -> None:
+    assert requeued_job(tmp_path, 75, SLURM_RESTART_COUNT="1") == "7"
+    assert requeued_job(tmp_path, 75, SLURM_RESTART_COUNT="2") == ""
 
 
-def test_a_job_that_somebody_cancels_is_not_requeued(tmp_path: Path) -> None:
-    assert requeued(tmp_path, 75, STATE="CANCELLED") == ""
-    assert requeued(tmp_path, 75, STATE="PREEMPTED") == "7"
+def test_a_cancelled_job_is_not_requeued_but_a_preempted_one_is(tmp_path: Path) -> None:
+    assert requeued_job(tmp_path, 75, STATE="CANCELLED") == ""
+    assert requeued_job(tmp_path, 75, STATE="PREEMPTED") == "7"
 
 
 def test_a_task_of_an_array_requeues_itself_and_not_the_array(tmp_path: Path) -> None:
-    assert requeued(tmp_path, 137, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3") == "7_3"
+    assert requeued_job(tmp_path, 137, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3") == "7_3"
 
 
-def test_each_job_waits_for_every_part_of_the_one_before(tmp_path: Path) -> None:
+def test_each_job_depends_on_every_part_of_the_job_before(tmp_path: Path) -> None:
     jobs = jobs_for_stage("prepare", nodes=1, array_size=5, use_feature_cache=False)
-    told = told_to_sbatch(sbatch_calls(jobs, SlurmSite(), tmp_path, "run", max_array=3), tmp_path)
-    waits = [next((word for word in words if word.startswith("--dependency")), "") for words in told]
-    assert waits == ["", "--dependency=afterok:1", "--dependency=afterok:1", "--dependency=afterok:2:3"]
+    arguments = sbatch_arguments(sbatch_calls(jobs, SlurmSite(), tmp_path, "run", max_array=3), tmp_path)
+    dependencies = [next((word for word in words if word.startswith("--dependency")), "") for words in arguments]
+    assert dependencies == ["", "--dependency=afterok:1", "--dependency=afterok:1", "--dependency=afterok:2:3"]
 
 
-def test_an_array_larger_than_the_cluster_takes_is_several_that_count_on_and_share_its_limit(tmp_path: Path) -> None:
+def test_an_array_above_the_limit_of_the_cluster_is_split_into_arrays_with_consecutive_ranks(tmp_path: Path) -> None:
     job = Job("cache", "array", ("cache",), 5)
-    made = sbatch_calls([job], SlurmSite(max_parallel_tasks=2), tmp_path, "run", max_array=3)
-    assert [batch.options[-1] for batch in made] == ["--array=0-2%1", "--array=0-1%1"]
-    assert [batch.command[2:4] for batch in made] == [("array", "0"), ("array", "3")]
+    calls = sbatch_calls([job], SlurmSite(max_parallel_tasks=2), tmp_path, "run", max_array=3)
+    assert [call.options[-1] for call in calls] == ["--array=0-2%1", "--array=0-1%1"]
+    assert [call.command[2:4] for call in calls] == [("array", "0"), ("array", "3")]
 
 
-def test_a_task_of_an_array_is_told_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_of_an_array_gets_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     site = SlurmSite(python=("fake-python",))
-    assert told_to_e4t(["array", "3", "cache"], tmp_path, site) == ["cache", "--rank", "4"]
+    assert e4t_arguments(["array", "3", "cache"], tmp_path, site) == ["cache", "--rank", "4"]
 
 
-def test_training_takes_a_task_for_each_device_and_is_warned_before_its_end(tmp_path: Path) -> None:
+def test_training_has_a_task_per_device_and_a_warning_signal(tmp_path: Path) -> None:
     site = SlurmSite(devices_per_node=4, cpus_per_device=6, warn_seconds=90)
-    words = words_of(sbatch_calls([Job("pretrain", "ranks", ("pretrain",), 2)], site, tmp_path, "run"))
-    asked = ["--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=6", "--gpus-per-node=4", "--signal=USR2@90"]
-    assert set(asked) <= set(words)
+    words = options_of(sbatch_calls([Job("pretrain", "ranks", ("pretrain",), 2)], site, tmp_path, "run"))
+    expected = ["--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=6", "--gpus-per-node=4", "--signal=USR2@90"]
+    assert set(expected) <= set(words)
 
 
-def test_torchrun_is_one_task_a_node_with_every_devices_cores(tmp_path: Path) -> None:
+def test_torchrun_is_one_task_per_node_with_the_cores_of_all_devices(tmp_path: Path) -> None:
     site = SlurmSite(devices_per_node=4, cpus_per_device=6, launcher="torchrun")
-    words = words_of(sbatch_calls([Job("pretrain", "ranks", ("pretrain",), 2)], site, tmp_path, "run"))
+    words = options_of(sbatch_calls([Job("pretrain", "ranks", ("pretrain",), 2)], site, tmp_path, "run"))
     assert {"--ntasks-per-node=1", "--cpus-per-task=24", "--gpus-per-node=4"} <= set(words)
 
 
-def test_preparing_asks_for_no_gpu(tmp_path: Path) -> None:
-    words = words_of(sbatch_calls([Job("prepare-plan", "one", ("prepare",))], SlurmSite(), tmp_path, "run"))
+def test_prepare_requests_no_gpu(tmp_path: Path) -> None:
+    words = options_of(sbatch_calls([Job("prepare-plan", "one", ("prepare",))], SlurmSite(), tmp_path, "run"))
     assert not [word for word in words if word.startswith("--gpu")]
 
 
-def test_a_container_is_entered_by_each_task() -> None:
+def test_each_task_runs_inside_the_container() -> None:
     site = SlurmSite(container="apptainer", image="e4t image.sif", mounts=("/data:/data",))
     here = Path.cwd()
     assert site.container_args == [
@@ -192,11 +196,11 @@ def test_a_container_is_entered_by_each_task() -> None:
 
 
 def test_a_container_without_an_image_is_refused() -> None:
-    with pytest.raises(ConfigError, match="pyxis and image None"):
+    with pytest.raises(ConfigError, match="container is pyxis and image is None"):
         SlurmSite(container="pyxis")
 
 
-def test_what_is_shown_beforehand_is_every_file(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_dry_run_prints_every_file_and_writes_none(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = e4t("submit", "slurm", "--recipe", recipe, "--stage", "release", "--dry-run")
     assert code == 0
     for text in (read_job_script(), render_site_script(SlurmSite()), "sbatch --parsable"):
@@ -204,7 +208,7 @@ def test_what_is_shown_beforehand_is_every_file(recipe: Path, e4t: Callable[...,
     assert not list_submissions(recipe.parent / "runs" / "small")
 
 
-def test_shellcheck_finds_nothing_in_what_is_sent(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
+def test_shellcheck_accepts_the_submitted_scripts(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
     words = ["--recipe", recipe, "--stage", "all", "--dry-run"]
     out = e4t("submit", "slurm", *words)[1]
     submit = out.rpartition("submit.sh\n")[2]
@@ -214,9 +218,7 @@ def test_shellcheck_finds_nothing_in_what_is_sent(recipe: Path, e4t: Callable[..
         assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_a_job_that_slurm_has_forgotten_is_looked_up_in_its_accounting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_status_of_an_old_job_comes_from_the_accounting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     program(tmp_path, "scontrol", "#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n")
     program(tmp_path, "sacct", "#!/bin/sh\nprintf 'COMPLETED\\nCOMPLETED\\nFAILED\\n'\n")
@@ -225,10 +227,10 @@ def test_a_job_that_slurm_has_forgotten_is_looked_up_in_its_accounting(
     assert job_status("7") == "no longer known to SLURM"
 
 
-def test_without_sbatch_one_line_says_where_to_submit(
+def test_without_sbatch_the_error_says_where_to_submit(
     recipe: Path, e4t: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     code, _, err = e4t("submit", "slurm", "--recipe", recipe, "--stage", "release")
     assert code == 1
-    assert err.startswith("e4t: sbatch is not to be found")
+    assert err.startswith("e4t: sbatch was not found")

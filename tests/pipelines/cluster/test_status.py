@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 
-def test_a_run_without_jobs_says_what_its_folders_hold(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_status_of_a_run_without_jobs_lists_its_outputs(
+    recipe: Path, e4t: Callable[..., tuple[int, str, str]]
+) -> None:
     run = recipe.parent / "runs" / "small"
     (run / "checkpoints" / "step_00000002").mkdir(parents=True)
     (run / "recipe.yaml").write_text(recipe.read_text())
@@ -16,13 +18,15 @@ def test_a_run_without_jobs_says_what_its_folders_hold(recipe: Path, e4t: Callab
     assert code == 0
     assert f"shards     {shards}: " in out
     assert "step 3 of 4" in out and "on node7; newest checkpoint 2" in out
-    assert "evaluation none yet\nrelease    none yet" in out
+    assert "evaluation not yet written\nrelease    not yet written" in out
 
 
-def test_a_run_with_its_last_checkpoint_has_ended(recipe: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_run_with_its_last_checkpoint_is_reported_as_done(
+    recipe: Path, e4t: Callable[..., tuple[int, str, str]]
+) -> None:
     run = recipe.parent / "runs" / "small"
-    for made in ("checkpoints/step_00000004", "evaluation", "release"):
-        (run / made).mkdir(parents=True)
+    for name in ("checkpoints/step_00000004", "evaluation", "release"):
+        (run / name).mkdir(parents=True)
     (run / "recipe.yaml").write_text(recipe.read_text())
     (run / "heartbeat.json").write_text(json.dumps({"step": 4, "time": 0.0, "host": "node7"}))
     out = e4t("status", run)[1]
@@ -30,7 +34,7 @@ def test_a_run_with_its_last_checkpoint_has_ended(recipe: Path, e4t: Callable[..
     assert f"evaluation {run}/evaluation\nrelease    {run}/release" in out
 
 
-def test_of_a_job_that_failed_the_reason_is_said(
+def test_the_status_of_a_failed_job_has_its_error(
     recipe: Path, tmp_path: Path, e4t: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, text in {
@@ -47,7 +51,20 @@ def test_of_a_job_that_failed_the_reason_is_said(
     assert "001-pretrain: pretrain  7  FAILED (NonZeroExitCode)\n    e4t: the recipe is wrong\n" in out
 
 
-def test_another_folder_is_refused(tmp_path: Path, e4t: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_folder_that_is_not_a_run_folder_is_rejected(
+    tmp_path: Path, e4t: Callable[..., tuple[int, str, str]]
+) -> None:
     code, _, err = e4t("status", tmp_path)
     assert code == 1
-    assert "is no run's folder" in err
+    assert "is not a run folder" in err
+
+
+def test_a_run_of_an_earlier_version_is_rejected_in_one_line(
+    recipe: Path, e4t: Callable[..., tuple[int, str, str]]
+) -> None:
+    run = recipe.parent / "runs" / "small"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text(recipe.read_text().replace("max_steps:", "steps:"))
+    code, _, err = e4t("status", run)
+    assert code == 78
+    assert err == f"e4t: recipe {run}/recipe.yaml uses old names: pretrain.steps is now pretrain.max_steps; rename it\n"

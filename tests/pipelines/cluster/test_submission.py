@@ -17,7 +17,7 @@ from pipelines.cluster.jobs import RECIPE_FILE
 from pipelines.cluster.submission import snapshot_files
 from pipelines.config.recipe import Recipe
 
-ODD = [
+AMBIGUOUS = [
     "null",
     "1e5",
     "n",
@@ -34,31 +34,33 @@ ODD = [
     "a\nb\n",
     "\x85",
 ]
-TEXTS = some.sampled_from(ODD) | some.text(some.characters(exclude_categories=["Cs"]), min_size=1)
+TEXTS = some.sampled_from(AMBIGUOUS) | some.text(some.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-def understood(path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """What a job understands that is told to read that recipe."""
-    told: list[Recipe] = []
+def recipe_read_by_job(path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Return the recipe that a job reads from that file."""
+    recipes: list[Recipe] = []
 
-    def hear(arguments: Namespace, _: list[str]) -> None:
-        """Instead of releasing."""
-        told.append(parse_recipe(arguments))
+    def record_recipe(arguments: Namespace, _: list[str]) -> None:
+        """Record the recipe instead of making a release."""
+        recipes.append(parse_recipe(arguments))
 
-    listening = tuple(replace(each, run=hear) if each.name == "release" else each for each in commands.ROOT.subcommands)
-    root = replace(commands.ROOT, subcommands=listening)
+    commands_with_recorder = tuple(
+        replace(each, run=record_recipe) if each.name == "release" else each for each in commands.ROOT.subcommands
+    )
+    root = replace(commands.ROOT, subcommands=commands_with_recorder)
     for module in (commands, cli):
         monkeypatch.setattr(module, "ROOT", root)
     assert main(["release", "--recipe", str(path)]) == 0
-    return told[0]
+    return recipes[0]
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=some.lists(TEXTS, min_size=4))
-def test_any_value_of_a_recipe_reaches_the_job_as_itself(
+def test_any_value_of_a_recipe_reaches_the_job_unchanged(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
 ) -> None:
-    before = understood(recipe, monkeypatch)
+    before = recipe_read_by_job(recipe, monkeypatch)
     changed = replace(
         before,
         name=texts[0],
@@ -67,12 +69,12 @@ def test_any_value_of_a_recipe_reaches_the_job_as_itself(
             before.conditioning, domain_word=texts[3], templates=tuple(f"{text} *s" for text in texts)
         ),
     )
-    sent = tmp_path / "sent.yaml"
-    sent.write_text(snapshot_files(changed)[RECIPE_FILE])
-    assert understood(sent, monkeypatch) == changed
+    submitted = tmp_path / "sent.yaml"
+    submitted.write_text(snapshot_files(changed)[RECIPE_FILE])
+    assert recipe_read_by_job(submitted, monkeypatch) == changed
 
 
-def test_what_is_shown_beforehand_is_exact(
+def test_a_dry_run_prints_the_exact_text(
     small_recipe: dict[str, Any], tmp_path: Path, e4t: Callable[..., tuple[int, str, str]]
 ) -> None:
     path = tmp_path / RECIPE_FILE
