@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 
 
 def status_lines(folder: str, status: Status) -> list[str]:
-    """Where a set of shards stands, in a few lines."""
+    """Return the progress of ``e4t prepare`` as lines of text."""
     remaining = status.num_images - status.processed
-    eta = f", {remaining / status.rate / 60:.0f} minutes to go" if status.rate and remaining else ""
-    rate = f", {status.rate:.1f} pictures/s" if status.rate else ""
+    eta = f", {remaining / status.rate / 60:.0f} minutes left" if status.rate and remaining else ""
+    rate = f", {status.rate:.1f} images/s" if status.rate else ""
     state = "finished" if status.finished else "not finished"
     lines = [
         f"{folder}: {state}",
         f"shards    {status.shards_done} of {status.num_shards}",
-        f"pictures  {status.processed} done, {remaining} left{rate}{eta}",
+        f"images    {status.processed} done, {remaining} left{rate}{eta}",
     ]
-    return lines + [f"kept out  {count} {reason}" for reason, count in status.reject_counts.items()]
+    return lines + [f"rejected  {count} {reason}" for reason, count in status.reject_counts.items()]
 
 
 def report_table(report: "Report") -> Table:
-    """An evaluation's report, a row for each system after each number of steps."""
-    title = "held-out concepts: means (what the columns say: docs/evaluation.md)"
+    """Return an evaluation report as a table with a row per system and number of tuning steps."""
+    title = "means over held-out concepts (columns: see docs/evaluation.md)"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("system", min_width=16, overflow="fold")
     for name in ("steps", *report.columns, "seconds"):
