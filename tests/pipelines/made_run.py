@@ -1,4 +1,4 @@
-"""A run as training and evaluation leave it, without either: a manifest, whole checkpoints, a report."""
+"""Write the files that training and evaluation leave, without running them: manifest, checkpoints and report."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,21 +28,22 @@ from pipelines.tracking.environment import environment
 from tests.bases import SHIPPED
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-"""Of the code, as far as these runs know."""
+"""Code revision that the checkpoints of these runs record."""
 
 
 @dataclass
 class Trained:
-    """What training would have learned."""
+    """Modules as they would be after training."""
 
     encoder: DomainEncoder
     predictor: OffsetPredictor
     base: dict[str, str | None]
-    facts: dict[str, Any] = field(default_factory=dict)
-    """In place of what a checkpoint says otherwise."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """Replaces entries of the metadata of a checkpoint."""
 
     @classmethod
     def of_shipped_base(cls) -> "Trained":
+        """Create modules for the base model in ``models/base``."""
         base = Backbone.load(BackboneConfig(model=str(SHIPPED)))
         torch.manual_seed(0)
         encoder = DomainEncoder(DomainEncoderConfig.for_backbone(base, hidden_width=32))
@@ -51,11 +52,12 @@ class Trained:
 
     @property
     def state(self) -> TrainingState:
+        """The training state of these modules."""
         return TrainingState.from_model(nn.ModuleDict({"encoder": self.encoder, "offsets": self.predictor}))
 
 
 def recipe_in(folder: Path, name: str = "faces", **publish: Any) -> Recipe:
-    """A recipe whose runs and shards lie in a folder."""
+    """Return a recipe whose runs and shards are in ``folder``."""
     return Recipe(
         name=name,
         runs=str(folder / "runs"),
@@ -70,7 +72,7 @@ def recipe_in(folder: Path, name: str = "faces", **publish: Any) -> Recipe:
 
 
 def made_run(recipe: Recipe, trained: Trained, *steps: int) -> Run:
-    """A run with whole checkpoints, over a manifest without shards."""
+    """Create a run with checkpoints of these steps, and a dataset without shards."""
     if not Path(recipe.data.output).exists():
         Path(recipe.data.output).mkdir(parents=True)
         Manifest(
@@ -84,17 +86,17 @@ def made_run(recipe: Recipe, trained: Trained, *steps: int) -> Run:
 
 
 def save(recipe: Recipe, trained: Trained, step: int, state: TrainingState | None = None) -> Path:
-    """A checkpoint of a step."""
-    facts = {
+    """Write a checkpoint of a step; returns its folder."""
+    metadata = {
         "data": {"dataset": Manifest.load(recipe.data.output).digest},
         "base": trained.base,
         "environment": environment() | {"code": REVISION},
-        **trained.facts,
+        **trained.metadata,
     }
     checkpoints = CheckpointManager(recipe.folder / "checkpoints", keep_last=10)
     progress = Progress(step=step, samples_seen=64 * step, seconds=90.0)
     checkpoints.save(
-        step, lambda folder: save_state(folder, state or trained.state, progress, trained.predictor, facts)
+        step, lambda folder: save_state(folder, state or trained.state, progress, trained.predictor, metadata)
     )
     checkpoints.wait()
     return checkpoints.list_complete()[-1]
@@ -119,5 +121,5 @@ def evaluate(recipe: Recipe, weights: str, **means: float) -> None:
 
 
 def log(recipe: Recipe, *lines: str) -> None:
-    """What training has written to metrics.jsonl."""
+    """Write lines to metrics.jsonl."""
     atomic_write(recipe.folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
