@@ -15,7 +15,7 @@ from encoder.config import BackboneConfig
 from encoder.errors import ModelError
 from encoder.model.weight_offsets import attention_projections, load_offsets, merge_offsets, save_offsets
 from encoder.releases.mkshing import offset_shapes, read_encoder, read_offsets, vision_shapes
-from tests.mkshing import tower, weight_offsets, write_checkpoint
+from tests.mkshing import open_clip_tensors, weight_offsets, write_checkpoint
 
 SD1 = BackboneConfig(model="CompVis/stable-diffusion-v1-4", image_encoder="laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
 
@@ -79,8 +79,8 @@ def test_a_trained_image_encoder_is_imported_and_gives_the_same_features(
     base: Path, backbone: Backbone, tmp_path: Path
 ) -> None:
     trained = CLIPVisionModel(CLIPVisionConfig(**backbone.image_encoder.config.to_dict()))
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", base, trained_tower=trained)
-    assert vision_shapes(trained) == {name: tuple(tensor.shape) for name, tensor in tower(trained).items()}
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", base, trained_image_encoder=trained)
+    assert vision_shapes(trained) == {name: tuple(tensor.shape) for name, tensor in open_clip_tensors(trained).items()}
     _, read = read_encoder(checkpoint / "encoder.pt", backbone)
     assert read is not None
     read.save_pretrained(tmp_path / "clip")

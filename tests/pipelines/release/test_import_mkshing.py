@@ -112,7 +112,7 @@ def test_a_picture_tower_inside_is_kept_unless_it_was_frozen(
 ) -> None:
     tower = CLIPVisionModel(CLIPVisionConfig.from_pretrained(base / "clip"))
     said = {} if trained is None else {"unfreeze_clip_vision": trained}
-    assert imported(write_checkpoint(tmp_path / "some", base, trained_tower=tower, **said))[0] == 0
+    assert imported(write_checkpoint(tmp_path / "some", base, trained_image_encoder=tower, **said))[0] == 0
     pipe = E4TPipeline.from_pretrained(tmp_path / "release", device="cpu")
     wanted = tower if kept else CLIPVisionModel.from_pretrained(base / "clip")
     assert (tmp_path / "release" / "clip").exists() == kept
