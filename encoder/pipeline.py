@@ -280,9 +280,10 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         vae = self.backbone.vae
         original_device = vae.device  # the CPU during tuning, which offloads the VAE
         vae.to(self.backbone.device)
-        images = to_images(self.backbone.decode(latents))
-        vae.to(original_device)
-        return images
+        try:
+            return to_images(self.backbone.decode(latents))
+        finally:
+            vae.to(original_device)
 
     @property
     def _concept_token(self) -> ConceptToken | None:
