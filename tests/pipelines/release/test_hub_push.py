@@ -1,4 +1,4 @@
-"""A release goes to a hub on this machine by the real client, and comes back as what it was."""
+"""Tests of pushing releases to a local hub server with the real client, and downloading them again."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ NAMES = [
 
 @pytest.fixture
 def release(tmp_path: Path) -> Release:
-    """A copy of the built-in release, faces 1.0.1."""
+    """Return a copy of the shipped release, faces 1.0.1."""
     return Release.open(shutil.copytree(FACES, tmp_path / "faces"))
 
 
@@ -41,15 +41,15 @@ def with_version(release: Release, version: str) -> Release:
     return Release.open(release.folder)
 
 
-def refusal(release: Release, **settings: bool) -> str:
-    """What a push that fails says, which is one line."""
+def push_error(release: Release, **settings: bool) -> str:
+    """Return the one-line error of a push that fails."""
     with pytest.raises(RunError) as caught:
         push(release, "me/faces", **settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_release_is_one_commit_of_exactly_its_files_and_a_tag(release: Release, hub: Hub) -> None:
+def test_a_push_is_one_commit_of_the_release_files_and_a_tag(release: Release, hub: Hub) -> None:
     assert push(release, "me/faces") == f"{hub.url}/me/faces/tree/v1.0.1"
     model = hub.models["me/faces"]
     assert model.messages == ["initial commit", "faces 1.0.1"]
@@ -57,10 +57,11 @@ def test_a_release_is_one_commit_of_exactly_its_files_and_a_tag(release: Release
     assert hub.files("me/faces") == {name: (release.folder / name).read_bytes() for name in NAMES}
 
 
-def test_what_was_pushed_paints_the_very_same_picture_after_the_download(release: Release, hub: Hub) -> None:
+def test_a_downloaded_release_generates_the_same_image(release: Release, hub: Hub) -> None:
     push(release, "me/faces")
     local, downloaded = (
-        E4TPipeline.from_pretrained(place, base=str(SHIPPED), device="cpu") for place in (FACES, "me/faces@v1.0.1")
+        E4TPipeline.from_pretrained(location, base=str(SHIPPED), device="cpu")
+        for location in (FACES, "me/faces@v1.0.1")
     )
     prompt = "a portrait of a person in a red shirt"
     assert (
@@ -69,41 +70,41 @@ def test_what_was_pushed_paints_the_very_same_picture_after_the_download(release
     )
 
 
-def test_the_same_bytes_a_second_time_change_nothing_and_are_said_to_be_there(
+def test_pushing_identical_files_again_changes_nothing(
     release: Release, hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = push(release, "me/faces")
     caplog.set_level("INFO", "e4t")
     assert push(release, "me/faces") == url
-    assert "me/faces has v1.0.1 already, with the same bytes" in caplog.text
+    assert "me/faces already has v1.0.1 with identical files" in caplog.text
     assert len(hub.models["me/faces"].commits) == 2
     assert hub.asked["POST commit"] == hub.asked["POST tag"] == 1
 
 
 @pytest.mark.parametrize("name", ["README.md", "weight_offsets/model.safetensors"])
-def test_a_version_that_is_there_with_other_bytes_is_refused(release: Release, hub: Hub, name: str) -> None:
+def test_an_existing_version_with_other_files_is_rejected(release: Release, hub: Hub, name: str) -> None:
     push(release, "me/faces")
     before = hub.files("me/faces")
     with (release.folder / name).open("ab") as file:
         file.write(b" ")
-    assert f"has a v1.0.1 with another {name}; a version never changes" in refusal(release)
+    assert f"tag v1.0.1 of me/faces already exists with a different {name}; tags never change" in push_error(release)
     assert hub.files("me/faces") == before
 
 
-def test_a_version_that_is_there_with_a_file_less_is_refused(release: Release, hub: Hub) -> None:
+def test_an_existing_version_with_an_additional_file_is_rejected(release: Release, hub: Hub) -> None:
     push(release, "me/faces")
     (release.folder / "samples.png").unlink()
-    assert "another samples.png" in refusal(release)
+    assert "a different samples.png" in push_error(release)
 
 
-def test_a_new_version_leaves_the_old_one_under_its_tag(release: Release, hub: Hub) -> None:
+def test_a_new_version_keeps_the_tag_of_the_old_one(release: Release, hub: Hub) -> None:
     push(release, "me/faces")
     push(with_version(release, "1.1.0"), "me/faces")
     versions = [json.loads(hub.files("me/faces", tag)[INDEX])["version"] for tag in ("v1.0.1", "v1.1.0", "main")]
     assert versions == ["1.0.1", "1.1.0", "1.1.0"]
 
 
-def test_what_the_new_version_lacks_goes_and_what_others_put_there_stays(release: Release, hub: Hub) -> None:
+def test_a_new_version_removes_its_obsolete_files_and_keeps_foreign_ones(release: Release, hub: Hub) -> None:
     push(release, "me/faces")
     hub.put("me/faces", hub.files("me/faces") | {"LICENSE": b"theirs"})
     (release.folder / "samples.png").unlink()
@@ -111,7 +112,7 @@ def test_what_the_new_version_lacks_goes_and_what_others_put_there_stays(release
     assert sorted(hub.files("me/faces")) == ["LICENSE", *(name for name in NAMES if name != "samples.png")]
 
 
-def test_nothing_hidden_no_tracking_and_no_code_goes_along(release: Release, hub: Hub) -> None:
+def test_hidden_files_tracking_data_and_code_are_not_pushed(release: Release, hub: Hub) -> None:
     for name in (".env", ".cache/huggingface/x.json", "mlruns/.trash/a.json", "model.bin", "train.py", "runs/x.pt"):
         path = release.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,35 +121,33 @@ def test_nothing_hidden_no_tracking_and_no_code_goes_along(release: Release, hub
     assert sorted(hub.files("me/faces")) == NAMES
 
 
-def test_a_link_that_leads_out_of_the_release_is_refused_before_anything_is_sent(
-    release: Release, hub: Hub, tmp_path: Path
-) -> None:
+def test_a_link_out_of_the_release_is_rejected_before_any_request(release: Release, hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "secret.json").write_text("{}")
     (release.folder / "extra.json").symlink_to(tmp_path / "secret.json")
-    assert "extra.json is a link that leads out of the release" in refusal(release)
+    assert "extra.json is a link to a file outside of the release" in push_error(release)
     assert not hub.asked
 
 
-def test_a_folder_that_is_a_link_makes_the_release_not_whole(release: Release, hub: Hub, tmp_path: Path) -> None:
+def test_a_linked_folder_makes_the_release_incomplete(release: Release, hub: Hub, tmp_path: Path) -> None:
     shutil.move(release.folder / "weight_offsets", tmp_path / "elsewhere")
     (release.folder / "weight_offsets").symlink_to(tmp_path / "elsewhere")
-    assert "it lacks weight_offsets/model.safetensors" in refusal(release)
+    assert "it lacks weight_offsets/model.safetensors" in push_error(release)
     assert not hub.asked
 
 
-def test_a_private_release_is_not_pushed_where_all_can_read(release: Release, hub: Hub) -> None:
+def test_a_private_release_is_not_pushed_to_a_public_repository(release: Release, hub: Hub) -> None:
     push(release, "me/faces")
-    assert "is public on the hub" in refusal(with_version(release, "1.1.0"), private=True)
+    assert "is public on the hub" in push_error(with_version(release, "1.1.0"), private=True)
     push(release, "me/secret", private=True)
     assert hub.models["me/secret"].private
 
 
-def test_a_push_that_was_cut_in_the_middle_is_finished_by_the_next(release: Release, hub: Hub) -> None:
+def test_an_interrupted_push_is_completed_by_the_next_one(release: Release, hub: Hub) -> None:
     hub.faults = {"PUT large": "cut"}
-    assert "no answer from" in refusal(release)
-    assert hub.files("me/faces") == {}, "there is no half commit"
+    assert "no answer from" in push_error(release)
+    assert hub.files("me/faces") == {}, "there is no partial commit"
     hub.faults = {"POST tag": 503}
-    assert "run this again later" in refusal(release)
+    assert "run this again later" in push_error(release)
     assert hub.models["me/faces"].tags == {}
     hub.faults = {}
     push(release, "me/faces")
@@ -156,9 +155,9 @@ def test_a_push_that_was_cut_in_the_middle_is_finished_by_the_next(release: Rele
     assert sorted(hub.files("me/faces", "v1.0.1")) == NAMES
 
 
-def test_a_file_that_the_hub_ignores_leaves_the_version_untagged(release: Release, hub: Hub) -> None:
+def test_a_file_that_the_hub_ignores_prevents_the_tag(release: Release, hub: Hub) -> None:
     hub.put("me/faces", {".gitignore": b"samples.png"})
-    assert "did not take samples.png" in refusal(release)
+    assert "did not store samples.png unchanged" in push_error(release)
     assert hub.models["me/faces"].tags == {}
 
 
@@ -176,13 +175,13 @@ def test_a_file_that_the_hub_ignores_leaves_the_version_untagged(release: Releas
         (503, "run this again later"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(
+def test_an_http_error_is_reported_in_one_line_with_advice(
     release: Release, hub: Hub, status: int, advice: str
 ) -> None:
     hub.faults = {"POST commit": status}
-    said = refusal(release)
-    assert advice in said
-    assert "is whole, but not on the hub as me/faces" in said
+    error = push_error(release)
+    assert advice in error
+    assert "is complete, but was not pushed to me/faces" in error
 
 
 @pytest.mark.parametrize("fault", [503, "cut"])
@@ -190,44 +189,44 @@ def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(
     "kind",
     ["POST create", "GET model", "GET refs", "GET tree", "POST yaml", "POST preupload", "POST batch", "POST commit"],
 )
-def test_whatever_fails_is_one_line_and_the_next_push_succeeds(
+def test_any_failing_request_is_reported_in_one_line_and_the_next_push_succeeds(
     release: Release, hub: Hub, kind: str, fault: int | str
 ) -> None:
     hub.faults = {kind: fault}
-    assert "run this again" in refusal(release)
+    assert "run this again" in push_error(release)
     hub.faults = {}
     push(release, "me/faces")
     assert sorted(hub.files("me/faces", "v1.0.1")) == NAMES
 
 
-def test_a_token_that_the_hub_does_not_know_is_one_line(
+def test_an_unknown_token_is_reported_without_showing_it(
     release: Release, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
-    said = refusal(release)
-    assert "run `hf auth login` or set HF_TOKEN" in said
-    assert "hf_of_nobody" not in said
-    assert TOKEN not in said
+    error = push_error(release)
+    assert "run `hf auth login` or set HF_TOKEN" in error
+    assert "hf_of_nobody" not in error
+    assert TOKEN not in error
 
 
-def test_without_a_token_nothing_is_asked(release: Release, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_token_no_request_is_sent(release: Release, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    assert "run `hf auth login` or set HF_TOKEN" in refusal(release)
+    assert "run `hf auth login` or set HF_TOKEN" in push_error(release)
     assert not hub.asked
 
 
-def test_a_hub_that_is_not_there_is_one_line(release: Release, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(release: Release, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    said = refusal(release)
-    assert "no answer from http://127.0.0.1:9 ([Errno 111] Connection refused); check the connection" in said
+    error = push_error(release)
+    assert "no answer from http://127.0.0.1:9 ([Errno 111] Connection refused); check the connection" in error
 
 
-def test_offline_mode_is_named_as_the_reason(release: Release, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_is_reported(release: Release, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set" in refusal(release)
+    assert "HF_HUB_OFFLINE is set" in push_error(release)
 
 
 @pytest.mark.parametrize("repo", ["faces", "me/faces/more", "./faces", "/me/faces", "me/fa ces", ""])
-def test_what_is_no_hub_id_is_refused(release: Release, hub: Hub, repo: str) -> None:
+def test_an_invalid_hub_id_is_rejected(release: Release, hub: Hub, repo: str) -> None:
     with pytest.raises(ConfigError, match="not a hub id"):
         push(release, repo)

@@ -1,4 +1,4 @@
-"""What a release says of where it comes from, and that its files are what was released."""
+"""Tests of provenance.json: what it records, and detecting modified files."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def release(recipe: Recipe, trained: Trained, tmp_path: Path) -> Release:
     return make_release(recipe, tmp_path / "release", "1.0.0", allow_dirty=True)
 
 
-def test_a_release_names_recipe_checkpoint_data_base_and_code(
+def test_provenance_records_recipe_checkpoint_data_base_and_code(
     recipe: Recipe, release: Release, trained: Trained
 ) -> None:
     provenance = read_provenance(release.folder)
@@ -41,13 +41,13 @@ def test_a_release_names_recipe_checkpoint_data_base_and_code(
     assert provenance["mlflow_run_id"] is None
 
 
-def test_every_other_file_is_named_by_its_digest(release: Release) -> None:
-    there = {str(path.relative_to(release.folder)) for path in release.folder.rglob("*") if path.is_file()}
-    assert read_provenance(release.folder)["files"].keys() == there - {"provenance.json"}
+def test_provenance_records_the_digest_of_every_other_file(release: Release) -> None:
+    files = {str(path.relative_to(release.folder)) for path in release.folder.rglob("*") if path.is_file()}
+    assert read_provenance(release.folder)["files"].keys() == files - {"provenance.json"}
 
 
 @pytest.mark.parametrize("file", ["README.md", "index.json", "weight_offsets/model.safetensors"])
-def test_a_file_that_was_altered_is_found(release: Release, file: str) -> None:
+def test_a_modified_file_is_found(release: Release, file: str) -> None:
     provenance = read_provenance(release.folder)
     assert list(modified_files(release.folder, provenance)) == []
     data = bytearray((release.folder / file).read_bytes())
@@ -56,32 +56,32 @@ def test_a_file_that_was_altered_is_found(release: Release, file: str) -> None:
     assert list(modified_files(release.folder, provenance)) == [file]
 
 
-def test_a_file_that_is_gone_is_found(release: Release) -> None:
+def test_a_missing_file_is_found(release: Release) -> None:
     (release.folder / "README.md").unlink()
     assert list(modified_files(release.folder, read_provenance(release.folder))) == ["README.md"]
 
 
 @pytest.mark.parametrize(
-    ("trained", "released", "said"),
+    ("trained", "released", "message"),
     [
-        ("0123-changed", "0123", "trained by"),
-        ("0123", "0123-changed", "released by"),
-        ("0123-changed", "0123-changed", "trained and released by"),
+        ("0123-changed", "0123", "trained with"),
+        ("0123", "0123-changed", "released with"),
+        ("0123-changed", "0123-changed", "trained and released with"),
     ],
 )
-def test_code_that_no_revision_holds_is_named_by_what_it_did(trained: str, released: str, said: str) -> None:
-    with pytest.raises(RunError, match=f"^{said} changed code.*--allow-dirty"):
+def test_uncommitted_code_is_reported_with_what_it_was_used_for(trained: str, released: str, message: str) -> None:
+    with pytest.raises(RunError, match=f"^{message} uncommitted code changes.*--allow-dirty"):
         check_clean({"environment": {"code": trained}, "released_by": {"code": released}})
 
 
-def test_code_of_a_revision_and_code_outside_a_checkout_are_clean() -> None:
+def test_committed_code_and_code_outside_a_checkout_are_clean() -> None:
     check_clean({"environment": {"code": "0123"}, "released_by": {"code": "unknown"}})
 
 
 @pytest.mark.parametrize("text", [None, "", "{"])
-def test_a_release_that_says_nothing_is_refused_in_one_line(tmp_path: Path, text: str | None) -> None:
+def test_unreadable_provenance_is_reported_in_one_line(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "provenance.json").write_text(text)
-    with pytest.raises(RunError, match="does not say where it comes from") as caught:
+    with pytest.raises(RunError, match="has no readable provenance.json") as caught:
         read_provenance(tmp_path)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Releases become versions in a real registry; aliases move, and every move is a run."""
+"""Tests of registering and promoting releases in a real MLflow registry."""
 
 import os
 from collections.abc import Callable
@@ -28,38 +28,38 @@ def client(recipe: Recipe) -> MlflowClient:
     return connect(recipe.runs)
 
 
-def released(recipe: Recipe, folder: Path, version: str) -> Release:
+def build_release(recipe: Recipe, folder: Path, version: str) -> Release:
     return make_release(recipe, folder / version, version, allow_dirty=True)
 
 
 @pytest.fixture
 def two(recipe: Recipe, tmp_path: Path) -> str:
-    """The name of a model with versions 1 and 2, which are 1.0.0 and 1.1.0."""
+    """Return the name of a model with versions 1 and 2, which are releases 1.0.0 and 1.1.0."""
     for version in ("1.0.0", "1.1.0"):
-        register(recipe, released(recipe, tmp_path, version))
+        register(recipe, build_release(recipe, tmp_path, version))
     return recipe.name
 
 
-def test_a_registered_release_is_the_candidate_and_comes_back_as_it_was(
+def test_a_registered_release_is_the_candidate_and_downloads_unchanged(
     recipe: Recipe, client: MlflowClient, tmp_path: Path
 ) -> None:
-    releases = [released(recipe, tmp_path, version) for version in ("1.0.0", "1.1.0")]
+    releases = [build_release(recipe, tmp_path, version) for version in ("1.0.0", "1.1.0")]
     assert [register(recipe, release) for release in releases] == [1, 2]
     candidate = client.get_model_version_by_alias(recipe.name, "candidate")
     assert int(candidate.version) == 2
     assert candidate.tags["semantic_version"] == "1.1.0"
     assert candidate.tags["e4t.weights"] == releases[1].content_digest
     assert candidate.run_id == stage_run_id(recipe, "release-1.1.0")
-    back = resolve_release(f"models:/{recipe.name}@candidate", recipe.runs)
-    files = [path.relative_to(back) for path in sorted(back.rglob("*")) if path.is_file()]
+    folder = resolve_release(f"models:/{recipe.name}@candidate", recipe.runs)
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     assert len(files) == 7
-    assert all((back / name).read_bytes() == (releases[1].folder / name).read_bytes() for name in files)
+    assert all((folder / name).read_bytes() == (releases[1].folder / name).read_bytes() for name in files)
 
 
-def test_the_run_of_a_release_says_which_stage_it_is_and_of_which_data(
+def test_the_run_of_a_release_has_tags_for_stage_release_and_dataset(
     recipe: Recipe, client: MlflowClient, tmp_path: Path
 ) -> None:
-    release = released(recipe, tmp_path, "1.0.0")
+    release = build_release(recipe, tmp_path, "1.0.0")
     register(recipe, release)
     run = client.get_run(client.get_model_version(recipe.name, "1").run_id)
     assert run.info.status == "FINISHED"
@@ -69,35 +69,35 @@ def test_the_run_of_a_release_says_which_stage_it_is_and_of_which_data(
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"recipe.yaml", "environment.json"}
 
 
-def test_the_same_release_twice_is_one_version(recipe: Recipe, client: MlflowClient, tmp_path: Path) -> None:
-    release = released(recipe, tmp_path, "1.0.0")
+def test_registering_the_same_release_twice_creates_one_version(
+    recipe: Recipe, client: MlflowClient, tmp_path: Path
+) -> None:
+    release = build_release(recipe, tmp_path, "1.0.0")
     assert register(recipe, release) == register(recipe, release) == 1
     assert len(client.search_model_versions(f"name = '{recipe.name}'")) == 1
 
 
-def test_registering_again_finishes_what_was_cut_before_the_alias(
-    recipe: Recipe, client: MlflowClient, tmp_path: Path
-) -> None:
-    release = released(recipe, tmp_path, "1.0.0")
+def test_registering_again_sets_a_missing_alias(recipe: Recipe, client: MlflowClient, tmp_path: Path) -> None:
+    release = build_release(recipe, tmp_path, "1.0.0")
     register(recipe, release)
     client.delete_registered_model_alias(recipe.name, "candidate")
     register(recipe, release)
     assert client.get_registered_model(recipe.name).aliases == {"candidate": 1}
 
 
-def test_a_version_that_is_taken_by_other_weights_is_refused(
+def test_a_version_registered_with_other_weights_is_rejected(
     recipe: Recipe, client: MlflowClient, trained: Trained, tmp_path: Path
 ) -> None:
-    register(recipe, released(recipe, tmp_path, "1.0.0"))
+    register(recipe, build_release(recipe, tmp_path, "1.0.0"))
     state = trained.state
-    others = {name: tensor + 1 for name, tensor in state.weights.items()}
-    save(recipe, trained, 400, TrainingState(others, state.moments, 400, 0.0))
-    with pytest.raises(ConfigError, match="as version 1, with other weights or settings; give another --version"):
-        register(recipe, released(recipe, tmp_path / "again", "1.0.0"))
+    other_weights = {name: tensor + 1 for name, tensor in state.weights.items()}
+    save(recipe, trained, 400, TrainingState(other_weights, state.moments, 400, 0.0))
+    with pytest.raises(ConfigError, match="as version 1 with other weights or settings; give another --version"):
+        register(recipe, build_release(recipe, tmp_path / "again", "1.0.0"))
     assert len(client.search_model_versions(f"name = '{recipe.name}'")) == 1
 
 
-def test_an_evaluation_after_the_release_is_named_by_the_versions_of_the_same_weights(
+def test_a_later_evaluation_tags_the_versions_with_the_same_weights(
     two: str, recipe: Recipe, client: MlflowClient
 ) -> None:
     weights = client.get_model_version(two, "1").tags["e4t.weights"]
@@ -137,33 +137,33 @@ def test_a_version_that_is_not_there_lists_those_that_are(two: str, recipe: Reci
         promote("nobody", "1", "champion", Path(recipe.runs))
 
 
-def test_an_alias_that_the_registry_does_not_take_is_one_line(two: str, recipe: Recipe) -> None:
+def test_an_invalid_alias_is_reported_in_one_line(two: str, recipe: Recipe) -> None:
     for alias in ("v1", "latest", "a b"):
-        with pytest.raises(RunError, match="did not do it") as caught:
+        with pytest.raises(RunError, match="cannot set alias") as caught:
             promote(two, "1", alias, Path(recipe.runs))
         assert "\n" not in str(caught.value)
 
 
-def test_registering_leaves_the_process_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
-    register(recipe, released(recipe, tmp_path, "1.0.0"))
+def test_registering_leaves_the_environment_unchanged(recipe: Recipe, tmp_path: Path) -> None:
+    register(recipe, build_release(recipe, tmp_path, "1.0.0"))
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
-def test_a_registry_that_is_away_costs_one_line_and_leaves_the_release_whole(
+def test_an_unreachable_registry_is_reported_and_the_release_stays_usable(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = released(recipe, tmp_path, "1.0.0")
+    release = build_release(recipe, tmp_path, "1.0.0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(RunError, match="is whole and can be used, but .*run the same command again") as caught:
+    with pytest.raises(RunError, match="is complete and usable, but .*rerun the command") as caught:
         register(recipe, release)
     assert "\n" not in str(caught.value)
     assert Release.open(release.folder).version == "1.0.0"
-    with pytest.raises(RunError, match="did not do it") as caught:
+    with pytest.raises(RunError, match="cannot set alias") as caught:
         promote(recipe.name, "1", "champion", Path(recipe.runs))
     assert "\n" not in str(caught.value)
 
 
-def test_by_command(two: str, recipe: Recipe, e4t: E4T) -> None:
+def test_promote_command_prints_the_move_and_the_rollback(two: str, recipe: Recipe, e4t: E4T) -> None:
     code, out, err = e4t("promote", two, "1.0.0", "--runs", recipe.runs)
     assert (code, out, err) == (0, f"{two}@champion: none -> 1\n", "")
     code, out, _ = e4t("promote", two, "2", "--alias", "champion", "--runs", recipe.runs)
