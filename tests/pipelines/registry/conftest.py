@@ -1,4 +1,4 @@
-"""A registry, which takes seconds to lay out, so that one serves all; each test has a model of its own."""
+"""Tests share one registry, because creating it takes seconds; each test uses a model name of its own."""
 
 import itertools
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 from pipelines.config.recipe import Recipe
 from tests.pipelines.made_run import Trained, made_run, recipe_in
 
-_NUMBERS = itertools.count()
+_COUNTER = itertools.count()
 
 
 @pytest.fixture(autouse=True)
@@ -19,14 +19,14 @@ def _own_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all runs are."""
+def registry_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of all runs."""
     return tmp_path_factory.mktemp("registry")
 
 
 @pytest.fixture
-def recipe(house: Path, trained: Trained) -> Recipe:
-    """Of a run with a whole checkpoint."""
-    recipe = replace(recipe_in(house), name=f"faces-{next(_NUMBERS)}")
+def recipe(registry_folder: Path, trained: Trained) -> Recipe:
+    """Return the recipe of a run with a complete checkpoint."""
+    recipe = replace(recipe_in(registry_folder), name=f"faces-{next(_COUNTER)}")
     made_run(recipe, trained, 300)
     return recipe

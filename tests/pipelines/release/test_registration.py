@@ -108,32 +108,32 @@ def test_a_later_evaluation_tags_the_versions_with_the_same_weights(
     assert "evaluate_run_id" not in client.get_model_version(two, "2").tags
 
 
-def test_an_alias_moves_and_rolls_back_by_the_same_call(two: str, recipe: Recipe, client: MlflowClient) -> None:
+def test_promote_sets_an_alias_and_rolls_it_back(two: str, recipe: Recipe, client: MlflowClient) -> None:
     runs = Path(recipe.runs)
     assert promote(two, "1", "champion", runs) == (None, "1")
-    assert promote(two, "1.1.0", "champion", runs) == ("1", "2"), "by the semantic version, too"
+    assert promote(two, "1.1.0", "champion", runs) == ("1", "2"), "versions can be given by semantic version"
     assert promote(two, "1", "champion", runs) == ("2", "1")
     assert client.get_model_version_by_alias(two, "champion").version == 1
     assert client.get_model_version_by_alias(two, "candidate").version == 2, "the other alias stays"
 
 
-def test_a_move_is_a_run_that_says_from_where_to_where(two: str, recipe: Recipe, client: MlflowClient) -> None:
+def test_a_promotion_is_logged_as_a_run_with_both_versions(two: str, recipe: Recipe, client: MlflowClient) -> None:
     promote(two, "1", "champion", Path(recipe.runs))
     promote(two, "2", "champion", Path(recipe.runs))
     experiment = client.get_experiment_by_name("e4t")
     assert experiment
-    moves = client.search_runs([experiment.experiment_id], "tags.`e4t.stage` = 'promote'")
-    newest = next(run for run in moves if run.info.run_name == f"{two}@champion: 1 -> 2")
-    assert newest.info.status == "FINISHED"
-    told = {name: newest.data.tags[f"e4t.{name}"] for name in ("release", "alias", "version", "version_before")}
-    assert told == {"release": f"{two} 1.1.0", "alias": "champion", "version": "2", "version_before": "1"}
-    assert newest.data.tags["mlflow.user"]
+    runs = client.search_runs([experiment.experiment_id], "tags.`e4t.stage` = 'promote'")
+    latest_run = next(run for run in runs if run.info.run_name == f"{two}@champion: 1 -> 2")
+    assert latest_run.info.status == "FINISHED"
+    tags = {name: latest_run.data.tags[f"e4t.{name}"] for name in ("release", "alias", "version", "version_before")}
+    assert tags == {"release": f"{two} 1.1.0", "alias": "champion", "version": "2", "version_before": "1"}
+    assert latest_run.data.tags["mlflow.user"]
 
 
-def test_a_version_that_is_not_there_lists_those_that_are(two: str, recipe: Recipe) -> None:
-    with pytest.raises(RunError, match=r"no version 3 of .* there are: 1 \(1.0.0\), 2 \(1.1.0\)"):
+def test_a_missing_version_is_reported_with_the_available_ones(two: str, recipe: Recipe) -> None:
+    with pytest.raises(RunError, match=r"no version 3 of .* available: 1 \(1.0.0\), 2 \(1.1.0\)"):
         promote(two, "3", "champion", Path(recipe.runs))
-    with pytest.raises(RunError, match="no version 1 of nobody is registered; there are: none"):
+    with pytest.raises(RunError, match="no version 1 of nobody is registered; available: none"):
         promote("nobody", "1", "champion", Path(recipe.runs))
 
 
