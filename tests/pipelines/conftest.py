@@ -13,7 +13,8 @@ from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.synthetic.faces import FacesConfig, generate_faces
 from pipelines.cli.main import main
-from tests.pipelines.made_run import Trained
+from pipelines.config.recipe import Recipe
+from tests.pipelines.made_run import Trained, made_run, recipe_in
 from tests.shared import build_once, copy_mlflow_database
 from tests.warm_process import run_command
 
@@ -60,6 +61,17 @@ def small_recipe(shards: Path) -> dict[str, Any]:
 def trained() -> Trained:
     """What a run would have learned, over the shipped base."""
     return Trained.of_shipped_base()
+
+
+@pytest.fixture
+def trained_recipe(trained: Trained, tmp_path: Path, _shared_folder: None, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Return the recipe of a run with a complete checkpoint; its folder of runs holds an empty MLflow database."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    recipe = recipe_in(tmp_path)
+    copy_mlflow_database(Path(recipe.runs))
+    made_run(recipe, trained, 300)
+    return recipe
 
 
 @pytest.fixture

@@ -24,6 +24,11 @@ E4T = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
+def recipe(trained_recipe: Recipe) -> Recipe:
+    return trained_recipe
+
+
+@pytest.fixture
 def client(recipe: Recipe) -> MlflowClient:
     return connect(recipe.runs)
 
