@@ -3,14 +3,18 @@
 import logging
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from deepspeed import DeepSpeedEngine
+from torch.profiler import ProfilerActivity, schedule, supported_activities
+from torch.profiler import profile as TorchProfiler  # noqa: N812 - a class
 
 from data_prep.config_diff import differences
 from data_prep.shards.manifest import Manifest
@@ -28,7 +32,6 @@ from pipelines.pretraining.deepspeed_engine import build_engine
 from pipelines.pretraining.feature_cache import open_feature_cache
 from pipelines.pretraining.metrics import MetricsLogger, log_step_result
 from pipelines.pretraining.model import DomainModel
-from pipelines.pretraining.profiler import profile_steps
 from pipelines.pretraining.run_folder import Run
 from pipelines.pretraining.signals import StopSignalHandler
 from pipelines.pretraining.step_monitor import StepMonitor
@@ -42,6 +45,8 @@ from pipelines.tracking.stage_runs import open_tracker
 from pipelines.tracking.tracker import Tracker
 
 log = logging.getLogger("e4t")
+PROFILE_WAIT, PROFILE_WARMUP, PROFILE_STEPS = 1, 1, 3
+"""Steps that are left out, then steps that warm the profiler up, then steps that are recorded."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def build_trainer(
         frozen.backbone.move_encoders("cpu")  # only validation needs them
     _check_data_fingerprint(run, trained_on, stream.fingerprint(), allow_config_change=allow_config_change)
     trace_path = run.folder / "profile" / f"rank_{run.rank}.json.gz"
-    profiler = resources.enter_context(profile_steps(trace_path)) if profile else None
+    profiler = resources.enter_context(_profile_steps(trace_path)) if profile else None
     run_step = TrainStep(recipe, frozen.backbone, frozen.conditioning, engine, optimizer)
     first_batch = next(stream)
     teraflops_per_step = run_step.warm_up(first_batch)
@@ -203,3 +208,20 @@ def _checkpoint_metadata(
         "zero_stage": recipe.pretrain.zero_stage,
         "environment": environment(),
     }
+
+
+@contextmanager
+def _profile_steps(path: Path) -> Iterator[TorchProfiler]:
+    """Write a Chrome trace of a few steps to ``path``; call ``step()`` on the yielded profiler after each step.
+
+    Perfetto and chrome://tracing open the file.
+    """
+
+    def write_trace(finished: TorchProfiler) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        finished.export_chrome_trace(str(path))
+
+    activities = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()
+    profiler_schedule = schedule(wait=PROFILE_WAIT, warmup=PROFILE_WARMUP, active=PROFILE_STEPS, repeat=1)
+    with TorchProfiler(activities=list(activities), schedule=profiler_schedule, on_trace_ready=write_trace) as profiler:
+        yield profiler

@@ -25,8 +25,8 @@ from pipelines.runtime.process_group import ProcessGroup
 
 log = logging.getLogger("e4t")
 GC_INTERVAL = 100
-"""Steps between garbage collections. All ranks collect at the same step, so that they do not wait for one another at
-different ones."""
+"""Steps between garbage collections. All ranks collect at the same step; otherwise each of them would delay the others
+at steps of its own."""
 HEARTBEAT_SECONDS = 10.0
 """Least seconds between two updates of ``heartbeat.json``."""
 

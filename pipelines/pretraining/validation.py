@@ -1,6 +1,6 @@
-"""Validation during training: the denoising loss at fixed noise and timesteps, and a grid of sampled images."""
+"""Validate weights on held-out images during training: the denoising loss, and a grid of sampled images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -10,13 +10,18 @@ from PIL import Image
 
 from data_prep.stream.stream import Sample, ShardReader
 from encoder.backbone.backbone import Backbone
+from encoder.concepts.concept import Concept
+from encoder.concepts.concept_tokens import EncodedToken
+from encoder.images import to_images
 from encoder.model.conditioning import Conditioning
-from encoder.model.features import encode_images
+from encoder.model.features import class_tokens, encode_images
+from encoder.model.sampling import seeded_generators
 from encoder.model.weight_offsets import applied_offsets, offset_scope
+from encoder.pipeline import E4TPipeline
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.checkpoints.state import Tensors
 from pipelines.pretraining.model import DomainModel, sample_noise
-from pipelines.pretraining.sample_grid import training_grid
+from pipelines.runtime.image_grid import labeled_grid
 
 GRID_ROWS = 6
 """Validation images in the grid."""
@@ -59,7 +64,7 @@ class Validation:
     def _grid(self, model: DomainModel) -> Image.Image:
         samples = list(islice(self._reader(), GRID_ROWS))
         with applied_offsets(self.backbone.unet, model.offsets()):
-            return training_grid(model, samples, self.recipe, self.backbone, self.conditioning)
+            return _draw_grid(model, samples, self.recipe, self.backbone, self.conditioning)
 
     def _reader(self) -> ShardReader:
         return ShardReader(self.recipe.data.output, "val", self.recipe.stream)
@@ -88,3 +93,21 @@ def encoders_on_device(backbone: Backbone) -> Iterator[None]:
         yield
     finally:
         backbone.move_encoders(previous_device)
+
+
+def _draw_grid(
+    model: DomainModel, samples: Sequence[Sample], recipe: Recipe, backbone: Backbone, conditioning: Conditioning
+) -> Image.Image:
+    """Draw validation images beside images generated without tuning, from a template and from the image's caption."""
+    pipeline = E4TPipeline(
+        backbone, model.encoder, conditioning, release="in training", resolution=recipe.data.resolution
+    )
+    rows = []
+    for index, sample in enumerate(samples):
+        pixels = sample.image[None]
+        tokens = class_tokens(backbone, pixels)
+        pipeline.load_concept(Concept(weight_deltas={}, token=EncodedToken(tokens), release="in training"))
+        prompts = [conditioning.config.templates[0], conditioning.caption_prompt(sample.caption)]
+        latents = pipeline.sample(prompts, recipe.sample, seeded_generators(1000 * index, len(prompts)))
+        rows.append([to_images(pixels)[0], *to_images(backbone.decode(latents))])
+    return labeled_grid(rows, ("validation image", "zero-shot", "from caption"))
