@@ -2,24 +2,26 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
-from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from encoder.errors import ModelError
 
+if TYPE_CHECKING:
+    from diffusers.image_processor import VaeImageProcessor
+
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """Formats that are opened. They are listed because Pillow would start Ghostscript for a PostScript file."""
-_PROCESSOR = VaeImageProcessor(vae_scale_factor=1, resample="lanczos")
 
 
 def preprocess(image: Image.Image, size: int) -> Tensor:
     """Center-crop and resize an image. Return (1, 3, size, size) in [-1, 1]."""
-    return _PROCESSOR.preprocess(center_crop(image), size, size)  # type: ignore[no-any-return]
+    return _processor().preprocess(center_crop(image), size, size)  # type: ignore[no-any-return]
 
 
 def center_crop(image: Image.Image) -> Image.Image:
@@ -36,7 +38,15 @@ def preprocess_batch(images: Sequence[Image.Image], size: int) -> Tensor:
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
     """Convert a tensor (B, 3, H, W) in [-1, 1] to PIL images."""
-    return _PROCESSOR.postprocess(pixels, output_type="pil")  # type: ignore[no-any-return]
+    return _processor().postprocess(pixels, output_type="pil")  # type: ignore[no-any-return]
+
+
+@cache
+def _processor() -> "VaeImageProcessor":
+    # Importing diffusers takes seconds, and opening an image does not need it.
+    from diffusers.image_processor import VaeImageProcessor
+
+    return VaeImageProcessor(vae_scale_factor=1, resample="lanczos")
 
 
 def open_image(file: str | Path | BinaryIO, display_name: str = "") -> Image.Image:
