@@ -1,10 +1,10 @@
-"""Loaders that benchmarks/stream.py compares, each in a process of its own: see there for how to run it.
+"""Loaders that benchmarks/stream.py compares, each in a process of its own.
 
-    python -m benchmarks.stream_loaders LOADER SET BATCHES --workers N
+    python -m benchmarks.stream_loaders LOADER DATASET BATCHES --workers N
 
-Prints JSON: seconds to the first batch, and then, after 8 batches more, over BATCHES of them, samples a second and
-milliseconds of CPU a sample, of the process and its workers. A batch is 32 pictures as uint8 in one tensor, and their
-captions. All loaders go round without end, so as much is loaded ahead when the clock stops as when it starts.
+Prints JSON: seconds to the first batch, and then, after 8 more batches, samples per second and CPU milliseconds per
+sample over BATCHES batches, including workers. A batch is 32 images as uint8 in one tensor, and their captions. All
+loaders repeat endlessly, so the same amount is prefetched when the clock stops as when it starts.
 """
 
 import argparse
@@ -24,15 +24,15 @@ import torch
 from PIL import Image
 
 BATCH = 32
-WARM = 8
-"""Batches before the clock starts."""
+WARMUP = 8
+"""Number of batches before the clock starts."""
 SHUFFLE = 256
-"""Samples of the rivals' shuffle buffers."""
+"""Size of the other loaders' shuffle buffers in samples."""
 Batches = Generator[tuple[torch.Tensor, list[str]], None, None]
 
 
-def ours(root: Path, workers: int) -> Batches:
-    """The stream: shuffled over 16 shards, resumable, ordered."""
+def e4t_stream(root: Path, workers: int) -> Batches:
+    """Read with ShardStream: shuffled over 16 shards, resumable, in a reproducible order."""
     from data_prep.config import DataLoaderConfig
     from data_prep.stream.stream import ShardStream
 
@@ -43,7 +43,7 @@ def ours(root: Path, workers: int) -> Batches:
 
 
 def sequential(root: Path, workers: int) -> Batches:
-    """No loader: the tars from front to back, and Pillow. Of this process alone, nothing shuffled."""
+    """Read the tars sequentially and decode with Pillow in this process, without shuffling."""
     pixels: list[np.ndarray[Any, Any]] = []
     captions: list[str] = []
     for path in cycle(_tars(root)):
@@ -60,16 +60,16 @@ def sequential(root: Path, workers: int) -> Batches:
 
 
 def webdataset(root: Path, workers: int) -> Batches:
-    """Its own pipeline and loader."""
+    """Read with webdataset's pipeline and WebLoader."""
     import webdataset as wds
 
-    codec = _codec(root)
+    image_format = _image_format(root)
     data = (
         wds.WebDataset(_tars(root), shardshuffle=100)
         .shuffle(SHUFFLE)
         .decode("rgb8")
-        .to_tuple(codec, "json")
-        .map_tuple(lambda pixels: pixels, lambda about: about["caption"])
+        .to_tuple(image_format, "json")
+        .map_tuple(lambda pixels: pixels, lambda metadata: metadata["caption"])
         .repeat()
         .batched(BATCH, partial=False)
     )
@@ -78,22 +78,22 @@ def webdataset(root: Path, workers: int) -> Batches:
 
 
 def hugging_face(root: Path, workers: int) -> Batches:
-    """Its streaming reader of the same tars under torch's loader, as its documentation has it."""
+    """Read with the streaming reader of ``datasets`` under PyTorch's DataLoader, as documented there."""
     from datasets import load_dataset
 
-    codec = _codec(root)
+    image_format = _image_format(root)
     data = load_dataset("webdataset", data_files={"train": _tars(root)}, split="train", streaming=True)
     data = data.shuffle(seed=0, buffer_size=SHUFFLE).repeat(None).with_format("torch")
 
-    def together(rows: list[dict[str, Any]]) -> tuple[torch.Tensor, list[str]]:
-        return torch.stack([row[codec] for row in rows]), [row["json"]["caption"] for row in rows]
+    def collate(rows: list[dict[str, Any]]) -> tuple[torch.Tensor, list[str]]:
+        return torch.stack([row[image_format] for row in rows]), [row["json"]["caption"] for row in rows]
 
-    yield from torch.utils.data.DataLoader(data, BATCH, num_workers=workers, collate_fn=together)
+    yield from torch.utils.data.DataLoader(data, BATCH, num_workers=workers, collate_fn=collate)
 
 
 LOADERS: dict[str, Callable[[Path, int], Batches]] = {
     "sequential": sequential,
-    "e4t": ours,
+    "e4t": e4t_stream,
     "webdataset": webdataset,
     "datasets": hugging_face,
 }
@@ -103,42 +103,42 @@ def _tars(root: Path) -> list[str]:
     return sorted(str(path) for path in (root / "train").glob("*.tar"))
 
 
-def _codec(root: Path) -> str:
+def _image_format(root: Path) -> str:
     from data_prep.shards.manifest import Manifest
 
     return Manifest.load(root).format
 
 
 def cpu_seconds() -> float:
-    """Of this process and the workers that live."""
+    """Return the CPU seconds of this process and its running workers."""
     own = psutil.Process()
     return sum(sum(process.cpu_times()[:2]) for process in (own, *own.children(recursive=True)))
 
 
 def measure(batches: Batches, count: int) -> dict[str, float]:
-    """Walk through so many batches."""
+    """Iterate over ``count`` batches and measure."""
     started = time.perf_counter()
     next(batches)
-    begin = time.perf_counter() - started
-    for _ in islice(batches, WARM):
+    first_batch = time.perf_counter() - started
+    for _ in islice(batches, WARMUP):
         pass
-    since, used = time.perf_counter(), cpu_seconds()
+    started, cpu_started = time.perf_counter(), cpu_seconds()
     for pixels, captions in islice(batches, count):
         if pixels.dtype != torch.uint8 or not len(pixels) == len(captions) == BATCH:
-            raise SystemExit("not a batch")
+            raise SystemExit("the loader returned an invalid batch")
     samples = BATCH * count
-    seconds, cpu = time.perf_counter() - since, cpu_seconds() - used
-    return {"start": begin, "rate": samples / seconds, "cpu": 1000 * cpu / samples}
+    seconds, cpu = time.perf_counter() - started, cpu_seconds() - cpu_started
+    return {"start": first_batch, "rate": samples / seconds, "cpu": 1000 * cpu / samples}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loader", choices=LOADERS)
-    parser.add_argument("set", type=Path)
+    parser.add_argument("dataset", type=Path)
     parser.add_argument("batches", type=int)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    loader = LOADERS[arguments.loader](arguments.set, arguments.workers)
+    loader = LOADERS[arguments.loader](arguments.dataset, arguments.workers)
     with closing(loader):
         print(json.dumps(measure(loader, arguments.batches)))

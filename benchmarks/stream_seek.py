@@ -1,9 +1,10 @@
-"""How long a resumed stream takes to find its place: see benchmarks/stream.py for how to run it.
+"""Measure how long a stream takes to resume; benchmarks/stream.py runs it.
 
-    python -m benchmarks.stream_seek SET            # to the first batch, decoded by two workers
-    python -m benchmarks.stream_seek SET --place    # to the place of the next sample, of a set without shards
+    python -m benchmarks.stream_seek DATASET                  # until the first batch, decoded by two workers
+    python -m benchmarks.stream_seek DATASET --locate-only    # until the next sample is located; needs no shards
 
-Prints JSON: seconds and megabytes from before the stream is made. Imports are not counted: a trainer has them.
+Prints JSON: seconds and megabytes since before the stream was created. Imports are not counted, as a trainer has them
+anyway.
 """
 
 import argparse
@@ -23,7 +24,7 @@ SHARDS, SHARD_SAMPLES = 10_000, 1000
 
 
 def synthetic_manifest(root: Path) -> None:
-    """A manifest of 10 million samples, whose shards are nowhere."""
+    """Write a manifest of 10 million samples without any shards."""
     shards = [
         Shard(f"train-{number:06d}.tar", SHARD_SAMPLES, 60_000_000 + number, hashlib.sha256(b"%d" % number).hexdigest())
         for number in range(SHARDS)
@@ -40,15 +41,15 @@ def synthetic_manifest(root: Path) -> None:
     ).save(Store(str(root)))
 
 
-def seek(root: Path, *, place: bool) -> dict[str, float]:
-    """Resume behind three quarters of the second epoch."""
+def seek(root: Path, *, locate_only: bool) -> dict[str, float]:
+    """Resume after three quarters of the second epoch."""
     process = psutil.Process()
     memory, started = process.memory_info().rss, time.perf_counter()
-    samples = sum(shard.samples for shard in Manifest.load(root).shards("train")) if not place else 10_000_000
+    samples = sum(shard.samples for shard in Manifest.load(root).shards("train")) if not locate_only else 10_000_000
     with ShardStream(
         root, "train", global_batch_size=32, samples_seen=samples * 7 // 4, config=DataLoaderConfig()
     ) as stream:
-        if place:
+        if locate_only:
             stream.sequence.locate(stream.samples_seen)
         else:
             next(stream)
@@ -58,7 +59,7 @@ def seek(root: Path, *, place: bool) -> dict[str, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", type=Path)
-    parser.add_argument("--place", action="store_true")
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--locate-only", action="store_true")
     arguments = parser.parse_args()
-    print(json.dumps(seek(arguments.set, place=arguments.place)))
+    print(json.dumps(seek(arguments.dataset, locate_only=arguments.locate_only)))

@@ -1,4 +1,4 @@
-"""What `e4t prepare` and its rivals took, as tables: see benchmarks/data_prep/run.py for how to measure it."""
+"""Tables of the measurements of `e4t prepare` and the baselines; see benchmarks/data_prep/run.py."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,49 +9,50 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Run:
-    """One process from start to end."""
+    """Measurements of one run of a command."""
 
     seconds: float
+    """Wall-clock time."""
     cpu: float
-    """Seconds of the process and all it waited for."""
+    """CPU seconds of the process and its descendants."""
     peak: int
-    """Bytes of the largest process."""
+    """Peak memory of the largest process in bytes."""
 
 
 @dataclass
 class Contender:
-    """A command, and what was measured of it."""
+    """A command and its measurements."""
 
     name: str
     command: list[str]
-    """With {source} and {output}."""
+    """Arguments with the placeholders {source} and {output}."""
     runs: list[tuple[Run, Run]] = field(default_factory=list)
-    """A round each: the small set, the whole one."""
+    """One pair per round: the small dataset and the full one."""
     stored: float = 0.0
-    """Bytes a picture."""
+    """Stored bytes per image."""
     failure: str = ""
-    """Why there is nothing to show."""
+    """Error message if the command failed."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a contender, a round each."""
+    """Figures of a contender, one value per round."""
 
     rate: list[float]
-    """Pictures a second, without the start."""
+    """Images per second, without startup."""
     cpu: list[float]
-    """CPU milliseconds a picture, without the start."""
+    """CPU milliseconds per image, without startup."""
     start: list[float]
-    """Seconds that the small set takes."""
+    """Seconds for the small dataset, mostly startup."""
     peak: list[float]
-    """Bytes."""
+    """Peak memory in bytes."""
 
 
 def figures(contender: Contender, more: int) -> Figures:
-    """``more``: how many pictures the whole set has more than the small one."""
+    """Compute figures; ``more`` is the number of images that the full dataset has more than the small one."""
     pairs = contender.runs
     return Figures(
-        # On a tiny set the noise of the start can be more than the pictures take.
+        # With few images, the noise of startup can exceed the time for the images.
         rate=[more / max(whole.seconds - small.seconds, 1e-3) for small, whole in pairs],
         cpu=[1000 * (whole.cpu - small.cpu) / more for small, whole in pairs],
         start=[small.seconds for small, _ in pairs],
@@ -59,73 +60,73 @@ def figures(contender: Contender, more: int) -> Figures:
     )
 
 
-def table(found: list[Contender], more: int, title: str) -> Table:
-    """Median, and minimum to maximum over the rounds; ratios are taken round by round."""
-    shown = Table(
+def results_table(contenders: list[Contender], more: int, title: str) -> Table:
+    """Tabulate median, minimum and maximum over the rounds; ratios are computed round by round."""
+    table = Table(
         title=title,
-        caption="CPU and kB a picture; median, and minimum to maximum; x: times the Pillow loop of the same round",
+        caption="CPU and kB per image; median, and minimum to maximum; x: relative to the Pillow loop of the round",
     )
-    columns = ("", "pictures/s", "x", "CPU ms", "x", "start s", "peak MB", "kB")
+    columns = ("", "images/s", "x", "CPU ms", "x", "start s", "peak MB", "kB")
     for column in columns:
-        shown.add_column(column, justify="left" if not column else "right")
-    base = figures(found[0], more)
-    for contender in found:
+        table.add_column(column, justify="left" if not column else "right")
+    base = figures(contenders[0], more)
+    for contender in contenders:
         if not contender.runs:
             continue
         own = figures(contender, more)
-        shown.add_row(
+        table.add_row(
             contender.name,
-            spread(own.rate, 1),
-            spread(ratios(own.rate, base.rate), 2),
-            spread(own.cpu, 1),
-            spread(ratios(own.cpu, base.cpu), 2),
-            spread(own.start, 2),
+            format_two_lines(own.rate, 1),
+            format_two_lines(ratios(own.rate, base.rate), 2),
+            format_two_lines(own.cpu, 1),
+            format_two_lines(ratios(own.cpu, base.cpu), 2),
+            format_two_lines(own.start, 2),
             f"{max(own.peak) / 1e6:.0f}",
             f"{contender.stored / 1e3:.0f}",
         )
-    return shown
+    return table
 
 
 def ratios(values: list[float], base: list[float]) -> list[float]:
-    """Round by round, as far as both got."""
+    """Divide round by round, for the rounds that both completed."""
     return [value / one for value, one in zip(values, base, strict=False)]
 
 
-def spread(values: list[float], digits: int) -> str:
-    """Median, and below it minimum to maximum."""
+def format_two_lines(values: list[float], digits: int) -> str:
+    """Format the median, and below it minimum and maximum."""
     if not values:
         return "-"
     return f"{statistics.median(values):.{digits}f}\n[dim]{min(values):.{digits}f}-{max(values):.{digits}f}[/dim]"
 
 
-def against(found: list[Contender], more: int, kind: str, processes: Sequence[int]) -> list[str]:
-    """The lines of docs/data.md: a row for each number of processes, ratios round by round."""
-    named = {one.name: figures(one, more) for one in found if one.runs}
-    alone = named.get("e4t prepare")
+def markdown_table(contenders: list[Contender], more: int, kind: str, processes: Sequence[int]) -> list[str]:
+    """Return the Markdown table of docs/data.md: one row per number of processes, ratios round by round."""
+    by_name = {one.name: figures(one, more) for one in contenders if one.runs}
+    single = by_name.get("e4t prepare")
     rows = []
     for count in processes:
-        ours, theirs = (named.get(name + of(count)) for name in ("e4t prepare", "img2dataset"))
-        if ours and theirs and alone:
+        e4t, baseline = (by_name.get(name + suffix(count)) for name in ("e4t prepare", "img2dataset"))
+        if e4t and baseline and single:
             cells = [
                 kind,
                 str(count),
-                span(ours.cpu, 1),
-                span(theirs.cpu, 1),
-                span(ratios(theirs.cpu, ours.cpu), 2),
-                span(ratios(ours.rate, theirs.rate), 2),
-                span(ratios(ours.rate, alone.rate), 2),
-                f"{max(ours.peak) / 1e6:.0f}",
+                format_one_line(e4t.cpu, 1),
+                format_one_line(baseline.cpu, 1),
+                format_one_line(ratios(baseline.cpu, e4t.cpu), 2),
+                format_one_line(ratios(e4t.rate, baseline.rate), 2),
+                format_one_line(ratios(e4t.rate, single.rate), 2),
+                f"{max(e4t.peak) / 1e6:.0f}",
             ]
             rows.append(f"| {' | '.join(cells)} |")
-    head = "| pictures | processes | CPU ms, e4t | img2dataset | CPU, times | pictures/s, times | of one | peak MB |"
+    head = "| images | processes | CPU ms, e4t | img2dataset | CPU ratio | images/s ratio | vs 1 process | peak MB |"
     return [head, "|---" * 8 + "|", *rows]
 
 
-def of(count: int) -> str:
-    """What a contender of so many processes has behind its name."""
+def suffix(count: int) -> str:
+    """Return the suffix of a contender's name for a number of processes."""
     return f", {count} processes" if count > 1 else ""
 
 
-def span(values: list[float], digits: int) -> str:
-    """Median, and minimum to maximum, in a line."""
+def format_one_line(values: list[float], digits: int) -> str:
+    """Format median, minimum and maximum in one line."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"

@@ -1,12 +1,12 @@
-"""What `e4t prepare` is compared with: see benchmarks/data_prep/run.py for how to run it.
+"""Baselines for the benchmark of `e4t prepare`; see benchmarks/data_prep/run.py for the whole benchmark.
 
-    python benchmarks/data_prep/rivals.py loop SOURCE OUTPUT
-    IMG2DATASET_VENV/bin/python benchmarks/data_prep/rivals.py img2dataset SOURCE OUTPUT --processes 2
-    IMG2DATASET_VENV/bin/python benchmarks/data_prep/rivals.py resizer SOURCE OUTPUT
+    python benchmarks/data_prep/baselines.py loop SOURCE OUTPUT
+    IMG2DATASET_VENV/bin/python benchmarks/data_prep/baselines.py img2dataset SOURCE OUTPUT --processes 2
+    IMG2DATASET_VENV/bin/python benchmarks/data_prep/baselines.py resizer SOURCE OUTPUT
 
-``loop`` is what people write by hand: Pillow and webdataset's ShardWriter. ``img2dataset`` is that tool as it is used,
-on file:// URLs instead of http ones; ``resizer`` its decode, resize and encode alone, on files in memory, without
-output. Each takes what it imports from the environment that it is started in.
+``loop`` is a hand-written loop with Pillow and webdataset's ShardWriter. ``img2dataset`` is that tool in its usual form,
+with file:// URLs. ``resizer`` is only its decoding, resizing and encoding, on files in memory and without output. Each
+baseline imports its packages from the environment in which it is started.
 """
 
 import argparse
@@ -18,21 +18,21 @@ from pathlib import Path
 RESOLUTION, QUALITY, SHARD_SAMPLES = 512, 95, 32
 
 
-def pictures_in(source: Path) -> list[Path]:
-    """The files, always in the same order."""
+def list_images(source: Path) -> list[Path]:
+    """List the image files in sorted order."""
     return sorted(path for path in source.rglob("*") if path.suffix in (".jpg", ".png"))
 
 
 def loop(source: Path, output: Path, processes: int) -> None:
-    """Open, convert, crop, resize, encode, write; of one process."""
+    """Open, convert, crop, resize, encode and write every image in one process."""
     import webdataset
     from PIL import Image
 
     if processes != 1:
-        raise SystemExit("the loop is one process")
+        raise SystemExit("the loop supports one process only")
     output.mkdir(parents=True)
     with webdataset.ShardWriter(f"{output}/%06d.tar", maxcount=SHARD_SAMPLES, verbose=0) as writer:
-        for path in pictures_in(source):
+        for path in list_images(source):
             image = Image.open(path).convert("RGB")
             side = min(image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -40,17 +40,17 @@ def loop(source: Path, output: Path, processes: int) -> None:
             image = image.resize((RESOLUTION, RESOLUTION), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=QUALITY)
-            about = {"identity": path.parent.name}
-            writer.write({"__key__": f"{path.parent.name}_{path.stem}", "jpg": buffer.getvalue(), "json": about})
+            metadata = {"identity": path.parent.name}
+            writer.write({"__key__": f"{path.parent.name}_{path.stem}", "jpg": buffer.getvalue(), "json": metadata})
 
 
 def img2dataset(source: Path, output: Path, processes: int) -> None:
-    """The tool's own path to webdataset shards. A thread reads ahead while its process decodes and encodes."""
+    """Write webdataset shards with img2dataset; in each process, one thread reads ahead."""
     from img2dataset import download  # type: ignore[import-not-found]
 
     output.mkdir(parents=True)
     urls = output.with_suffix(".urls.txt")
-    urls.write_text("".join(f"{path.resolve().as_uri()}\n" for path in pictures_in(source)))
+    urls.write_text("".join(f"{path.resolve().as_uri()}\n" for path in list_images(source)))
     download(
         url_list=str(urls),
         output_folder=str(output),
@@ -67,11 +67,11 @@ def img2dataset(source: Path, output: Path, processes: int) -> None:
 
 
 def resizer(source: Path, output: Path, processes: int) -> None:
-    """Of one process; writes nothing but how many pictures there were."""
+    """Run img2dataset's Resizer in one process and write only the number of images and bytes."""
     from img2dataset.resizer import Resizer  # type: ignore[import-not-found]
 
     if processes != 1:
-        raise SystemExit("the resizer is one process")
+        raise SystemExit("the resizer supports one process only")
     resize = Resizer(
         image_size=RESOLUTION,
         resize_mode="center_crop",
@@ -79,7 +79,7 @@ def resizer(source: Path, output: Path, processes: int) -> None:
         encode_format="jpg",
         encode_quality=QUALITY,
     )
-    files = [io.BytesIO(path.read_bytes()) for path in pictures_in(source)]
+    files = [io.BytesIO(path.read_bytes()) for path in list_images(source)]
     stored = 0
     for file in files:
         data, *_, error = resize(file)
@@ -87,16 +87,16 @@ def resizer(source: Path, output: Path, processes: int) -> None:
             raise SystemExit(error)
         stored += len(data)
     output.mkdir(parents=True)
-    (output / "made.json").write_text(json.dumps({"pictures": len(files), "bytes": stored}))
+    (output / "count.json").write_text(json.dumps({"images": len(files), "bytes": stored}))
 
 
-RIVALS: dict[str, Callable[[Path, Path, int], None]] = {"loop": loop, "img2dataset": img2dataset, "resizer": resizer}
+BASELINES: dict[str, Callable[[Path, Path, int], None]] = {"loop": loop, "img2dataset": img2dataset, "resizer": resizer}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rival", choices=RIVALS)
+    parser.add_argument("baseline", choices=BASELINES)
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
-    RIVALS[arguments.rival](arguments.source, arguments.output, arguments.processes)
+    BASELINES[arguments.baseline](arguments.source, arguments.output, arguments.processes)
