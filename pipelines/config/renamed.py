@@ -21,7 +21,16 @@ _TUNE = {
 
 RENAMED_KEYS: dict[str, dict[str, str]] = {
     "base": {"clip": "image_encoder"},
-    "data": {"concept": "domain", "read": "source_options", "select": "filters", "codec": "format"},
+    "data": {
+        "concept": "domain",
+        "read": "source_options",
+        "select": "filters",
+        "codec": "format",
+        "pattern": "source_options.pattern",  # this and the next three: names of 0.1.0
+        "caption_suffix": "source_options.caption_suffix",
+        "min_side": "filters.min_side",
+        "max_pixels": "filters.max_pixels",
+    },
     "data.source_options": {"kind": "type"},
     "data.filters": {"near_duplicates": "max_hash_distance", "predicate": "filter_fn"},
     "conditioning": {"residual_scale": "embedding_scale", "caption_share": "caption_probability"},
@@ -29,6 +38,7 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
         "window_shards": "shuffle_window_shards",
         "mix": "mixture",
         "workers": "num_workers",
+        "threads": "num_workers",  # name in 0.1.0
         "flip": "horizontal_flip",
         "cache_folder": "cache_dir",
         "cache_bytes": "cache_max_bytes",
@@ -57,6 +67,8 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
         "edits": "num_prompts",
         "recogniser": "recognizer",
         "shown": "num_grid_concepts",
+        "identities": "num_concepts",  # this and the next: names of 0.1.0
+        "grid_rows": "num_grid_concepts",
     },
     "compare.systems": {"start": "init", "after": "init_from", "pictures": "num_images"},
     "compare.systems.settings": _TUNE,

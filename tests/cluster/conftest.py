@@ -1,4 +1,4 @@
-"""Hosts, and a small run for them."""
+"""Network namespaces as hosts, and a small run on them."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from benchmarks.faults.job import Job
 
 @pytest.fixture(scope="session")
 def network() -> Iterator[Network]:
-    """Two hosts that reach each other by name."""
+    """Two hosts that resolve each other by name."""
     if reason := missing_requirement():
         pytest.skip(reason)
     with Network(2) as made:
@@ -20,7 +20,7 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(scope="session")
 def campaign(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """Runs of ten steps on both hosts; one has ended undisturbed."""
+    """Runs of ten steps on both hosts, one of which has completed without a fault."""
     campaign = Campaign(Job.make(tmp_path_factory.mktemp("job"), steps=10), network)
     campaign.run_undisturbed(hosts=2)
     return campaign

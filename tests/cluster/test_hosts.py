@@ -1,4 +1,4 @@
-"""The hosts are what they are said to be; else nothing that is shown on them holds."""
+"""The network namespaces behave like hosts, which the tests on them rely on."""
 
 import os
 import signal
@@ -46,14 +46,14 @@ with Network(1) as network:
 
 
 def soon(condition: Callable[[], bool]) -> bool:
-    """Whether it comes to hold."""
+    """Wait for the condition for up to 20 s, and return whether it holds."""
     end = time.monotonic() + 20
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
     return condition()
 
 
-def test_a_host_knows_its_own_name_and_the_others_address(network: Network, tmp_path: Path) -> None:
+def test_a_host_has_its_own_name_and_resolves_the_other(network: Network, tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert network.hosts[0].start(["sh", "-c", "hostname; getent hosts host1"], log).wait() == 0
     name, address = log.read_text().splitlines()
@@ -61,31 +61,31 @@ def test_a_host_knows_its_own_name_and_the_others_address(network: Network, tmp_
     assert address.split() == ["10.111.0.2", "host1"]
 
 
-def test_gloo_is_told_the_interface(network: Network, tmp_path: Path) -> None:
+def test_gloo_uses_the_interface_of_the_network(network: Network, tmp_path: Path) -> None:
     network.hosts[0].start(["printenv", "GLOO_SOCKET_IFNAME"], tmp_path / "log").wait()
     assert (tmp_path / "log").read_text() == f"{INTERFACE}\n"
 
 
-def test_a_cut_link_keeps_everything_back_until_it_is_restored(network: Network, tmp_path: Path) -> None:
+def test_a_cut_link_delivers_nothing_until_it_is_restored(network: Network, tmp_path: Path) -> None:
     here, there = network.hosts
-    heard, log = tmp_path / "heard", tmp_path / "log"
-    there.start([sys.executable, "-c", LISTEN], heard)
+    received, log = tmp_path / "received", tmp_path / "log"
+    there.start([sys.executable, "-c", LISTEN], received)
     here.start([sys.executable, "-c", SPEAK], log)
     try:
-        assert soon(lambda: "<" in heard.read_text())
+        assert soon(lambda: "<" in received.read_text())
         there.cut()
-        time.sleep(0.2)  # what was under way has come
-        before = heard.stat().st_size
+        time.sleep(0.2)  # packets in flight have arrived
+        before = received.stat().st_size
         time.sleep(1)
-        assert heard.stat().st_size == before
+        assert received.stat().st_size == before
         there.restore()
-        assert soon(lambda: heard.stat().st_size > before)
+        assert soon(lambda: received.stat().st_size > before)
     finally:
         here.kill()
         there.kill()
 
 
-def test_killing_a_host_kills_children_too_and_nobody_else(network: Network, tmp_path: Path) -> None:
+def test_killing_a_host_kills_all_its_processes_and_no_others(network: Network, tmp_path: Path) -> None:
     here, there = network.hosts
     neighbour = here.start(["sleep", "1000"], tmp_path / "here")
     there.start(["sh", "-c", "sleep 1000 & sleep 1000"], tmp_path / "there")
@@ -99,7 +99,7 @@ def test_killing_a_host_kills_children_too_and_nobody_else(network: Network, tmp
         neighbour.wait()
 
 
-def test_ranks_are_told_from_their_starter(tmp_path: Path) -> None:
+def test_ranks_are_distinguished_from_their_launcher(tmp_path: Path) -> None:
     here = Host.here()
     here.start(["sh", "-c", "RANK=0 sleep 1000 & RANK=1 sleep 1000 & sleep 1000"], tmp_path / "log")
     try:
@@ -109,7 +109,7 @@ def test_ranks_are_told_from_their_starter(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(bool(missing_requirement()), reason=missing_requirement())
-def test_a_network_goes_with_the_program_that_made_it_however_that_ends(tmp_path: Path) -> None:
+def test_a_network_is_removed_when_its_owner_is_killed(tmp_path: Path) -> None:
     owner = subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-c", OWNER, str(tmp_path / "log")],
         stdout=subprocess.PIPE,

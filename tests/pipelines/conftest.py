@@ -1,4 +1,4 @@
-"""A small prepared set and a recipe over it, made by the real stages."""
+"""A small prepared dataset and a recipe for it, made by the real stages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,7 @@ def _prepare_faces(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def small_recipe(shards: Path) -> dict[str, Any]:
-    """A few steps on two ranks, in seconds; without ``runs``."""
+    """A recipe of a few steps on two ranks, which takes seconds. It has no ``runs``."""
     return {
         "name": "small",
         "base": {"model": str(ROOT / "models" / "base")},
@@ -59,7 +59,7 @@ def small_recipe(shards: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def trained() -> Trained:
-    """What a run would have learned, over the shipped base."""
+    """Weights as a run would have trained them, for the packaged base model."""
     return Trained.of_shipped_base()
 
 
@@ -93,6 +93,7 @@ def e4t(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         if arguments[0] == "pretrain" and not torch.cuda.is_available():  # CUDA does not survive a fork
             return run_command(*arguments)
+        capfd.readouterr()  # drop the output of fixtures
         code = main([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         return code, out, err

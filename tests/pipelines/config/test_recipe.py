@@ -11,30 +11,30 @@ RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "micro_batch_size", "world", "passes"),
+    ("batch_size", "micro_batch_size", "world_size", "split"),
     [
         (64, 8, 2, (8, 4)),
         (8, 8, 1, (8, 1)),
         (8, 64, 2, (4, 1)),
         (6, 8, 3, (2, 1)),
-        (24, 3, 3, (2, 4)),  # 3 do not divide the share of 8, so two at once
+        (24, 3, 3, (2, 4)),  # 3 does not divide the local batch of 8, so micro batches of 2
         (14, 4, 2, (1, 7)),
         (3, 8, 3, (1, 1)),
     ],
 )
-def test_every_device_holds_as_many_at_once_as_it_may_and_divide_its_share(
-    batch_size: int, micro_batch_size: int, world: int, passes: tuple[int, int]
+def test_the_micro_batch_is_the_largest_that_divides_the_local_batch(
+    batch_size: int, micro_batch_size: int, world_size: int, split: tuple[int, int]
 ) -> None:
     assert (
-        PretrainConfig(global_batch_size=batch_size, micro_batch_size=micro_batch_size).micro_batch_split(world)
-        == passes
+        PretrainConfig(global_batch_size=batch_size, micro_batch_size=micro_batch_size).micro_batch_split(world_size)
+        == split
     )
 
 
-@pytest.mark.parametrize("world", [3, 16])
-def test_a_batch_that_the_devices_cannot_share_is_refused_with_how_many_could(world: int) -> None:
-    with pytest.raises(ConfigError, match=f"is not a multiple of {world} devices; start 1, 2, 4, 8 devices"):
-        PretrainConfig(global_batch_size=8).micro_batch_split(world)
+@pytest.mark.parametrize("world_size", [3, 16])
+def test_a_global_batch_that_does_not_divide_is_an_error_that_lists_numbers_of_devices(world_size: int) -> None:
+    with pytest.raises(ConfigError, match=f"is not a multiple of {world_size} devices; start 1, 2, 4, 8 devices"):
+        PretrainConfig(global_batch_size=8).micro_batch_split(world_size)
 
 
 @pytest.mark.parametrize(
@@ -60,18 +60,18 @@ def test_a_batch_that_the_devices_cannot_share_is_refused_with_how_many_could(wo
         ("step_timeout_seconds", -1.0),
     ],
 )
-def test_a_setting_out_of_range_is_refused_by_its_name(setting: str, value: float) -> None:
+def test_a_setting_out_of_range_is_an_error_that_names_it(setting: str, value: float) -> None:
     with pytest.raises(ConfigError, match=setting):
         PretrainConfig(**{setting: value})
 
 
-def test_the_offsets_learn_as_the_encoder_does_unless_told_otherwise() -> None:
+def test_the_offsets_have_the_learning_rate_of_the_encoder_by_default() -> None:
     assert PretrainConfig(learning_rate=1e-4).learning_rates == (1e-4, 1e-4)
     assert PretrainConfig(learning_rate=1e-4, offsets_learning_rate=1e-5).learning_rates == (1e-4, 1e-5)
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_that_ships_is_named_after_its_file_and_accepted(path: Path) -> None:
+def test_every_packaged_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
     parser = CommandParser(exit_on_error=False)
     add_recipe_arguments(parser)
     recipe = parse_recipe(parser.parse_args(["--recipe", str(path)]))
