@@ -2,78 +2,47 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from e4t import ConfigError
-from encoder.config import BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
+from encoder.config import BackboneConfig, Precision
 from encoder.errors import ModelError
-from encoder.legacy_keys import rename_keys, rename_legacy_tensors
+from encoder.legacy_keys import rename_legacy_tensors
+from encoder.releases.index import (
+    INDEX,
+    SETTINGS_KEYS,
+    ConfigT,
+    ReleaseIndex,
+    parse_config,
+    read_index,
+    read_json,
+    resolve,
+)
 
-ConfigT = TypeVar("ConfigT")
-FORMAT_VERSION = 2
-"""Version 2 renamed keys of index.json; version 1 is still read."""
-KIND = "e4t-domain-encoder"
-INDEX, ENCODER, OFFSETS, PROVENANCE = "index.json", "domain_encoder", "weight_offsets", "provenance.json"
+ENCODER, OFFSETS, PROVENANCE = "domain_encoder", "weight_offsets", "provenance.json"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 RELEASE_PATTERNS = ("README.md", "*.json", "*.png", "*.safetensors")
 """Patterns of the files of a release; ``*`` also matches folders."""
 REQUIRED_FILES = {INDEX, f"{ENCODER}/{CONFIG}", f"{ENCODER}/{WEIGHTS}", f"{OFFSETS}/{WEIGHTS}"}
 """Files without which a release cannot be opened."""
-_TEXT_KEYS, _OBJECT_KEYS = ("name", "version"), ("base", "conditioning", "tuning", "sampling")
-_SETTINGS_KEYS = ("conditioning", "tuning", "sampling", "resolution")
-"""Keys of index.json that decide, with the weights, what a release generates."""
-_VERSION_1_KEYS = {
-    "base": {"clip": "image_encoder"},
-    "conditioning": {"residual_scale": "embedding_scale", "caption_share": "caption_probability"},
-    "tuning": {
-        "regulariser": "regularization_weight",
-        "word": "token_type",
-        "identifier": "rare_token",
-        "train": "trainable",
-        "text_encoder": "train_text_encoder",
-        "prior_pictures": "num_class_images",
-        "prior_weight": "prior_loss_weight",
-        "stored_bits": "delta_bits",
-    },
-    "sampling": {"steps": "num_inference_steps", "guidance": "guidance_scale"},
-}
-"""Keys of index.json in version 1, and what version 2 calls them."""
-_VERSION_1_VALUES = {"token_type": {"identifier": "rare_token"}, "trainable": {"nothing": "none"}}
-"""Values of ``tuning`` in version 1, by version 2's keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
+class Release(ReleaseIndex):
     """An opened release folder."""
 
     folder: Path
     """Where the release is on this machine."""
-    name: str
-    """Name of the domain encoder, such as ``faces``."""
-    version: str
-    """Semantic version."""
-    base: dict[str, Any]
-    """Base model: ``model`` (hub id, or path relative to the release folder), ``revision``, ``image_encoder``,
-    ``dtype``."""
     encoder_config: dict[str, Any]
     """Keyword arguments of ``build_encoder``."""
-    conditioning: ConditioningConfig
-    """How prompts name a concept."""
-    tuning: TuneConfig
-    """Recommended settings of tuning."""
-    sampling: SampleConfig
-    """Recommended settings of sampling."""
-    resolution: int | None = None
-    """Side in pixels of the training images; None in releases without this key, which used the base model's own."""
     recorded_settings: list[Any] = field(repr=False)
     """Conditioning, tuning, sampling and resolution as index.json holds them, for the digest."""
 
@@ -81,31 +50,12 @@ class Release:
     def open(cls, folder: str | Path) -> "Release":
         """Read the index of a release. Raises ModelError if it is missing, damaged, or of a newer format."""
         folder = Path(folder)
-        recorded = _read_json(folder, INDEX)
-        if recorded.get("kind") != KIND or not isinstance(recorded.get("format_version"), int):
-            raise ModelError(f"{folder / INDEX} does not describe a domain encoder; make a release with `e4t release`")
-        if recorded["format_version"] > FORMAT_VERSION:
-            raise ModelError(
-                f"{folder} has release format {recorded['format_version']}, this e4t reads up to {FORMAT_VERSION}; "
-                "upgrade e4t"
-            )
-        for key in (*_TEXT_KEYS, *_OBJECT_KEYS):
-            if key not in recorded:
-                raise ModelError(f"{folder / INDEX} lacks {key!r}; get the release again")
-            if not isinstance(recorded[key], str if key in _TEXT_KEYS else dict):
-                raise ModelError(f"{folder / INDEX}: {key} has a value of the wrong type; get the release again")
-        index = upgrade_index(recorded)
+        recorded = read_index(folder)
         return cls(
+            **vars(ReleaseIndex.from_dict(folder, recorded)),
             folder=folder,
-            name=index["name"],
-            version=index["version"],
-            base=index["base"],
-            encoder_config=_read_json(folder, f"{ENCODER}/{CONFIG}"),
-            conditioning=_parse(folder, ConditioningConfig, index["conditioning"]),
-            tuning=_parse(folder, TuneConfig, index["tuning"]),
-            sampling=_parse(folder, SampleConfig, index["sampling"]),
-            resolution=index.get("resolution"),
-            recorded_settings=[recorded.get(key) for key in _SETTINGS_KEYS],
+            encoder_config=read_json(folder, f"{ENCODER}/{CONFIG}"),
+            recorded_settings=[recorded.get(key) for key in SETTINGS_KEYS],
         )
 
     @property
@@ -159,7 +109,7 @@ class Release:
 
     def build(self, build_encoder: Callable[..., ConfigT]) -> ConfigT:
         """Call ``build_encoder`` with the encoder's config. Raises ModelError if it has keys unknown to this e4t."""
-        return _parse(self.folder, build_encoder, self.encoder_config)
+        return parse_config(self.folder, build_encoder, self.encoder_config)
 
     def load_encoder(self, encoder: nn.Module) -> None:
         """Load the released weights into ``encoder``. Raises ModelError if they are damaged or do not fit it."""
@@ -170,46 +120,3 @@ class Release:
             raise ModelError(
                 f"{path} cannot be loaded ({str(error).splitlines()[0]}); get the release again"
             ) from error
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        data = json.loads((folder / name).read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{folder} is not a release folder ({error}); make one with `e4t release`") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{folder / name} is not a JSON object; get the release again")
-    return data
-
-
-def upgrade_index(index: dict[str, Any]) -> dict[str, Any]:
-    """Return index.json with the keys and values of the current format version."""
-    if index["format_version"] != 1:
-        return index
-    renamed = {key: rename_keys(index[key], table) for key, table in _VERSION_1_KEYS.items()}
-    for key, values in _VERSION_1_VALUES.items():
-        recorded = renamed["tuning"].get(key)
-        if isinstance(recorded, str):
-            renamed["tuning"][key] = values.get(recorded, recorded)
-    return index | renamed | {"format_version": FORMAT_VERSION}
-
-
-def _parse(folder: Path, config_type: Callable[..., ConfigT], values: dict[str, Any]) -> ConfigT:
-    """Create a config from recorded values. Raises ModelError for keys that this version of e4t does not know."""
-    try:
-        return config_type(**values)
-    except TypeError as error:
-        raise ModelError(f"{folder}: {error}; upgrade e4t, or get the release again") from error
-
-
-def resolve(model: str, folder: Path) -> str:
-    """Make a base model's path (``./...`` or ``../...``) relative to the release folder absolute; hub ids stay."""
-    return os.path.normpath(folder / model) if model.startswith(".") else model
-
-
-def relative_to(model: str, folder: Path) -> str:
-    """Make a local base model's path relative to the release folder (the inverse of ``resolve``); hub ids stay."""
-    if not Path(model).exists():
-        return model
-    relative = os.path.relpath(model, folder)
-    return relative if relative.startswith(".") else f"./{relative}"

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def import_release(
         save_file({key: value.contiguous() for key, value in encoder.state_dict().items()}, folder / ENCODER / WEIGHTS)
         if trained_image_encoder is not None and config.unfreeze_clip_vision is not False:
             trained_image_encoder.save_pretrained(folder / IMAGE_ENCODER_DIR)
-            index["base"]["image_encoder"] = f"./{IMAGE_ENCODER_DIR}"
+            index = replace(index, base=index.base | {"image_encoder": f"./{IMAGE_ENCODER_DIR}"})
         encoder_config = {"kind": PATCHES, **asdict(encoder.config)}
         write_index(folder, index=index, encoder_config=encoder_config)
         card = render_imported_card(

@@ -1,24 +1,17 @@
-"""Build and write the index of a release (index.json) and the configurations of its parts."""
+"""Build the index of a new release, and write it with the configurations of the release's parts."""
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from e4t import ConfigError
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
-from encoder.releases.release import (
-    CONFIG,
-    ENCODER,
-    FORMAT_VERSION,
-    INDEX,
-    KIND,
-    OFFSETS,
-    relative_to,
-)
+from encoder.releases.index import ReleaseIndex, relative_to
+from encoder.releases.release import CONFIG, ENCODER, OFFSETS
 
 SEMANTIC_VERSION_PATTERN = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
+OFFSETS_CONFIG = {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]}
 
 
 def check_version(version: str) -> None:
@@ -43,31 +36,30 @@ def build_index(
     conditioning: ConditioningConfig,
     tune: TuneConfig,
     sample: SampleConfig,
-) -> dict[str, Any]:
+) -> ReleaseIndex:
     """Return the index of a release; paths of local base models are stored relative to ``output``."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "kind": KIND,
-        "name": name,
-        "version": version,
-        "base": {
-            "model": relative_to(base.model, output),
-            "revision": base.revision,
-            "image_encoder": base.image_encoder and relative_to(base.image_encoder, output),
-            "dtype": base.dtype,
-        },
-        "resolution": resolution,
-        "conditioning": asdict(conditioning),
-        "tuning": asdict(tune),
-        "sampling": asdict(sample),
+    base_model = {
+        "model": relative_to(base.model, output),
+        "revision": base.revision,
+        "image_encoder": base.image_encoder and relative_to(base.image_encoder, output),
+        "dtype": base.dtype,
     }
+    return ReleaseIndex(
+        name=name,
+        version=version,
+        base=base_model,
+        conditioning=conditioning,
+        tuning=tune,
+        sampling=sample,
+        resolution=resolution,
+    )
 
 
-def write_index(folder: Path, *, index: dict[str, Any], encoder_config: dict[str, Any]) -> None:
+def write_index(folder: Path, *, index: ReleaseIndex, encoder_config: dict[str, Any]) -> None:
     """Write the index and the configurations of the domain encoder and the weight offsets."""
     _write_json(folder / ENCODER / CONFIG, encoder_config)
-    _write_json(folder / OFFSETS / CONFIG, {"form": "collapsed", "rank": 3, "applied_to": ["to_q", "to_k", "to_v"]})
-    _write_json(folder / INDEX, index)
+    _write_json(folder / OFFSETS / CONFIG, OFFSETS_CONFIG)
+    index.save(folder)
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

@@ -1,16 +1,16 @@
 """Write the release folder of a checkpoint atomically, and recognize one that was written before."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from data_prep.storage.atomic import atomic_dir, sha256_file
 from encoder.backbone.backbone import Backbone
+from encoder.errors import ModelError
 from encoder.model.domain_encoder import DomainEncoderConfig
-from encoder.releases.release import ENCODER, INDEX, OFFSETS, WEIGHTS, Release
+from encoder.releases.index import ReleaseIndex, read_index
+from encoder.releases.release import ENCODER, OFFSETS, WEIGHTS, Release
 from pipelines.config.recipe import Recipe
 from pipelines.pretraining.checkpoints import format as saved_state
 from pipelines.pretraining.checkpoints.format import load_metadata, weights_dir
@@ -39,18 +39,17 @@ def write_release(recipe: Recipe, checkpoint: Path, output: Path, version: str, 
 def is_same_release(output: Path, recipe: Recipe, checkpoint: Path, version: str) -> bool:
     """Return whether ``output`` already is the release that ``write_release`` would write."""
     try:
-        index = json.loads((output / INDEX).read_text())
+        index = ReleaseIndex.from_dict(output, read_index(output))
         actual = {part: sha256_file(output / part / WEIGHTS) for part in RELEASE_FILES}
-    except (OSError, ValueError):
+    except (OSError, ModelError):
         return False
     expected = {part: sha256_file(weights_dir(checkpoint) / file) for part, file in RELEASE_FILES.items()}
-    return bool(index == _json_round_trip(_release_index(recipe, checkpoint, output, version))) and actual == expected
+    return actual == expected and index == _release_index(recipe, checkpoint, output, version)
 
 
-def _release_index(recipe: Recipe, checkpoint: Path, output: Path, version: str) -> dict[str, Any]:
-    revision = (
-        load_metadata(checkpoint)["base"]["revision"] or None
-    )  # the one that was trained on, whatever main is now
+def _release_index(recipe: Recipe, checkpoint: Path, output: Path, version: str) -> ReleaseIndex:
+    # Record the revision that was trained on, even if the base model has been updated on the hub since.
+    revision = load_metadata(checkpoint)["base"]["revision"] or None
     return build_index(
         recipe.name,
         version,
@@ -61,7 +60,3 @@ def _release_index(recipe: Recipe, checkpoint: Path, output: Path, version: str)
         tune=recipe.tune,
         sample=recipe.sample,
     )
-
-
-def _json_round_trip(data: dict[str, Any]) -> Any:  # noqa: ANN401 - as JSON gives it back
-    return json.loads(json.dumps(data))

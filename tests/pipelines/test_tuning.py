@@ -14,7 +14,8 @@ from e4t import ConfigError
 from encoder.concepts.concept import Concept
 from encoder.concepts.concept_tokens import LearnedToken
 from encoder.errors import ModelError
-from encoder.releases.release import INDEX, Release
+from encoder.releases.index import INDEX
+from encoder.releases.release import Release
 from pipelines import tuning
 from pipelines.tuning import ImageFile, TuneRequest, split_per_image
 from tests.bases import SHIPPED

@@ -18,7 +18,8 @@ from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 from encoder.releases import download
 from encoder.releases.download import release_folder
-from encoder.releases.release import INDEX, REQUIRED_FILES, Release
+from encoder.releases.index import INDEX
+from encoder.releases.release import REQUIRED_FILES, Release
 from tests.bases import SHIPPED
 from tests.hub_server import TOKEN, Files, Hub, files_in
 

@@ -10,7 +10,8 @@ import pytest
 
 from encoder.config import ConditioningConfig, SampleConfig, TuneConfig
 from encoder.errors import ModelError
-from encoder.releases.release import FORMAT_VERSION, INDEX, Release, upgrade_index
+from encoder.releases.index import FORMAT_VERSION, INDEX, upgrade_index
+from encoder.releases.release import Release
 from tests.bases import SHIPPED
 
 FACES = SHIPPED.with_name("faces")

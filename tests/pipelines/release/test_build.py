@@ -15,7 +15,8 @@ from encoder.errors import ModelError
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.weight_offsets import load_offsets
 from encoder.pipeline import E4TPipeline
-from encoder.releases.release import FORMAT_VERSION, INDEX, Release
+from encoder.releases.index import FORMAT_VERSION, INDEX
+from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.state import TrainingState
@@ -168,6 +169,18 @@ def test_building_the_same_release_again_returns_the_existing_one(recipe: Recipe
     card_mtime = (first.folder / "README.md").stat().st_mtime_ns
     assert build_release(recipe, tmp_path / "release") == first
     assert (first.folder / "README.md").stat().st_mtime_ns == card_mtime
+
+
+def test_a_release_with_an_index_of_version_1_is_recognized(recipe: Recipe, run: Run, tmp_path: Path) -> None:
+    path = build_release(recipe, tmp_path / "release").folder / INDEX
+    index = json.loads(path.read_text()) | {"format_version": 1}
+    index["base"]["clip"] = index["base"].pop("image_encoder")
+    index["conditioning"]["residual_scale"] = index["conditioning"].pop("embedding_scale")
+    index["tuning"]["regulariser"] = index["tuning"].pop("regularization_weight")
+    index["sampling"]["guidance"] = index["sampling"].pop("guidance_scale")
+    path.write_text(json.dumps(index))
+    assert build_release(recipe, tmp_path / "release").recorded_settings[1] == index["tuning"]
+    assert json.loads(path.read_text()) == index, "the existing release is not rewritten"
 
 
 def test_an_existing_release_with_other_weights_is_not_overwritten(

@@ -10,7 +10,8 @@ from huggingface_hub import constants
 from e4t import ConfigError
 from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
-from encoder.releases.release import INDEX, Release
+from encoder.releases.index import INDEX
+from encoder.releases.release import Release
 from pipelines.errors import RunError
 from pipelines.release.hub_push import push
 from tests.bases import SHIPPED
