@@ -38,7 +38,8 @@ def missing_requirement() -> str:
     if os.geteuid() != 0:
         return "several hosts need root, for network namespaces"
     probe = f"e4tp{secrets.token_hex(3)}"
-    result = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    command = ["ip", "netns", "add", probe]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if result.returncode:
         return f"cannot create network namespaces: {result.stderr.strip()}"
     _ip("netns", "del", probe)
@@ -190,6 +191,6 @@ def _parent(pid: int) -> int:
 
 def _ip(*arguments: str) -> None:
     try:
-        subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)  # noqa: S603, S607 - our own command
+        subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)  # noqa: S603, S607
     except subprocess.CalledProcessError as error:
         raise OSError(f"ip {' '.join(arguments)}: {error.stderr.strip()}") from error

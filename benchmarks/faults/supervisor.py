@@ -20,9 +20,9 @@ class JobError(RuntimeError):
 
 
 class Supervisor:
-    """Run ``command`` on every host until it exits with code 0 on one of them. A context manager, which ends all of them.
+    """Context manager that runs ``command`` on every host until it exits with code 0 on one of them.
 
-    Raises JobError after ``max_starts`` starts, counted over all hosts.
+    On exit the processes of all hosts are killed.     Raises JobError after ``max_starts`` starts, counted over all hosts.
     """
 
     def __init__(self, hosts: Sequence[Host], command: Sequence[str], log: Path, max_starts: int) -> None:
@@ -102,7 +102,7 @@ class Supervisor:
         self._running[host.name] = host.start(self.command, self.log, ENVIRONMENT)
 
     def _stop_other_hosts(self, first: Host) -> None:
-        """Wait for the other hosts; a failure there is ignored, since ranks may fail when another one finishes first."""
+        """Wait for the other hosts. Failures there are ignored: ranks may fail when another one finishes first."""
         end = time.monotonic() + GRACE
         for host in self.hosts:
             process = self._running.get(host.name)

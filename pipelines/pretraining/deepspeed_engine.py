@@ -97,12 +97,12 @@ def build_engine(
         ) from error
     if not isinstance(engine, DeepSpeedEngine):
         raise RunError(
-            f"Accelerate created a {type(engine).__name__} instead of a DeepSpeedEngine; unset the ACCELERATE_* environment "
-            "variables that turn DeepSpeed off"
+            f"Accelerate created a {type(engine).__name__} instead of a DeepSpeedEngine; unset the ACCELERATE_* "
+            "environment variables that turn DeepSpeed off"
         )
     optimizer.init_state()
     if config.zero_stage in (1, 2):
-        # These stages step one group after the other. Stage 0 steps all groups at once, and stage 3 checks all gradients
-        # itself. The engine's public attribute still holds the norm of the step before.
+        # These stages step one group after the other. Stage 0 steps all groups at once, and stage 3 checks all
+        # gradients itself. The engine's public attribute still holds the norm of the step before.
         optimizer.global_norm = lambda: engine.optimizer._global_grad_norm
     return engine, optimizer

@@ -77,7 +77,7 @@ class SkipStepAdamW(torch.optim.AdamW):
     def _update_ema(self, skipped: Tensor) -> None:
         """Move the averages towards the weights, unless ``skipped`` is 1.
 
-        The decay grows as (1 + step) / (10 + step) up to ``ema_decay``, so that short runs forget their initial weights.
+        The decay grows as (1 + step) / (10 + step) up to ``ema_decay``, so that short runs forget the initial weights.
         """
         for group in self.param_groups:
             for parameter in group["params"]:

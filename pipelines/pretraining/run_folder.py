@@ -90,8 +90,8 @@ class Run:
         previous = flatten(yaml.safe_load(path.read_text()))
         if _ADDED_IN_THIS_VERSION not in previous:
             raise ConfigError(
-                f"{self.folder} holds a run of an earlier version of e4t ({path.name} has no {_ADDED_IN_THIS_VERSION}); "
-                "give the new run another name, or delete the folder"
+                f"{self.folder} holds a run of an earlier version of e4t ({path.name} has no "
+                f"{_ADDED_IN_THIS_VERSION}); give the new run another name, or delete the folder"
             )
         changed = differences(previous, flatten(recipe.to_dict()))
         mutable: tuple[str, ...] = MUTABLE_SETTINGS

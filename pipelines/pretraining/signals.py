@@ -57,6 +57,7 @@ def _signal_number(name: str) -> int:
     number = signal.Signals.__members__.get(name)
     if number in (None, signal.SIGKILL, signal.SIGSTOP):
         raise ConfigError(
-            f"pretrain.stop_signal is {name!r}, which is not a signal that a process can handle; use SIGUSR2, for example"
+            f"pretrain.stop_signal is {name!r}, which is not a signal that a process can handle; use SIGUSR2, for "
+            "example"
         )
     return int(number)

@@ -70,7 +70,7 @@ class StepMonitor:
         *,
         num_skipped: int = 0,
     ) -> None:
-        """Call ``on_result`` for every step. ``num_skipped`` counts the skipped steps of earlier attempts of the run."""
+        """Call ``on_result`` for every step. ``num_skipped`` counts skipped steps of earlier attempts of the run."""
         self.max_consecutive_skips, self.loss_spike_factor = max_consecutive_skips, loss_spike_factor
         self.on_result, self.num_skipped, self._consecutive_skips = on_result, num_skipped, 0
         self._recent_losses: deque[float] = deque(maxlen=WINDOW)
@@ -105,8 +105,8 @@ class StepMonitor:
         self._consecutive_skips += 1
         if self._consecutive_skips >= self.max_consecutive_skips:
             raise RunError(
-                f"{self._consecutive_skips} steps in a row, up to step {step.number}, had a non-finite loss or gradient "
-                "and were skipped; lower pretrain.learning_rate, or check the images named in logs/rank_*.log"
+                f"{self._consecutive_skips} steps in a row, up to step {step.number}, had a non-finite loss or "
+                "gradient and were skipped; lower pretrain.learning_rate, or check the images named in logs/rank_*.log"
             )
 
     def _is_spike(self, loss: float) -> bool:

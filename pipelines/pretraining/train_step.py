@@ -78,11 +78,12 @@ class TrainStep:
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-            micro_batch_size, _ = self.recipe.pretrain.micro_batch_split(self.engine.world_size)
+            config, resolution = self.recipe.pretrain, self.recipe.data.resolution
+            micro_batch_size, _ = config.micro_batch_split(self.engine.world_size)
             raise ConfigError(
-                f"out of memory with a micro-batch of {micro_batch_size} images at {self.recipe.data.resolution} pixels; "
-                f"lower pretrain.micro_batch_size (the global batch stays {self.recipe.pretrain.global_batch_size}), or "
-                "set pretrain.gradient_checkpointing, pretrain.offload_optimizer, or base.dtype: bfloat16"
+                f"out of memory with a micro-batch of {micro_batch_size} images at {resolution} pixels; "
+                f"lower pretrain.micro_batch_size (the global batch stays {config.global_batch_size}), or set "
+                "pretrain.gradient_checkpointing, pretrain.offload_optimizer, or base.dtype: bfloat16"
             ) from error
 
     def metrics(self) -> dict[str, float]:

@@ -17,7 +17,7 @@ PEER_EXIT_GRACE_SECONDS = 15.0
 
 
 def is_distributed_worker() -> bool:
-    """Return whether a launcher (torchrun, srun, Kubernetes or ``launch``) started this process as one of several ranks."""
+    """Return whether a launcher (torchrun, srun, Kubernetes or ``launch``) started this process as a rank."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
@@ -54,7 +54,9 @@ def launch(arguments: Sequence[str], nproc: int) -> int:
     command = [sys.executable, "-m", "e4t", *arguments]
     first_rank = node_rank() * nproc
     ranks = [
-        subprocess.Popen(command, env=environment | {"RANK": str(first_rank + rank), "LOCAL_RANK": str(rank)})  # noqa: S603 - our own command
+        subprocess.Popen(  # noqa: S603 - our own command
+            command, env=environment | {"RANK": str(first_rank + rank), "LOCAL_RANK": str(rank)}
+        )
         for rank in range(nproc)
     ]
     previous = {
@@ -77,7 +79,7 @@ def _rendezvous_env() -> dict[str, str]:
         return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port or str(free_port())}
     if not (address and port):
         raise ConfigError(
-            f"NNODES is {num_nodes()}; set MASTER_ADDR and MASTER_PORT as well, to an address and port of the first node"
+            f"NNODES is {num_nodes()}; set MASTER_ADDR and MASTER_PORT as well, to those of the first node"
         )
     return {"MASTER_ADDR": address, "MASTER_PORT": port}
 

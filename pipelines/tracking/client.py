@@ -67,5 +67,5 @@ def get_or_create_experiment(client: "MlflowClient", runs: Path | str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error message, at most 200 characters, without the password that MLflow's URLs hold."""
+    """Return the first line of an error message, at most 200 characters, without passwords in URLs."""
     return redact(str(error).split("\n")[0])[:200]

@@ -16,7 +16,10 @@ PACKAGES = ("torch", "deepspeed", "accelerate", "diffusers", "transformers", "ml
 
 @cache
 def code_revision() -> str:
-    """Return the git revision of the code, with ``-changed`` if tracked files are modified; ``unknown`` if not a checkout."""
+    """Return the git revision of the code, with ``-changed`` appended if tracked files are modified.
+
+    Outside a checkout it is ``unknown``.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():  # installed; a checkout in a parent folder is of another project
         return "unknown"
@@ -38,7 +41,8 @@ def code_diff() -> str:
 
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - our own command
+    result = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own command
+    return result.stdout.strip()
 
 
 def environment() -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Tracker:
         self._enqueue("metrics", [[key, float(value), int(time.time() * 1000), step] for key, value in values.items()])
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Log the dataset that the run reads or creates, by the digest of its manifest. Lineage is traced by this digest."""
+        """Log the dataset that the run reads or creates. Lineage is traced by ``digest``, that of its manifest."""
         self._enqueue("dataset", {"name": name, "digest": digest, "source": source, "context": context})
 
     def log_artifact(self, path: Path, artifact_folder: str = "") -> None:
