@@ -7,6 +7,7 @@ from PIL import Image
 
 from encoder.concepts.concept import Concept
 from encoder.images import open_image
+from encoder.model.sampling import seeded_generators
 from pipelines.app.backend import TuningBackend
 from pipelines.app.session import MAX_WAITING, PageUpdate, Session
 from tests.pipelines.app.served import RELEASE
@@ -70,13 +71,20 @@ def test_the_second_visitor_waits_and_continues_when_the_first_leaves(session: S
 
 
 def test_leaving_while_tuning_restores_the_release(session: Session, backend: TuningBackend, image: Path) -> None:
-    before = backend.pipeline_for(FACES)("a portrait of a person", num_inference_steps=2)[0].tobytes()
+    before = backend.pipeline_for(FACES)(
+        "a portrait of a person", num_inference_steps=2, generator=seeded_generators(0, 1)
+    )[0].tobytes()
     tuning = session.tune("me", FACES, str(image), 5)
     for update in tuning:
         if "Step 2" in (update.tuning_status or ""):
             break
     tuning.close()
-    assert backend.pipeline_for(FACES)("a portrait of a person", num_inference_steps=2)[0].tobytes() == before
+    assert (
+        backend.pipeline_for(FACES)("a portrait of a person", num_inference_steps=2, generator=seeded_generators(0, 1))[
+            0
+        ].tobytes()
+        == before
+    )
 
 
 def test_stopping_while_waiting_leaves_the_queue(session: Session, image: Path) -> None:
