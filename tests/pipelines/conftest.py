@@ -87,11 +87,12 @@ def recipe(small_recipe: dict[str, Any], tmp_path: Path) -> Path:
 def e4t(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command and return its exit code, output and errors.
 
-    Pretraining runs in processes that are forked from a warm one (``tests.warm_process``), everything else in this process.
+    Commands that start ranks run in processes that are forked from a warm one (``tests.warm_process``), others in this
+    process.
     """
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
-        if arguments[0] == "pretrain" and not torch.cuda.is_available():  # CUDA does not survive a fork
+        if arguments[0] in ("pretrain", "cache") and not torch.cuda.is_available():  # CUDA does not survive a fork
             return run_command(*arguments)
         capfd.readouterr()  # drop the output of fixtures
         code = main([str(argument) for argument in arguments])

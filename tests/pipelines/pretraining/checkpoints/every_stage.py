@@ -1,11 +1,5 @@
-"""Run one rank that builds an engine of every ZeRO stage in turn, and writes a JSON report about its state.
+"""Build an engine of every ZeRO stage in turn in each rank, and report what becomes of its training state."""
 
-python every_stage.py OUTPUT REFERENCE    (with torchrun's variables; REFERENCE holds two states of a single process)
-"""
-
-import json
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,7 +132,6 @@ def report(config: PretrainConfig, reference: Path) -> dict[str, object]:
     }
 
 
-if __name__ == "__main__":
-    reports = [report(config, Path(sys.argv[2])) for config in configurations()]
-    if os.environ["RANK"] == "0":
-        Path(sys.argv[1]).write_text(json.dumps(reports))
+def report_every_stage(reference: Path) -> list[dict[str, object]]:
+    """Return a report for each configuration; ``reference`` begins the names of files with the state of a single process."""
+    return [report(config, reference) for config in configurations()]

@@ -1,47 +1,23 @@
 """The training state is the same for engines of every ZeRO stage on one, two and three ranks."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.pipelines.pretraining.checkpoints.every_stage import report_every_stage
+from tests.warm_process import run_ranks
+
 pytestmark = [pytest.mark.distributed]
-ROOT = Path(__file__).parents[4]
 WORLDS = (1, 2, 3)
 CASES = 14
 """Four ZeRO stages, three of them also with an offloaded optimizer, in fp32 and bf16."""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """What every_stage.py says, by number of ranks."""
-    folder, found = tmp_path_factory.mktemp("stages"), {}
-    for world in WORLDS:
-        shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        shared |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(Path(__file__).with_name("every_stage.py"))]
-        ranks = [
-            subprocess.Popen(  # noqa: S603 - our own command
-                [*command, str(folder / f"{world}.json"), str(folder / "reference")],
-                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.DEVNULL,
-            )
-            for rank in range(world)
-        ]
-        assert [rank.wait() for rank in ranks] == [0] * world
-        found[world] = json.loads((folder / f"{world}.json").read_text())
-    return found
+    """Return rank 0's reports by number of ranks; a single process comes first, and the others compare with its state."""
+    folder = tmp_path_factory.mktemp("stages")
+    return {world: run_ranks(report_every_stage, world, folder / "reference")[0] for world in WORLDS}
 
 
 def each(reports: dict[int, list[dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:

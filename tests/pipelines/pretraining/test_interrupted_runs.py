@@ -1,0 +1,52 @@
+"""Runs that are stopped by a signal, killed, hung or out of time end as a scheduler expects and continue exactly."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.pretraining.runs import E4T, LAST, BackgroundRun, same
+
+pytestmark = pytest.mark.distributed
+
+
+def test_a_signal_to_one_rank_stops_all_which_save_and_go_on_to_the_same_bits(recipe: Path, finished: Path) -> None:
+    started = BackgroundRun(recipe).after_step(1)
+    os.kill(started.ranks()[1], signal.SIGUSR2)
+    code, out, err = started.end()
+    assert (code, "(SIGUSR2)" in out) == (75, True), err
+    code, out, err = BackgroundRun(recipe).end()
+    assert code == 0, err
+    assert "resuming" in out
+    assert same(started.run / LAST, finished / "small" / LAST)
+
+
+def test_a_run_whose_rank_is_killed_goes_on_to_the_same_bits(recipe: Path, finished: Path) -> None:
+    started = BackgroundRun(recipe, real=True).after_step(3)
+    os.kill(started.ranks()[1], signal.SIGKILL)
+    code, _, err = started.end()
+    assert code == 1
+    assert "killed by SIGKILL" in err
+    assert "Traceback" not in err
+    code, _, err = BackgroundRun(recipe).end()  # the real run continues in forked ranks
+    assert code == 0, err
+    assert same(started.run / LAST, finished / "small" / LAST)
+
+
+def test_a_rank_that_waits_for_ever_ends_and_leaves_its_stack(recipe: Path) -> None:
+    endless = ("--pretrain.max_steps", "1000", "--pretrain.checkpoint_every", "1000", "--pretrain.eval_every", "1000")
+    started = BackgroundRun(recipe, "--pretrain.step_timeout_seconds", "20", *endless).after_step(2)
+    frozen = started.ranks()[1]
+    os.kill(frozen, signal.SIGSTOP)
+    code, _, err = started.end()
+    assert code == 1
+    assert "e4t: rank 0 hung for 20 s" in err
+    assert "pipelines/pretraining/trainer.py" in (started.run / "logs" / "rank_0.stacks").read_text()
+    assert not Path(f"/proc/{frozen}").exists()
+
+
+def test_a_run_stops_when_its_time_is_up(e4t: E4T, recipe: Path) -> None:
+    code, out, _ = e4t("pretrain", "--recipe", recipe, "--nproc", "1", "--max-minutes", "0.001")
+    assert code == 75
+    assert "stopped at step 1 (time limit reached)" in out

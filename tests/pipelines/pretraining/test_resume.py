@@ -1,0 +1,46 @@
+"""Continuing runs: where they go on, and which changes are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.pretraining.runs import E4T, LAST, lines
+
+pytestmark = pytest.mark.distributed
+
+
+def test_a_run_is_taken_up_at_its_newest_whole_checkpoint(e4t: E4T, recipe: Path, run: Path) -> None:
+    (run / "checkpoints" / "step_00000099").mkdir()  # begun, never finished
+    code, out, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", "--pretrain.max_steps", "6")
+    assert code == 0, err
+    assert "at step 4" in out
+    assert [line["step"] for line in lines(run / "metrics.jsonl") if "images_per_second" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_is_left_as_it_is(e4t: E4T, recipe: Path, run: Path) -> None:
+    before = (run / LAST / "COMPLETE").read_text()
+    code, out, err = e4t("pretrain", "--recipe", recipe, "--nproc", "1")
+    assert code == 0, err
+    assert "step 4/4" not in out
+    assert (run / LAST / "COMPLETE").read_text() == before
+
+
+def test_a_run_of_another_recipe_is_refused_with_the_difference(e4t: E4T, recipe: Path, run: Path) -> None:
+    code, _, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", "--pretrain.learning_rate", "0.5")
+    assert code == 78
+    assert "pretrain.learning_rate: 0.001 there, 0.5 now" in err
+
+
+def test_other_shards_are_refused_unless_told(e4t: E4T, recipe: Path, run: Path) -> None:
+    state = json.loads((run / LAST / "state.json").read_text())
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "state.json").write_text(json.dumps(state | {"data": state["data"] | {"dataset": "0" * 64}}))
+        (checkpoint / "COMPLETE").write_text("{}")
+    longer = ("pretrain", "--recipe", recipe, "--nproc", "1", "--pretrain.max_steps", "5")
+    code, _, err = e4t(*longer)
+    assert code == 78
+    assert f"other data (set: {'0' * 64} there" in err
+    code, out, err = e4t(*longer, "--allow-config-change")
+    assert code == 0, err
+    assert "step 5/5" in out

@@ -1,0 +1,52 @@
+"""Every option of training that changes the engine or the model trains, in one process each."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.pretraining.runs import E4T, LAST, engine_of, lines
+
+pytestmark = pytest.mark.distributed
+
+OPTIONS = {
+    "fp32": ["--pretrain.precision", "fp32"],
+    "all activations kept, deterministic": [
+        "--pretrain.gradient_checkpointing", "false", "--pretrain.deterministic", "true",
+    ],
+    "offloaded optimizer": ["--pretrain.offload_optimizer", "true"],
+    "direct offsets": ["--pretrain.offset_type", "low_rank"],
+    "no offsets, no maps": ["--pretrain.offset_type", "none", "--pretrain.encoder_inputs", "no_unet_features"],
+    "averaged weights": ["--pretrain.ema_decay", "0.9"],
+    "compiled": ["--pretrain.compile", "true", "--pretrain.gradient_checkpointing", "false"],
+    "profiled": ["--profile", "--pretrain.max_steps", "5"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_what_a_recipe_may_ask_for_trains_the_same_model(
+    e4t: E4T, recipe: Path, finished: Path, tmp_path: Path, options: list[str]
+) -> None:
+    code, _, err = e4t("pretrain", "--recipe", recipe, *options)
+    assert code == 0, err
+    run = tmp_path / "runs" / "small"
+    engine = engine_of(run)
+    assert (engine["engine"], engine["offload"], engine["bf16"]) == (
+        "DeepSpeedEngine",
+        "--pretrain.offload_optimizer" in options,
+        "--pretrain.precision" not in options,
+    )
+    first, expected = (
+        next(line["loss"] for line in lines(folder / "metrics.jsonl") if "loss" in line)
+        for folder in (run, finished / "small")
+    )
+    assert first == pytest.approx(expected, rel=0.01)
+    assert (run / LAST / "averaged").exists() == ("--pretrain.ema_decay" in options)
+    assert (run / "profile" / "rank_0.json.gz").exists() == ("--profile" in options)
+
+
+def test_half_precision_with_a_loss_scale(e4t: E4T, recipe: Path, tmp_path: Path) -> None:
+    code, _, err = e4t("pretrain", "--recipe", recipe, "--pretrain.precision", "fp16")
+    if code == 78 and "this device cannot do pretrain.precision fp16" in err:
+        pytest.skip("DeepSpeed finds no fp16 arithmetic on this device")
+    assert code == 0, err
+    assert engine_of(tmp_path / "runs" / "small")["fp16"]
