@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from data_prep.config import PrepareConfig
+from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.synthetic.faces import FacesConfig, generate_faces
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from pipelines.config.evaluation import RELEASE, CompareConfig, EvaluateConfig, System
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe
+from tests.shared import build_once, copy_mlflow_database
 
 ROOT = Path(__file__).parents[3]
 SYSTEMS = (
@@ -26,19 +28,27 @@ SYSTEMS = (
 
 
 @pytest.fixture(scope="session")
-def album(tmp_path_factory: pytest.TempPathFactory) -> PrepareConfig:
-    folder = tmp_path_factory.mktemp("album")
-    generate_faces(FacesConfig(output=str(folder / "faces"), num_identities=60, images_per_identity=4))
-    config = PrepareConfig(
+def album(_shared_folder: None) -> PrepareConfig:
+    """Configuration of a prepared dataset of 60 people with four images each; shared by all workers."""
+
+    def build(folder: Path) -> None:
+        faces = FacesConfig(output=str(folder / "faces"), num_identities=60, images_per_identity=4)
+        generate_faces(faces, workers=1)
+        prepare(_album_config(folder), LocalExecutor(workers=1))
+
+    return _album_config(build_once("album", build))
+
+
+def _album_config(folder: Path) -> PrepareConfig:
+    return PrepareConfig(
         source=str(folder / "faces"), output=str(folder / "shards"), domain="person",
         resolution=64, format="png", shard_samples=20,
     )  # fmt: skip
-    prepare(config)
-    return config
 
 
 @pytest.fixture
 def recipe(album: PrepareConfig, tmp_path: Path) -> Recipe:
+    copy_mlflow_database(tmp_path / "runs")
     return Recipe(
         name="album",
         runs=str(tmp_path / "runs"),

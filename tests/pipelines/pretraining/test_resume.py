@@ -29,7 +29,7 @@ def test_a_finished_run_is_left_as_it_is(e4t: E4T, recipe: Path, run: Path) -> N
 def test_a_run_of_another_recipe_is_refused_with_the_difference(e4t: E4T, recipe: Path, run: Path) -> None:
     code, _, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", "--pretrain.learning_rate", "0.5")
     assert code == 78
-    assert "pretrain.learning_rate: 0.001 there, 0.5 now" in err
+    assert "pretrain.learning_rate: 0.001 before, 0.5 now" in err
 
 
 def test_other_shards_are_refused_unless_told(e4t: E4T, recipe: Path, run: Path) -> None:
@@ -40,7 +40,7 @@ def test_other_shards_are_refused_unless_told(e4t: E4T, recipe: Path, run: Path)
     longer = ("pretrain", "--recipe", recipe, "--nproc", "1", "--pretrain.max_steps", "5")
     code, _, err = e4t(*longer)
     assert code == 78
-    assert f"other data (set: {'0' * 64} there" in err
+    assert f"other data (dataset: {'0' * 64} in the checkpoint" in err
     code, out, err = e4t(*longer, "--allow-config-change")
     assert code == 0, err
     assert "step 5/5" in out

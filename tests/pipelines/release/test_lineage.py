@@ -24,6 +24,8 @@ from pipelines.tracking.client import connect
 from tests.bases import SHIPPED
 from tests.mkshing import write_checkpoint
 from tests.pipelines.mlflow_server import free_port
+from tests.shared import copy_mlflow_database
+from tests.warm_process import run_command
 
 E4T = Callable[..., tuple[int, str, str]]
 pytestmark = [pytest.mark.timeout(900)]
@@ -77,7 +79,11 @@ def chain(small_recipe: dict[str, Any], shards: Path, tmp_path_factory: pytest.T
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         patch.setenv("E4T_CACHE", str(folder / "cache"))
-        for stage, *words in (["prepare"], ["pretrain"], ["evaluate"], ["release", "--allow-dirty"]):
+        copy_mlflow_database(folder / "runs")
+        assert main(["prepare", "--recipe", str(recipe)]) == 0
+        result = run_command("pretrain", "--recipe", recipe)
+        assert result.code == 0, result
+        for stage, *words in (["evaluate"], ["release", "--allow-dirty"]):
             assert main([stage, "--recipe", str(recipe), *words]) == 0
         assert main(["promote", "small", "1", "--alias", "champion", "--runs", str(folder / "runs")]) == 0
         yield Chain(folder)
