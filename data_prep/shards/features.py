@@ -28,8 +28,6 @@ _VERSION_1_FINGERPRINT_KEYS = {"autoencoder": "vae", "picture tower": "image_enc
 """Fingerprint keys that version 1 wrote and what they are called since version 2."""
 Compute = Callable[[Tensor], dict[str, Tensor]]
 """Maps images (B, 3, H, W), float32 in [-1, 1], to tensors (B, ...) by name."""
-NUM_FLIPS = 2
-"""Features of every image and its mirror image are stored: tensors have the shape (rows, 2, ...)."""
 
 
 def write_features(
@@ -165,6 +163,7 @@ class FeatureReader:
 
 
 def _compute_shard(reader: ShardReader, shard: int, compute: Compute, batch_size: int) -> dict[str, Tensor]:
+    """Return the features of a shard, each (rows, 2, ...): of every image and of its mirror image."""
     parts: list[dict[str, Tensor]] = []
     for start in range(0, reader.counts[shard], batch_size):
         rows = range(start, min(start + batch_size, reader.counts[shard]))

@@ -16,6 +16,7 @@ from braceexpand import braceexpand
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import DataError
 from data_prep.records import Record, Reject, Scalar
+from data_prep.shards.manifest import MANIFEST_NAME
 from data_prep.sources.archive_files import ArchiveFile, find_archives, with_unique_prefixes
 from data_prep.sources.archive_reader import ArchiveReader
 from data_prep.sources.columns import non_empty, parse_scalar, scalars, to_scalar
@@ -69,10 +70,6 @@ class Sample:
         nested = metadata.get("columns")
         class_column = {} if self.class_label is None else {"cls": self.class_label}
         return scalars(metadata, exclude) | (scalars(nested) if isinstance(nested, dict) else {}) | class_column
-
-
-MANIFEST_NAME = "manifest.json"
-"""As in data_prep.shards.manifest, which imports fsspec; detecting a local folder must not."""
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,11 @@ from typing import Any, Self
 from torch import Tensor
 
 from data_prep.config import DataLoaderConfig
-from data_prep.hashing import sha256_json
 from data_prep.shards.features import FeatureReader
-from data_prep.shards.reader import Sample, ShardReader, to_float
 from data_prep.stream.loader import Loader, PendingBatch
 from data_prep.stream.sample_sequence import SampleSequence
 from e4t import ConfigError
 
-__all__ = ["Batch", "Sample", "ShardReader", "ShardStream", "to_float"]
 log = logging.getLogger(__name__)
 
 
@@ -94,11 +91,6 @@ class ShardStream(Iterator[Batch]):
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the order apart from the seed, as flat plain data; checkpoints store it."""
         return self.sequence.fingerprint()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of ``fingerprint``."""
-        return sha256_json(self.fingerprint())
 
     def __next__(self) -> Batch:
         """Return the next batch. Closes and raises DataError if a sample cannot be read and may not be skipped."""

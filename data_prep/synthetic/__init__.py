@@ -1,1 +1,1 @@
-"""Data for demonstrations: drawn faces and emoji."""
+"""Synthetic datasets for the demos: faces and emoji."""

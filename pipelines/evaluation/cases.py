@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_prep.stream.stream import Sample, ShardReader
+from data_prep.shards.reader import Sample, ShardReader
 from e4t import ConfigError
 from encoder.config import PLACEHOLDER
 from encoder.model.conditioning import caption_prompt

@@ -7,7 +7,8 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_prep.stream.stream import Batch, to_float
+from data_prep.shards.reader import to_float
+from data_prep.stream.stream import Batch
 from e4t import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.model.conditioning import Conditioning

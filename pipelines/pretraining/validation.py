@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from PIL import Image
 
-from data_prep.stream.stream import Sample, ShardReader
+from data_prep.shards.reader import Sample, ShardReader
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import Concept
 from encoder.concepts.concept_tokens import EncodedToken

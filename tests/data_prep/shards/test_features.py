@@ -10,8 +10,8 @@ from torch import Tensor
 from data_prep.config import DataLoaderConfig
 from data_prep.errors import DataError
 from data_prep.shards.features import FeatureReader, verify_features, write_features
-from data_prep.shards.reader import ShardReader
-from data_prep.stream.stream import ShardStream, to_float
+from data_prep.shards.reader import ShardReader, to_float
+from data_prep.stream.stream import ShardStream
 from e4t import ConfigError
 
 FINGERPRINT = {"model": "a", "dtype": "float32"}

@@ -16,9 +16,10 @@ from PIL import Image
 from data_prep.config import DataLoaderConfig
 from data_prep.errors import DataError
 from data_prep.shards.manifest import Manifest
+from data_prep.shards.reader import ShardReader
 from data_prep.shards.shard_index import ShardIndex
 from data_prep.storage.store import Store
-from data_prep.stream.stream import Batch, ShardReader, ShardStream
+from data_prep.stream.stream import Batch, ShardStream
 
 MakeLoaderConfig = Callable[..., DataLoaderConfig]
 SHARD = "train/train-000002.tar"

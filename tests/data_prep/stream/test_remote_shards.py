@@ -16,7 +16,8 @@ from data_prep.config import DataLoaderConfig
 from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.features import FeatureReader, write_features
 from data_prep.shards.manifest import Manifest
-from data_prep.stream.stream import Batch, ShardReader, ShardStream
+from data_prep.shards.reader import ShardReader
+from data_prep.stream.stream import Batch, ShardStream
 from e4t import ConfigError
 from tests.data_prep.flaky_server import FlakyServer, flaky_server
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from data_prep.config import DataLoaderConfig
 from data_prep.errors import DataError
-from data_prep.stream.stream import Batch, ShardReader, ShardStream, to_float
+from data_prep.shards.reader import ShardReader, to_float
+from data_prep.stream.stream import Batch, ShardStream
 from e4t import ConfigError
 
 QUICK = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, prefetch=1)
