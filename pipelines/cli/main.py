@@ -56,16 +56,20 @@ def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in HELP_OPTIONS:
         sys.stdout.write(overview())
         return EXIT_OK
+    command, parsed = parse_command_line(arguments)
+    return command.run(parsed, arguments) or EXIT_OK
+
+
+def parse_command_line(arguments: list[str]) -> tuple[Command, Namespace]:
+    """Parse the words after ``e4t``, up to ``--``, and return the command with its options.
+
+    Raises ConfigError or jsonargparse's ArgumentError, and exits after printing a help text.
+    """
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
     check_command_names(words)
     names, command = find_command(words)
     if not names:
         raise ConfigError(f"unknown command {words[0]!r}; `e4t --help` lists the commands")
-    parsed = _parse(words, names, command)
-    return command.run(parsed, arguments) or EXIT_OK
-
-
-def _parse(words: list[str], names: list[str], command: Command) -> Namespace:
     if any(word in HELP_OPTIONS for word in words):
         read_field_docs()
         parsed: Any = _build_parser(words, show_all="--help-all" in words).parse_args([*names, "--help"])
@@ -78,7 +82,7 @@ def _parse(words: list[str], names: list[str], command: Command) -> Namespace:
     for name in names:
         parsed = parsed[name]
     assert isinstance(parsed, Namespace)  # noqa: S101 - narrows the type for mypy
-    return parsed
+    return command, parsed
 
 
 def _build_parser(words: list[str], *, show_all: bool = False) -> CommandParser:

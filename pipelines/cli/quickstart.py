@@ -15,22 +15,26 @@ FACES_CONFIG = FacesConfig(num_identities=3200, images_per_identity=4)
 """Faces of the quickstart. The split follows from the identity alone, so the base has not seen held-out people either."""
 
 
-def quickstart(recipe: Recipe, *, nproc: int) -> int:
-    """Run every stage, skipping what an earlier run has finished. Return the first exit code that is not 0."""
-    started = time.monotonic()
-    resolved = recipe.folder / "recipe.yaml"
-    Run.open(recipe)
+def stage_commands(recipe: Recipe, nproc: int) -> list[tuple[str, list[str]]]:
+    """Return the title and the arguments of ``e4t`` of each stage."""
     faces = ["--output", recipe.data.source]
     faces += ["--num-identities", str(FACES_CONFIG.num_identities)]
     faces += ["--images-per-identity", str(FACES_CONFIG.images_per_identity)]
-    from_recipe = ["--recipe", str(resolved)]
-    stages = [
+    from_recipe = ["--recipe", str(recipe.folder / "recipe.yaml")]
+    return [
         ("generate faces", ["demo", "faces", *faces]),
         ("prepare shards", ["prepare", *from_recipe]),
         (f"pre-train the domain encoder (DeepSpeed, {nproc} ranks)", ["pretrain", *from_recipe, "--nproc", str(nproc)]),
         ("evaluate on held-out people", ["evaluate", *from_recipe]),
         ("release", ["release", *from_recipe, "--allow-dirty"]),  # a demo: the code need not be committed
     ]
+
+
+def quickstart(recipe: Recipe, *, nproc: int) -> int:
+    """Run every stage, skipping what an earlier run has finished. Return the first exit code that is not 0."""
+    started = time.monotonic()
+    Run.open(recipe)
+    stages = stage_commands(recipe, nproc)
     for number, (title, command) in enumerate(stages, 1):
         console.rule(f"{number}/{len(stages)} {title}", align="left")
         console.print(f"[dim]e4t {' '.join(command)}[/dim]")

@@ -3,16 +3,24 @@
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from data_prep.synthetic.emoji import EmojiConfig
 from data_prep.synthetic.faces import FacesConfig
 from encoder.config import TuneConfig
 from pipelines.cli.commands import COMMAND_GROUPS, ROOT
 from pipelines.cli.common import Command, CommandParser, field_docs
 from pipelines.cli.main import main
+from pipelines.cluster.kubernetes import KubernetesSite
+from pipelines.cluster.slurm import SlurmSite
+from pipelines.config.pretraining import PretrainConfig
+from pipelines.config.recipe import Recipe
+from pipelines.tiny_base.config import BaseConfig
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -72,8 +80,6 @@ def test_help_shows_the_usual_keys_and_help_all_every_key(capsys: pytest.Capture
 
 
 def test_help_shows_the_docstring_of_a_recipe_key(capsys: pytest.CaptureFixture[str]) -> None:
-    from pipelines.config.pretraining import PretrainConfig
-
     text = " ".join(help_of(capsys, "pretrain", "--help").split())
     assert field_docs(PretrainConfig)["global_batch_size"].replace("``", "`") in text
 
@@ -84,6 +90,21 @@ def test_options_of_tune_and_demo_are_kebab_case_with_the_docstring_as_help(caps
     assert field_docs(TuneConfig)["batch_size"].replace("``", "`") in text
     text = " ".join(help_of(capsys, "demo", "faces", "--help").split())
     assert all(f"--{field.name.replace('_', '-')}" in text for field in fields(FacesConfig))
+
+
+@pytest.mark.parametrize(
+    "kind", [Recipe, SlurmSite, KubernetesSite, BaseConfig, FacesConfig, EmojiConfig], ids=lambda kind: kind.__name__
+)
+def test_every_key_has_a_docstring(kind: type) -> None:
+    def undocumented(kind: type, path: str) -> Iterator[str]:
+        docs, types = field_docs(kind), get_type_hints(kind)
+        for field in fields(kind):  # type: ignore[arg-type]
+            if not docs.get(field.name):
+                yield path + field.name
+            if is_dataclass(types[field.name]):
+                yield from undocumented(types[field.name], f"{path}{field.name}.")
+
+    assert list(undocumented(kind, "")) == []
 
 
 def completions(line: str, tmp_path: Path) -> list[str]:

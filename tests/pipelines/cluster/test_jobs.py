@@ -1,7 +1,9 @@
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from pipelines.cli.main import parse_command_line
 from pipelines.cluster.jobs import Stage, jobs_for_stage
 
 
@@ -40,3 +42,12 @@ def test_extra_arguments_go_to_the_last_job() -> None:
     )
     assert last.args == ("release", "--version", "1.2.0")
     assert not any("1.2.0" in job.args for job in others)
+
+
+@pytest.mark.parametrize("stage", get_args(Stage))
+def test_e4t_accepts_the_command_of_every_job(stage: Stage, recipe: Path) -> None:
+    for job in jobs_for_stage(stage, nodes=2, array_size=4, use_feature_cache=True):
+        command, arguments = parse_command_line([*job.command(str(recipe)), *(["--rank", "3"] * (job.kind == "array"))])
+        assert command.name == job.args[0]
+        if job.kind == "array":
+            assert (arguments.stage, arguments.rank, arguments.world_size) == ("work", 3, 4)
