@@ -51,8 +51,8 @@ class Job:
             "conditioning": {"domain_word": "person", "templates": ["a portrait of a *s"], "caption_probability": 0.5},
             "pretrain": {
                 "max_steps": steps, "global_batch_size": 8, "micro_batch_size": 2, "learning_rate": 1.0e-3,
-                "hidden_width": 64, "log_every": 1, "checkpoint_every": 2, "eval_every": 1000, "eval_samples": 4, "zero_stage": 2,
-                "step_timeout_seconds": STEP_TIMEOUT, "init_timeout_seconds": START_TIMEOUT,
+                "hidden_width": 64, "zero_stage": 2, "log_every": 1, "checkpoint_every": 2, "eval_every": 1000,
+                "eval_samples": 4, "step_timeout_seconds": STEP_TIMEOUT, "init_timeout_seconds": START_TIMEOUT,
             },
         }  # fmt: skip
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -22,7 +22,7 @@ class JobError(RuntimeError):
 class Supervisor:
     """Context manager that runs ``command`` on every host until it exits with code 0 on one of them.
 
-    On exit the processes of all hosts are killed.     Raises JobError after ``max_starts`` starts, counted over all hosts.
+    Raises JobError after ``max_starts`` starts, counted over all hosts. On exit all processes of the job are killed.
     """
 
     def __init__(self, hosts: Sequence[Host], command: Sequence[str], log: Path, max_starts: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from deepspeed import DeepSpeedEngine
 from torch.profiler import ProfilerActivity, schedule, supported_activities
-from torch.profiler import profile as TorchProfiler  # noqa: N812 - a class
+from torch.profiler import profile as TorchProfiler
 
 from data_prep.config_diff import differences
 from data_prep.shards.manifest import Manifest
@@ -32,6 +32,7 @@ from pipelines.pretraining.deepspeed_engine import build_engine
 from pipelines.pretraining.feature_cache import open_feature_cache
 from pipelines.pretraining.metrics import MetricsLogger, log_step_result
 from pipelines.pretraining.model import DomainModel
+from pipelines.pretraining.pretrain import RunOptions
 from pipelines.pretraining.run_folder import Run
 from pipelines.pretraining.signals import StopSignalHandler
 from pipelines.pretraining.step_monitor import StepMonitor
@@ -88,6 +89,7 @@ def start_tracker(recipe: Recipe, manifest: Manifest, frozen: FrozenModels) -> T
 
 def build_trainer(
     recipe: Recipe,
+    options: RunOptions,
     run: Run,
     frozen: FrozenModels,
     process_group: ProcessGroup,
@@ -96,19 +98,16 @@ def build_trainer(
     stop_handler: StopSignalHandler,
     watchdog: Watchdog,
     resources: ExitStack,
-    *,
-    allow_config_change: bool,
-    profile: bool,
 ) -> Trainer:
     """Build the parts of a trainer, run a warm-up step and restore the training state. Every rank must call this.
 
     The data stream and the profiler are closed with ``resources``. Raises ConfigError if the data changed since the
-    checkpoint (unless ``allow_config_change``) or a micro-batch does not fit into memory.
+    checkpoint (unless ``options.allow_config_change``) or a micro-batch does not fit into memory.
     """
     config = recipe.pretrain
     frozen.prepare_for_training(recipe, process_group.accelerator.device)
     model = DomainModel.build(config, frozen.backbone, frozen.conditioning)
-    state, progress, trained_on = load_latest_checkpoint(checkpoints, process_group) or (
+    state, progress, data_fingerprint = load_latest_checkpoint(checkpoints, process_group) or (
         TrainingState.from_model(model), Progress(), {},
     )  # fmt: skip
     meta_offsets = model.offsets.meta_copy()
@@ -117,9 +116,9 @@ def build_trainer(
     stream = resources.enter_context(_open_stream(recipe, frozen.backbone, process_group, progress))
     if config.use_feature_cache:
         frozen.backbone.move_encoders("cpu")  # only validation needs them
-    _check_data_fingerprint(run, trained_on, stream.fingerprint(), allow_config_change=allow_config_change)
+    _check_data_fingerprint(run, data_fingerprint, stream.fingerprint(), options)
     trace_path = run.folder / "profile" / f"rank_{run.rank}.json.gz"
-    profiler = resources.enter_context(_profile_steps(trace_path)) if profile else None
+    profiler = resources.enter_context(_profile_steps(trace_path)) if options.profile else None
     run_step = TrainStep(recipe, frozen.backbone, frozen.conditioning, engine, optimizer)
     first_batch = next(stream)
     teraflops_per_step = run_step.warm_up(first_batch)
@@ -163,14 +162,14 @@ def _open_stream(recipe: Recipe, backbone: Backbone, process_group: ProcessGroup
 
 
 def _check_data_fingerprint(
-    run: Run, trained_on: dict[str, Any], fingerprint: dict[str, Any], *, allow_config_change: bool
+    run: Run, data_fingerprint: dict[str, Any], fingerprint: dict[str, Any], options: RunOptions
 ) -> None:
     """Raise ConfigError, with the difference, if the data are not those of the checkpoint; warn if that is allowed."""
-    changed = differences(trained_on or fingerprint, fingerprint)
+    changed = differences(data_fingerprint or fingerprint, fingerprint)
     if not changed:
         return
     difference = "; ".join(f"{name}: {then} in the checkpoint, {now} now" for name, then, now in changed)
-    if not allow_config_change:
+    if not options.allow_config_change:
         raise ConfigError(
             f"the run in {run.folder} was trained on other data ({difference}); give the new run another name, or "
             "continue this one with --allow-config-change"

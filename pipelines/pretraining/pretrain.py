@@ -79,9 +79,8 @@ def _train(
     try:
         with _peer_failures_as_run_errors(run.rank), ExitStack() as resources:
             trainer = build_trainer(
-                recipe, run, frozen, process_group, checkpoints, tracker, stop_handler, watchdog, resources,
-                allow_config_change=options.allow_config_change, profile=options.profile,
-            )  # fmt: skip
+                recipe, options, run, frozen, process_group, checkpoints, tracker, stop_handler, watchdog, resources
+            )
             stop_reason = trainer.train()
         status = "KILLED" if stop_reason else "FINISHED"
     finally:
