@@ -20,6 +20,8 @@ BUILTIN_SCORES = ("blur",)
 """Names in ``data.filters.scores`` that need no function of the user."""
 PIL_FORMATS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
 """Formats in which images can be stored, and what Pillow calls them."""
+MANIFEST_NAME = "manifest.json"
+"""File in a dataset's folder that lists its shards; it is written last and marks a finished dataset."""
 ProgressCallback = Callable[[int, int], None]
 """Called with the number of finished units of work and their total."""
 

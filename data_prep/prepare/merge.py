@@ -13,7 +13,7 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.config import PrepareConfig, ProgressCallback
+from data_prep.config import MANIFEST_NAME, PrepareConfig, ProgressCallback
 from data_prep.errors import DataError
 from data_prep.prepare.dedup import find_duplicates
 from data_prep.prepare.plan import PLAN_REJECTS, Plan, json_line, load_shard
@@ -27,7 +27,7 @@ from data_prep.prepare.shard_writer import (
     write_tar,
 )
 from data_prep.prepare.splits import SPLITS
-from data_prep.shards.manifest import MANIFEST_NAME, Manifest, Shard
+from data_prep.shards.manifest import Manifest, Shard
 from data_prep.shards.shard_index import MemberOffsets, ShardIndex, index_path
 from data_prep.shards.statistics import Statistics, merge_statistics
 from data_prep.sources import open_source

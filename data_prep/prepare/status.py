@@ -3,12 +3,12 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from data_prep.config import PrepareConfig
+from data_prep.config import MANIFEST_NAME, PrepareConfig
 from data_prep.errors import DataError
 from data_prep.prepare.plan import DATASET_CONFIG_NAME, OLD_DATASET_CONFIG_NAME, Plan, load_plan
 from data_prep.prepare.shard_writer import DRAFTS_DIR, draft_path, final_path, load_if_current
 from data_prep.prepare.splits import SPLITS
-from data_prep.shards.manifest import MANIFEST_NAME, Manifest
+from data_prep.shards.manifest import Manifest
 from data_prep.shards.shard_index import index_path
 from data_prep.storage.store import Store
 

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.config import MANIFEST_NAME
 from data_prep.errors import DataError
 from data_prep.hashing import sha256_json
 from data_prep.shards.shard_index import ShardIndex
 from data_prep.storage.store import Store
 
 MANIFEST_VERSION = 2
-MANIFEST_NAME = "manifest.json"
 _VERSION_1_KEYS = {"concept": "domain", "codec": "format", "dropped": "reject_counts"}
 """Keys of version 1 and what they are called since version 2."""
 _NAME_PATTERN, _SHA256_PATTERN = re.compile(r"\w[\w.-]*"), re.compile(r"[0-9a-f]{64}")

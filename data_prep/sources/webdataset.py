@@ -13,10 +13,9 @@ from typing import Any, BinaryIO
 
 from braceexpand import braceexpand
 
-from data_prep.config import PrepareConfig, SourceConfig
+from data_prep.config import MANIFEST_NAME, PrepareConfig, SourceConfig
 from data_prep.errors import DataError
 from data_prep.records import Record, Reject, Scalar
-from data_prep.shards.manifest import MANIFEST_NAME
 from data_prep.sources.archive_files import ArchiveFile, find_archives, with_unique_prefixes
 from data_prep.sources.archive_reader import ArchiveReader
 from data_prep.sources.columns import non_empty, parse_scalar, scalars, to_scalar
