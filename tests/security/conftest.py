@@ -1,4 +1,4 @@
-"""Files of somebody who means harm: whoever unpickles them, or runs their code, leaves a mark."""
+"""Hostile files: unpickling them or running their code writes a marker file."""
 
 import pickle
 from collections.abc import Callable
@@ -10,12 +10,12 @@ import torch
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    """What the hostile files write when they run."""
+    """Return the path that hostile files write when their code runs."""
     return tmp_path / "it-ran"
 
 
 class Hostile:
-    """Unpickled, it writes a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -24,9 +24,9 @@ class Hostile:
         return Path.write_text, (self.marker, "unpickled")
 
 
-@pytest.fixture(params=["pickle", "zip of torch"])
+@pytest.fixture(params=["pickle", "torch zip"])
 def hostile(request: pytest.FixtureRequest, marker: Path, tmp_path: Path) -> bytes:
-    """A pickle that runs, plain or as torch writes it."""
+    """Return a pickle that runs code, plain or in torch's zip format."""
     if request.param == "pickle":
         return pickle.dumps(Hostile(marker))
     torch.save({"weight": Hostile(marker)}, tmp_path / "saved.pt")

@@ -1,4 +1,4 @@
-"""Names in files of others: none leads out of the folder to anything that is written or removed."""
+"""Names in foreign files must not make e4t write or delete anything outside of its folders."""
 
 import io
 import json
@@ -24,14 +24,14 @@ from encoder.pipeline import E4TPipeline
 from tests.bases import SHIPPED
 
 RELEASE = SHIPPED.parent / "faces"
-NAMES = ("../out.png", "/tmp/e4t-out.png", "a/../../out.png", "..\\out.png", "C:/out.png")  # noqa: S108 - never made
+NAMES = ("../out.png", "/tmp/e4t-out.png", "a/../../out.png", "..\\out.png", "C:/out.png")  # noqa: S108 - never created
 
 
 @pytest.fixture
 def png() -> bytes:
-    held = io.BytesIO()
-    Image.linear_gradient("L").convert("RGB").save(held, "png")
-    return held.getvalue()
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(buffer, "png")
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def config(tmp_path: Path):
     )
 
 
-def test_archives_whose_names_lead_out_write_nothing_there(tmp_path: Path, config, png: bytes) -> None:
+def test_a_tar_with_names_out_of_its_folder_writes_nothing_outside(tmp_path: Path, config, png: bytes) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in (*NAMES, "cat/in.png"):
             info = tarfile.TarInfo(name)
@@ -61,7 +61,7 @@ def test_archives_whose_names_lead_out_write_nothing_there(tmp_path: Path, confi
             assert not [name for name in tar.getnames() if "/" in name or name.startswith(".")]
 
 
-def test_the_same_of_a_zip(tmp_path: Path, config, png: bytes) -> None:
+def test_a_zip_with_names_out_of_its_folder_writes_nothing_outside(tmp_path: Path, config, png: bytes) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in (*NAMES, "cat/in.png"):
             archive.writestr(name, png)
@@ -69,40 +69,42 @@ def test_the_same_of_a_zip(tmp_path: Path, config, png: bytes) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "deep"]
 
 
-class TestAForeignSet:
-    """A manifest's names become names of files: it is refused before any is touched."""
+class TestForeignDataset:
+    """Names in a manifest become file names, so a manifest with unsafe names is rejected before any file is touched."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path, config, png: bytes) -> Path:
         (tmp_path / "in" / "cat").mkdir(parents=True)
         (tmp_path / "in" / "cat" / "a.png").write_bytes(png)
-        made = config(tmp_path / "in")
-        prepare(made)
-        return Path(made.output)
+        prepare_config = config(tmp_path / "in")
+        prepare(prepare_config)
+        return Path(prepare_config.output)
 
-    def rewritten(self, folder: Path, change) -> None:
-        about = json.loads((folder / "manifest.json").read_text())
-        change(about["splits"])
-        (folder / "manifest.json").write_text(json.dumps(about))
+    def rewrite_splits(self, folder: Path, change) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest["splits"])
+        (folder / "manifest.json").write_text(json.dumps(manifest))
 
     @pytest.mark.parametrize("name", ["../../out.tar", "/tmp/out.tar", ".hidden", "a/b.tar", ""])  # noqa: S108
-    def test_a_shard_elsewhere(self, folder: Path, name: str) -> None:
-        self.rewritten(
+    def test_a_shard_outside_of_the_dataset_is_rejected(self, folder: Path, name: str) -> None:
+        self.rewrite_splits(
             folder, lambda splits: [shard.update(name=name) for shards in splits.values() for shard in shards]
         )
         with pytest.raises(DataError, match="is not a valid shard entry"):
             Manifest.load(folder)
 
-    def test_a_split_elsewhere_into_which_features_would_be_written(self, folder: Path, tmp_path: Path) -> None:
-        self.rewritten(folder, lambda splits: splits.update({"../../../out": splits.pop("train")}))
+    def test_a_split_outside_of_the_dataset_is_rejected_before_features_are_written(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        self.rewrite_splits(folder, lambda splits: splits.update({"../../../out": splits.pop("train")}))
         with pytest.raises(DataError, match="is not a valid split name"):
             write_features(str(folder), "features", {}, lambda pixels: {"mean": pixels.mean((1, 2, 3))})
         assert not (tmp_path / "out").exists()
 
-    def test_a_sha256_that_is_a_path_of_a_file_that_the_cache_would_remove(self, folder: Path, tmp_path: Path) -> None:
+    def test_a_path_instead_of_a_sha256_does_not_make_the_cache_delete_it(self, folder: Path, tmp_path: Path) -> None:
         precious = tmp_path / "precious"
         precious.write_text("mine")
-        self.rewritten(
+        self.rewrite_splits(
             folder,
             lambda splits: [shard.update(sha256=str(precious)) for shards in splits.values() for shard in shards],
         )
@@ -116,10 +118,10 @@ class TestAForeignSet:
         assert precious.read_text() == "mine"
 
 
-class TestARelease:
-    """Its files are only read, as safetensors and JSON, so links are harmless; the hub's own cache is made of them."""
+class TestRelease:
+    """Release files are only read, as safetensors and JSON, so links are harmless; the hub's own cache consists of links."""
 
-    def test_links_to_elsewhere_are_followed(self, tmp_path: Path) -> None:
+    def test_links_in_a_release_are_followed(self, tmp_path: Path) -> None:
         folder, blobs = tmp_path / "release", tmp_path / "blobs"
         shutil.copytree(RELEASE, folder)
         blobs.mkdir()
@@ -128,33 +130,33 @@ class TestARelease:
             path.symlink_to(blob)
         E4TPipeline.from_pretrained(folder, base=str(SHIPPED), device="cpu")
 
-    @pytest.mark.parametrize("place", ["/etc", "../../../../../../../etc", "./passwd"])
-    def test_a_base_elsewhere_that_is_none_is_one_line(self, tmp_path: Path, place: str) -> None:
+    @pytest.mark.parametrize("location", ["/etc", "../../../../../../../etc", "./passwd"])
+    def test_a_base_path_that_is_not_a_model_is_reported(self, tmp_path: Path, location: str) -> None:
         folder = shutil.copytree(RELEASE, tmp_path / "release")
         index = json.loads((folder / "index.json").read_text())
-        index["base"]["model"] = place
+        index["base"]["model"] = location
         (folder / "index.json").write_text(json.dumps(index))
         with pytest.raises(ConfigError, match="base model"):
             E4TPipeline.from_pretrained(folder, device="cpu")
 
     @pytest.mark.parametrize(
-        "said",
-        [{"base": "a text"}, {"conditioning": []}, {"tuning": {"unheard_of": 1}}, {"sampling": None}, {"name": {}}],
+        "changes",
+        [{"base": "a string"}, {"conditioning": []}, {"tuning": {"unknown_key": 1}}, {"sampling": None}, {"name": {}}],
     )
-    def test_an_index_that_says_odd_things_is_one_line(self, tmp_path: Path, said: dict[str, object]) -> None:
+    def test_an_index_with_invalid_values_is_reported(self, tmp_path: Path, changes: dict[str, object]) -> None:
         folder = shutil.copytree(RELEASE, tmp_path / "release")
         index = json.loads((folder / "index.json").read_text())
-        (folder / "index.json").write_text(json.dumps(index | said))
+        (folder / "index.json").write_text(json.dumps(index | changes))
         with pytest.raises(ModelError, match="get the release again"):
             E4TPipeline.from_pretrained(folder, base=str(SHIPPED), device="cpu")
 
-    def test_an_index_nested_without_end_is_one_line(self, tmp_path: Path) -> None:
+    def test_a_deeply_nested_index_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "index.json").write_text("[" * 100_000)
         with pytest.raises(ModelError, match="not a release folder"):
             E4TPipeline.from_pretrained(tmp_path)
 
-    @pytest.mark.parametrize("place", ["http://127.0.0.1:9/base", "file:///etc", "https://evil.invalid/a/b"])
-    def test_no_url_is_asked_for_a_base_or_a_picture_tower(self, place: str) -> None:
-        for config in (BackboneConfig(model=place), BackboneConfig(model=str(SHIPPED), image_encoder=place)):
+    @pytest.mark.parametrize("location", ["http://127.0.0.1:9/base", "file:///etc", "https://evil.invalid/a/b"])
+    def test_no_url_is_requested_for_a_base_model_or_image_encoder(self, location: str) -> None:
+        for config in (BackboneConfig(model=location), BackboneConfig(model=str(SHIPPED), image_encoder=location)):
             with pytest.raises(ConfigError, match="cannot be loaded|no such folder"):
                 load_parts(config)

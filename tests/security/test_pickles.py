@@ -1,4 +1,4 @@
-"""A hostile pickle given to every loader there is: nothing runs, and one line is said."""
+"""Every loader rejects a hostile pickle with a one-line error and does not run it."""
 
 import io
 import json
@@ -37,15 +37,15 @@ from pipelines.tiny_base.attribute_classifier import ATTRIBUTE_WEIGHTS_NAME, Att
 from tests.bases import SHIPPED, make_base
 
 RELEASE = SHIPPED.parent / "faces"
-REFUSALS = (ConfigError, ModelError, DataError, RunError)
+E4T_ERRORS = (ConfigError, ModelError, DataError, RunError)
 
 
 @pytest.fixture
-def refused(marker: Path) -> Callable[..., str]:
-    """That something fails as our errors do, in one line, and nothing has run."""
+def load_error(marker: Path) -> Callable[..., str]:
+    """Return a function that checks that loading fails with an error of e4t and runs nothing; it returns the message."""
 
     def check(load: Callable[[], object]) -> str:
-        with pytest.raises(REFUSALS) as caught:
+        with pytest.raises(E4T_ERRORS) as caught:
             load()
         assert not marker.exists()
         return " ".join(str(caught.value).split())
@@ -55,13 +55,13 @@ def refused(marker: Path) -> Callable[..., str]:
 
 def test_the_hostile_file_runs_when_it_is_unpickled(hostile: bytes, marker: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(hostile)
-    with suppress(RuntimeError, pickle.UnpicklingError):  # it runs before torch sees that it is no tensor
+    with suppress(RuntimeError, pickle.UnpicklingError):  # it runs before torch notices that it is not a tensor
         torch.load(tmp_path / "file", weights_only=False)
     assert marker.read_text() == "unpickled"
 
 
 class TestModels:
-    """Releases, concepts, bases, what measures."""
+    """Releases, concepts, base models and metrics."""
 
     @pytest.mark.parametrize(
         "file",
@@ -72,65 +72,67 @@ class TestModels:
             "weight_offsets/model.safetensors",
         ],
     )
-    def test_a_release(self, hostile: bytes, file: str, refused, tmp_path: Path) -> None:
+    def test_a_release_file_is_rejected(self, hostile: bytes, file: str, load_error, tmp_path: Path) -> None:
         folder = shutil.copytree(RELEASE, tmp_path / "release")
         (folder / file).write_bytes(hostile)
-        assert str(folder) in refused(lambda: E4TPipeline.from_pretrained(folder, base=str(SHIPPED), device="cpu"))
+        assert str(folder) in load_error(lambda: E4TPipeline.from_pretrained(folder, base=str(SHIPPED), device="cpu"))
 
     @pytest.mark.parametrize("file", ["concept.json", "concept.safetensors"])
-    def test_a_folder_of_a_concept(self, hostile: bytes, file: str, refused, tmp_path: Path) -> None:
+    def test_a_concept_folder_is_rejected(self, hostile: bytes, file: str, load_error, tmp_path: Path) -> None:
         folder = Concept(weight_deltas={}, token=LearnedToken(torch.zeros(4), (4,)), release="any").save(
             tmp_path / "me"
         )
         (folder / file).write_bytes(hostile)
-        assert "not a complete concept" in refused(lambda: Concept.load(folder))
+        assert "not a complete concept" in load_error(lambda: Concept.load(folder))
 
-    def test_a_file_of_a_concept(self, hostile: bytes, refused, tmp_path: Path) -> None:
+    def test_a_concept_file_is_rejected(self, hostile: bytes, load_error, tmp_path: Path) -> None:
         (tmp_path / "me.safetensors").write_bytes(hostile)
-        refused(lambda: Concept.load(tmp_path / "me.safetensors"))
-        refused(lambda: Concept.from_bytes(hostile))
+        load_error(lambda: Concept.load(tmp_path / "me.safetensors"))
+        load_error(lambda: Concept.from_bytes(hostile))
 
     @pytest.mark.parametrize("file", [TI_WEIGHTS_NAME, LORA_WEIGHTS_NAME])
-    def test_files_of_diffusers(self, hostile: bytes, file: str, refused, tmp_path: Path) -> None:
+    def test_diffusers_files_are_rejected(self, hostile: bytes, file: str, load_error, tmp_path: Path) -> None:
         (tmp_path / file).write_bytes(hostile)
-        assert "cannot be read" in refused(lambda: from_diffusers(tmp_path, release="any"))
+        assert "cannot be read" in load_error(lambda: from_diffusers(tmp_path, release="any"))
 
     @pytest.mark.parametrize("name", ["learned_embeds.bin", "pytorch_lora_weights.bin"])
-    def test_pickles_that_diffusers_would_take_are_passed_over(
-        self, hostile: bytes, name: str, refused, tmp_path: Path
+    def test_pickles_that_diffusers_would_load_are_ignored(
+        self, hostile: bytes, name: str, load_error, tmp_path: Path
     ) -> None:
         (tmp_path / name).write_bytes(hostile)
-        assert "holds neither" in refused(lambda: from_diffusers(tmp_path, release="any"))
+        assert "holds neither" in load_error(lambda: from_diffusers(tmp_path, release="any"))
 
     @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "clip"])
-    @pytest.mark.parametrize("kept", ["pickle alone", "named safetensors"])
-    def test_a_base(self, hostile: bytes, part: str, kept: str, refused, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("stored_as", ["pickle only", "named safetensors"])
+    def test_base_model_weights_are_rejected(
+        self, hostile: bytes, part: str, stored_as: str, load_error, tmp_path: Path
+    ) -> None:
         base = make_base(tmp_path / "base", "sd1")
         (weights,) = (base / part).glob("*.safetensors")
-        if kept == "pickle alone":
+        if stored_as == "pickle only":
             name = {"model.safetensors": "pytorch_model.bin"}.get(weights.name, weights.with_suffix(".bin").name)
             weights.unlink()
             weights = weights.with_name(name)
         weights.write_bytes(hostile)
-        said = refused(lambda: Backbone.load(BackboneConfig(model=str(base))))
-        assert "pickles (.bin, .ckpt) are never opened" in said
+        error = load_error(lambda: Backbone.load(BackboneConfig(model=str(base))))
+        assert "pickles (.bin, .ckpt) are never opened" in error
 
     @pytest.mark.parametrize("kind", [ClipScorer, ImageFeatureExtractor])
-    def test_what_measures(self, hostile: bytes, kind: type, refused, tmp_path: Path) -> None:
+    def test_metric_models_are_rejected(self, hostile: bytes, kind: type, load_error, tmp_path: Path) -> None:
         folder = tmp_path / "clip"
         shutil.copytree(SHIPPED / "clip", folder, ignore=shutil.ignore_patterns("*.safetensors"))
         (folder / "pytorch_model.bin").write_bytes(hostile)
-        assert "cannot be loaded" in refused(lambda: kind(str(folder)))
+        assert "cannot be loaded" in load_error(lambda: kind(str(folder)))
 
-    def test_the_reader_of_attributes(self, hostile: bytes, refused, tmp_path: Path) -> None:
+    def test_an_attribute_classifier_is_rejected(self, hostile: bytes, load_error, tmp_path: Path) -> None:
         (tmp_path / ATTRIBUTE_WEIGHTS_NAME).write_bytes(hostile)
-        assert "cannot be loaded" in refused(lambda: AttributeClassifier.load(tmp_path))
+        assert "cannot be loaded" in load_error(lambda: AttributeClassifier.load(tmp_path))
 
 
 @pytest.mark.parametrize(
     "file", ["state.json", "trainable/domain_encoder.safetensors", "optimizer/exp_avg.safetensors"]
 )
-def test_a_checkpoint(hostile: bytes, file: str, refused, tmp_path: Path) -> None:
+def test_a_checkpoint_file_is_rejected(hostile: bytes, file: str, load_error, tmp_path: Path) -> None:
     (tmp_path / "trainable").mkdir()
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "state.json").write_text(
@@ -140,7 +142,7 @@ def test_a_checkpoint(hostile: bytes, file: str, refused, tmp_path: Path) -> Non
         save_file({"weight": torch.zeros(1)}, tmp_path / "trainable" / name)
     assert load_state(tmp_path).optimizer_steps == 1
     (tmp_path / file).write_bytes(hostile)
-    assert "cannot be read" in refused(lambda: load_state(tmp_path))
+    assert "cannot be read" in load_error(lambda: load_state(tmp_path))
 
 
 def put(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -150,13 +152,13 @@ def put(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 class TestData:
-    """Shards, tables, datasets, features."""
+    """Shards, tables, datasets and features."""
 
     @pytest.fixture
     def png(self) -> bytes:
-        held = io.BytesIO()
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(held, "png")
-        return held.getvalue()
+        buffer = io.BytesIO()
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(buffer, "png")
+        return buffer.getvalue()
 
     @pytest.fixture
     def prepared(self, tmp_path: Path):
@@ -193,9 +195,9 @@ class TestData:
         assert (manifest.kept, manifest.reject_counts) == (1, {"bad json in sample": 1, "not an image": 1})
 
     @pytest.mark.parametrize("name", ["set.parquet", "set.arrow", "set.zip", "set.tar", "set.tar.gz", "set.csv"])
-    def test_files_that_are_nothing_else(self, hostile: bytes, name: str, refused, prepared, tmp_path: Path) -> None:
+    def test_a_source_file_is_rejected(self, hostile: bytes, name: str, load_error, prepared, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(hostile)
-        refused(lambda: prepared(tmp_path / name))
+        load_error(lambda: prepared(tmp_path / name))
 
     def test_invalid_images_in_a_dataset_are_rejected(
         self, hostile: bytes, marker: Path, png: bytes, prepared, tmp_path: Path
@@ -206,16 +208,16 @@ class TestData:
         assert not marker.exists()
         assert (manifest.kept, sum(manifest.reject_counts.values())) == (1, 1)
 
-    def test_a_dataset_of_shards_whose_builder_would_open_tensors(
-        self, hostile: bytes, refused, png: bytes, prepared, tmp_path: Path
+    def test_shards_whose_dataset_builder_would_unpickle_tensors_are_rejected(
+        self, hostile: bytes, load_error, png: bytes, prepared, tmp_path: Path
     ) -> None:
         (tmp_path / "in").mkdir()
         with tarfile.open(tmp_path / "in" / "train-0.tar", "w") as tar:
             put(tar, "0.png", png)
             put(tar, "0.pth", hostile)
-        refused(lambda: prepared(tmp_path / "in", type="datasets", image_column="png"))
+        load_error(lambda: prepared(tmp_path / "in", type="datasets", image_column="png"))
 
-    def test_features(self, hostile: bytes, refused, png: bytes, prepared, tmp_path: Path) -> None:
+    def test_a_feature_file_is_rejected(self, hostile: bytes, load_error, png: bytes, prepared, tmp_path: Path) -> None:
         (tmp_path / "in").mkdir()
         (tmp_path / "in" / "a.png").write_bytes(png)
         root = str(tmp_path / "set")
@@ -224,8 +226,8 @@ class TestData:
         (file,) = Path(root, "features").rglob("*.safetensors")
         file.write_bytes(hostile)
         reader = FeatureReader(root, "features", file.parent.name, {})
-        assert "cannot be read" in refused(lambda: reader.read(0, 0, flipped=False))
+        assert "cannot be read" in load_error(lambda: reader.read(0, 0, flipped=False))
 
-    def test_a_manifest(self, hostile: bytes, refused, tmp_path: Path) -> None:
+    def test_a_manifest_is_rejected(self, hostile: bytes, load_error, tmp_path: Path) -> None:
         (tmp_path / "manifest.json").write_bytes(hostile)
-        refused(lambda: FeatureReader(str(tmp_path), "features", "train", {}))
+        load_error(lambda: FeatureReader(str(tmp_path), "features", "train", {}))

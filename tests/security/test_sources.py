@@ -1,4 +1,4 @@
-"""What runs code that somebody else wrote, found in the sources themselves; each place that may has its reason here."""
+"""Static check of all sources for calls that can run foreign code; every allowed use is listed with its reason."""
 
 import ast
 import re
@@ -9,45 +9,46 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("encoder", "data_prep", "pipelines", "benchmarks", "tests", "k8s", "slurm")
-OWN_PICKLES = "sources are sent to the workers of this very program: our own bytes, there and back"
+OWN_PICKLE_MODULES = "pickles data sources for worker processes of the same program"
 ALLOWED = {
-    ("encoder/releases/torch_file.py", "pickle"): "names the error of a pickle that was refused",
-    ("tests/encoder/releases/test_torch_file.py", "torch.load"): "shows that the hostile file does run where it is let",
-    ("tests/data_prep/storage/test_store.py", "pickle"): OWN_PICKLES,
-    ("tests/data_prep/sources/test_folder.py", "pickle"): OWN_PICKLES,
-    ("tests/data_prep/sources/test_hugging_face.py", "pickle"): OWN_PICKLES,
-    ("tests/data_prep/sources/test_archive.py", "pickle"): OWN_PICKLES,
-    ("tests/data_prep/sources/test_table.py", "pickle"): OWN_PICKLES,
-    ("tests/data_prep/sources/test_webdataset.py", "pickle"): OWN_PICKLES,
-    ("tests/data_prep/sources/test_side_tables.py", "extractall"): "a zip that the test has written itself",
-    ("tests/pipelines/pretraining/checkpoints/every_stage.py", "torch.load"): "states that the same test has saved",
-    ("tests/security/conftest.py", "pickle"): "makes the hostile file",
-    ("tests/security/test_pickles.py", "pickle"): "names the error of a pickle that was refused",
-    ("tests/security/test_pickles.py", "torch.load"): "shows that the hostile file does run where it is let",
+    ("encoder/releases/torch_file.py", "pickle"): "imports the exception of a rejected pickle",
+    ("tests/encoder/releases/test_torch_file.py", "torch.load"): "shows that the hostile file runs if it is unpickled",
+    ("tests/data_prep/storage/test_store.py", "pickle"): OWN_PICKLE_MODULES,
+    ("tests/data_prep/sources/test_folder.py", "pickle"): OWN_PICKLE_MODULES,
+    ("tests/data_prep/sources/test_hugging_face.py", "pickle"): OWN_PICKLE_MODULES,
+    ("tests/data_prep/sources/test_archive.py", "pickle"): OWN_PICKLE_MODULES,
+    ("tests/data_prep/sources/test_table.py", "pickle"): OWN_PICKLE_MODULES,
+    ("tests/data_prep/sources/test_webdataset.py", "pickle"): OWN_PICKLE_MODULES,
+    ("tests/data_prep/sources/test_side_tables.py", "extractall"): "a zip written by the same test",
+    ("tests/pipelines/pretraining/checkpoints/every_stage.py", "torch.load"): "states saved by the same test",
+    ("tests/warm_process.py", "pickle"): "pickles calls for test processes that are forked from the same program",
+    ("tests/security/conftest.py", "pickle"): "creates the hostile file",
+    ("tests/security/test_pickles.py", "pickle"): "imports the exception of a rejected pickle",
+    ("tests/security/test_pickles.py", "torch.load"): "shows that the hostile file runs if it is unpickled",
 }
-PICKLES = ("pickle", "_pickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve")
-NO_WEIGHTS = ("DDIMScheduler", "CLIPTokenizer", "AutoConfig", "AutoImageProcessor", "E4TPipeline", "cls")
-"""What reads only JSON in its ``from_pretrained``, or is our own."""
-Found = Iterator[tuple[str, int]]
+PICKLE_MODULES = ("pickle", "_pickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve")
+WITHOUT_PICKLES = ("DDIMScheduler", "CLIPTokenizer", "AutoConfig", "AutoImageProcessor", "E4TPipeline", "cls")
+"""Classes whose ``from_pretrained`` reads only JSON, or is defined in e4t."""
+Findings = Iterator[tuple[str, int]]
 
 
-def dangers(source: str, *, ships: bool = True) -> Found:
-    """What is dangerous in a module, and in which line; of what ``ships`` also models that could be pickles."""
+def find_dangers(source: str, *, ships: bool = True) -> Findings:
+    """Yield dangerous calls and imports with their lines; code that ships must also never load models from pickles."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name.split(".")[0] for alias in node.names]
-            yield from (("pickle", node.lineno) for name in names if name in PICKLES)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PICKLES:
+            yield from (("pickle", node.lineno) for name in names if name in PICKLE_MODULES)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PICKLE_MODULES:
             yield "pickle", node.lineno
         elif isinstance(node, ast.Call):
-            yield from ((what, node.lineno) for what in _dangers_of_call(node, ships))
+            yield from ((danger, node.lineno) for danger in _find_call_dangers(node, ships))
 
 
-def _dangers_of_call(call: ast.Call, ships: bool) -> Iterator[str]:
+def _find_call_dangers(call: ast.Call, ships: bool) -> Iterator[str]:
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
-    called = ast.unparse(call.func)
-    owner, _, name = called.rpartition(".")
-    if called == "torch.load" and not is_true(keywords.get("weights_only")):
+    function = ast.unparse(call.func)
+    owner, _, name = function.rpartition(".")
+    if function == "torch.load" and not is_true(keywords.get("weights_only")):
         yield "torch.load"
     if name in ("read_pickle", "load_pickle") or (name == "load_extension" and owner == "torch.utils.cpp_extension"):
         yield "pickle"
@@ -55,9 +56,9 @@ def _dangers_of_call(call: ast.Call, ships: bool) -> Iterator[str]:
         yield "allow_pickle"
     if owner == "yaml" and name in ("load", "load_all", "unsafe_load", "unsafe_load_all", "full_load", "full_load_all"):
         yield "yaml.load"
-    if called in ("eval", "exec", "compile", "__import__"):
+    if function in ("eval", "exec", "compile", "__import__"):
         yield "eval"
-    if "shell" in keywords and not is_false(keywords["shell"]) or called in ("os.system", "os.popen"):
+    if "shell" in keywords and not is_false(keywords["shell"]) or function in ("os.system", "os.popen"):
         yield "shell"
     if name in ("extractall", "unpack_archive"):
         yield "extractall"
@@ -67,7 +68,7 @@ def _dangers_of_call(call: ast.Call, ships: bool) -> Iterator[str]:
         kind = owner.rpartition(".")[2]
         if re.match("Auto[A-Z]", kind) and not is_false(keywords.get("trust_remote_code")):
             yield "trust_remote_code"
-        if kind not in NO_WEIGHTS and not is_true(keywords.get("use_safetensors")):
+        if kind not in WITHOUT_PICKLES and not is_true(keywords.get("use_safetensors")):
             yield "from_pretrained without use_safetensors"
 
 
@@ -79,20 +80,20 @@ def is_false(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and node.value is False
 
 
-def test_nothing_in_the_sources_runs_what_others_wrote() -> None:
+def test_no_source_file_can_run_foreign_code() -> None:
     files = [ROOT / "e4t.py", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
-    found = {}
+    findings = {}
     for path in files:
         file = str(path.relative_to(ROOT))
         ships = not file.startswith(("tests/", "benchmarks/"))
-        found |= {(file, what): line for what, line in dangers(path.read_text(), ships=ships)}
+        findings |= {(file, danger): line for danger, line in find_dangers(path.read_text(), ships=ships)}
     assert len(files) > 200
-    assert {key: line for key, line in found.items() if key not in ALLOWED} == {}
-    assert ALLOWED.keys() - found.keys() == set(), "allowed, but not there any more"
+    assert {key: line for key, line in findings.items() if key not in ALLOWED} == {}
+    assert ALLOWED.keys() - findings.keys() == set(), "allowed, but no longer in the sources"
 
 
 @pytest.mark.parametrize(
-    ("source", "what"),
+    ("source", "danger"),
     [
         ("import pickle", "pickle"),
         ("from joblib import load", "pickle"),
@@ -113,8 +114,8 @@ def test_nothing_in_the_sources_runs_what_others_wrote() -> None:
         ("UNet2DConditionModel.from_pretrained(name)", "from_pretrained without use_safetensors"),
     ],
 )
-def test_each_danger_is_found(source: str, what: str) -> None:
-    assert [each for each, _ in dangers(source)] == [what]
+def test_each_danger_is_found(source: str, danger: str) -> None:
+    assert [each for each, _ in find_dangers(source)] == [danger]
 
 
 @pytest.mark.parametrize(
@@ -128,5 +129,5 @@ def test_each_danger_is_found(source: str, what: str) -> None:
         "AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)",
     ],
 )
-def test_what_is_harmless_is_not(source: str) -> None:
-    assert list(dangers(source)) == []
+def test_harmless_code_is_not_reported(source: str) -> None:
+    assert list(find_dangers(source)) == []
