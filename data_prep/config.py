@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from data_prep.config_dict import sha256_json
 from data_prep.credentials import check_no_credentials
-from data_prep.hashing import sha256_json
 from e4t import ConfigError
 
 PILLOW_MAX_PIXELS = 178_956_970

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from data_prep.config_diff import flatten
+from data_prep.config_dict import flatten
 from e4t import ConfigError
 
 _USER_PASSWORD = re.compile(r"(?<=://)[^/\s@:?#\[]*:(?!\d+(?:[/?#\s]|$)|:[\w.+-]+://)\S*@")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from data_prep.hashing import sha256_json
+from data_prep.config_dict import sha256_json
 from data_prep.storage.atomic import atomic_dir_shared
 from encoder.concepts.concept import FORMAT_VERSION, Concept
 from encoder.errors import ModelError

@@ -8,9 +8,8 @@ from itertools import chain, islice
 from typing import Any
 
 from data_prep.config import PrepareConfig
-from data_prep.config_diff import differences, flatten
+from data_prep.config_dict import differences, flatten, sha256_json
 from data_prep.errors import DataError
-from data_prep.hashing import sha256_json
 from data_prep.prepare.splits import SPLITS, split_of
 from data_prep.records import Record, Reject
 from data_prep.sources import open_source

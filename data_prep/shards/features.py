@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from data_prep.config import DataLoaderConfig, ProgressCallback
-from data_prep.config_diff import differences
+from data_prep.config_dict import differences
 from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.manifest import Manifest, Shard
 from data_prep.shards.reader import ShardReader

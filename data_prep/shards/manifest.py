@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.config import MANIFEST_NAME
+from data_prep.config_dict import sha256_json
 from data_prep.errors import DataError
-from data_prep.hashing import sha256_json
 from data_prep.shards.shard_index import ShardIndex
 from data_prep.storage.store import Store
 

@@ -11,8 +11,8 @@ import datasets  # type: ignore[import-untyped]
 import huggingface_hub
 
 from data_prep.config import PrepareConfig, SourceConfig
+from data_prep.config_dict import sha256_json
 from data_prep.errors import DataError
-from data_prep.hashing import sha256_json
 from data_prep.records import Record, Reject, Scalar
 from data_prep.sources.columns import record_from_row, require_columns
 from data_prep.sources.detect import HUB_PREFIX

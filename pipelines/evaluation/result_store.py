@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from data_prep.hashing import sha256_json
+from data_prep.config_dict import sha256_json
 from data_prep.storage.atomic import atomic_dir
 from encoder.concepts.concept import Concept
 from encoder.releases.release import Release

@@ -16,7 +16,7 @@ from deepspeed import DeepSpeedEngine
 from torch.profiler import ProfilerActivity, schedule, supported_activities
 from torch.profiler import profile as TorchProfiler
 
-from data_prep.config_diff import differences
+from data_prep.config_dict import differences
 from data_prep.shards.manifest import Manifest
 from data_prep.stream.stream import ShardStream
 from e4t import ConfigError

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from data_prep.config_diff import differences, flatten
+from data_prep.config_dict import differences, flatten
 from data_prep.storage.atomic import atomic_write
 from e4t import ConfigError
 from pipelines.config.recipe import Recipe

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.hashing import sha256_json
+from data_prep.config_dict import sha256_json
 from data_prep.storage.atomic import atomic_dir_shared
 from e4t import ConfigError
 from encoder.errors import ModelError

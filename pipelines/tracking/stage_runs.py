@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from data_prep.config import MANIFEST_NAME, PrepareConfig
-from data_prep.config_diff import flatten
+from data_prep.config_dict import flatten
 from data_prep.shards.manifest import Manifest
 from data_prep.storage.atomic import atomic_write
 from pipelines.config.recipe import Recipe

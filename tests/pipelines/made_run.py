@@ -17,8 +17,7 @@ from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, Tun
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.weight_offsets import OffsetPredictor
 from pipelines.config.pretraining import PretrainConfig
-from pipelines.config.publishing import ReleaseConfig
-from pipelines.config.recipe import Recipe
+from pipelines.config.recipe import Recipe, ReleaseConfig
 from pipelines.evaluation.report import Estimate, EvaluatedRelease, Report, Row
 from pipelines.pretraining.checkpoints.format import Progress, save_state
 from pipelines.pretraining.checkpoints.manager import CheckpointManager

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data_prep.config import DataLoaderConfig, SplitFractions
-from data_prep.config_diff import differences
+from data_prep.config_dict import differences
 from data_prep.shards.features import FeatureReader, write_features
 from data_prep.shards.reader import ShardReader
 from data_prep.stream.stream import Batch, ShardStream

@@ -1,4 +1,4 @@
-from data_prep.config_diff import differences, flatten
+from data_prep.config_dict import differences, flatten
 
 
 def test_settings_flatten_to_dotted_names() -> None:

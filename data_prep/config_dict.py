@@ -1,0 +1,25 @@
+"""Configurations as plain nested dictionaries: flatten, compare and hash them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one dictionary with dotted keys, each after ``prefix``."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return key, old value and new value of every setting that differs, sorted by key; a missing one counts as None."""
+    names = sorted(old.keys() | new.keys())
+    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+
+
+def sha256_json(data: Any) -> str:  # noqa: ANN401 - any plain data
+    """Return the SHA-256 (hexadecimal) of JSON-serializable data in canonical form: sorted keys, no whitespace."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
