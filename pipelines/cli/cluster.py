@@ -7,6 +7,7 @@ from typing import get_args
 from jsonargparse import Namespace
 
 from pipelines.cli.common import Command, CommandParser, add_recipe_arguments, parse_config, parse_recipe
+from pipelines.cli.renamed import check_option_names
 from pipelines.runtime.console import console
 
 
@@ -36,13 +37,15 @@ def submit(arguments: Namespace, raw: list[str], scheduler_name: str) -> None:
     scheduler = SCHEDULERS[scheduler_name]
     recipe, site = parse_recipe(arguments), parse_config(scheduler.Site, arguments.site)
     recipe.pretrain.micro_batch_split(arguments.nodes * site.devices_per_node)
+    extra_args = raw[raw.index("--") + 1 :] if "--" in raw else []
     jobs = jobs_for_stage(
         arguments.stage,
         nodes=arguments.nodes,
         array_size=arguments.array_size,
         use_feature_cache=recipe.pretrain.use_feature_cache,
-        extra_args=raw[raw.index("--") + 1 :] if "--" in raw else (),
+        extra_args=extra_args,
     )
+    check_option_names(jobs[-1].args[0], extra_args)
     folder = next_folder(recipe, arguments.stage)
     submission = scheduler.build_submission(jobs, site, folder, recipe.name, snapshot_files(recipe))
     if arguments.dry_run:

@@ -93,7 +93,7 @@ def _build_parser(words: list[str], *, show_all: bool = False) -> CommandParser:
 
 
 def _complete(line: str) -> None:
-    """Answer a shell that asks how ``line`` goes on: argcomplete does so inside ``parse_args``, and exits.
+    """Print the completions of ``line`` for the shell: argcomplete does so inside ``parse_args``, and exits.
 
     argcomplete does not see the options of jsonargparse's subcommands, so it gets the parser of the command at hand and
     a line without the words that name the command.

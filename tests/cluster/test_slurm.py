@@ -194,7 +194,7 @@ def test_an_array_with_a_failing_shard_stops_the_chain_until_it_is_submitted_aga
     blocking_folder.rmdir()
     submitted = user.submit("repaired", "prepare", data=data)
     assert set(user.cluster.ended(*(job for ids in submitted.values() for job in ids))) == {"COMPLETED"}
-    assert main(["prepare", "--verify", "--recipe", str(user.job.folder / "mended.yaml")]) == 0
+    assert main(["prepare", "--verify", "--recipe", str(user.job.folder / "repaired.yaml")]) == 0
 
 
 def test_killed_tasks_of_an_array_are_requeued_individually(user: User) -> None:

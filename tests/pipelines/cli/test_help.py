@@ -108,18 +108,18 @@ def test_every_key_has_a_docstring(kind: type) -> None:
 
 
 def completions(line: str, tmp_path: Path) -> list[str]:
-    """What a shell offers at the end of a line, asked as the code of ``register-python-argcomplete`` asks."""
-    offered = tmp_path / "offered"
+    """Return the completions of a line, requested as the code of ``register-python-argcomplete`` does."""
+    output = tmp_path / "completions"
     environment = os.environ | {
         "_ARGCOMPLETE": "1",
-        "_ARGCOMPLETE_STDOUT_FILENAME": str(offered),
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(output),
         "_ARGCOMPLETE_SUPPRESS_SPACE": "0",
         "COMP_LINE": line,
         "COMP_POINT": str(len(line)),
         "COMP_TYPE": "9",
     }
     subprocess.run([sys.executable, "-m", "e4t"], env=environment, check=False, capture_output=True)  # noqa: S603 - our own command
-    return offered.read_text().split("\013")
+    return output.read_text().split("\013")
 
 
 def test_the_shell_completes_a_command_and_an_option(tmp_path: Path) -> None:

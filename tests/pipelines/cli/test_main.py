@@ -22,8 +22,8 @@ def is_error(result: tuple[int, str, str], code: int, *words: str) -> bool:
 
 
 def test_an_unknown_recipe_key_is_an_error(e4t: E4T, recipe: Path) -> None:
-    recipe.write_text(recipe.read_text() + "colour: red\n")
-    assert is_error(e4t("prepare", "--recipe", recipe), 78, "colour")
+    recipe.write_text(recipe.read_text() + "color: red\n")
+    assert is_error(e4t("prepare", "--recipe", recipe), 78, "color")
 
 
 def test_an_unknown_recipe_is_an_error_that_lists_the_known_ones(e4t: E4T) -> None:

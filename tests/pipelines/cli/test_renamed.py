@@ -142,3 +142,8 @@ def test_an_old_key_of_a_site_is_refused_in_a_file_and_as_an_option(e4t: E4T, re
     site = tmp_path / "site.yaml"
     site.write_text("runs: my-claim\n")
     assert refusal(e4t(*words, "--site", site)) == f"site file {site} uses old names: runs is now runs_claim; rename it"
+
+
+def test_an_old_option_for_the_last_job_of_a_submission_is_refused(e4t: E4T, recipe: Path) -> None:
+    words = ("submit", "slurm", "--recipe", recipe, "--stage", "release", "--dry-run", "--", "--by", "loss")
+    assert refusal(e4t(*words)).startswith("--by is now --metric;")
