@@ -55,10 +55,10 @@ def test_every_png_filter_type_is_decoded() -> None:
     ("what", "data"),
     [
         ("another format", encode_photo("JPEG")),
-        ("grey", encode(photo().convert("L"), "PNG")),
+        ("grayscale", encode(photo().convert("L"), "PNG")),
         ("alpha", encode(photo().convert("RGBA"), "PNG")),
         ("palette", encode(photo().convert("P"), "PNG")),
-        ("a transparent colour", encode(photo(), "PNG", transparency=COLOR)),
+        ("a transparent color", encode(photo(), "PNG", transparency=COLOR)),
         ("16 bits", png_of(2, 2, 16, 2, bytes(2 * 13))),
         ("text behind the pixels", encode_photo("PNG")[:-12] + chunk(b"tEXt", b"a\0b") + encode_photo("PNG")[-12:]),
         ("no end", encode_photo("PNG")[:-12]),

@@ -193,10 +193,10 @@ def test_the_hash_is_computed_only_for_near_duplicate_search() -> None:
 def test_encoding_is_deterministic_and_without_metadata(codec: str) -> None:
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
-    data = encode(noise((16, 16)), "JPEG", exif=exif, icc_profile=b"a colour profile", comment=b"hello")
+    data = encode(noise((16, 16)), "JPEG", exif=exif, icc_profile=b"a color profile", comment=b"hello")
     first, second = (make(data, format=codec).data for _ in range(2))
     assert first == second
-    assert not [secret for secret in (b"taken at home", b"colour profile", b"hello") if secret in first]
+    assert not [secret for secret in (b"taken at home", b"color profile", b"hello") if secret in first]
     assert pixels(first).shape == (16, 16, 3)
 
 
@@ -228,9 +228,9 @@ def test_any_other_file_is_encoded_again(codec: str, format_name: str) -> None:
         "with a broken profile": encode(image, format_name, icc_profile=b"no profile"),
         "with EXIF": encode(image, format_name, exif=exif),
         "with something behind it": encode(image, format_name) + b"GPS",
-        "grey": encode(image.convert("L"), format_name),
+        "grayscale": encode(image.convert("L"), format_name),
     }.items():
-        if (codec, name) != ("webp", "grey"):  # WebP does not support this
+        if (codec, name) != ("webp", "grayscale"):  # WebP does not support this
             assert make(data, format=codec).data != data, name
 
 

@@ -75,11 +75,11 @@ def test_transparency_becomes_white(config: EmojiConfig) -> None:
 
 def test_equal_packages_give_equal_datasets(config: EmojiConfig, tmp_path: Path) -> None:
     other = EmojiConfig(packages=config.packages, output=str(tmp_path / "other"))
-    sets = []
+    datasets = []
     for folder in (build_emoji_dataset(config), build_emoji_dataset(other)):
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "emoji.json")
-        sets.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
-    assert sets[0] == sets[1]
+        datasets.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
+    assert datasets[0] == datasets[1]
 
 
 def test_the_dataset_can_be_prepared(config: EmojiConfig, tmp_path: Path) -> None:
