@@ -1,4 +1,4 @@
-"""Steps that cannot be taken: a loss that is not finite, a batch that does not fit into memory."""
+"""Steps that fail: a loss that is not finite, and a batch that does not fit into memory."""
 
 import resource
 import subprocess
@@ -13,9 +13,18 @@ from tests.pipelines.pretraining.runs import E4T, lines
 pytestmark = pytest.mark.distributed
 
 
-def test_a_run_that_is_not_finite_stops_and_names_the_images(e4t: E4T, recipe: Path, tmp_path: Path) -> None:
-    wild = ("--pretrain.learning_rate", "1e30", "--pretrain.max_steps", "20", "--pretrain.max_consecutive_skips", "2")
-    code, _, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", *wild)
+def test_a_run_ends_after_consecutive_non_finite_steps_and_logs_their_images(
+    e4t: E4T, recipe: Path, tmp_path: Path
+) -> None:
+    diverging = (
+        "--pretrain.learning_rate",
+        "1e30",
+        "--pretrain.max_steps",
+        "20",
+        "--pretrain.max_consecutive_skips",
+        "2",
+    )
+    code, _, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", *diverging)
     assert code == 1
     assert "2 steps in a row" in err
     record = lines(tmp_path / "runs" / "small" / "logs" / "rank_1.jsonl")
@@ -27,14 +36,14 @@ def test_a_run_that_is_not_finite_stops_and_names_the_images(e4t: E4T, recipe: P
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="limits the host's memory, and the batch is on a GPU")
-def test_a_batch_that_does_not_fit_is_found_before_the_first_step(recipe: Path) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_refused_before_the_first_step(recipe: Path) -> None:
     limit = 12 * 2**30
     command = [sys.executable, "-m", "e4t", "pretrain", "--recipe", str(recipe), "--pretrain.gradient_checkpointing",
                "false", "--pretrain.global_batch_size", "6000", "--pretrain.micro_batch_size", "6000"]  # fmt: skip
-    done = subprocess.run(  # noqa: S603 - our own command
+    result = subprocess.run(  # noqa: S603 - our own command
         command, capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )  # fmt: skip
-    assert done.returncode == 78, done.stderr
-    assert "out of memory with a micro-batch of 6000 images at 64 pixels" in done.stderr
-    assert "lower pretrain.micro_batch_size" in done.stderr
+    assert result.returncode == 78, result.stderr
+    assert "out of memory with a micro-batch of 6000 images at 64 pixels" in result.stderr
+    assert "lower pretrain.micro_batch_size" in result.stderr

@@ -11,7 +11,9 @@ from tests.pipelines.pretraining.runs import E4T, LAST, BackgroundRun, same
 pytestmark = pytest.mark.distributed
 
 
-def test_a_signal_to_one_rank_stops_all_which_save_and_go_on_to_the_same_bits(recipe: Path, finished: Path) -> None:
+def test_a_signal_to_one_rank_stops_all_ranks_and_the_run_resumes_to_the_same_bits(
+    recipe: Path, finished: Path
+) -> None:
     started = BackgroundRun(recipe).after_step(1)
     os.kill(started.ranks()[1], signal.SIGUSR2)
     code, out, err = started.end()
@@ -22,7 +24,7 @@ def test_a_signal_to_one_rank_stops_all_which_save_and_go_on_to_the_same_bits(re
     assert same(started.run / LAST, finished / "small" / LAST)
 
 
-def test_a_run_whose_rank_is_killed_goes_on_to_the_same_bits(recipe: Path, finished: Path) -> None:
+def test_a_run_with_a_killed_rank_resumes_to_the_same_bits(recipe: Path, finished: Path) -> None:
     started = BackgroundRun(recipe, real=True).after_step(3)
     os.kill(started.ranks()[1], signal.SIGKILL)
     code, _, err = started.end()
@@ -34,19 +36,19 @@ def test_a_run_whose_rank_is_killed_goes_on_to_the_same_bits(recipe: Path, finis
     assert same(started.run / LAST, finished / "small" / LAST)
 
 
-def test_a_rank_that_waits_for_ever_ends_and_leaves_its_stack(recipe: Path) -> None:
-    endless = ("--pretrain.max_steps", "1000", "--pretrain.checkpoint_every", "1000", "--pretrain.eval_every", "1000")
-    started = BackgroundRun(recipe, "--pretrain.step_timeout_seconds", "20", *endless).after_step(2)
-    frozen = started.ranks()[1]
-    os.kill(frozen, signal.SIGSTOP)
+def test_the_watchdog_ends_a_rank_that_hangs_and_writes_its_stacks(recipe: Path) -> None:
+    unlimited = ("--pretrain.max_steps", "1000", "--pretrain.checkpoint_every", "1000", "--pretrain.eval_every", "1000")
+    started = BackgroundRun(recipe, "--pretrain.step_timeout_seconds", "20", *unlimited).after_step(2)
+    stopped = started.ranks()[1]
+    os.kill(stopped, signal.SIGSTOP)
     code, _, err = started.end()
     assert code == 1
     assert "e4t: rank 0 hung for 20 s" in err
     assert "pipelines/pretraining/trainer.py" in (started.run / "logs" / "rank_0.stacks").read_text()
-    assert not Path(f"/proc/{frozen}").exists()
+    assert not Path(f"/proc/{stopped}").exists()
 
 
-def test_a_run_stops_when_its_time_is_up(e4t: E4T, recipe: Path) -> None:
+def test_a_run_stops_at_its_time_limit(e4t: E4T, recipe: Path) -> None:
     code, out, _ = e4t("pretrain", "--recipe", recipe, "--nproc", "1", "--max-minutes", "0.001")
     assert code == 75
     assert "stopped at step 1 (time limit reached)" in out

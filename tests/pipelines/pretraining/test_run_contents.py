@@ -1,4 +1,4 @@
-"""What a finished run of two ranks leaves in its folder."""
+"""The files in the folder of a finished run of two ranks."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.pipelines.pretraining.runs import LAST, engine_of, lines, tensors
 pytestmark = pytest.mark.distributed
 
 
-def test_two_ranks_train_in_a_deepspeed_engine_of_the_recipes_stage(run: Path) -> None:
+def test_two_ranks_train_in_a_deepspeed_engine_with_the_zero_stage_of_the_recipe(run: Path) -> None:
     engine = engine_of(run)
     assert (engine["engine"], engine["world_size"], engine["zero_stage"], engine["bf16"]) == (
         "DeepSpeedEngine",
@@ -20,7 +20,7 @@ def test_two_ranks_train_in_a_deepspeed_engine_of_the_recipes_stage(run: Path) -
     )
 
 
-def test_a_run_leaves_checkpoints_samples_a_validation_loss_and_a_heartbeat(run: Path) -> None:
+def test_a_run_writes_checkpoints_samples_validation_loss_and_heartbeat(run: Path) -> None:
     assert (run / LAST / "COMPLETE").exists()
     assert (run / "samples" / "step_00000004.png").exists()
     assert lines(run / "metrics.jsonl")[-1]["validation_loss"] > 0
@@ -40,12 +40,12 @@ def test_only_the_trained_modules_are_in_a_checkpoint(run: Path) -> None:
     assert trained == {"clip_proj", "unet_proj", "out_proj"}
 
 
-def test_each_rank_records_which_pictures_it_took_in_which_step(run: Path) -> None:
-    taken = [(line["step"], line["start"], line["count"]) for line in lines(run / "logs" / "rank_1.jsonl")]
-    assert taken == [(1, 3, 3), (2, 9, 3), (3, 15, 3), (4, 21, 3)]
+def test_each_rank_records_the_samples_of_each_step(run: Path) -> None:
+    slices = [(line["step"], line["start"], line["count"]) for line in lines(run / "logs" / "rank_1.jsonl")]
+    assert slices == [(1, 3, 3), (2, 9, 3), (3, 15, 3), (4, 21, 3)]
 
 
-def test_ranks_draw_different_noise(run: Path) -> None:
+def test_ranks_use_different_noise(run: Path) -> None:
     """Conformance check 10 (docs/conformance.md)."""
     losses = [[line["loss"] for line in lines(run / "logs" / f"rank_{rank}.jsonl")] for rank in (0, 1)]
     assert not set(losses[0]) & set(losses[1])

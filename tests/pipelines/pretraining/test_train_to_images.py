@@ -12,27 +12,27 @@ from tests.pipelines.pretraining.runs import E4T
 pytestmark = pytest.mark.distributed
 
 
-def test_from_a_run_to_pictures_by_the_commands(
+def test_the_commands_lead_from_a_run_to_images(
     e4t: E4T, recipe: Path, run: Path, shards: Path, tmp_path: Path
 ) -> None:
-    picture = next((shards.parent / "faces").glob("*/000.png"))
-    release, concept, made = tmp_path / "release", tmp_path / "concept", tmp_path / "pictures"
+    image = next((shards.parent / "faces").glob("*/000.png"))
+    release, concept, images = tmp_path / "release", tmp_path / "concept", tmp_path / "images"
     commands = (
         ("release", "--recipe", recipe, "--version", "1.0.0", "--output", release),
-        ("tune", "--release", release, "--image", picture, "--steps", "1", "--output", concept),
-        ("generate", "--release", release, "--concept", concept, "--prompt", "*s", "--count", "1", "--output", made),
+        ("tune", "--release", release, "--image", image, "--steps", "1", "--output", concept),
+        ("generate", "--release", release, "--concept", concept, "--prompt", "*s", "--count", "1", "--output", images),
         ("evaluate", "--recipe", recipe, "--release", release, "--output", tmp_path / "evaluation"),
     )
     for command in commands:
         code, out, err = e4t(*command)
         assert code == 0, err
         assert command[0] != "release" or "models:/small/1  alias candidate" in out
-    assert (made / "0000.png").exists()
+    assert (images / "0000.png").exists()
     assert (tmp_path / "evaluation" / "grid.png").exists()
     report = json.loads((tmp_path / "evaluation" / "report.json").read_text())
-    truth = report["systems"][-1]
+    reference = report["systems"][-1]
     version = connect(tmp_path / "runs").get_model_version("small", "1")
     assert version.tags["evaluate_run_id"]
-    assert truth["system"] == "the true pictures"
-    assert truth["scores"]["truth"]["mean"] == pytest.approx(1, abs=1e-4)
+    assert reference["system"] == "reference images"
+    assert reference["scores"]["reference_similarity"]["mean"] == pytest.approx(1, abs=1e-4)
     assert E4TPipeline.from_pretrained(release).release == "small 1.0.0"
