@@ -28,10 +28,10 @@ def status_lines(folder: str, status: Status) -> list[str]:
 def report_table(report: "Report") -> Table:
     """Return an evaluation report as a table with a row per system and number of tuning steps."""
     title = "means over held-out concepts (columns: see docs/evaluation.md)"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("system", min_width=16, overflow="fold")
-    for name in ("steps", *report.columns, "seconds"):
-        table.add_column(name, justify="right", min_width=5, overflow="fold")
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    table.add_column("system", min_width=12, overflow="fold")
+    for title in ("steps", *report.score_labels, "seconds"):
+        table.add_column(title.replace(" ", "\n"), justify="right", min_width=5, overflow="fold")
     for row in report.rows:
         means = (f"{estimate.mean:.3f}" for estimate in row.scores.values())
         table.add_row(row.system, str(row.steps), *means, f"{row.seconds.mean:.1f}")

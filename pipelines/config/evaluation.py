@@ -103,7 +103,7 @@ class EvaluateConfig:
         return (
             System(name="base from caption", method="none"),
             System(name=PRETRAINED, method="e4t", init=RELEASE, steps=self.steps),
-            System(name="from base", method="e4t", steps=self.steps),
+            System(name="untrained", method="e4t", steps=self.steps),
         )
 
 

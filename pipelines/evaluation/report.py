@@ -12,22 +12,14 @@ from typing import Any
 from data_prep.storage.atomic import atomic_write
 from encoder.releases.release import Release
 from pipelines.config.evaluation import PRETRAINED
+from pipelines.config.renamed import RENAMED_KEYS
 from pipelines.tracking.stage_runs import RELEASE_TAG, WEIGHTS_TAG
 from pipelines.tracking.tracker import Tracker
 
 REPORT_FILE, SCORES_FILE, TABLE_FILE = "report.json", "scores.csv", "table.md"
 REFERENCE = "reference images"
 """System name of the rows that score the reference images themselves."""
-_RENAMED_SCORES = {
-    "likeness": "identity_similarity",
-    "truth": "reference_similarity",
-    "concept": "concept_similarity",
-    "prompt": "prompt_similarity",
-    "recognised": "recognizer_similarity",
-    "pixels off": "rmse",
-    "person": "identity_accuracy",
-    "obeyed": "attribute_accuracy",
-}
+_RENAMED_SCORES = RENAMED_KEYS["publish.min_scores"]
 _RENAMED_SYSTEMS = {"the true pictures": REFERENCE}
 
 
@@ -103,9 +95,14 @@ class Report:
         return list(self.rows[0].scores)
 
     @property
+    def score_labels(self) -> list[str]:
+        """Column titles of the scores."""
+        return [score_label(name) for name in self.columns]
+
+    @property
     def header(self) -> list[str]:
         """Titles of the table's columns."""
-        return ["system", "steps", *map(score_label, self.columns), "seconds", "memory, GiB"]
+        return ["system", "steps", *self.score_labels, "seconds", "memory, GiB"]
 
     @property
     def final_scores(self) -> dict[str, Estimate]:

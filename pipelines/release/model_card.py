@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from encoder.config import PLACEHOLDER
 from pipelines.config.recipe import Recipe
-from pipelines.evaluation.report import Report, score_label
+from pipelines.evaluation.report import Report
 
 FIGURE = "figure.png"
 
@@ -26,7 +26,7 @@ def render_card(
         version=version,
         provenance=provenance,
         evaluation=evaluation,
-        score_labels=[score_label(name) for name in evaluation.columns] if evaluation else [],
+        score_labels=evaluation.score_labels if evaluation else [],
         figure=FIGURE if has_figure else None,
         domain_word=recipe.conditioning.domain_word,
         prompt=prompt,
