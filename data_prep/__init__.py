@@ -1,1 +1,1 @@
-"""Pictures to shards to batches. Knows files, and no model."""
+"""Images to shards to batches. Independent of models, clusters and trackers."""

@@ -1,1 +1,1 @@
-"""The jobs, one file a stage; the only place where the method and the data meet."""
+"""The commands and jobs: the only package that imports both ``encoder`` and ``data_prep``."""

@@ -1,13 +1,13 @@
-"""What the fork server imports once for all commands and ranks; see ``tests.warm_process``.
+"""Import once, in the fork server, the modules that all commands and ranks need; see ``tests.warm_process``.
 
-A process with threads must not be forked, so libraries that would start some when they are imported are told not to.
+A process with threads must not be forked, so libraries that start threads when they are imported are configured not to.
 """
 
 import os
 import sys
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # Arrow's jemalloc has a thread of its own
+os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # Arrow's jemalloc starts a thread
 
 from pipelines.runtime.launch import set_deepspeed_accelerator
 from pipelines.runtime.logging import configure_logging

@@ -36,7 +36,7 @@ def progress(text: str, done: int, total: int) -> str:
 
 
 def preview_strip(image: Image.Image | None, previews: Sequence[tuple[int, Image.Image]]) -> str:
-    """Build the row with the input image and the previews, each labelled with its step."""
+    """Build the row with the input image and the previews, each labeled with its step."""
     if image is None:
         return _placeholder(EMPTY_PREVIEWS_TEXT)
     frames = [_frame(center_crop(image), "Your image", "your image, as the model sees it", "input-image")]

@@ -52,17 +52,17 @@ def release(arguments: Namespace, _: list[str]) -> None:
     recipe = parse_recipe(arguments)
     checkpoint = select_checkpoint(recipe, arguments.checkpoint, arguments.metric)
     output = Path(arguments.output or recipe.folder / "release")
-    made = make_release(recipe, output, arguments.version, checkpoint, allow_dirty=arguments.allow_dirty)
-    console.print(f"release: {made.folder}  {made.id}  {checkpoint.name}", soft_wrap=True)
+    new_release = make_release(recipe, output, arguments.version, checkpoint, allow_dirty=arguments.allow_dirty)
+    console.print(f"release: {new_release.folder}  {new_release.id}  {checkpoint.name}", soft_wrap=True)
     if arguments.register:
         try:
-            console.print(f"registered: models:/{made.name}/{register(recipe, made)}  alias candidate")
+            console.print(f"registered: models:/{new_release.name}/{register(recipe, new_release)}  alias candidate")
         except RunError as error:  # the release folder is complete: an unreachable registry must not fail the command
             console.print(f"not registered: {error}", soft_wrap=True)
     if arguments.push:
         from pipelines.release.hub_push import push
 
-        console.print(f"pushed: {push(made, arguments.push, private=arguments.private)}", soft_wrap=True)
+        console.print(f"pushed: {push(new_release, arguments.push, private=arguments.private)}", soft_wrap=True)
 
 
 def add_promote_arguments(parser: CommandParser) -> None:
@@ -156,7 +156,7 @@ def import_mkshing(arguments: Namespace, _: list[str]) -> None:
     """Import a checkpoint pre-trained with mkshing/e4t-diffusion, as a release (docs/import.md)."""
     from pipelines.release.import_mkshing import import_release
 
-    made = import_release(
+    imported = import_release(
         Path(arguments.path),
         Path(arguments.output),
         arguments.name or Path(arguments.path).resolve().name,
@@ -164,7 +164,7 @@ def import_mkshing(arguments: Namespace, _: list[str]) -> None:
         base=arguments.base,
         image_encoder=arguments.image_encoder,
     )
-    console.print(f"release: {made.folder}  {made.name} {made.version}")
+    console.print(f"release: {imported.folder}  {imported.name} {imported.version}")
 
 
 RELEASE = Command(

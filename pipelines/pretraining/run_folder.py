@@ -121,5 +121,5 @@ class Run:
     def heartbeat(self, step: int) -> None:
         """Write step, time and host to ``heartbeat.json``, on rank 0."""
         if self.rank == 0:
-            beat = {"step": step, "time": time.time(), "host": socket.gethostname()}
-            atomic_write(self.folder / "heartbeat.json", json.dumps(beat) + "\n")
+            heartbeat = {"step": step, "time": time.time(), "host": socket.gethostname()}
+            atomic_write(self.folder / "heartbeat.json", json.dumps(heartbeat) + "\n")

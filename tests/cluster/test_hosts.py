@@ -87,16 +87,16 @@ def test_a_cut_link_delivers_nothing_until_it_is_restored(network: Network, tmp_
 
 def test_killing_a_host_kills_all_its_processes_and_no_others(network: Network, tmp_path: Path) -> None:
     here, there = network.hosts
-    neighbour = here.start(["sleep", "1000"], tmp_path / "here")
+    bystander = here.start(["sleep", "1000"], tmp_path / "here")
     there.start(["sh", "-c", "sleep 1000 & sleep 1000"], tmp_path / "there")
     try:
         assert soon(lambda: len(there.processes()) == 3)
         there.kill()
         assert not there.processes()
-        assert neighbour.poll() is None
+        assert bystander.poll() is None
     finally:
         here.kill()
-        neighbour.wait()
+        bystander.wait()
 
 
 def test_ranks_are_distinguished_from_their_launcher(tmp_path: Path) -> None:
