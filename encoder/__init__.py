@@ -1,1 +1,1 @@
-"""The E4T method: domain encoder, weight offsets, tuning and sampling. Independent of datasets, clusters and trackers."""
+"""The E4T method: domain encoder, weight offsets, tuning and sampling. Knows no dataset, cluster or tracker."""

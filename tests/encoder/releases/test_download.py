@@ -264,7 +264,14 @@ def test_the_command_takes_a_hub_id_and_later_runs_offline(hub: Hub, faces: File
     def generate(output: str, **variables: str) -> subprocess.CompletedProcess[str]:
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
         command = [sys.executable, "-m", "e4t", "generate", "--release", "me/faces@v1.0.1", "--base", str(SHIPPED)]
-        command += ["--steps", "2", "--prompt", "a portrait of a person", "--output", str(tmp_path / output)]
+        command += [
+            "--num-inference-steps",
+            "2",
+            "--prompt",
+            "a portrait of a person",
+            "--output",
+            str(tmp_path / output),
+        ]
         environment = os.environ | settings | variables
         return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)  # noqa: S603
 
