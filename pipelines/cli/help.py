@@ -45,6 +45,7 @@ def prepare_help(parser: CommandParser, names: list[str], command: Command, *, s
             hidden += action.help != argparse.SUPPRESS
             action.help = argparse.SUPPRESS
     for group in parser._action_groups:
+        group.title = (group.title or "").replace("``", "`")
         if all(action.help == argparse.SUPPRESS for action in group._group_actions):
             group.description = None
     if hidden:

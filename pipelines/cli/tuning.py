@@ -68,7 +68,10 @@ def add_tune_arguments(parser: CommandParser) -> None:
 
 
 def tune(arguments: Namespace, _: list[str]) -> None:
-    """Tune a release on one image or several of a concept, and write the concept as a folder."""
+    """Tune a release on one image or several of a concept, and write the concept as a folder.
+
+    Options that default to null keep the setting of the release, or of --method.
+    """
     from encoder.releases.release import Release
     from pipelines.registry.resolve import cache_folder, resolve_release
     from pipelines.tuning import ConceptCache, TuneRequest, split_per_image, tune_all

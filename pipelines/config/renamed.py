@@ -107,6 +107,9 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
 }
 """Old to new value, by the new dotted key."""
 
+RENAMED_PLACEHOLDERS = {"data.caption_template": ("{concept}", "{domain}")}
+"""Old and new placeholder in the text of a key, by the new dotted key."""
+
 
 def check_recipe_names(recipe: Mapping[str, Any], location: str) -> None:
     """Refuse a recipe that uses old names.
@@ -145,5 +148,8 @@ def _renamed_in(section: Mapping[str, Any], old_path: str, new_path: str) -> Ite
             if isinstance(item, Mapping):
                 yield from _renamed_in(item, f"{old}.", new)
         text = "no" if value is False else str(value)  # YAML reads a bare `no` as false
+        placeholder, new_placeholder = RENAMED_PLACEHOLDERS.get(new, ("", ""))
+        if placeholder and placeholder in text:
+            yield f"{placeholder} in {old} is now {new_placeholder}"
         if text in (values := RENAMED_VALUES.get(new, {})):
             yield f"{old}: {text} is now {new}: {values[text]}"

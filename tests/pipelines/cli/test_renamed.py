@@ -118,6 +118,11 @@ def test_an_old_recipe_key_as_an_option_is_refused_with_its_new_name(e4t: E4T, o
     assert refusal(e4t("evaluate", f"--{old}=1")) == message
 
 
+def test_an_old_dotted_option_of_demo_base_is_refused_with_its_new_name(e4t: E4T) -> None:
+    message = "--recogniser.minutes is now --recognizer.minutes"
+    assert refusal(e4t("demo", "base", "--recogniser.minutes", "3")) == message
+
+
 def test_old_keys_inside_a_mapping_on_the_command_line_are_refused(e4t: E4T) -> None:
     assert "data.codec is now data.format" in refusal(e4t("prepare", "--data", "{codec: png}"))
     system = "[{name: a, method: e4t, start: release, settings: {word: identifier}}]"

@@ -68,6 +68,11 @@ def test_an_unquoted_no_is_recognized_as_the_old_precision() -> None:
         check_recipe_names(yaml.safe_load("pretrain: {precision: no}"), "recipe x.yaml")
 
 
+def test_the_old_placeholder_of_a_caption_template_is_refused_with_its_new_name() -> None:
+    with pytest.raises(ConfigError, match="{concept} in data.caption_template is now {domain}; rename it$"):
+        check_recipe_names({"data": {"caption_template": "a photo of a {concept}"}}, "recipe x.yaml")
+
+
 def test_all_old_names_of_a_recipe_stand_in_one_line() -> None:
     recipe = {"pretrain": {"steps": 3, "keep": 2, "keep_every": 1}, "base": {"clip": "x"}}
     with pytest.raises(ConfigError) as error:
