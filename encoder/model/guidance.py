@@ -1,7 +1,6 @@
 """Classifier-free guidance with a concept token in the prompts."""
 
 import torch
-from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
@@ -76,5 +75,7 @@ def apply_guidance(unconditional: Tensor, conditional: Tensor, config: SampleCon
     guided_prediction = unconditional + config.guidance_scale * (conditional - unconditional)
     if not config.guidance_rescale:
         return guided_prediction
-    rescaled: Tensor = rescale_noise_cfg(guided_prediction, conditional, config.guidance_rescale)
-    return rescaled
+    # rescale_noise_cfg of diffusers rounds differently, which changes some pixels of the images for a given seed.
+    dims = tuple(range(1, guided_prediction.ndim))
+    rescaled = guided_prediction * conditional.std(dims, keepdim=True) / guided_prediction.std(dims, keepdim=True)
+    return config.guidance_rescale * rescaled + (1 - config.guidance_rescale) * guided_prediction
