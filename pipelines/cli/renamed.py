@@ -1,6 +1,7 @@
 """Options and commands that have another name now: for one release each ends in a line that gives the new name."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -100,7 +101,7 @@ def check_option_names(command: str, words: Sequence[str]) -> None:
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield each option with its value, "" if none follows."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         if word.startswith("--") and word != "--":
             option, equals, value = word.partition("=")
             yield option, value if equals else "" if following.startswith("--") else following
