@@ -1,6 +1,6 @@
-"""A stand-in of the Hugging Face hub: as much of its HTTP interface as models need, and faults on demand.
+"""A local stand-in for the Hugging Face hub: the part of its HTTP interface that models need, and faults on demand.
 
-It was written against what huggingface_hub 2.4 asks and expects. The real hub was never asked.
+It was written for the requests of huggingface_hub 2.4, and has not been compared with the real hub.
 """
 
 import base64
@@ -20,19 +20,19 @@ from urllib.parse import unquote, urlsplit
 
 from huggingface_hub.utils.sha import git_hash
 
-TOKEN = "hf_of_the_stand_in"  # noqa: S105 - of no real account
+TOKEN = "hf_of_the_stand_in"  # noqa: S105 - not a real token
 LARGE = (".safetensors", ".png", ".bin")
-"""What the hub keeps in its large file storage, by default."""
+"""Suffixes of the files that the hub stores in its large file storage by default."""
 Files = dict[str, bytes]
 
 
 def files_in(folder: Path) -> Files:
-    """Every file of a folder, by its name with / between folders."""
+    """Return the content of every file of a folder, by its relative POSIX path."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-class Refused(Exception):  # noqa: N818 - an answer
-    """An answer that is not 200, with the code that the client looks at."""
+class HttpError(Exception):
+    """An error response, with the ``X-Error-Code`` that the client evaluates."""
 
     def __init__(self, status: int, code: str = "", message: str = "") -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class Refused(Exception):  # noqa: N818 - an answer
 
 @dataclass
 class Model:
-    """A repository of a model; its history is a line of whole trees."""
+    """A model repository with a linear history; each commit holds all files."""
 
     private: bool = False
     commits: dict[str, Files] = field(default_factory=dict)
@@ -50,40 +50,40 @@ class Model:
 
     @property
     def main(self) -> str:
-        """The newest commit."""
+        """Id of the newest commit."""
         return list(self.commits)[-1]
 
     def commit(self, files: Files, message: str = "by hand") -> str:
-        """Put a whole tree on top."""
+        """Add a commit with these files, and return its id."""
         sha = hashlib.sha1(f"{len(self.commits)} {message} {sorted(files)}".encode()).hexdigest()  # noqa: S324
         self.commits[sha] = files
         self.messages.append(message)
         return sha
 
-    def at(self, revision: str) -> str:
-        """The commit of a branch, tag or commit."""
+    def resolve(self, revision: str) -> str:
+        """Return the commit id of a branch, tag or commit id. Raises HttpError if it does not exist."""
         sha = self.main if revision == "main" else self.tags.get(revision, revision)
         if sha not in self.commits:
-            raise Refused(404, "RevisionNotFound")
+            raise HttpError(404, "RevisionNotFound")
         return sha
 
 
 class Hub:
-    """What is on the hub, and what goes wrong with it."""
+    """State of the hub: models, large files, counted requests and injected faults."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.storage = url.replace("127.0.0.1", "localhost") + "/large"
-        """Large files are at another host, which must never see a token."""
+        """Base URL of large files: another host, which must never receive a token."""
         self.models: dict[str, Model] = {}
         self.large: dict[str, bytes] = {}
-        self.asked: Counter[str] = Counter()
-        """Requests, by method and kind: ``GET model``, ``POST commit``, ``PUT large``."""
+        self.request_counts: Counter[str] = Counter()
+        """Number of requests by method and kind: ``GET model``, ``POST commit``, ``PUT large``."""
         self.faults: dict[str, int | str] = {}
-        """By such a kind, or ``*`` for all: a status that is always answered, or ``cut``: the connection closes."""
+        """Fault by kind of request, ``*`` for all: a status to respond with, or ``cut`` to close the connection."""
 
     def put(self, name: str, files: Mapping[str, bytes], tag: str = "") -> str:
-        """A model as it might have been pushed by anyone; gives the commit."""
+        """Store a model as if somebody had pushed it, and return its commit id."""
         model = self.models.setdefault(name, Model())
         sha = model.commit(dict(files))
         if tag:
@@ -91,26 +91,25 @@ class Hub:
         return sha
 
     def files(self, name: str, revision: str = "main") -> Files:
-        """What a model holds, but for what the hub itself puts there."""
-        files = self.models[name].commits[self.models[name].at(revision)]
+        """Return the files of a model, without the one that the hub adds itself."""
+        files = self.models[name].commits[self.models[name].resolve(revision)]
         return {path: data for path, data in files.items() if path != ".gitattributes"}
 
     def model(self, name: str, token: str) -> Model:
-        """A model that whoever has the token may read."""
+        """Return a model that the owner of the token may read. Raises HttpError otherwise."""
         model = self.models.get(name)
         if model is None or (model.private and token != TOKEN):
-            raise Refused(404 if token else 401, "RepoNotFound")
+            raise HttpError(404 if token else 401, "RepoNotFound")
         return model
 
-    # Each answers one kind of request, with what the client sent; a method's name is the kind's.
+    # Each of the following methods handles the kind of request that it is named after.
 
-    def create(self, asked: dict[str, Any]) -> dict[str, Any]:
-        name = f"{asked['organization']}/{asked['name']}"
-        found = {"url": f"{self.url}/{name}", "name": name}
+    def create(self, payload: dict[str, Any]) -> dict[str, Any]:
+        name = f"{payload['organization']}/{payload['name']}"
         if name not in self.models:
-            self.models[name] = Model(private=asked.get("visibility") == "private")
+            self.models[name] = Model(private=payload.get("visibility") == "private")
             self.models[name].commit({".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
-        return found
+        return {"url": f"{self.url}/{name}", "name": name}
 
     def info(self, name: str, model: Model, sha: str) -> dict[str, Any]:
         siblings = [{"rfilename": path} for path in model.commits[sha]]
@@ -124,7 +123,7 @@ class Hub:
         main = {"name": "main", "ref": "refs/heads/main", "targetCommit": model.main}
         return {"branches": [main], "converts": [], "tags": tags}
 
-    def preupload(self, files: Files, asked: dict[str, Any]) -> dict[str, Any]:
+    def preupload(self, files: Files, payload: dict[str, Any]) -> dict[str, Any]:
         ignored = files.get(".gitignore", b"").decode().split()
         return {
             "files": [
@@ -134,13 +133,13 @@ class Hub:
                     "shouldIgnore": each["path"] in ignored,
                     "oid": digest(each["path"], files[each["path"]]) if each["path"] in files else None,
                 }
-                for each in asked["files"]
+                for each in payload["files"]
             ]
         }
 
-    def batch(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def batch(self, payload: dict[str, Any]) -> dict[str, Any]:
         objects = []
-        for each in asked["objects"]:
+        for each in payload["objects"]:
             upload = {"upload": {"href": f"{self.storage}/{each['oid']}"}}
             objects.append(each if each["oid"] in self.large else each | {"actions": upload})
         return {"transfer": "basic", "objects": objects}
@@ -152,7 +151,7 @@ class Hub:
             if kind == "header":
                 message = value["summary"]
                 if value.get("parentCommit", model.main) != model.main:
-                    raise Refused(412, message="the branch has moved")
+                    raise HttpError(412, message="the branch has moved")
             elif kind == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif kind == "lfsFile":
@@ -162,20 +161,20 @@ class Hub:
         sha = model.commit(files, message)
         return {"commitUrl": f"{self.url}/{name}/commit/{sha}", "commitOid": sha}
 
-    def tag(self, model: Model, sha: str, asked: dict[str, Any]) -> dict[str, Any]:
-        if asked["tag"] in model.tags:
-            raise Refused(409, message="the tag exists")
-        model.tags[asked["tag"]] = sha
+    def tag(self, model: Model, sha: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if payload["tag"] in model.tags:
+            raise HttpError(409, message="the tag exists")
+        model.tags[payload["tag"]] = sha
         return {}
 
 
 def digest(path: str, data: bytes) -> str:
-    """What the hub knows a file's bytes by."""
+    """Return the object id that the hub gives to the content of a file."""
     return hashlib.sha256(data).hexdigest() if path.endswith(LARGE) else git_hash(data)
 
 
 def entry(path: str, data: bytes) -> dict[str, Any]:
-    """A file of a tree."""
+    """Return a file as an entry of a tree listing."""
     plain = {"type": "file", "path": path, "size": len(data), "oid": git_hash(data)}
     if not path.endswith(LARGE):
         return plain
@@ -200,27 +199,27 @@ ROUTES = {
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection of a client."""
+    """Handle the requests of one client connection."""
 
     protocol_version = "HTTP/1.1"
     hub: Hub
 
     def log_message(self, *_: object) -> None:
-        """Quietly."""
+        """Log nothing."""
 
     def _answer(self) -> None:
         path = urlsplit(self.path).path
         for kind, route in ROUTES.items():
             method, _, _ = kind.partition(" ")
-            if method == self.command and (found := re.fullmatch(route, path)):
-                self.hub.asked[kind] += 1
-                self._answer_kind(kind, {key: unquote(value or "main") for key, value in found.groupdict().items()})
+            if method == self.command and (match := re.fullmatch(route, path)):
+                self.hub.request_counts[kind] += 1
+                self._answer_kind(kind, {key: unquote(value or "main") for key, value in match.groupdict().items()})
                 return
-        self._refuse(Refused(404, "EntryNotFound"))
+        self._send_error(HttpError(404, "EntryNotFound"))
 
     do_GET = do_HEAD = do_POST = do_PUT = _answer  # noqa: N815 - names of http.server
 
-    def _answer_kind(self, kind: str, place: dict[str, str]) -> None:
+    def _answer_kind(self, kind: str, arguments: dict[str, str]) -> None:
         fault = self.hub.faults.get(kind, self.hub.faults.get("*"))
         length = int(self.headers.get("Content-Length", 0))
         if fault == "cut":
@@ -230,44 +229,44 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         try:
             if isinstance(fault, int):
-                raise Refused(fault, message="as the test wants it")
+                raise HttpError(fault, message="fault injected by the test")
             if kind.endswith("file"):
-                self._file(**place)
+                self._file(**arguments)
             elif kind.endswith("large"):
-                self._large(kind, place["oid"], body)
+                self._large(kind, arguments["oid"], body)
             else:
-                self._json(self._called(kind, body, **place))
-        except Refused as refused:
-            self._refuse(refused)
+                self._json(self._call(kind, body, **arguments))
+        except HttpError as error:
+            self._send_error(error)
 
-    def _called(self, kind: str, body: bytes, name: str = "", revision: str = "main") -> object:
+    def _call(self, kind: str, body: bytes, name: str = "", revision: str = "main") -> object:
         hub, token = self.hub, self.headers.get("Authorization", "").removeprefix("Bearer ")
         if kind.startswith("POST") and token != TOKEN:
-            raise Refused(401, message="Invalid credentials in Authorization header")
-        asked = json.loads(body) if body and kind != "POST commit" else {}
+            raise HttpError(401, message="Invalid credentials in Authorization header")
+        payload = json.loads(body) if body and kind != "POST commit" else {}
         if kind == "POST create":
-            return hub.create(asked)
+            return hub.create(payload)
         if kind == "POST yaml":
             return {"errors": [], "warnings": []}
         model = hub.model(name, token)
-        sha = model.at(revision)
-        answers = {
+        sha = model.resolve(revision)
+        handlers = {
             "GET model": lambda: hub.info(name, model, sha),
             "GET tree": lambda: hub.tree(model, sha),
             "GET refs": lambda: hub.refs(model),
-            "POST preupload": lambda: hub.preupload(model.commits[sha], asked),
-            "POST batch": lambda: hub.batch(asked),
+            "POST preupload": lambda: hub.preupload(model.commits[sha], payload),
+            "POST batch": lambda: hub.batch(payload),
             "POST commit": lambda: hub.commit(name, model, body),
-            "POST tag": lambda: hub.tag(model, sha, asked),
+            "POST tag": lambda: hub.tag(model, sha, payload),
         }
-        return answers[kind]()
+        return handlers[kind]()
 
     def _file(self, name: str, revision: str, path: str) -> None:
-        """A small file itself; of a large one, where it is to be had."""
+        """Send a small file itself, and for a large one a redirect to its storage."""
         model = self.hub.model(name, self.headers.get("Authorization", "").removeprefix("Bearer "))
-        sha = model.at(revision)
+        sha = model.resolve(revision)
         if path not in model.commits[sha]:
-            raise Refused(404, "EntryNotFound", sha)
+            raise HttpError(404, "EntryNotFound", sha)
         data = model.commits[sha][path]
         headers = {"X-Repo-Commit": sha, "ETag": f'"{digest(path, data)}"'}
         if path.endswith(LARGE):
@@ -284,22 +283,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def _large(self, kind: str, oid: str, body: bytes) -> None:
         if "Authorization" in self.headers:
-            raise Refused(400, message="the token has left the hub")
+            raise HttpError(400, message="a token was sent to the storage of large files")
         if kind.startswith("PUT"):
             if hashlib.sha256(body).hexdigest() != oid:
-                raise Refused(400, message="these bytes have another digest")
+                raise HttpError(400, message="the digest of the content differs")
             self.hub.large[oid] = body
         self._send(HTTPStatus.OK, b"" if kind.startswith("PUT") else self.hub.large[oid], {"ETag": f'"{oid}"'})
 
     def _json(self, data: object) -> None:
         self._send(HTTPStatus.OK, json.dumps(data).encode(), {"Content-Type": "application/json"})
 
-    def _refuse(self, refused: Refused) -> None:
-        headers = {"X-Error-Code": refused.code, "X-Error-Message": str(refused)}
-        if refused.code == "EntryNotFound" and str(refused):
-            headers["X-Repo-Commit"] = str(refused)
-        body = json.dumps({"error": str(refused)}).encode()
-        self._send(refused.status, body, {key: value for key, value in headers.items() if value})
+    def _send_error(self, error: HttpError) -> None:
+        headers = {"X-Error-Code": error.code, "X-Error-Message": str(error)}
+        if error.code == "EntryNotFound" and str(error):
+            headers["X-Repo-Commit"] = str(error)
+        body = json.dumps({"error": str(error)}).encode()
+        self._send(error.status, body, {key: value for key, value in headers.items() if value})
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.send_response(status)
@@ -313,7 +312,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub_server() -> Iterator[Hub]:
-    """Serve until the block ends."""
+    """Run a hub server inside the ``with`` block."""
     handler = type("Bound", (Handler,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

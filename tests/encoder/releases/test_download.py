@@ -59,7 +59,7 @@ def test_no_pickle_code_or_hidden_file_is_downloaded(hub: Hub, faces: Files) -> 
     others = ("pytorch_model.bin", "x/weights.pt", "model.pkl", "pipeline.py", ".cache/a.json", "big.tar", "LICENSE")
     hub.put("me/faces", faces | dict.fromkeys(others, b"not of a release"))
     assert files_in(release_folder("me/faces")) == faces
-    assert hub.asked["HEAD file"] <= 2 * len(faces)
+    assert hub.request_counts["HEAD file"] <= 2 * len(faces)
 
 
 def test_an_existing_folder_wins_over_the_hub(
@@ -69,7 +69,7 @@ def test_an_existing_folder_wins_over_the_hub(
     (tmp_path / "me" / "faces").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert release_folder("me/faces") == Path("me/faces")
-    assert not hub.asked
+    assert not hub.request_counts
 
 
 @pytest.mark.parametrize(
@@ -77,15 +77,15 @@ def test_an_existing_folder_wins_over_the_hub(
 )
 def test_a_name_that_is_neither_folder_nor_hub_id_is_refused_without_a_request(hub: Hub, location: str | Path) -> None:
     assert f"release {location}: no such folder; make one with `e4t release`, or give a hub id" in refusal(location)
-    assert not hub.asked
+    assert not hub.request_counts
 
 
 def test_a_second_download_only_asks_for_a_newer_commit(hub: Hub, faces: Files) -> None:
     hub.put("me/faces", faces)
     first = release_folder("me/faces")
-    hub.asked.clear()
+    hub.request_counts.clear()
     assert release_folder("me/faces") == first
-    assert dict(hub.asked) == {"GET model": 1}
+    assert dict(hub.request_counts) == {"GET model": 1}
 
 
 @pytest.mark.parametrize("location", ["me/faces", "me/faces@v1.0.1"])
@@ -170,7 +170,7 @@ def test_a_model_that_is_not_a_release_is_not_downloaded(hub: Hub, faces: Files,
     del faces[missing]
     hub.put("me/faces", faces)
     assert f"me/faces on the hub is not a release of e4t: it lacks {missing}" in refusal("me/faces")
-    assert hub.asked["GET file"] == hub.asked["GET large"] == 0
+    assert hub.request_counts["GET file"] == hub.request_counts["GET large"] == 0
 
 
 @pytest.mark.parametrize("limit", ["MAX_WEIGHTS_BYTES", "MAX_OTHER_BYTES"])
@@ -180,7 +180,7 @@ def test_a_far_too_large_file_is_not_downloaded(
     monkeypatch.setattr(download, limit, 1000)
     hub.put("me/faces", faces)
     assert "far more than a release" in refusal("me/faces")
-    assert hub.asked["GET file"] == hub.asked["GET large"] == 0
+    assert hub.request_counts["GET file"] == hub.request_counts["GET large"] == 0
 
 
 def test_a_downloaded_release_of_a_local_base_model_asks_for_it(hub: Hub, faces: Files) -> None:
@@ -233,7 +233,7 @@ def test_the_revision_of_a_model_that_was_not_loaded_is_requested(hub: Hub) -> N
 
 def test_a_folder_has_no_revision(hub: Hub) -> None:
     assert resolved_revision(str(SHIPPED), None) is None
-    assert not hub.asked
+    assert not hub.request_counts
 
 
 def test_an_unknown_revision_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,14 +264,8 @@ def test_the_command_takes_a_hub_id_and_later_runs_offline(hub: Hub, faces: File
     def generate(output: str, **variables: str) -> subprocess.CompletedProcess[str]:
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
         command = [sys.executable, "-m", "e4t", "generate", "--release", "me/faces@v1.0.1", "--base", str(SHIPPED)]
-        command += [
-            "--num-inference-steps",
-            "2",
-            "--prompt",
-            "a portrait of a person",
-            "--output",
-            str(tmp_path / output),
-        ]
+        command += ["--prompt", "a portrait of a person", "--num-inference-steps", "2"]
+        command += ["--output", str(tmp_path / output)]
         environment = os.environ | settings | variables
         return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)  # noqa: S603
 

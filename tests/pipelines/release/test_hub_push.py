@@ -79,7 +79,7 @@ def test_pushing_identical_files_again_changes_nothing(
     assert push(release, "me/faces") == url
     assert "me/faces already has v1.0.1 with identical files" in caplog.text
     assert len(hub.models["me/faces"].commits) == 2
-    assert hub.asked["POST commit"] == hub.asked["POST tag"] == 1
+    assert hub.request_counts["POST commit"] == hub.request_counts["POST tag"] == 1
 
 
 @pytest.mark.parametrize("name", ["README.md", "weight_offsets/model.safetensors"])
@@ -126,14 +126,14 @@ def test_a_link_out_of_the_release_is_rejected_before_any_request(release: Relea
     (tmp_path / "secret.json").write_text("{}")
     (release.folder / "extra.json").symlink_to(tmp_path / "secret.json")
     assert "extra.json is a link to a file outside of the release" in push_error(release)
-    assert not hub.asked
+    assert not hub.request_counts
 
 
 def test_a_linked_folder_makes_the_release_incomplete(release: Release, hub: Hub, tmp_path: Path) -> None:
     shutil.move(release.folder / "weight_offsets", tmp_path / "elsewhere")
     (release.folder / "weight_offsets").symlink_to(tmp_path / "elsewhere")
     assert "it lacks weight_offsets/model.safetensors" in push_error(release)
-    assert not hub.asked
+    assert not hub.request_counts
 
 
 def test_a_private_release_is_not_pushed_to_a_public_repository(release: Release, hub: Hub) -> None:
@@ -213,7 +213,7 @@ def test_an_unknown_token_is_reported_without_showing_it(
 def test_without_a_token_no_request_is_sent(release: Release, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     assert "run `hf auth login` or set HF_TOKEN" in push_error(release)
-    assert not hub.asked
+    assert not hub.request_counts
 
 
 def test_an_unreachable_hub_is_reported(release: Release, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
