@@ -65,7 +65,7 @@ def pytest_make_collect_report() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Where workers of one session find what another has made; see ``tests.shared``."""
+    """Use one folder of shared fixtures for all workers of the session; see ``tests.shared``."""
     root = tmp_path_factory.getbasetemp()
     use_shared_folder((root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared")
 

@@ -1,6 +1,6 @@
-"""Expensive things that tests only read: made once a session by the first pytest worker that needs them, used by all.
+"""Share expensive, read-only fixtures: the first pytest worker that needs one builds it, and all workers use it.
 
-They lie in a folder that the workers of one session share, one folder for each thing, guarded by a file lock.
+They are stored in a folder that the workers of a session share, one subfolder for each, guarded by a file lock.
 """
 
 import os
@@ -15,18 +15,18 @@ _FOLDER = "E4T_TESTS_SHARED"
 
 
 def use_shared_folder(folder: Path) -> None:
-    """Say where this session's shared things lie; the first fixture of a session does it."""
+    """Set the folder of this session's shared fixtures. The first fixture of a session calls this."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[_FOLDER] = str(folder)
 
 
 def build_once(name: str, build: Callable[[Path], None]) -> Path:
-    """Return the folder ``name``; the first worker that asks creates it with ``build(folder)`` while the others wait."""
+    """Return the folder ``name``; the first worker that needs it creates it with ``build(folder)`` while the others wait."""
     folder = Path(os.environ[_FOLDER]) / name
     complete = folder.with_name(f".{name}.complete")
     with FileLock(folder.with_name(f".{name}.lock")):
         if not complete.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # a worker that failed half way
+            shutil.rmtree(folder, ignore_errors=True)  # left by a worker that failed
             folder.mkdir()
             build(folder)
             complete.touch()

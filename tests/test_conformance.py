@@ -10,10 +10,10 @@ DOCUMENT = ROOT / "docs" / "conformance.md"
 
 
 @pytest.mark.parametrize("number", range(1, 12))
-def test_every_conformance_check_is_listed_and_has_a_test_in_each_listed_place(number: int) -> None:
+def test_every_conformance_check_is_listed_and_has_a_test_in_each_listed_file(number: int) -> None:
     row = next(line for line in DOCUMENT.read_text().splitlines() if line.startswith(f"| {number} |"))
-    places = re.findall(r"`(tests/[^`]+)`", row)
-    assert places
-    for place in places:
-        files = [ROOT / place] if place.endswith(".py") else (ROOT / place).rglob("*.py")
-        assert any(re.search(rf"Conformance check {number}\b", file.read_text()) for file in files), place
+    paths = re.findall(r"`(tests/[^`]+)`", row)
+    assert paths
+    for path in paths:
+        files = [ROOT / path] if path.endswith(".py") else (ROOT / path).rglob("*.py")
+        assert any(re.search(rf"Conformance check {number}\b", file.read_text()) for file in files), path

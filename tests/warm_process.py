@@ -30,7 +30,7 @@ _context.set_forkserver_preload([PRELOAD])
 
 
 class Result(NamedTuple):
-    """What a finished command left: its exit code, its standard output and its errors."""
+    """Result of a finished command: exit code, standard output and standard error."""
 
     code: int
     out: str

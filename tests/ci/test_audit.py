@@ -21,9 +21,9 @@ class Osv(BaseHTTPRequestHandler):
     known: dict[str, str] = {}
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["package"]["name"]
-        affected = [{"package": {"name": asked, "ecosystem": "PyPI"}}]
-        found = [{"id": self.known[asked], "summary": "bad", "affected": affected}] if asked in self.known else []
+        package = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["package"]["name"]
+        affected = [{"package": {"name": package, "ecosystem": "PyPI"}}]
+        found = [{"id": self.known[package], "summary": "bad", "affected": affected}] if package in self.known else []
         body = json.dumps({"vulns": found} if found else {}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
