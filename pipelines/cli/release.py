@@ -22,8 +22,8 @@ def add_release_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--checkpoint",
         type=str,
-        default="newest",
-        help="newest, best (the lowest value of --metric), or the step of a checkpoint.",
+        default="latest",
+        help="latest, best (the lowest value of --metric), or the step of a checkpoint.",
     )
     parser.add_argument(
         "--metric", type=str, default="validation_loss", help="Metric that --checkpoint best minimizes."

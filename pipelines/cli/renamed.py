@@ -55,6 +55,7 @@ RENAMED_OPTIONS: dict[str, dict[str, str]] = {
 RENAMED_OPTION_VALUES: dict[str, dict[str, dict[str, str]]] = {
     "submit slurm": {"--stage": {"pipeline": "all"}},
     "submit k8s": {"--stage": {"pipeline": "all"}},
+    "release": {"--checkpoint": {"newest": "latest"}},
     "tune": {"--token-type": {"identifier": "rare_token"}, "--trainable": {"nothing": "none"}},
     "demo base": {"--parts": {"recogniser": "recognizer"}},
 }

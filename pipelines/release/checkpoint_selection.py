@@ -9,7 +9,6 @@ from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.manager import CheckpointManager
 
 LATEST, BEST = "latest", "best"
-_OLD_LATEST = "newest"
 
 
 def select_checkpoint(recipe: Recipe, selector: str = LATEST, metric: str = "validation_loss") -> Path:
@@ -19,7 +18,7 @@ def select_checkpoint(recipe: Recipe, selector: str = LATEST, metric: str = "val
     step of any checkpoint.
     """
     manager = CheckpointManager(recipe.folder / "checkpoints", recipe.pretrain.keep_last)
-    if selector in (LATEST, _OLD_LATEST):
+    if selector == LATEST:
         latest = manager.latest()
         if latest is None:
             raise RunError(f"{recipe.folder} has no complete checkpoint; run `e4t pretrain` first")
