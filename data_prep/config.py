@@ -78,8 +78,8 @@ class SourceConfig:
         fields = Counter(re.findall(r"\{(\w*)\}", self.pattern))
         if "identity" not in fields and not self.identities:
             raise ConfigError(
-                f"data.source_options.pattern {self.pattern!r} has no {{identity}} field, which the splits need; add it, "
-                "or set data.source_options.identities"
+                f"data.source_options.pattern {self.pattern!r} has no {{identity}} field, which the splits "
+                "need; add it, or set data.source_options.identities"
             )
         if fields and (max(fields.values()) > 1 or not all(name.isidentifier() for name in fields)):
             raise ConfigError(
@@ -122,7 +122,8 @@ class FilterConfig:
             raise ConfigError(f"data.filters.max_aspect is {self.max_aspect}; give at least 1, or null")
         if self.max_hash_distance is not None and not 0 <= self.max_hash_distance <= HASH_DISTANCE_LIMIT:
             raise ConfigError(
-                f"data.filters.max_hash_distance is {self.max_hash_distance}; give 0 to {HASH_DISTANCE_LIMIT} bits, or null"
+                f"data.filters.max_hash_distance is {self.max_hash_distance}; give 0 to "
+                f"{HASH_DISTANCE_LIMIT} bits, or null"
             )
         for name in (*self.scores, *([self.filter_fn] if self.filter_fn else [])):
             if name not in BUILTIN_SCORES and not re.fullmatch(r"[\w.]+:\w+", name):
@@ -199,7 +200,8 @@ class PrepareConfig:
             )
         if self.format == "webp" and self.resolution > WEBP_MAX_SIDE:
             raise ConfigError(
-                f"data.resolution is {self.resolution}; webp supports at most {WEBP_MAX_SIDE}: set data.format to png or jpg"
+                f"data.resolution is {self.resolution}; webp supports at most {WEBP_MAX_SIDE}: set "
+                "data.format to png or jpg"
             )
 
     def default_caption(self) -> str:
@@ -224,8 +226,8 @@ class DataLoaderConfig:
     """Number of consecutive shards within which samples are shuffled. A larger window mixes better and needs more cache
     and memory. The order of samples depends on it: do not change it in the middle of a run."""
     mixture: dict[str, float] = field(default_factory=dict)
-    """Further datasets to mix in: folder or URL, and weight relative to the recipe's own dataset, whose weight is 1. The
-    order of samples depends on it: do not change it in the middle of a run."""
+    """Further datasets to mix in: folder or URL, and weight relative to the recipe's own dataset, whose weight is 1.
+    The order of samples depends on it: do not change it in the middle of a run."""
     num_workers: int = 2
     """Number of decoding processes of each rank. 0 decodes in the training process, which suits tiny images."""
     prefetch: int = 4

@@ -15,7 +15,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return key, old value and new value of every setting that differs, sorted by key; a missing one counts as None."""
+    """Return key, old and new value of every setting that differs, sorted by key; a missing one counts as None."""
     names = sorted(old.keys() | new.keys())
     return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 

@@ -86,8 +86,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Load a release from a folder or the hub (owner/name, owner/name@v1.0.0).
 
         ``base`` overrides the folder or hub id of its base model, ``dtype`` the precision of the base model's weights.
-        ``device`` is a GPU if there is one. ``base_only`` leaves out everything pre-trained by E4T, for the methods that
-        start from the base model. Raises ModelError if the release is damaged, missing or of a newer format, and
+        ``device`` is a GPU if there is one. ``base_only`` leaves out everything pre-trained by E4T, for the methods
+        that start from the base model. Raises ModelError if the release is damaged, missing or of a newer format, and
         ConfigError if the base model cannot be loaded.
         """
         device = device or _default_device()
@@ -159,8 +159,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Tune on one or several images of a concept, load the result and return it.
 
         The keywords ``caption`` to ``class_images`` are the fields of ``TuningInputs``. ``method`` and ``settings`` are
-        those of ``tuning_config``, for example ``steps=5, trainable="lora"``. ``on_step`` is called after each step with
-        the number of steps done and the losses.
+        those of ``tuning_config``, for example ``steps=5, trainable="lora"``. ``on_step`` is called after each step
+        with the number of steps done and the losses.
         """
         config = self.tuning_config(method, **settings)
         inputs = TuningInputs.create(

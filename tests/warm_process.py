@@ -1,8 +1,9 @@
 """Commands and ranks that are forked from one process which has already imported PyTorch, DeepSpeed and diffusers.
 
-Those imports cost about 7 CPU seconds a process. The forked processes run the real code: the launcher of ``e4t pretrain``, its ranks with
-torchrun's environment variables, gloo, signals and exit codes; only ``exec`` and the imports are left out.
-The warm process is multiprocessing's fork server: one for each pytest worker, started by the first test that needs it.
+Those imports cost about 7 CPU seconds a process. The forked processes run the real code: the launcher of ``e4t
+pretrain``, its ranks with torchrun's environment variables, gloo, signals and exit codes; only ``exec`` and the imports
+are left out. The warm process is multiprocessing's fork server: one for each pytest worker, started by the first test
+that needs it.
 """
 
 import atexit
@@ -23,7 +24,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 TIMEOUT = 240.0
-"""Seconds after which a command and its ranks are killed and the test fails; they take a tenth of it on an idle machine."""
+"""Seconds until a command and its ranks are killed and the test fails; ten times their time on an idle machine."""
 PRELOAD = "tests.warm_imports"
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([PRELOAD])
@@ -80,8 +81,9 @@ def run_command(*arguments: str | Path, env: Mapping[str, str] | None = None, ti
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = TIMEOUT) -> list[Any]:
     """Call ``function(*args)`` in ``world_size`` forked ranks and return their results by rank.
 
-    Each rank has torchrun's environment variables and no process group yet. Function, arguments and results are pickled.
-    Raises RuntimeError with a rank's traceback if it fails, TimeoutError if one does not end; the others are killed.
+    Each rank has torchrun's environment variables and no process group yet. Function, arguments and results are
+    pickled. Raises RuntimeError with a rank's traceback if it fails, TimeoutError if one does not end; the others are
+    killed.
     """
     with tempfile.TemporaryDirectory(prefix="e4t-ranks-") as folder:
         port = _free_port()

@@ -4,9 +4,9 @@
     IMG2DATASET_VENV/bin/python benchmarks/data_prep/baselines.py img2dataset SOURCE OUTPUT --processes 2
     IMG2DATASET_VENV/bin/python benchmarks/data_prep/baselines.py resizer SOURCE OUTPUT
 
-``loop`` is a hand-written loop with Pillow and webdataset's ShardWriter. ``img2dataset`` is that tool in its usual form,
-with file:// URLs. ``resizer`` is only its decoding, resizing and encoding, on files in memory and without output. Each
-baseline imports its packages from the environment in which it is started.
+``loop`` is a hand-written loop with Pillow and webdataset's ShardWriter. ``img2dataset`` is that tool in its usual
+form, with file:// URLs. ``resizer`` is only its decoding, resizing and encoding, on files in memory and without output.
+Each baseline imports its packages from the environment in which it is started.
 """
 
 import argparse

@@ -36,7 +36,7 @@ def to_8bit_opaque(image: Image.Image) -> Image.Image:
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """Convert an image returned by ``to_8bit_opaque``, with its profile in ``info``, to RGB in sRGB without metadata."""
+    """Convert an image of ``to_8bit_opaque``, with its profile in ``info``, to RGB in sRGB without metadata."""
     transform = _srgb_transform(image.info.get("icc_profile") or b"", image.mode)
     rgb = image.convert("RGB") if transform is None else transform.apply(image)
     # Encoders copy profiles and comments from ``info`` into the file.

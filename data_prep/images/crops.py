@@ -71,7 +71,7 @@ def expand_to_square(size: Size, box: tuple[float, float, float, float], margin:
 
 
 def bbox_crop_box(size: Size, columns: Mapping[str, Scalar]) -> Box:
-    """Return the square around the box in the columns ``left, top, right, bottom``, or the centered one without a box."""
+    """Return the square around the box in the columns ``left, top, right, bottom``, or the centered one."""
     try:
         # Convert via str: float() would accept True and False, and reject None with another exception.
         left, top, right, bottom = (float(str(columns[name])) for name in ("left", "top", "right", "bottom"))

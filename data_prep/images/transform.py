@@ -32,17 +32,18 @@ INPUT_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JP
 """Formats that are opened. They are listed because Pillow would start Ghostscript for files that look like
 PostScript."""
 DRAFT_OVERSAMPLING = 1.4
-"""libjpeg shrinks a JPEG by 2, 4 or 8 while decoding, as long as this multiple of the resolution is left. PSNR against a
-full decode with LANCZOS on synthetic photographs of 2 to 12 Mpx: 41-45 dB with 1.0, 45.1 with 1.33, at least 45.6 with
-1.4 (4032 x 3024 to 512: 50.4 dB, 43 instead of 140 ms; to 256: 49.6 dB, 31 instead of 125 ms)."""
+"""libjpeg shrinks a JPEG by 2, 4 or 8 while decoding, as long as this multiple of the resolution is left. PSNR against
+a full decode with LANCZOS on synthetic photographs of 2 to 12 Mpx: 41-45 dB with 1.0, 45.1 with 1.33, at least 45.6
+with 1.4 (4032 x 3024 to 512: 50.4 dB, 43 instead of 140 ms; to 256: 49.6 dB, 31 instead of 125 ms)."""
 
 _SIGNATURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|....ftypavi[fs]|GIF8[79]a|II\*\0|MM\0\*|\0\0\0\x0cjP  ", re.DOTALL
 )
 """Signatures of image formats: a file with one that Pillow cannot identify is damaged, any other is not an image."""
 
-# Pillow warns about large images and odd metadata; both are handled here. The filter is set once for the process instead
-# of by catch_warnings, which changes the filters of all threads and restores them in the wrong order if they overlap.
+# Pillow warns about large images and odd metadata; both are handled here. The filter is set once for the process
+# instead of by catch_warnings, which changes the filters of all threads and restores them in the wrong order if they
+# overlap.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

@@ -36,11 +36,11 @@ def find_duplicates(sha256: NDArray[np.uint8], hashes: Hashes | None, max_distan
 
     ``sha256`` (n, 32) are the digests of the files and ``hashes`` (n,) their perceptual hashes; without hashes or
     without ``max_distance`` only exact duplicates are found. Images that are not exact duplicates are visited in order,
-    and each is kept unless its hash is within ``max_distance`` bits of one that was kept before. So every near duplicate
-    looks like a kept image, and no two kept images look the same. (Connected components would not depend on the order,
-    but would merge a chain of small steps, such as the frames of a film, into one image however far apart its ends
-    are.) The result depends only on the order of the images, not on their distribution over workers, and swapping
-    images that no chain of near duplicates connects has no effect.
+    and each is kept unless its hash is within ``max_distance`` bits of one that was kept before. So every near
+    duplicate looks like a kept image, and no two kept images look the same. (Connected components would not depend on
+    the order, but would merge a chain of small steps, such as the frames of a film, into one image however far apart
+    its ends are.) The result depends only on the order of the images, not on their distribution over workers, and
+    swapping images that no chain of near duplicates connects has no effect.
 
     10 million random hashes take 40 s at distance 4 on one core, and 110 bytes per image in addition to the arguments;
     one million take 2 s at distance 4, 5 s at 6, and 25 s at 8. Beyond 8 nearly all pairs have to be compared, and most

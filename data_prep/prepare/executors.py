@@ -53,8 +53,8 @@ class LocalExecutor:
                         rank.result()
         except BrokenProcessPool as error:
             raise DataError(
-                f"output {config.output}: a worker process died, possibly for lack of memory; rerun with fewer workers: "
-                "finished shards are kept"
+                f"output {config.output}: a worker process died, possibly for lack of memory; rerun with "
+                "fewer workers: finished shards are kept"
             ) from error
 
 
@@ -68,7 +68,7 @@ class RayExecutor:
     """Address of the cluster; None uses RAY_ADDRESS if it is set, and otherwise starts a local cluster."""
 
     def run(self, config: PrepareConfig, on_poll: PollCallback) -> None:
-        """Run one worker per task. A task whose machine is lost is restarted and keeps the shards that it had finished."""
+        """Run one worker per task. A task whose machine is lost is restarted and keeps its finished shards."""
         try:
             import ray
         except ImportError as error:

@@ -33,7 +33,7 @@ class ShardReader(ShardSamples):
     def __init__(
         self, root: Path | str, split: str, config: DataLoaderConfig | None = None, *, manifest: Manifest | None = None
     ) -> None:
-        """Open a split; ``manifest`` saves reading it again. Raises DataError if it is invalid or the split is empty."""
+        """Open a split; ``manifest`` saves reading it. Raises DataError if it is invalid or the split is empty."""
         super().__init__(root, split, config, manifest=manifest)
         self._cumulative_counts = list(accumulate(self.counts))
 

@@ -1,4 +1,4 @@
-"""Random access to the samples of a split by byte offset. Does not import torch, so decoding processes start quickly."""
+"""Random access to the samples of a split by byte offset, without torch, so that decoding processes start quickly."""
 
 import io
 import json
@@ -69,7 +69,7 @@ class ShardSamples:
             return _parse_metadata(offsets, data)
 
     def read_image(self, shard: int, row: int) -> tuple[SampleMetadata, Pixels]:
-        """Read metadata and pixels (H, W, 3), uint8; a corrupt cached shard is fetched again. Raises SampleReadError."""
+        """Read metadata and pixels (H, W, 3) uint8; fetch a corrupt cached shard again. Raises SampleReadError."""
         try:
             return self._read_image(shard, row)
         except SampleReadError:

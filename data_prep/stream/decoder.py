@@ -126,8 +126,8 @@ class ProcessDecoder:
                     raise DataError("the stream was closed") from error
                 if is_retry:
                     raise DataError(
-                        f"a decoding process died twice at the same images (exit code {code}), possibly for lack of memory; "
-                        "lower stream.num_workers, or run `e4t prepare --verify`"
+                        f"a decoding process died twice at the same images (exit code {code}), possibly for "
+                        "lack of memory; lower stream.num_workers, or run `e4t prepare --verify`"
                     ) from error
                 self._start()
             else:

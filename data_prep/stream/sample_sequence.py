@@ -94,6 +94,6 @@ def _check_cache_size(readers: list[ShardReader], config: DataLoaderConfig) -> N
     if need > config.cache_max_bytes:
         raise ConfigError(
             f"stream.cache_max_bytes is {config.cache_max_bytes}, but {config.shuffle_window_shards} shards "
-            f"(stream.shuffle_window_shards) of each dataset take up to {need} bytes; give at least that, better twice as "
-            "much to hide downloads, or a smaller window"
+            f"(stream.shuffle_window_shards) of each dataset take up to {need} bytes; give at least that, "
+            "better twice as much to hide downloads, or a smaller window"
         )

@@ -119,8 +119,9 @@ class WeightedInterleave:
         """Number of positions in a block."""
         if self.block_size > MAX_BLOCK:
             raise ConfigError(
-                f"stream.mixture: weights {list(weights)} (the first is that of the recipe's own dataset) need blocks of "
-                f"{self.block_size} samples; give weights with fewer digits (at most {MAX_BLOCK} samples)"
+                f"stream.mixture: weights {list(weights)} (the first is that of the recipe's own dataset) "
+                f"need blocks of {self.block_size} samples; give weights with fewer digits (at most {MAX_BLOCK} "
+                "samples)"
             )
         self._seed = seed
         self._pattern = lru_cache(maxsize=4)(self._make_pattern)

@@ -47,12 +47,12 @@ class ShardStream(Iterator[Batch]):
     """Endless iterator over the batches of a split for one rank.
 
     The samples of all epochs form one sequence, epoch e + 1 directly after epoch e. From ``samples_seen`` on, each
-    global batch takes the next ``global_batch_size`` samples, and rank r the r-th of ``world_size`` equal parts. So each
-    sample occurs once per epoch, no tail is dropped, and a batch may span two epochs. The sequence depends only on the
-    seed and on ``fingerprint``, not on ranks, workers or where it was resumed.
+    global batch takes the next ``global_batch_size`` samples, and rank r the r-th of ``world_size`` equal parts. So
+    each sample occurs once per epoch, no tail is dropped, and a batch may span two epochs. The sequence depends only on
+    the seed and on ``fingerprint``, not on ranks, workers or where it was resumed.
 
-    Workers start with the first batch. ``close``, or leaving a ``with`` block, ends them; iterating afterwards continues
-    after the last batch returned.
+    Workers start with the first batch. ``close``, or leaving a ``with`` block, ends them; iterating afterwards
+    continues after the last batch returned.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class ShardStream(Iterator[Batch]):
         """
         if global_batch_size < 1 or global_batch_size % world_size:
             raise ConfigError(
-                f"a global batch size of {global_batch_size} cannot be divided among {world_size} ranks; give a multiple of {world_size}"
+                f"a global batch size of {global_batch_size} cannot be divided among {world_size} ranks; "
+                f"give a multiple of {world_size}"
             )
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank} is not one of {world_size} ranks; give 0 to {world_size - 1}")

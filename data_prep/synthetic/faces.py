@@ -174,8 +174,8 @@ class FacesConfig:
     """Configuration of ``e4t demo faces``."""
 
     output: str = "data/faces"
-    """Output folder. Each image <identity>/<number>.png gets a .txt (the scene) and a .captions.txt (one further caption
-    per line)."""
+    """Output folder. Each image <identity>/<number>.png gets a .txt (the scene) and a .captions.txt (one further
+    caption per line)."""
     num_identities: int = 4000
     """Number of different people."""
     images_per_identity: int = 6
@@ -188,12 +188,13 @@ class FacesConfig:
     def __post_init__(self) -> None:
         if self.num_identities < 1 or self.images_per_identity < 1 or self.size < 8:
             raise ConfigError(
-                f"faces: {self.num_identities} identities, {self.images_per_identity} images per identity, size {self.size}; "
-                "give at least 1, 1 and 8"
+                f"faces: {self.num_identities} identities, {self.images_per_identity} images per identity, "
+                f"size {self.size}; give at least 1, 1 and 8"
             )
         if self.num_identities > 200_000:
             raise ConfigError(
-                f"faces: {self.num_identities} identities; only about 290,000 different ones exist, give at most 200,000"
+                f"faces: {self.num_identities} identities; only about 290,000 different ones exist, give at "
+                "most 200,000"
             )
 
 

@@ -35,7 +35,7 @@ ConceptToken = EncodedToken | LearnedToken | RareToken
 
 
 def expand_placeholder(prompts: Sequence[str], token: ConceptToken | None, domain_word: str) -> list[str]:
-    """Replace ``*s`` by '<rare token> <domain word>' for a RareToken; prompts of other tokens are returned unchanged."""
+    """Replace ``*s`` by '<rare token> <domain word>' for a RareToken; return prompts of other tokens unchanged."""
     if not isinstance(token, RareToken):
         return list(prompts)
     return [prompt.replace(PLACEHOLDER, f"{token.text} {domain_word}") for prompt in prompts]

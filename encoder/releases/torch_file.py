@@ -76,7 +76,8 @@ def _check_names(path: Path, loaded: dict[str, Tensor], expected: Shapes) -> Non
 def _check_tensor(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
         raise ModelError(
-            f"{path}: {name} is {tuple(tensor.shape)}, this base model needs {shape}; give the base model that it was trained on"
+            f"{path}: {name} is {tuple(tensor.shape)}, this base model needs {shape}; give the base model "
+            "that it was trained on"
         )
     if tensor.layout is not torch.strided or tensor.dtype not in DTYPES:
         raise ModelError(f"{path}: {name} is not a dense tensor of 16-bit or 32-bit floats; get it again")

@@ -89,7 +89,7 @@ class TuningInputs:
         )
 
     def to_tensors(self, resolution: int, device: torch.device | str) -> TuningImages:
-        """Crop and resize the images and masks to ``resolution`` pixels. Raises ModelError for a mask of another size."""
+        """Crop and resize images and masks to ``resolution`` pixels. Raises ModelError for a mask of another size."""
         masks = self._preprocess_masks(resolution)
         return TuningImages(
             pixels=preprocess_batch(self.images, resolution).to(device),

@@ -25,7 +25,7 @@ class Command:
     summary: str
     """Text of ``e4t --help``, under 60 characters."""
     add_arguments: Callable[["CommandParser"], None] = lambda parser: None
-    """Add the options to a parser. Called only for the command at hand, so imports inside it cost the others nothing."""
+    """Add the options to a parser. Called only for the current command, so its imports do not slow down others."""
     run: Callable[[Namespace, list[str]], int | None] = lambda arguments, raw: None
     """Run with the parsed options and the command line as given; returns the exit code, None for 0."""
     usual_keys: tuple[str, ...] = ()

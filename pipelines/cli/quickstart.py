@@ -12,7 +12,7 @@ from pipelines.pretraining.run_folder import Run
 from pipelines.runtime.console import console
 
 FACES_CONFIG = FacesConfig(num_identities=3200, images_per_identity=4)
-"""Faces of the quickstart. The split follows from the identity alone, so the base has not seen held-out people either."""
+"""Faces of the quickstart. The split depends on the identity only, so the base model has not seen held-out people."""
 
 
 def stage_commands(recipe: Recipe, nproc: int) -> list[tuple[str, list[str]]]:

@@ -45,8 +45,8 @@ class KubernetesSite:
     """Settings that differ from cluster to cluster. Keep them in a small YAML file for ``--site``."""
 
     overlay: Literal["plain", "jobset-kueue", "trainjob"] = "plain"
-    """Overlay of ``k8s/``: plain Jobs, JobSets queued by Kueue, or Kubeflow TrainJobs. With ``trainjob`` only pre-training
-    is a TrainJob; the other jobs are plain."""
+    """Overlay of ``k8s/``: plain Jobs, JobSets queued by Kueue, or Kubeflow TrainJobs. With ``trainjob`` only
+    pre-training is a TrainJob; the other jobs are plain."""
     namespace: str | None = None
     """Namespace of the jobs; by default that of the kubectl context."""
     image: str = "e4t:0.1.0"

@@ -55,8 +55,8 @@ class SlurmSite:
     mounts: tuple[str, ...] = ()
     """Container mounts, each ``host:container``. The working directory is always mounted."""
     python: tuple[str, ...] = (sys.executable,)
-    """Command of the Python interpreter that has e4t, as a list of words. By default the one that submits, which must then
-    exist on the nodes."""
+    """Command of the Python interpreter that has e4t, as a list of words. By default the one that submits, which must
+    then exist on the nodes."""
     options: tuple[str, ...] = ()
     """Additional options of sbatch, each as one word: ``--qos=low``, ``--exclusive``."""
     setup: str = ""
@@ -101,7 +101,7 @@ class SbatchCall:
 def sbatch_calls(
     jobs: Sequence[Job], site: SlurmSite, folder: Path, run_name: str, max_array: int = DEFAULT_MAX_ARRAY_SIZE
 ) -> list[SbatchCall]:
-    """Return the calls of sbatch for the jobs in order; an array larger than ``max_array`` is split into several calls."""
+    """Return the calls of sbatch for the jobs in order; an array larger than ``max_array`` gets several calls."""
     calls = []
     for job in jobs:
         parts = list(_split_array(job, max_array))

@@ -69,4 +69,5 @@ def _training_line(run: Path, steps: int) -> str:
     if latest_step >= steps:
         return f"training   all {steps} steps done; newest checkpoint {latest_step}"
     ago = timedelta(seconds=int(time.time() - heartbeat["time"]))
-    return f"training   step {heartbeat['step']} of {steps}, {ago} ago on {heartbeat['host']}; newest checkpoint {latest_step}"
+    where = f"{ago} ago on {heartbeat['host']}"
+    return f"training   step {heartbeat['step']} of {steps}, {where}; newest checkpoint {latest_step}"

@@ -22,8 +22,8 @@ class System:
     method: Literal["none", "e4t", "textual-inversion", "dreambooth", "pivotal"]
     """Tuning method. ``none`` does not tune: it sees only the prompt."""
     init: str = BASE
-    """Weights that tuning starts from: ``base`` (the base model alone), ``release`` (the evaluated release), or the folder,
-    registry or Hub id of another release."""
+    """Weights that tuning starts from: ``base`` (the base model alone), ``release`` (the evaluated release), or the
+    folder, registry or Hub id of another release."""
     num_images: int = 1
     """Number of images per concept to tune on."""
     steps: tuple[int, ...] = (0,)
@@ -37,7 +37,8 @@ class System:
         object.__setattr__(self, "steps", tuple(sorted(self.steps)))
         if not self.slug or not self.steps or self.steps[0] < 0 or self.num_images < 1:
             raise ConfigError(
-                f"system {self.name!r}: give a name of letters or digits, steps of at least 0, and num_images of at least 1"
+                f"system {self.name!r}: give a name of letters or digits, steps of at least 0, and "
+                "num_images of at least 1"
             )
         if self.method == "none" and self.steps != (0,):
             raise ConfigError(f"system {self.name!r}: method none does not tune; set steps to 0")
@@ -51,7 +52,7 @@ class System:
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
     def tune_config(self, recipe: TuneConfig) -> TuneConfig:
-        """Return the tuning settings: for E4T those of the recipe, for other methods those that their authors published."""
+        """Return the tuning settings: those of the recipe for E4T, the published ones for other methods."""
         if self.method == "none":
             return recipe
         defaults = recipe if self.method == "e4t" else METHODS[self.method]
@@ -63,22 +64,23 @@ class EvaluateConfig:
     """Concepts, prompts and metrics of ``e4t evaluate`` and ``e4t compare``."""
 
     num_concepts: int = 16
-    """Number of concepts, drawn from the split with ``evaluate.seed``. More concepts give narrower confidence intervals."""
+    """Number of concepts, drawn from the split with ``evaluate.seed``. More of them narrow the confidence intervals."""
     split: Literal["test", "val"] = "test"
     """Split of the concepts: use ``val`` to choose settings, and ``test`` for numbers that are published."""
     num_prompts: int = 2
     """Number of prompts per concept, besides the caption of its own image."""
     prompts: str | None = None
-    """Text file with one prompt per line, in which *s stands for the concept, or a list that comes with e4t (faces, cats,
-    art). By default the prompts are the captions of the concept's other images, which are then the reference images."""
+    """Text file with one prompt per line, in which *s stands for the concept, or a list that comes with e4t (faces,
+    cats, art). By default the prompts are the captions of the concept's other images, which are then the reference
+    images."""
     steps: tuple[int, ...] = (0, 5, 10, 15)
     """Numbers of tuning steps after which the release is measured."""
     clip: str | None = None
     """CLIP model (image and text encoder) that computes the similarities, as Hub id or folder. By default the ``clip``
     folder of the base model."""
     recognizer: str | None = None
-    """Model whose image features tell concepts apart, as Hub id or folder: DINO, or a face recognizer. It adds the metrics
-    recognizer_similarity and identity_accuracy."""
+    """Model whose image features tell concepts apart, as Hub id or folder: DINO, or a face recognizer. It adds the
+    metrics recognizer_similarity and identity_accuracy."""
     num_grid_concepts: int = 6
     """Number of concepts shown in grid.png, at most ``num_concepts``."""
     seed: int = 0
@@ -93,13 +95,13 @@ class EvaluateConfig:
             or self.num_prompts < 1
         ):
             raise ConfigError(
-                "evaluate: give at least one value in steps, num_prompts and num_grid_concepts of at least 1, and num_concepts of "
-                "at least num_grid_concepts"
+                "evaluate: give at least one value in steps, num_prompts and num_grid_concepts of at least "
+                "1, and num_concepts of at least num_grid_concepts"
             )
 
     @property
     def systems(self) -> tuple[System, ...]:
-        """The release, and what it is compared with: the base model untuned, and the same tuning without pre-training."""
+        """The release, and its baselines: the base model untuned, and the same tuning without pre-training."""
         return (
             System(name="base from caption", method="none"),
             System(name=PRETRAINED, method="e4t", init=RELEASE, steps=self.steps),
@@ -147,6 +149,7 @@ class CompareConfig:
                 raise ConfigError(f"compare.systems: two systems are named {system.name!r}; rename one")
             if system.init_from and by_name.get(system.init_from, system).method != "textual-inversion":
                 raise ConfigError(
-                    f"system {system.name!r}: init_from is {system.init_from!r}; name a Textual Inversion system above it"
+                    f"system {system.name!r}: init_from is {system.init_from!r}; name a Textual Inversion "
+                    "system above it"
                 )
             by_name[system.name] = system

@@ -34,8 +34,8 @@ class PretrainConfig:
     max_steps: int = 30_000
     """Number of optimizer steps."""
     use_feature_cache: bool = False
-    """Train on the features that ``e4t cache`` stored, instead of decoding and encoding every image in every epoch. Use it
-    when the frozen encoders take a large part of a step. Both an image and its mirror image are stored."""
+    """Train on the features that ``e4t cache`` stored, instead of decoding and encoding every image in every epoch. Use
+    it when the frozen encoders take a large part of a step. Both an image and its mirror image are stored."""
     global_batch_size: int = 16
     """Images per optimizer step, over all devices and gradient accumulation steps."""
     micro_batch_size: int = 8
@@ -51,21 +51,21 @@ class PretrainConfig:
     warmup_steps: int = 0
     """Optimizer steps of linear warm-up of the learning rates."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    """Schedule of the learning rates after the warm-up. ``cosine`` decays to 0 at ``max_steps``, which therefore cannot be
-    changed when the run is resumed."""
+    """Schedule of the learning rates after the warm-up. ``cosine`` decays to 0 at ``max_steps``, which therefore cannot
+    be changed when the run is resumed."""
     regularization_weight: float = 0.01
     """Weight lambda of the penalty ||v||^2 on the predicted embedding, averaged over the batch."""
     hidden_width: int | None = None
     """Width of the hidden layers of the domain encoder; by default that of the CLIP image encoder."""
     encoder_inputs: EncoderInputs = "full"
-    """Inputs of the domain encoder. ``full`` is the method; ``no_unet_features`` and ``last_layer_only`` (of CLIP) are for
-    ablations."""
+    """Inputs of the domain encoder. ``full`` is the method; ``no_unet_features`` and ``last_layer_only`` (of CLIP) are
+    for ablations."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed ZeRO stage: 1 shards the optimizer state across ranks, 2 also the gradients, 3 also the trained weights.
-    Higher stages need less memory and communicate more."""
+    """DeepSpeed ZeRO stage: 1 shards the optimizer state across ranks, 2 also the gradients, 3 also the trained
+    weights. Higher stages need less memory and communicate more."""
     offload_optimizer: bool = False
-    """Keep the optimizer state in CPU memory and run the optimizer step there (ZeRO-Offload). Saves device memory and is
-    slower."""
+    """Keep the optimizer state in CPU memory and run the optimizer step there (ZeRO-Offload). Saves device memory and
+    is slower."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Precision of the trained modules in forward and backward passes. The optimizer always updates fp32 weights."""
     gradient_checkpointing: bool = True
@@ -80,17 +80,17 @@ class PretrainConfig:
     """Decay per step of an exponential moving average of the trained weights, such as 0.999. The average is then what
     validation and releases use. 0 disables it."""
     max_consecutive_skips: int = 8
-    """Number of consecutive steps with a non-finite loss or gradient after which the run fails. Each such step is skipped."""
+    """Number of consecutive steps with a non-finite loss or gradient, which are skipped, after which the run fails."""
     loss_spike_factor: float = 10.0
-    """Report a loss spike, with the keys of its images, when a loss exceeds the median of the last 128 steps by this many
-    median absolute deviations."""
+    """Report a loss spike, with the keys of its images, when a loss exceeds the median of the last 128 steps by this
+    many median absolute deviations."""
     init_timeout_seconds: float = 3600.0
-    """Timeout in seconds of loading, the first step, validation and the end. A rank that exceeds it exits, so that a hang
-    does not hold the devices. Increase it for large models on slow storage."""
+    """Timeout in seconds of loading, the first step, validation and the end. A rank that exceeds it exits, so that a
+    hang does not hold the devices. Increase it for large models on slow storage."""
     step_timeout_seconds: float = 600.0
     """Timeout in seconds of every step after the first."""
     stop_signal: str = "SIGUSR2"
-    """Signal, besides SIGTERM and SIGINT, on which the run saves a checkpoint and exits with code 75 (rerun to resume)."""
+    """Signal, besides SIGTERM and SIGINT, on which the run saves a checkpoint and exits with 75 (rerun to resume)."""
     log_every: int = 10
     """Steps between lines in the log and values in metrics.jsonl and MLflow."""
     checkpoint_every: int = 1000
@@ -144,8 +144,8 @@ class PretrainConfig:
                 str(n) for n in range(1, self.global_batch_size + 1) if self.global_batch_size % n == 0
             )
             raise ConfigError(
-                f"pretrain.global_batch_size {self.global_batch_size} is not a multiple of {world_size} devices; start {divisors} "
-                "devices, or change it"
+                f"pretrain.global_batch_size {self.global_batch_size} is not a multiple of {world_size} "
+                f"devices; start {divisors} devices, or change it"
             )
         micro_batch_size = next(
             n for n in range(min(self.micro_batch_size, local_batch_size), 0, -1) if local_batch_size % n == 0

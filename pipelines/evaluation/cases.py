@@ -73,7 +73,7 @@ def choose_cases(recipe: Recipe, num_images: int) -> list[Case]:
 
 
 def _build_case(recipe: Recipe, samples: Sequence[Sample], num_images: int, prompts: Sequence[str], index: int) -> Case:
-    """Build a case: tune on the first samples; the captions of the next ones are the edit prompts unless some are given."""
+    """Build a case: tune on the first samples; edit prompts are the captions of the next ones unless some are given."""
     tuning_samples, edit_samples = samples[:num_images], samples[num_images:]
     return Case(
         concept=samples[0].identity,

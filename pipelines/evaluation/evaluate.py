@@ -35,7 +35,7 @@ def evaluate(
 
 
 def comparison_grid(comparison: Comparison) -> Image.Image:
-    """Draw one row per concept: input, base model, reconstruction after each number of steps, edits, reference images."""
+    """Draw a row per concept: input, base model, reconstruction after each number of steps, edits, reference images."""
     base, tuned, _ = comparison.systems
     edits = range(len(comparison.cases[0].edit_prompts))
     labels = ["input image", "base, from\nits caption"]

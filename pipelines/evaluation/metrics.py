@@ -24,7 +24,7 @@ from pipelines.tiny_base.attribute_classifier import (
 )
 
 IDENTITY_SIMILARITY, IDENTITY_ACCURACY = "identity_similarity", "identity_accuracy"
-"""Similarity of the image for the input's own caption to the input image (CLIP); share of correct identity attributes."""
+"""CLIP similarity of the input to the image for its own caption; fraction of correct identity attributes."""
 CONCEPT_SIMILARITY, RECOGNIZER_SIMILARITY = "concept_similarity", "recognizer_similarity"
 """Similarity of the edits to the input image, by CLIP and by a recognizer."""
 PROMPT_SIMILARITY, ATTRIBUTE_ACCURACY = "prompt_similarity", "attribute_accuracy"

@@ -1,4 +1,4 @@
-"""The evaluation report: its schema (report.json), reading and writing it, its Markdown table, and logging it to MLflow.
+"""The evaluation report: schema, reading and writing of report.json, Markdown table, and logging to MLflow.
 
 Reports written before the scores and keys were renamed are read through ``_RENAMED_SCORES`` and ``_RENAMED_SYSTEMS``.
 """

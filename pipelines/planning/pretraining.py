@@ -23,8 +23,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def plan_pretraining(recipe: Recipe, device: Device, num_devices: int) -> Plan:
     """Estimate memory and speed of pre-training on ``num_devices`` devices.
 
-    One micro-batch runs on fake tensors; everything else is arithmetic. Raises ConfigError if the global batch cannot be
-    divided among the devices.
+    One micro-batch runs on fake tensors; everything else is arithmetic. Raises ConfigError if the global batch cannot
+    be divided among the devices.
     """
     config = recipe.pretrain
     micro_batch_size, accumulation_steps = config.micro_batch_split(num_devices)

@@ -80,7 +80,7 @@ def plan_tuning(recipe: Recipe, device: Device) -> Plan:
 
 
 def _run_micro_batch(tuner: Tuner, loss_fn: Callable[[], Tensor]) -> None:
-    """Run a forward and backward pass; free each gradient at once if no further micro-batch adds to it, as the tuner does."""
+    """Run a forward and backward pass; free a gradient once no further micro-batch adds to it, as the tuner does."""
     trainable = [*tuner.trainable.weights, *tuner.trainable.lora_factors]
     is_single = tuner.config.batch_size <= tuner.config.micro_batch_size
     hooks = [each.register_post_accumulate_grad_hook(_free_grad) for each in trainable] if is_single else []

@@ -1,4 +1,4 @@
-"""Serve a release as an MLflow model: each row has an image and prompts, and is answered with PNG images and a concept."""
+"""Serve a release as an MLflow model: from an image and prompts, each row gets PNG images and a concept."""
 
 import io
 import json
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from encoder.pipeline import E4TPipeline
 
 BASE_ENV, DEVICE_ENV = "E4T_BASE", "E4T_DEVICE"
-"""Environment variables of the serving process: location of the base model, overriding the release's, and the device."""
+"""Environment variables of the serving process: location of the base model (overrides the release's), and device."""
 MAX_IMAGE_BYTES, MAX_PROMPTS, MAX_STEPS, MAX_QUEUED = 20_000_000, 16, 100, 8
-"""Limits of a request (bytes of the image, prompts, tuning steps) and of queued requests; a request above is refused."""
+"""Limits of a request (image bytes, prompts, tuning steps) and of queued requests; larger requests are refused."""
 SIGNATURE = ModelSignature(
     inputs=Schema(
         [
@@ -70,7 +70,7 @@ class ServedRelease(PythonModel):
         self._queue_slots = threading.BoundedSemaphore(MAX_QUEUED)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - MLflow would derive a signature from type hints
-        """Return for each row ``images``, one PNG per prompt, and ``concept``, a safetensors file for Concept.from_bytes."""
+        """Return for each row ``images`` (a PNG per prompt) and ``concept`` (bytes for Concept.from_bytes)."""
         rows = [_Request(row) for row in model_input.to_dict("records")]
         with self._exclusive():
             outputs = [row.run(self._pipe) for row in rows]

@@ -1,4 +1,4 @@
-"""Resolve release locations: folders, hub ids, and ``models:/name@alias`` or ``models:/name/3`` in MLflow's registry."""
+"""Resolve release locations: folders, hub ids, and ``models:/name@alias`` or ``models:/name/3`` in the registry."""
 
 import os
 import re

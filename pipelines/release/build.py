@@ -19,8 +19,8 @@ def make_release(
 ) -> Release:
     """Write the release folder of a checkpoint, by default the latest, atomically; return the opened release.
 
-    If ``output`` already is this release, it is returned unchanged. Raises ConfigError if ``version`` is not semantic or
-    ``output`` is something else; RunError if there is no complete checkpoint, the code has uncommitted changes and
+    If ``output`` already is this release, it is returned unchanged. Raises ConfigError if ``version`` is not semantic
+    or ``output`` is something else; RunError if there is no complete checkpoint, the code has uncommitted changes and
     ``allow_dirty`` is false, or the evaluation is below ``publish.min_scores``.
     """
     check_version(version)
@@ -51,7 +51,7 @@ def _copy_grid(recipe: Recipe, target: Path, *, evaluated: bool) -> bool:
 
 
 def candidate_release(recipe: Recipe) -> Path:
-    """Write an unreleased candidate of the latest checkpoint to ``<run>/candidate`` for evaluation; return its folder."""
+    """Write a candidate of the latest checkpoint to ``<run>/candidate`` for evaluation; return its folder."""
     checkpoint, output = select_checkpoint(recipe), recipe.folder / "candidate"
     version = f"0.0.0-{checkpoint.name.replace('_', '.')}"
     if not is_same_release(output, recipe, checkpoint, version):

@@ -14,8 +14,8 @@ LATEST, BEST = "latest", "best"
 def select_checkpoint(recipe: Recipe, selector: str = LATEST, metric: str = "validation_loss") -> Path:
     """Return the checkpoint for ``selector``: ``latest``, ``best`` (lowest ``metric``), or a step.
 
-    Raises ConfigError for another selector; RunError if there is no such checkpoint, or ``metric`` was not logged at the
-    step of any checkpoint.
+    Raises ConfigError for another selector; RunError if there is no such checkpoint, or ``metric`` was not logged at
+    the step of any checkpoint.
     """
     manager = CheckpointManager(recipe.folder / "checkpoints", recipe.pretrain.keep_last)
     if selector == LATEST:
@@ -31,7 +31,8 @@ def select_checkpoint(recipe: Recipe, selector: str = LATEST, metric: str = "val
         }
         if not metric_values:
             raise RunError(
-                f"{recipe.folder} has not logged {metric} at the step of a checkpoint ({available}); choose another --metric"
+                f"{recipe.folder} has not logged {metric} at the step of a checkpoint ({available}); choose "
+                "another --metric"
             )
         return by_step[min(metric_values, key=lambda step: metric_values[step])]
     step = selector.removeprefix("step_")

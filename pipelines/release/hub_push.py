@@ -49,7 +49,8 @@ def _push(api: HfApi, release: Release, files: Mapping[str, Path], repo: str, *,
     if any(ref.name == tag for ref in api.list_repo_refs(repo).tags):
         if differing := _differing(_remote_files(api, repo, tag), files):
             raise RunError(
-                f"tag {tag} of {repo} already exists with a different {differing[0]}; tags never change: release a new version"
+                f"tag {tag} of {repo} already exists with a different {differing[0]}; tags never change: "
+                "release a new version"
             )
         log.info("%s already has %s with identical files", repo, tag)
     else:

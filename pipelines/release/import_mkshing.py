@@ -83,7 +83,7 @@ class MkshingConfig:
 
     @property
     def conditioning(self) -> ConditioningConfig:
-        """Conditioning with the template of the checkpoint; a named list becomes the default template of that project."""
+        """Conditioning with the checkpoint's template; a named list becomes the default template of that project."""
         template = self.prompt_template if PLACEHOLDER_TEMPLATE in self.prompt_template else type(self).prompt_template
         return ConditioningConfig(
             domain_word=self.domain_class_token,

@@ -1,6 +1,7 @@
 """Datasets that were prepared before the formats got version 2 stay readable.
 
-``fixtures/version_1_dataset`` was written by e4t at commit ccb7c71: 6 images of 3 identities in one shard, and features.
+``fixtures/version_1_dataset`` was written by e4t at commit ccb7c71: 6 images of 3 identities in one shard, and
+features.
 """
 
 import json

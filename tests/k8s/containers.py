@@ -1,7 +1,7 @@
 """Run pods in real containers with podman and runc.
 
-This module acts as the Job controller, by the rules of the Job itself, and replaces what only a cluster provides: volume
-groups, and host names that outlive a pod.
+This module acts as the Job controller, by the rules of the Job itself, and replaces what only a cluster provides:
+volume groups, and host names that outlive a pod.
 """
 
 import os

@@ -119,7 +119,7 @@ class TestForeignDataset:
 
 
 class TestRelease:
-    """Release files are only read, as safetensors and JSON, so links are harmless; the hub's own cache consists of links."""
+    """Release files are only read, as safetensors and JSON, so links are harmless; the hub's cache consists of them."""
 
     def test_links_in_a_release_are_followed(self, tmp_path: Path) -> None:
         folder, blobs = tmp_path / "release", tmp_path / "blobs"

@@ -42,7 +42,7 @@ E4T_ERRORS = (ConfigError, ModelError, DataError, RunError)
 
 @pytest.fixture
 def load_error(marker: Path) -> Callable[..., str]:
-    """Return a function that checks that loading fails with an error of e4t and runs nothing; it returns the message."""
+    """Return a function that checks that loading fails with an e4t error and runs nothing, and returns the message."""
 
     def check(load: Callable[[], object]) -> str:
         with pytest.raises(E4T_ERRORS) as caught:

@@ -276,5 +276,7 @@ def test_the_command_takes_a_hub_id_and_later_runs_offline(hub: Hub, faces: File
     assert files_in(tmp_path / "first") == files_in(tmp_path / "again")
     offline = generate("offline", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "elsewhere"))
     assert offline.returncode == 1
-    expected = "e4t: release me/faces@v1.0.1: not a local folder, and the hub cannot provide it: no answer from http://127.0.0.1:9 "
-    assert offline.stderr == expected + "([Errno 111] Connection refused); check the connection, then run this again\n"
+    assert offline.stderr == (
+        "e4t: release me/faces@v1.0.1: not a local folder, and the hub cannot provide it: no answer from "
+        "http://127.0.0.1:9 ([Errno 111] Connection refused); check the connection, then run this again\n"
+    )

@@ -17,10 +17,12 @@ from tests.shared import build_once, copy_mlflow_database
 ROOT = Path(__file__).parents[3]
 SYSTEMS = (
     System(name="Stable Diffusion", method="none"),
-    System(name="Textual Inversion", method="textual-inversion", num_images=2, steps=(1, 2), settings={"batch_size": 2}),
     System(
-        name="Textual Inversion + DreamBooth", method="pivotal", num_images=2, steps=(1,), init_from="Textual Inversion",
-        settings={"batch_size": 2},
+        name="Textual Inversion", method="textual-inversion", num_images=2, steps=(1, 2), settings={"batch_size": 2}
+    ),
+    System(
+        name="Textual Inversion + DreamBooth", method="pivotal", num_images=2, steps=(1,),
+        init_from="Textual Inversion", settings={"batch_size": 2},
     ),
     System(name="DreamBooth", method="dreambooth", steps=(1,), settings={"batch_size": 2, "num_class_images": 2}),
     System(name="E4T", method="e4t", init=RELEASE, steps=(0, 2)),

@@ -40,7 +40,7 @@ def tuning_plan(**changes: Any) -> Plan:  # noqa: ANN401
 
 
 def test_sd15_with_vit_h_has_the_published_number_of_trainable_parameters() -> None:
-    """Conformance check 9 (docs/conformance.md): overparametrized offsets have 143,226,592 parameters, low-rank 373,632."""
+    """Conformance check 9 (docs/conformance.md): 143,226,592 overparametrized and 373,632 low-rank parameters."""
     recipe = replace(
         SMALL, base=BackboneConfig(model=SD1, image_encoder=VIT_H), data=replace(SMALL.data, resolution=64)
     )

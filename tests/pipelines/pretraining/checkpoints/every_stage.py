@@ -133,5 +133,5 @@ def report(config: PretrainConfig, reference: Path) -> dict[str, object]:
 
 
 def report_every_stage(reference: Path) -> list[dict[str, object]]:
-    """Return a report for each configuration; ``reference`` begins the names of files with the state of a single process."""
+    """Return a report for each configuration; ``reference`` is the path prefix of the single-process states."""
     return [report(config, reference) for config in configurations()]

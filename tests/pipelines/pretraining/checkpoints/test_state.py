@@ -15,7 +15,7 @@ CASES = 14
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """Return rank 0's reports by number of ranks; a single process comes first, and the others compare with its state."""
+    """Return rank 0's reports by number of ranks; a single process runs first, the others compare with its state."""
     folder = tmp_path_factory.mktemp("stages")
     return {world: run_ranks(report_every_stage, world, folder / "reference")[0] for world in WORLDS}
 
