@@ -195,7 +195,7 @@ def test_four_concurrent_requests_get_their_own_responses(service: Service) -> N
     [
         ({"image": to_base64(b"x" * (MAX_IMAGE_BYTES + 1))}, "the image has 20,000,001 bytes; the limit is 20,000,000"),
         ({"image": decompression_bomb()}, "the image cannot be read as an image"),
-        ({"image": to_base64(b"no picture at all")}, "the image cannot be read as an image"),
+        ({"image": to_base64(b"not an image")}, "the image cannot be read as an image"),
         ({"image": to_base64(b"%!PS-Adobe-3.0 EPSF-3.0\n")}, "the image cannot be read as an image"),
         ({"image": ""}, "the image cannot be read as an image"),
         ({"prompts": []}, f"give 1 to {MAX_PROMPTS} prompts"),
