@@ -25,6 +25,8 @@ from tests.bases import SHIPPED, UNETS, make_base
 from tests.hub_server import TOKEN, Hub, hub_server
 from tests.shared import use_shared_folder
 
+TIERS = {"cluster", "pods", "browser", "long"}
+"""Markers of tests that are not in the quick tier."""
 UNAVOIDABLE_SKIPS = (
     "GPU",
     "fp16 arithmetic",
@@ -47,6 +49,13 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if not any(part in reason for part in UNAVOIDABLE_SKIPS):
         report.outcome = "failed"
         report.longrepr = f"skipped although E4T_NO_SKIPS is set: {reason}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a test that two tiers would run."""
+    for item in items:
+        if len(tiers := TIERS & {mark.name for mark in item.iter_markers()}) > 1:
+            raise pytest.UsageError(f"{item.nodeid} is in several tiers ({', '.join(sorted(tiers))}); keep one marker")
 
 
 @pytest.hookimpl(wrapper=True)
