@@ -84,7 +84,7 @@ def test_a_request_that_does_not_say_how_large_it_is_is_refused(client: httpx.Cl
     assert client.post("/gradio_api/queue/join", content=iter([b"{}"])).status_code == 413
 
 
-def test_the_browser_is_told_to_load_nothing_from_elsewhere(client: httpx.Client) -> None:
+def test_the_browser_may_load_nothing_from_other_hosts(client: httpx.Client) -> None:
     assert "default-src 'self'" in client.get("/").headers["content-security-policy"]
 
 
