@@ -18,7 +18,7 @@ from pipelines.runtime.console import ProgressBar, console
 def add_evaluate_arguments(parser: CommandParser) -> None:
     """Add the options of ``e4t evaluate``."""
     parser.add_argument(
-        "--release", type=str, default=None, help=f"{RELEASE_HELP} By default the run's newest checkpoint."
+        "--release", type=str, default=None, help=f"{RELEASE_HELP} By default the run's latest checkpoint."
     )
     parser.add_argument(
         "--output", type=str, default=None, help="Folder for grid.png and report.json; by default <run>/evaluation."

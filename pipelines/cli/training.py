@@ -36,7 +36,7 @@ def add_pretrain_arguments(parser: CommandParser) -> None:
 
 
 def pretrain(arguments: Namespace, raw: list[str]) -> int:
-    """Pre-train the domain encoder and the weight offsets. Resumes from the newest complete checkpoint."""
+    """Pre-train the domain encoder and the weight offsets. Resumes from the latest complete checkpoint."""
     from pipelines.runtime.launch import is_distributed_worker, launch, node_rank, num_nodes
 
     recipe = parse_recipe(arguments)

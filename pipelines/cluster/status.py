@@ -67,7 +67,7 @@ def _training_line(run: Path, steps: int) -> str:
     heartbeat = json.loads(heartbeat_path.read_text())
     latest_step = max((int(path.name.partition("_")[2]) for path in (run / "checkpoints").glob("step_*")), default=0)
     if latest_step >= steps:
-        return f"training   all {steps} steps done; newest checkpoint {latest_step}"
+        return f"training   all {steps} steps done; latest checkpoint {latest_step}"
     ago = timedelta(seconds=int(time.time() - heartbeat["time"]))
     where = f"{ago} ago on {heartbeat['host']}"
-    return f"training   step {heartbeat['step']} of {steps}, {where}; newest checkpoint {latest_step}"
+    return f"training   step {heartbeat['step']} of {steps}, {where}; latest checkpoint {latest_step}"

@@ -96,9 +96,9 @@ class PretrainConfig:
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     keep_last: int = 2
-    """Number of newest checkpoints to keep."""
+    """Number of latest checkpoints to keep."""
     keep_every: int = 0
-    """Keep every checkpoint whose step is a multiple of this number, in addition to the newest. 0 disables it."""
+    """Keep every checkpoint whose step is a multiple of this number, in addition to the latest. 0 disables it."""
     eval_every: int = 1000
     """Steps between validations: the validation loss, and a grid of held-out images with their reconstructions."""
     eval_samples: int = 64

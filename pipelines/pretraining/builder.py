@@ -1,4 +1,4 @@
-"""Build the trainer of one rank from a recipe, and restore the training state of the newest checkpoint."""
+"""Build the trainer of one rank from a recipe, and restore the training state of the latest checkpoint."""
 
 import logging
 import os

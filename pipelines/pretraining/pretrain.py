@@ -32,7 +32,7 @@ class RunOptions:
 
 
 def pretrain(recipe: Recipe, options: RunOptions) -> int:
-    """Run one rank of a training job, resuming from the newest complete checkpoint if there is one.
+    """Run one rank of a training job, resuming from the latest complete checkpoint if there is one.
 
     Reads torchrun's environment variables. Returns the exit code: 0 if the run is finished, 75 if it stopped early and
     must be started again.
@@ -108,7 +108,7 @@ def _peer_failures_as_run_errors(rank: int) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200]
         raise RunError(
-            f"rank {rank} lost a peer ({reason}); rerun the command to resume from the newest complete checkpoint"
+            f"rank {rank} lost a peer ({reason}); rerun the command to resume from the latest complete checkpoint"
         ) from error
 
 

@@ -58,7 +58,7 @@ class Checkpointer:
 def load_latest_checkpoint(
     manager: CheckpointManager, process_group: ProcessGroup
 ) -> tuple[TrainingState, Progress, dict[str, Any]] | None:
-    """Return state, progress and data fingerprint of the newest intact checkpoint, or None if there is none.
+    """Return state, progress and data fingerprint of the latest intact checkpoint, or None if there is none.
 
     Rank 0 chooses the checkpoint for all ranks, each of which must call this and can read the folder.
     """

@@ -24,7 +24,7 @@ _NAME = re.compile(r"step_(\d{8,})")
 class CheckpointManager:
     """The checkpoints folder of a run. One process writes to it, in a thread, while training continues.
 
-    Keeps the newest ``keep_last`` checkpoints and permanently those whose step is a multiple of ``keep_every``, if that
+    Keeps the latest ``keep_last`` checkpoints and permanently those whose step is a multiple of ``keep_every``, if that
     is not 0. An error of the thread is raised by the next call of ``save`` or ``wait``.
     """
 
@@ -39,7 +39,7 @@ class CheckpointManager:
         return sorted((path for path in named if (path / COMPLETE).exists()), key=checkpoint_step)
 
     def latest(self) -> Path | None:
-        """Return the newest checkpoint whose files match their digests, or None. Warns of damaged ones."""
+        """Return the latest checkpoint whose files match their digests, or None. Warns of damaged ones."""
         for path in reversed(self.list_complete()):
             problem = _find_problem(path)
             if problem is None:
@@ -65,7 +65,7 @@ class CheckpointManager:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise RunError(
                 f"cannot write a checkpoint to {self.folder} ({reason}); free disk space and rerun the command: it "
-                "resumes from the newest complete checkpoint"
+                "resumes from the latest complete checkpoint"
             ) from error
 
     def _write(self, step: int, write_fn: Callable[[Path], None]) -> None:

@@ -17,7 +17,7 @@ def test_the_status_of_a_run_without_jobs_lists_its_outputs(
     shards = yaml.safe_load(recipe.read_text())["data"]["output"]
     assert code == 0
     assert f"shards     {shards}: " in out
-    assert "step 3 of 4" in out and "on node7; newest checkpoint 2" in out
+    assert "step 3 of 4" in out and "on node7; latest checkpoint 2" in out
     assert "evaluation not yet written\nrelease    not yet written" in out
 
 
@@ -30,7 +30,7 @@ def test_a_run_with_its_last_checkpoint_is_reported_as_done(
     (run / "recipe.yaml").write_text(recipe.read_text())
     (run / "heartbeat.json").write_text(json.dumps({"step": 4, "time": 0.0, "host": "node7"}))
     out = e4t("status", run)[1]
-    assert "training   all 4 steps done; newest checkpoint 4" in out
+    assert "training   all 4 steps done; latest checkpoint 4" in out
     assert f"evaluation {run}/evaluation\nrelease    {run}/release" in out
 
 

@@ -10,7 +10,7 @@ from tests.pipelines.pretraining.runs import E4T, LAST, lines
 pytestmark = pytest.mark.distributed
 
 
-def test_a_run_resumes_from_its_newest_complete_checkpoint(e4t: E4T, recipe: Path, run: Path) -> None:
+def test_a_run_resumes_from_its_latest_complete_checkpoint(e4t: E4T, recipe: Path, run: Path) -> None:
     (run / "checkpoints" / "step_00000099").mkdir()  # incomplete
     code, out, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", "--pretrain.max_steps", "6")
     assert code == 0, err

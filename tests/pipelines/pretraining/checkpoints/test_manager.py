@@ -86,7 +86,7 @@ def test_training_continues_while_a_checkpoint_is_written(checkpoints: Checkpoin
     assert checkpoints.latest() == checkpoints.folder / "step_00000010"
 
 
-def test_the_newest_checkpoints_are_kept(checkpoints: CheckpointManager) -> None:
+def test_the_latest_checkpoints_are_kept(checkpoints: CheckpointManager) -> None:
     newest = saved(checkpoints, 5, 10, 15, 20)
     assert names(checkpoints.folder) == ["step_00000015", "step_00000020"]
     assert checkpoints.latest() == newest
