@@ -37,8 +37,12 @@ class SkipStepAdamW(torch.optim.AdamW):
 
     @property
     def steps_taken(self) -> Tensor:
-        """Copy of the step counter, which skipped steps do not advance: a scalar on the device of the weights."""
-        return next(iter(self.state.values()))["step"].clone()  # type: ignore[no-any-return]
+        """Copy of the step counter, which skipped steps do not advance: a scalar on the device of the weights.
+
+        ZeRO-3 hands its shards to the optimizer in the first step only; before that the counter is 0, on the CPU.
+        """
+        state = next(iter(self.state.values()), None)
+        return state["step"].clone() if state else torch.zeros(())
 
     @torch.no_grad()
     def init_state(self) -> None:
