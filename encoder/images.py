@@ -21,7 +21,8 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JP
 
 def preprocess(image: Image.Image, size: int) -> Tensor:
     """Center-crop and resize an image. Return (1, 3, size, size) in [-1, 1]."""
-    return _processor().preprocess(center_crop(image), size, size)  # type: ignore[no-any-return]
+    pixels: Tensor = _processor().preprocess(center_crop(image), size, size)
+    return pixels.contiguous()  # in channels-last order, convolutions would round differently than they always have
 
 
 def center_crop(image: Image.Image) -> Image.Image:
