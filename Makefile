@@ -46,7 +46,7 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml .ci benchmarks data_prep encoder pipelines e4t.py
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml .ci benchmarks data_prep encoder pipelines e4t.py e4t_errors.py
 
 audit: $(VENV)/.dev-installed
 	PYTHON=$(BIN)/python .ci/audit

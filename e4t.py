@@ -2,15 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from e4t_errors import ConfigError
+
 if TYPE_CHECKING:
     from encoder.concepts.concept import Concept
     from encoder.pipeline import E4TPipeline
 
 __all__ = ["Concept", "ConfigError", "E4TPipeline"]
-
-
-class ConfigError(ValueError):
-    """The configuration is wrong, so running again without changing it cannot succeed (exit code 78)."""
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - imported on first use, so that the command starts fast

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from data_prep.config_dict import sha256_json
 from data_prep.credentials import check_no_credentials
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 PILLOW_MAX_PIXELS = 178_956_970
 """Pillow refuses to open larger images, whatever ``data.filters.max_pixels`` allows."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_prep.config_dict import flatten
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 _USER_PASSWORD = re.compile(r"(?<=://)[^/\s@:?#\[]*:(?!\d+(?:[/?#\s]|$)|:[\w.+-]+://)\S*@")
 """``key:secret@`` up to the last @ of the word, because secrets may contain slashes. Ports and the next URL of a chain

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 PLACEHOLDER = "*s"
 """Stands for the concept in prompts."""

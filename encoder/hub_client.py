@@ -7,7 +7,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RevisionResolutionError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in __all__
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 HTTP_HINTS = {
     401: "no such model, or your token is not accepted; check the name, then run `hf auth login` or set HF_TOKEN",

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPTokenizer
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import preprocess_clip, resize_and_normalize
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.records import Record, Scalar
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]

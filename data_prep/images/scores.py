@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.errors import DataError
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 
 def blur(image: Image.Image) -> float:

@@ -26,7 +26,7 @@ from data_prep.images.perceptual_hash import perceptual_hash
 from data_prep.images.resize import crop_and_resize
 from data_prep.images.scores import compute_scores, passes_filter
 from data_prep.records import Record
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 INPUT_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """Formats that are opened. They are listed because Pillow would start Ghostscript for files that look like

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
 from data_prep.prepare.worker import run_worker
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 PollCallback = Callable[[], None]
 """Called repeatedly while the workers run."""

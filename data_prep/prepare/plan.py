@@ -14,7 +14,7 @@ from data_prep.prepare.splits import SPLITS, split_of
 from data_prep.records import Record, Reject
 from data_prep.sources import open_source
 from data_prep.storage.store import Store
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 DATASET_CONFIG_NAME = "dataset_config.json"
 """File in the dataset's folder with the settings that determine its content."""

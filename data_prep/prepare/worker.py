@@ -12,7 +12,7 @@ from data_prep.prepare.plan import Plan, check_same_config, load_plan, load_shar
 from data_prep.prepare.shard_writer import draft_path, final_path, load_if_current, write_draft
 from data_prep.sources import open_source
 from data_prep.storage.store import Store
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 
 def run_worker(config: PrepareConfig, rank: int, world_size: int) -> None:

@@ -20,7 +20,7 @@ from data_prep.storage.cached_files import CachedFiles, StoredFile
 from data_prep.storage.local_cache import FileCache
 from data_prep.storage.retrying_store import RetryingStore
 from data_prep.storage.store import Store
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 VERSION = 2
 INDEX_NAME = "features.json"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from data_prep.config import SourceConfig
 from data_prep.records import Record, Reject, Scalar
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 
 def scalars(row: Mapping[str, object], exclude: Iterable[str | None] = ()) -> dict[str, Scalar]:

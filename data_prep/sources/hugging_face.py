@@ -28,7 +28,7 @@ from data_prep.sources.filesystem import (
 )
 from data_prep.sources.names import row_key
 from data_prep.sources.sequential import HandleCache, SequentialRows
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 DATA_FILE_SUFFIXES = (".parquet", ".arrow")
 

@@ -10,7 +10,7 @@ from data_prep.records import Record, Reject
 from data_prep.sources.columns import non_empty
 from data_prep.sources.names import escape, split_suffix
 from data_prep.sources.side_tables import Columns, load_attributes, load_identities
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 Row = TypeVar("Row")
 

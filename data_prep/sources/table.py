@@ -20,7 +20,7 @@ from data_prep.sources.columns import parse_scalar, record_from_row, require_col
 from data_prep.sources.fetch import fetch, version_of
 from data_prep.sources.filesystem import FileTree, open_parent
 from data_prep.sources.names import escape, hashed_key, is_utf8, row_key, split_suffix
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 ROW_BATCH_SIZE = 1024
 """Rows of a parquet file that are held in memory at a time."""

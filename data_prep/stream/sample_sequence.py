@@ -6,7 +6,7 @@ from data_prep.config import DataLoaderConfig
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardReader
 from data_prep.stream.shuffle import GlobalOrder, WeightedInterleave
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 
 class SampleLocation(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 IntArray = NDArray[np.int64]
 

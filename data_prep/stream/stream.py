@@ -14,7 +14,7 @@ from data_prep.config import DataLoaderConfig
 from data_prep.shards.features import FeatureReader
 from data_prep.stream.loader import Loader, PendingBatch
 from data_prep.stream.sample_sequence import SampleSequence
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 log = logging.getLogger(__name__)
 

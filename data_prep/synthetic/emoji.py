@@ -20,7 +20,7 @@ from PIL import Image
 from data_prep.config import ProgressCallback
 from data_prep.errors import DataError
 from data_prep.storage.atomic import atomic_dir
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 DOMAIN_WORD = "emoji"
 VENDORS = {"google": "noto", "twitter": "twemoji"}

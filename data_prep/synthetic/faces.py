@@ -26,7 +26,7 @@ from data_prep.config import ProgressCallback
 from data_prep.errors import DataError
 from data_prep.storage.atomic import atomic_dir
 from data_prep.synthetic.vocabulary import ACCESSORIES, BACKGROUNDS, BEARDS, CLOTHES, EXPRESSIONS, HAIR, HEADS, SKINS
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 DOMAIN_WORD = "person"
 BEARD_PROBABILITY, ACCESSORY_PROBABILITY = 0.4, 0.45

@@ -18,7 +18,7 @@ from transformers import (
     MetaClip2VisionModel,
 )
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.text_encoders import TextEncoders
 from encoder.config import BackboneConfig
 from encoder.hub_client import is_hub_id

@@ -19,7 +19,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.backbone.text_encoders import TextEncoders
 from encoder.config import BackboneConfig

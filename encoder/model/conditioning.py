@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.backbone.text_encoders import PromptEmbeddings, TextEncoders, TokenizedPrompts
 from encoder.config import PLACEHOLDER, ConditioningConfig

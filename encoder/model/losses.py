@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone, Posterior
 from encoder.backbone.text_encoders import PromptEmbeddings, TokenizedPrompts
 from encoder.model.conditioning import Conditioning

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.config import BackboneConfig, Precision
 from encoder.errors import ModelError
 from encoder.legacy_keys import rename_legacy_tensors

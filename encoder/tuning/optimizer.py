@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.config import OptimizerName
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone, Posterior
 from encoder.backbone.text_encoders import TokenizedPrompts
 from encoder.concepts.concept import Concept

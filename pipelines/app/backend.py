@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.concepts.concept import Concept
 from encoder.config import Precision
 from encoder.model.sampling import seeded_generators

@@ -8,7 +8,7 @@ from tempfile import mkdtemp
 
 from PIL import Image
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.config import PLACEHOLDER
 from encoder.errors import ModelError
 from encoder.images import open_image

@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 
 from data_prep.errors import DataError
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.errors import ModelError
 from pipelines.cli.commands import ROOT, find_command
 from pipelines.cli.common import Command, CommandParser

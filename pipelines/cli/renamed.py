@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.config.renamed import RENAMED_SITE_KEYS, check_recipe_names, check_site_names
 
 RENAMED_COMMANDS = {"faces": "demo faces", "emoji": "demo emoji", "base": "demo base"}

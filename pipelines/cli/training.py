@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.cli.common import Command, CommandParser, add_launch_arguments, add_recipe_arguments, parse_recipe
 from pipelines.errors import EXIT_FAILURE, EXIT_OK
 from pipelines.runtime.console import ProgressBar, console

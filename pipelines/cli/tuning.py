@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.config import TuneConfig
 from pipelines.cli.common import (
     RELEASE_HELP,

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import yaml
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.cluster.jobs import RECIPE_FILE, Job
 from pipelines.cluster.submission import SUBMIT_SCRIPT, StrictDumper, Submission
 from pipelines.errors import RunError

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.cluster.jobs import RECIPE_FILE, Job
 from pipelines.cluster.submission import SUBMIT_SCRIPT, Submission
 from pipelines.errors import RunError

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.config import TuneConfig
 from encoder.tuning.presets import METHODS
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.config import EncoderInputs, OffsetType
 
 ZERO_BUCKET_SIZE = 50_000_000

@@ -6,7 +6,7 @@ For one release a recipe that uses an old name is refused with a line that gives
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 _TUNE = {
     "regulariser": "regularization_weight",

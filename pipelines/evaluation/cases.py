@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from data_prep.shards.reader import Sample, ShardReader
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.config import PLACEHOLDER
 from encoder.model.conditioning import caption_prompt
 from pipelines.config.recipe import Recipe

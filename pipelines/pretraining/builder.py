@@ -19,7 +19,7 @@ from torch.profiler import profile as TorchProfiler
 from data_prep.config_dict import differences
 from data_prep.shards.manifest import Manifest
 from data_prep.stream.stream import ShardStream
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.model.conditioning import Conditioning
 from pipelines.config.recipe import Recipe

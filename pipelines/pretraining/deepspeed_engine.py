@@ -11,7 +11,7 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from deepspeed import DeepSpeedEngine
 from torch import distributed as dist
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.config.pretraining import ZERO_BUCKET_SIZE, PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError

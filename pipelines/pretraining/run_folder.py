@@ -11,7 +11,7 @@ import yaml
 
 from data_prep.config_dict import differences, flatten
 from data_prep.storage.atomic import atomic_write
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.config.recipe import Recipe
 from pipelines.tracking.environment import environment
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Self
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 TIME_LIMIT = 1000
 """Number that stands for the time limit among signal numbers, larger than all of them."""

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.shards.reader import to_float
 from data_prep.stream.stream import Batch
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import EncodedImages, encode_images

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from data_prep.config_dict import sha256_json
 from data_prep.storage.atomic import atomic_dir_shared
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.errors import ModelError
 from encoder.releases.download import release_folder
 from encoder.releases.release import Release

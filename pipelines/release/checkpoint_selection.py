@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.manager import CheckpointManager

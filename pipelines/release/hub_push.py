@@ -9,7 +9,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
 from data_prep.storage.atomic import sha256_file
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.hub_client import explain_hub_error, is_hub_id
 from encoder.releases.download import filter_release_files
 from encoder.releases.release import REQUIRED_FILES, Release

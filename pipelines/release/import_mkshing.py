@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from data_prep.storage.atomic import atomic_dir, sha256_file
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from encoder.errors import ModelError

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from encoder.releases.index import ReleaseIndex, relative_to
 from encoder.releases.release import CONFIG, ENCODER, OFFSETS

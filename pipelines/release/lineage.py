@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from data_prep.errors import DataError
 from data_prep.shards.manifest import Manifest, verify_shards
 from data_prep.storage.atomic import sha256_file
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.releases.release import WEIGHTS as WEIGHTS_FILE
 from encoder.releases.release import Release

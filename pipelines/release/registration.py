@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.errors import EXIT_FAILURE, EXIT_OK, RunError
 
 PEER_EXIT_GRACE_SECONDS = 15.0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

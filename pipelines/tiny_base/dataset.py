@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 
 @dataclass(frozen=True)

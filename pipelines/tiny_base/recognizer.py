@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ConvNextConfig, ConvNextImageProcessorPil, ConvNextModel
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.metrics import ImageFeatureExtractor
 from pipelines.tiny_base.config import BaseConfig
 from pipelines.tiny_base.dataset import CaptionedImages, load_split, random_batches

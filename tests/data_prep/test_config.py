@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from data_prep.config import DataLoaderConfig, FilterConfig, PrepareConfig, SourceConfig, SplitFractions
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 
 @pytest.mark.parametrize(

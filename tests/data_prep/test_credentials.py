@@ -4,7 +4,7 @@ import pytest
 
 from data_prep.config import PrepareConfig
 from data_prep.credentials import check_no_credentials, redact
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from data_prep.shards.reader import ShardReader
 from data_prep.shards.shard_index import ShardIndex
 from data_prep.storage.store import Store
 from data_prep.stream.stream import ShardStream
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 DATASET = Path(__file__).parent / "fixtures" / "version_1_dataset"
 DIGEST = "ee19511e3cb9206b7a022688fcd0ed178d7ba3ccd0f498b40647153205c2dead"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.metrics import ClipScorer, cosine_similarity
 
 CLIP = Path(__file__).parents[2] / "models" / "base" / "clip"

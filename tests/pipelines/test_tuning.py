@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.concepts.concept import Concept
 from encoder.concepts.concept_tokens import LearnedToken
 from encoder.errors import ModelError

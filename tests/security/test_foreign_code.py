@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.config import BackboneConfig
 from encoder.errors import ModelError

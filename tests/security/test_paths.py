@@ -16,7 +16,7 @@ from data_prep.prepare.pipeline import prepare
 from data_prep.shards.features import write_features
 from data_prep.shards.manifest import Manifest
 from data_prep.storage.local_cache import FileCache
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.loading import load_parts
 from encoder.config import BackboneConfig
 from encoder.errors import ModelError

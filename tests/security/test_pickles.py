@@ -21,7 +21,7 @@ from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import DataError
 from data_prep.prepare.pipeline import prepare
 from data_prep.shards.features import FeatureReader, write_features
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import Concept
 from encoder.concepts.concept_tokens import LearnedToken

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from data_prep.storage.atomic import atomic_write
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.model.weight_offsets import OffsetPredictor, save_offsets
 from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.state import Tensors, TrainingState

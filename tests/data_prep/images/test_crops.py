@@ -18,7 +18,7 @@ from data_prep.images.crops import (
     upright_size,
 )
 from data_prep.records import Record, Scalar
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 
 def box_in(left: Scalar, top: Scalar, right: Scalar, bottom: Scalar) -> dict[str, Scalar]:

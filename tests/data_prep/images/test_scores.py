@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter
 
 from data_prep.errors import DataError
 from data_prep.images.scores import blur, compute_scores, passes_filter
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 FUNCTIONS = """
 limit = 3

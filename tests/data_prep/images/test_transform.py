@@ -14,7 +14,7 @@ from data_prep.images.crops import _face_detector
 from data_prep.images.perceptual_hash import perceptual_hash
 from data_prep.images.transform import ProcessedImage, encode_image, process_image
 from data_prep.records import Record, Scalar
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from tests.data_prep.corpus import bgr_profile, encode
 
 

@@ -10,7 +10,7 @@ from data_prep.prepare.executors import Executor, LocalExecutor, RayExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.prepare.worker import run_worker
 from data_prep.shards.manifest import Manifest
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 ConfigFor = Callable[..., PrepareConfig]
 ReadFiles = Callable[[Path], dict[str, bytes]]

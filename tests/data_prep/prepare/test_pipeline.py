@@ -17,7 +17,7 @@ from data_prep.prepare.pipeline import prepare
 from data_prep.prepare.splits import split_of
 from data_prep.shards.manifest import Manifest, verify_shards
 from data_prep.storage.store import Store
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 ConfigFor = Callable[..., PrepareConfig]
 PrepareDataset = Callable[[PrepareConfig], Manifest]

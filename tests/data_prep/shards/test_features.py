@@ -12,7 +12,7 @@ from data_prep.errors import DataError
 from data_prep.shards.features import FeatureReader, verify_features, write_features
 from data_prep.shards.reader import ShardReader, to_float
 from data_prep.stream.stream import ShardStream
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 FINGERPRINT = {"model": "a", "dtype": "float32"}
 

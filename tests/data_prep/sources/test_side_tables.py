@@ -12,7 +12,7 @@ import pytest
 from data_prep.errors import DataError
 from data_prep.records import Record, Reject
 from data_prep.sources.side_tables import load_attributes, load_identities
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 ListItems = Callable[..., list[Record | Reject]]
 WriteFiles = Callable[..., Path]

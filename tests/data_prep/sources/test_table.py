@@ -13,7 +13,7 @@ from data_prep.config import PrepareConfig
 from data_prep.errors import DataError, SampleRejected
 from data_prep.records import Record, Reject
 from data_prep.sources import fetch, open_source
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 ConfigOf = Callable[..., PrepareConfig]
 ListItems = Callable[..., list[Record | Reject]]

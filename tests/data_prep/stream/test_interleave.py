@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.stream.shuffle import WeightedInterleave
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 weights = st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0]), min_size=1, max_size=4)
 

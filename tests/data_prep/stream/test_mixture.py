@@ -15,7 +15,7 @@ from data_prep.config_dict import differences
 from data_prep.shards.features import FeatureReader, write_features
 from data_prep.shards.reader import ShardReader
 from data_prep.stream.stream import Batch, ShardStream
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from tests.data_prep.conftest import make_config, noise, prepare_in_process
 
 MakeLoaderConfig = Callable[..., DataLoaderConfig]

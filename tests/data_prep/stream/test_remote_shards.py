@@ -18,7 +18,7 @@ from data_prep.shards.features import FeatureReader, write_features
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardReader
 from data_prep.stream.stream import Batch, ShardStream
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from tests.data_prep.flaky_server import FlakyServer, flaky_server
 
 MakeLoaderConfig = Callable[..., DataLoaderConfig]

@@ -13,7 +13,7 @@ from data_prep.config import DataLoaderConfig
 from data_prep.errors import DataError
 from data_prep.shards.reader import ShardReader, to_float
 from data_prep.stream.stream import Batch, ShardStream
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 QUICK = DataLoaderConfig(shuffle_window_shards=3, num_workers=0, prefetch=1)
 

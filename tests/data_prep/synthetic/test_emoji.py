@@ -13,7 +13,7 @@ from data_prep.errors import DataError
 from data_prep.prepare.pipeline import prepare
 from data_prep.shards.manifest import verify_shards
 from data_prep.synthetic.emoji import EmojiConfig, build_emoji_dataset, iter_glyphs
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 WAVE = {
     "name": "WAVING HAND SIGN", "short_name": "wave", "image": "1f44b.png",

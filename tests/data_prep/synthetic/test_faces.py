@@ -15,7 +15,7 @@ from data_prep.synthetic.faces import (
     render,
     sample_identities,
 )
-from e4t import ConfigError
+from e4t_errors import ConfigError
 
 PERSON = Identity(head="afro", hair="ginger", skin="tan", beard="none", accessory="glasses5")
 SCENE = Scene(expression="smiling", clothes="red", background="navy")

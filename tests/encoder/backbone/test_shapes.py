@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.shapes import build_meta_backbone
 from encoder.config import BackboneConfig
 from encoder.model.domain_encoder import DomainEncoderConfig

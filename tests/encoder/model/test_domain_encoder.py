@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.config import EncoderInputs
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.concepts.concept import Concept
 from encoder.concepts.concept_tokens import LearnedToken, RareToken
 from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import AppliedConcept, Concept
 from encoder.concepts.weight_deltas import LowRankDelta, WeightDelta, WeightDeltas, to_dense

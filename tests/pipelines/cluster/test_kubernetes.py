@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.cluster.jobs import RECIPE_FILE, Job, Stage, jobs_for_stage
 from pipelines.cluster.kubernetes import (
     WORKLOAD_KINDS,

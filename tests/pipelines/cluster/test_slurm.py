@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.cluster.jobs import Job, jobs_for_stage
 from pipelines.cluster.slurm import (
     SlurmSite,

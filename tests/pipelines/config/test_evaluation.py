@@ -1,6 +1,6 @@
 import pytest
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.config import TuneConfig
 from encoder.tuning.presets import METHODS
 from pipelines.config.evaluation import CompareConfig, EvaluateConfig, System

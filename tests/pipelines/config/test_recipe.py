@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.cli.common import CommandParser, add_recipe_arguments, parse_recipe
 from pipelines.config.pretraining import PretrainConfig
 

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.cluster.kubernetes import KubernetesSite
 from pipelines.cluster.slurm import SlurmSite
 from pipelines.config.evaluation import System

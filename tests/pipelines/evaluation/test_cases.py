@@ -5,7 +5,7 @@ import pytest
 from PIL import ImageChops
 
 from data_prep.prepare.splits import split_of
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.config.recipe import Recipe
 from pipelines.evaluation.cases import PROMPTS, choose_cases, read_prompts
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.metrics import ImageFeatureExtractor
 from pipelines.config.evaluation import System
 from pipelines.evaluation.statistics import Score, aggregate_scores, bootstrap, write_csv

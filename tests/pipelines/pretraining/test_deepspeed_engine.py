@@ -3,7 +3,7 @@
 import pytest
 from deepspeed.runtime.config import DeepSpeedConfig
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.pretraining.deepspeed_engine import deepspeed_config
 

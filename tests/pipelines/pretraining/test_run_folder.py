@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from data_prep.config import PrepareConfig
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.config import BackboneConfig, ConditioningConfig
 from pipelines.config.pretraining import PretrainConfig
 from pipelines.config.recipe import Recipe

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.pretraining.signals import StopSignalHandler
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR2")

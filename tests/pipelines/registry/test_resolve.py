@@ -5,7 +5,7 @@ from threading import Thread
 
 import pytest
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.errors import ModelError
 from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe

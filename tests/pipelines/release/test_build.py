@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.errors import ModelError
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
 from encoder.model.weight_offsets import load_offsets

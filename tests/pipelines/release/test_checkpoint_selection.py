@@ -2,7 +2,7 @@
 
 import pytest
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError
 from pipelines.release.checkpoint_selection import select_checkpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 from encoder.releases.index import INDEX

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.releases.release import Release
 from pipelines.config.recipe import Recipe
 from pipelines.errors import RunError

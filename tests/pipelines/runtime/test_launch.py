@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from pipelines.runtime import launch as module
 from pipelines.runtime.launch import is_distributed_worker, launch
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from data_prep.config import SplitFractions
 from data_prep.prepare.splits import split_of
 from data_prep.synthetic.faces import FacesConfig, generate_faces
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.metrics import ImageFeatureExtractor
 from pipelines.tiny_base.config import BaseConfig, TimeBudget
 from pipelines.tiny_base.dataset import CaptionedImages, load_split

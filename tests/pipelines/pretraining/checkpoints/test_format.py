@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from e4t import ConfigError
+from e4t_errors import ConfigError
 from encoder.model.domain_encoder import DomainEncoder
 from encoder.model.weight_offsets import OffsetPredictor, load_offsets
 from pipelines.pretraining.checkpoints.format import (
