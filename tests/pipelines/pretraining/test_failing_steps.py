@@ -37,7 +37,7 @@ def test_a_run_ends_after_consecutive_non_finite_steps_and_logs_their_images(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="limits the host's memory, and the batch is on a GPU")
 def test_a_batch_that_does_not_fit_into_memory_is_refused_before_the_first_step(recipe: Path) -> None:
-    limit = 12 * 2**30
+    limit = 8 * 2**30
     command = [sys.executable, "-m", "e4t", "pretrain", "--recipe", str(recipe), "--pretrain.gradient_checkpointing",
                "false", "--pretrain.global_batch_size", "6000", "--pretrain.micro_batch_size", "6000"]  # fmt: skip
     result = subprocess.run(  # noqa: S603 - our own command
