@@ -20,9 +20,17 @@ OPTIONS = {
     "compiled": ["--pretrain.compile", "true", "--pretrain.gradient_checkpointing", "false"],
     "profiled": ["--profile", "--pretrain.max_steps", "5"],
 }  # fmt: skip
+LONG = ("compiled", "profiled")
+"""Compilation and profiling take minutes, whatever is trained."""
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[pytest.mark.long] if name in LONG else [])
+        for name, options in OPTIONS.items()
+    ],
+)
 def test_every_option_trains_with_the_expected_engine_and_the_same_first_loss(
     e4t: E4T, recipe: Path, finished: Path, tmp_path: Path, options: list[str]
 ) -> None:
