@@ -258,6 +258,7 @@ def test_an_invalid_repository_name_is_not_a_hub_id(text: str) -> None:
     assert not is_hub_id(text)
 
 
+@pytest.mark.long
 def test_the_command_takes_a_hub_id_and_later_runs_offline(hub: Hub, faces: Files, tmp_path: Path) -> None:
     hub.put("me/faces", faces, tag="v1.0.1")
 

@@ -66,6 +66,7 @@ def test_ranks_compute_results_and_the_present_stage_writes_the_report(e4t: E4T,
     assert "figure.png" in out
 
 
+@pytest.mark.long
 def test_a_second_call_writes_an_identical_report(e4t: E4T, recipe: Path) -> None:
     assert run(e4t, recipe)[0] == 0
     report = recipe.parent / "out" / "report.json"

@@ -35,6 +35,7 @@ def test_a_run_ends_after_consecutive_non_finite_steps_and_logs_their_images(
     )
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="limits the host's memory, and the batch is on a GPU")
 def test_a_batch_that_does_not_fit_into_memory_is_refused_before_the_first_step(recipe: Path) -> None:
     limit = 8 * 2**30

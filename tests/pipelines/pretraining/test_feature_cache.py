@@ -36,6 +36,7 @@ def test_the_digest_of_a_part_depends_on_its_own_weights_only(backbone: Backbone
     assert backbone.part_digest("image_encoder") == before[1]
 
 
+@pytest.mark.long
 @pytest.mark.distributed
 def test_training_on_cached_features_gives_the_same_losses_as_training_on_images(
     e4t: E4T, recipe: Path, tmp_path: Path

@@ -36,6 +36,7 @@ def test_a_run_with_a_killed_rank_resumes_to_the_same_bits(recipe: Path, finishe
     assert same(started.run / LAST, finished / "small" / LAST)
 
 
+@pytest.mark.long
 def test_the_watchdog_ends_a_rank_that_hangs_and_writes_its_stacks(recipe: Path) -> None:
     unlimited = ("--pretrain.max_steps", "1000", "--pretrain.checkpoint_every", "1000", "--pretrain.eval_every", "1000")
     started = BackgroundRun(recipe, "--pretrain.step_timeout_seconds", "20", *unlimited).after_step(2)

@@ -20,6 +20,7 @@ def test_a_real_launch_of_two_ranks_trains_to_the_same_bits_as_forked_ranks(reci
     assert same(started.run / LAST, finished / "small" / LAST)
 
 
+@pytest.mark.long
 def test_torchrun_starts_the_ranks_as_well(recipe: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "e4t"]
     command = [*launcher, "pretrain", "--recipe", str(recipe), "--pretrain.max_steps", "1"]

@@ -20,14 +20,14 @@ OPTIONS = {
     "compiled": ["--pretrain.compile", "true", "--pretrain.gradient_checkpointing", "false"],
     "profiled": ["--profile", "--pretrain.max_steps", "5"],
 }  # fmt: skip
-LONG = ("compiled", "profiled")
-"""Compilation and profiling take minutes, whatever is trained."""
+QUICK = ("offloaded optimizer", "moving average of the weights")
+"""The options that the quick tier trains with; the others are in the long tier."""
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(options, id=name, marks=[pytest.mark.long] if name in LONG else [])
+        pytest.param(options, id=name, marks=[] if name in QUICK else [pytest.mark.long])
         for name, options in OPTIONS.items()
     ],
 )

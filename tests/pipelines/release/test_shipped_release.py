@@ -71,6 +71,7 @@ def untrained(release: E4TPipeline) -> E4TPipeline:
     )
 
 
+@pytest.mark.long
 def test_15_steps_from_the_release_lower_the_loss_more_than_15_steps_without_pretraining(
     release: E4TPipeline, untrained: E4TPipeline
 ) -> None:
