@@ -2,10 +2,10 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from data_prep.config import PrepareConfig
@@ -43,19 +43,54 @@ class LocalExecutor:
         if world_size == 1:
             run_worker(config, 0, 1)
             return
+        # Not a process pool: a killed worker can leave locks of its shared queues taken, on which the pool waits.
+        context = multiprocessing.get_context("spawn")
+        running: dict[Connection, BaseProcess] = {}
         try:
-            with ProcessPoolExecutor(world_size, mp_context=multiprocessing.get_context("spawn")) as pool:
-                ranks = {pool.submit(run_worker, config, rank, world_size) for rank in range(world_size)}
-                while ranks:
-                    done, ranks = wait(ranks, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                    on_poll()
-                    for rank in done:
-                        rank.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                f"output {config.output}: a worker process died, possibly for lack of memory; rerun with "
-                "fewer workers: finished shards are kept"
-            ) from error
+            for rank in range(world_size):
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_worker_main, args=(config, rank, world_size, sender))
+                process.start()
+                sender.close()
+                running[receiver] = process
+            errors = list(_worker_errors(running, config, on_poll))
+        except BaseException:
+            for worker in running.values():
+                worker.kill()
+            raise
+        if errors:
+            raise errors[0]
+
+
+def _worker_main(config: PrepareConfig, rank: int, world_size: int, sender: Connection) -> None:
+    """Run a worker, and send the exception that it raised, or None."""
+    try:
+        run_worker(config, rank, world_size)
+        sender.send(None)
+    except Exception as error:
+        sender.send(error)
+
+
+def _worker_errors(
+    running: dict[Connection, BaseProcess], config: PrepareConfig, on_poll: PollCallback
+) -> Iterator[Exception]:
+    """Wait for all workers and yield what they raised. Raises DataError if one has died."""
+    waiting = set(running)
+    while waiting:
+        ready = wait(list(waiting), timeout=POLL_SECONDS)
+        for receiver in [each for each in waiting if each in ready]:
+            try:
+                error: Exception | None = receiver.recv()
+            except EOFError:
+                raise DataError(
+                    f"output {config.output}: a worker process died, possibly for lack of memory; rerun with "
+                    "fewer workers: finished shards are kept"
+                ) from None
+            waiting.discard(receiver)
+            running[receiver].join()
+            if error is not None:
+                yield error
+        on_poll()
 
 
 @dataclass(frozen=True, kw_only=True)

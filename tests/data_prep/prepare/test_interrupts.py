@@ -48,21 +48,14 @@ def command_of(pid: str) -> bytes:
         return b""
 
 
-def kill_one_or_all(job: subprocess.Popen[bytes], rng: random.Random) -> bool:
-    """Send SIGKILL to a worker, if one runs, or to the whole job. Return whether the job hung after a worker died.
-
-    Python's process pool rarely hangs when a worker is killed while it starts; the whole job is then killed as well.
-    """
-    workers, hung = workers_of(job.pid), False
+def kill_one_or_all(job: subprocess.Popen[bytes], rng: random.Random) -> None:
+    """Send SIGKILL to a worker, if one runs, or to the whole job."""
+    workers = workers_of(job.pid)
     if workers and rng.random() < 0.5:
         os.kill(rng.choice(workers), signal.SIGKILL)
-        try:
-            job.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            hung = True
+        job.wait(timeout=60)
     os.killpg(job.pid, signal.SIGKILL) if job.poll() is None else None
     job.wait(timeout=60)
-    return hung
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(30, marks=pytest.mark.long)])
@@ -77,14 +70,12 @@ def test_a_job_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_on
     start_time = time.monotonic()
     assert start(script, images, expected).wait(timeout=120) == 0
     duration, rng = time.monotonic() - start_time, random.Random(kills)
-    hangs = 0
     for _ in range(kills):
         job = start(script, images, killed)
         time.sleep(rng.uniform(0.2, 1.0) * duration)
-        hangs += kill_one_or_all(job, rng)
+        kill_one_or_all(job, rng)
         if (killed / "manifest.json").exists():  # it finished before the kill: start over
             assert (killed / "manifest.json").read_bytes() == (expected / "manifest.json").read_bytes()
             shutil.rmtree(killed)
-    assert hangs <= 1
     assert start(script, images, killed).wait(timeout=120) == 0
     assert read_files(killed) == read_files(expected)
