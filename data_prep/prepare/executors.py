@@ -81,7 +81,7 @@ def _worker_errors(
         for receiver in [each for each in waiting if each in ready]:
             try:
                 error: Exception | None = receiver.recv()
-            except EOFError:
+            except (EOFError, OSError):  # also in the middle of a message
                 raise DataError(
                     f"output {config.output}: a worker process died, possibly for lack of memory; rerun with "
                     "fewer workers: finished shards are kept"
