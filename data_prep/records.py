@@ -38,16 +38,38 @@ class Reject:
     """Origin, as in Record."""
     reason: str
     """Reason from a small fixed set, so that reasons can be counted."""
+    cause: str = ""
+    """Details of this case, such as the error message; empty if the reason says everything."""
+    retryable: bool = False
+    """Whether the reason may be temporary, so that the next run reads the image again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ignored:
+    """An entry of the source that is not an image to be read, by its name or by the configuration."""
+
+    source: str
+    """Origin, as in Record."""
+    reason: str
+    """Reason from a small fixed set, such as ``hidden`` or ``extension .pdf``."""
+
+
+Listed = Record | Reject | Ignored
+"""What a source lists: every entry that it sees is exactly one of these."""
 
 
 class Source(Protocol):
     """A source of images. Sources are pickled and sent to workers, so they open handles on first use."""
 
-    def __iter__(self) -> Iterator[Record | Reject]:
-        """List every image, always in the same order, without holding all of them in memory. Raises DataError."""
+    def __iter__(self) -> Iterator[Listed]:
+        """List every entry, always in the same order, without holding all of them in memory. Raises DataError."""
 
     def read(self, record: Record) -> bytes:
-        """Read the image file. Raises OSError if that fails, SampleRejected if the image must not be taken."""
+        """Read the image file.
+
+        Raises SampleRejected if the image cannot or must not be taken, and SourceChangedError if the source is not what
+        it was when the record was listed.
+        """
 
     def caption(self, record: Record) -> str | None:
-        """Return the caption from a file next to the image, or else that of the record, or None. Raises OSError."""
+        """Return the caption from a file next to the image, or else that of the record, or None. Raises as ``read``."""

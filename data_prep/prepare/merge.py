@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data_prep.config import MANIFEST_NAME, PrepareConfig, ProgressCallback
 from data_prep.errors import DataError
 from data_prep.prepare.dedup import find_duplicates
-from data_prep.prepare.plan import PLAN_REJECTS, Plan, json_line, load_shard
+from data_prep.prepare.plan import PLAN_LEDGER, WORK_DIR, Plan, ledger_line, load_shard
 from data_prep.prepare.shard_writer import (
     count_reasons,
     draft_path,
@@ -27,6 +27,7 @@ from data_prep.prepare.shard_writer import (
     write_tar,
 )
 from data_prep.prepare.splits import SPLITS
+from data_prep.records import Reject
 from data_prep.shards.manifest import Manifest, Shard
 from data_prep.shards.shard_index import MemberOffsets, ShardIndex, index_path
 from data_prep.shards.statistics import Statistics, merge_statistics
@@ -46,12 +47,16 @@ class _Totals:
     splits: dict[str, list[Shard]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     identities: dict[str, set[int]] = field(default_factory=lambda: {split: set() for split in SPLITS})
     reject_counts: Counter[str] = field(default_factory=Counter)
+    retryable_counts: Counter[str] = field(default_factory=Counter)
+    captions_missing: int = 0
     statistics: Statistics = field(default_factory=dict)
 
     def add(self, split: str, index: ShardIndex) -> None:
         self.splits[split].append(Shard(index.shard, index.samples, index.bytes, index.sha256))
         self.identities[split] |= {_identity_hash(index.sample_stats[key].identity) for key in index.members}
         self.reject_counts.update(index.reject_counts)
+        self.retryable_counts.update(reject.reason for reject in index.rejects if reject.retryable)
+        self.captions_missing += index.captions_missing
         self.statistics = merge_statistics((self.statistics, index.statistics))
 
 
@@ -63,18 +68,17 @@ def merge(config: PrepareConfig, plan: Plan, store: Store, on_progress: Progress
     """
     totals = _Totals()
     with store.atomic_open(REJECTS_NAME) as rejects:
-        with store.open(PLAN_REJECTS) as listing_rejects:
-            for line in listing_rejects:
-                rejects.write(line)
-                totals.reject_counts[json.loads(line)["reason"]] += 1
+        with store.open(PLAN_LEDGER) as listed:
+            rejects.writelines(listed)
+        totals.reject_counts.update(plan.reject_counts)
         shards = zip(plan.shards, _duplicate_reasons(config, plan, store), strict=True)
         for done, (name, reasons) in enumerate(shards, 1):
             index = _finalize_shard(name, reasons, plan, config, store)
-            rejects.writelines(json_line(reject) for reject in index.rejects)
+            rejects.writelines(map(ledger_line, index.rejects))
             totals.add(name.rpartition("-")[0], index)
             if on_progress:
                 on_progress(done, len(plan.shards))
-    manifest = _write_manifest(config, totals, store)
+    manifest = _write_manifest(config, plan, totals, store)
     _remove_stale(plan, store)
     return manifest
 
@@ -141,7 +145,7 @@ def _drop_duplicates(draft: ShardIndex, reasons: NDArray[np.int8], name: str, st
     duplicates = dict(compress(zip(draft.sample_stats, reasons.tolist(), strict=True), reasons))
     kept = {key: parts for key, parts in draft.members.items() if key not in duplicates}
     rejects = draft.rejects + [
-        {"key": key, "source": draft.sample_stats[key].source, "reason": REASONS[reason]}
+        Reject(key=key, source=draft.sample_stats[key].source, reason=REASONS[reason])
         for key, reason in duplicates.items()
     ]
     with store.open(draft_path(name)) as old, store.atomic_open(final_path(name)) as new:
@@ -157,7 +161,7 @@ def _copy_members(tar: BufferedRandom, members: MemberOffsets) -> Iterator[tuple
             yield f"{key}.{extension}", tar.read(size)
 
 
-def _write_manifest(config: PrepareConfig, totals: _Totals, store: Store) -> Manifest:
+def _write_manifest(config: PrepareConfig, plan: Plan, totals: _Totals, store: Store) -> Manifest:
     """Write statistics.json and, last, the manifest. Raises DataError if no image was kept."""
     kept = sum(shard.samples for shards in totals.splits.values() for shard in shards)
     reject_counts = dict(sorted(totals.reject_counts.items()))
@@ -176,6 +180,9 @@ def _write_manifest(config: PrepareConfig, totals: _Totals, store: Store) -> Man
         identities={split: len(names) for split, names in totals.identities.items()},
         kept=kept,
         reject_counts=reject_counts,
+        retryable_counts=dict(sorted(totals.retryable_counts.items())),
+        ignored_counts=plan.ignored_counts,
+        captions_missing=totals.captions_missing,
         splits=totals.splits,
     )
     manifest.save(store)
@@ -190,7 +197,7 @@ def _remove_stale(plan: Plan, store: Store) -> None:
             is_shard_file = folder and re.fullmatch(rf"{folder}/{folder}-\d{{6,}}\.(tar|json)", name)
             if PARTIAL_PATTERN.search(name) or (is_shard_file and name not in planned):
                 store.delete(name)
-    store.delete_folder("work")
+    store.delete_folder(WORK_DIR)
 
 
 def _identity_hash(identity: str) -> int:

@@ -1,6 +1,7 @@
 """Plan a dataset: list the source, assign images to shards by name alone, and record the configuration."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from data_prep.config import PrepareConfig
 from data_prep.config_dict import differences, flatten, sha256_json
 from data_prep.errors import DataError
 from data_prep.prepare.splits import SPLITS, split_of
-from data_prep.records import Record, Reject
+from data_prep.records import Ignored, Record, Reject
 from data_prep.sources import open_source
 from data_prep.storage.store import Store
 from e4t_errors import ConfigError
@@ -20,9 +21,12 @@ DATASET_CONFIG_NAME = "dataset_config.json"
 """File in the dataset's folder with the settings that determine its content."""
 OLD_DATASET_CONFIG_NAME = "prepare.json"
 """Name of that file before e4t 2, with the keys of that time."""
-PLAN_DIR = "work/plan"
+WORK_DIR = ".e4t-prepare"
+"""Folder in the output for everything that is needed only until the dataset is finished."""
+PLAN_DIR = f"{WORK_DIR}/plan"
 PLAN_INDEX = f"{PLAN_DIR}/plan.json"
-PLAN_REJECTS = f"{PLAN_DIR}/rejects.jsonl"
+PLAN_LEDGER = f"{PLAN_DIR}/ledger.jsonl"
+"""Entries of the source that were rejected or ignored while it was listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +59,10 @@ class Plan:
     """Digest of each shard by name, in the order train, val, test."""
     num_images: int
     """Number of images in all shards."""
-    num_rejected: int
-    """Number of images rejected while listing the source; ``PLAN_REJECTS`` lists them."""
+    reject_counts: dict[str, int]
+    """Number of images by reason that were rejected while the source was listed; ``PLAN_LEDGER`` lists them."""
+    ignored_counts: dict[str, int]
+    """Number of entries by reason that are not images to be read; ``PLAN_LEDGER`` lists them."""
 
 
 def make_plan(config: PrepareConfig, store: Store) -> Plan:
@@ -70,7 +76,7 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
     store.delete(PLAN_INDEX)
     by_split: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     buffers: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    num_images, num_rejected, reason = 0, 0, ""
+    num_images, rejected, ignored = 0, Counter[str](), Counter[str]()
 
     def flush_shard(split: str) -> None:
         shard = PlannedShard(name=f"{split}-{len(by_split[split]):06d}", records=tuple(buffers[split]))
@@ -78,11 +84,11 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
         by_split[split].append((shard.name, shard.digest))
         buffers[split].clear()
 
-    with store.atomic_open(PLAN_REJECTS) as rejects_file:
+    with store.atomic_open(PLAN_LEDGER) as ledger:
         for item in chain(first, listing):
-            if isinstance(item, Reject):
-                rejects_file.write(json_line(asdict(item)))
-                num_rejected, reason = num_rejected + 1, item.reason
+            if not isinstance(item, Record):
+                ledger.write(ledger_line(item))
+                (rejected if isinstance(item, Reject) else ignored)[item.reason] += 1
                 continue
             num_images += 1
             split = split_of(item.identity, config.splits)
@@ -93,13 +99,41 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
         if buffers[split]:
             flush_shard(split)
     if not num_images:
-        store.delete_folder("work")
-        contents = f"{num_rejected} images, all of them rejected ({reason})" if num_rejected else "no images"
-        raise DataError(f"source {config.source} holds {contents}; check data.source and data.source_options")
-    shards = {name: digest for split in SPLITS for name, digest in by_split[split]}
-    plan = Plan(config_digest=config.digest, shards=shards, num_images=num_images, num_rejected=num_rejected)
+        store.delete_folder(WORK_DIR)
+        raise DataError(
+            f"source {config.source} holds {_contents(rejected, ignored)}; check data.source and data.source_options"
+        )
+    plan = Plan(
+        config_digest=config.digest,
+        shards={name: digest for split in SPLITS for name, digest in by_split[split]},
+        num_images=num_images,
+        reject_counts=dict(sorted(rejected.items())),
+        ignored_counts=dict(sorted(ignored.items())),
+    )
     store.write(PLAN_INDEX, json.dumps(asdict(plan)) + "\n")
     return plan
+
+
+def ledger_line(item: Reject | Ignored) -> bytes:
+    """Return the line of ``rejects.jsonl`` for an entry of the source that is not in the dataset."""
+    status = "ignored" if isinstance(item, Ignored) else "retryable" if item.retryable else "rejected"
+    fields = {name: value for name, value in asdict(item).items() if name != "retryable" and value}
+    return json_line({"status": status, **fields})
+
+
+def _contents(rejected: Counter[str], ignored: Counter[str]) -> str:
+    """Describe a source without images, by what else it holds."""
+    parts = []
+    if rejected:
+        parts.append(f"{rejected.total()} images, all of them rejected ({describe_counts(rejected)})")
+    if ignored:
+        parts.append(f"{ignored.total()} other entries ({describe_counts(ignored)})")
+    return ", and ".join(parts) if rejected else "no images" + (f" but {parts[0]}" if parts else "")
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return counts by reason in readable form, the largest first: ``12 hidden, 3 extension .pdf``."""
+    return ", ".join(f"{number} {reason}" for reason, number in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def load_plan(config: PrepareConfig, store: Store) -> Plan | None:

@@ -8,18 +8,18 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from io import BufferedRandom
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError, SampleRejected
 from data_prep.images.transform import ProcessedImage, process_image
-from data_prep.prepare.plan import PlannedShard
-from data_prep.records import Record, Reject, Source
+from data_prep.prepare.plan import WORK_DIR, PlannedShard
+from data_prep.records import Ignored, Record, Reject, Source
 from data_prep.shards.shard_index import MemberOffsets, SampleStats, ShardIndex, index_path
 from data_prep.storage.store import Store
 
-DRAFTS_DIR = "work/drafts"
+DRAFTS_DIR = f"{WORK_DIR}/drafts"
 """Folder of shards that may still contain duplicates."""
 READ_AHEAD = 8
 """Number of images fetched ahead, which hides the latency of a remote store and bounds memory use."""
@@ -62,8 +62,9 @@ def write_draft(shard: PlannedShard, source: Source, config: PrepareConfig, stor
                 config_digest=config.digest,
                 plan_digest=shard.digest,
                 samples=len(stats),
-                reject_counts=count_reasons(asdict(reject) for reject in rejects),
-                rejects=[asdict(reject) for reject in rejects],
+                reject_counts=count_reasons(rejects),
+                rejects=rejects,
+                captions_missing=0,
                 bytes=0,
                 sha256="",
                 members={},
@@ -108,9 +109,9 @@ def index_tar(file: BufferedRandom, index: ShardIndex, url: str) -> ShardIndex:
     return replace(index, members=members, sha256=digest, bytes=file.tell(), seconds=seconds)
 
 
-def count_reasons(rejects: Iterable[dict[str, str]]) -> dict[str, int]:
-    """Count rejects by reason."""
-    return dict(sorted(Counter(reject["reason"] for reject in rejects).items()))
+def count_reasons(entries: Iterable[Reject | Ignored]) -> dict[str, int]:
+    """Count entries by reason."""
+    return dict(sorted(Counter(entry.reason for entry in entries).items()))
 
 
 def _process_records(
@@ -123,8 +124,16 @@ def _process_records(
             image = process_image(data, record, caption, config)
         except OSError:
             rejects.append(Reject(key=record.key, source=record.source, reason="unreadable"))
-        except SampleRejected as reason:
-            rejects.append(Reject(key=record.key, source=record.source, reason=str(reason)))
+        except SampleRejected as error:
+            rejects.append(
+                Reject(
+                    key=record.key,
+                    source=record.source,
+                    reason=error.reason,
+                    cause=error.cause,
+                    retryable=error.retryable,
+                )
+            )
         else:
             stats[record.key] = _sample_stats(record, image)
             metadata = _sample_metadata(record, caption, image, config)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from data_prep.errors import DataError
 from data_prep.shards.shard_index import ShardIndex
 from data_prep.storage.store import Store
 
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 _VERSION_1_KEYS = {"concept": "domain", "codec": "format", "dropped": "reject_counts"}
 """Keys of version 1 and what they are called since version 2."""
+_VERSION_3_KEYS = ("retryable_counts", "ignored_counts", "captions_missing")
+"""Keys that older versions do not have."""
 _NAME_PATTERN, _SHA256_PATTERN = re.compile(r"\w[\w.-]*"), re.compile(r"[0-9a-f]{64}")
 """A dataset may come from a third party: names in its manifest become file names here and must not leave the folder."""
 
@@ -56,11 +58,22 @@ class Manifest:
     kept: int
     """Number of images in all shards."""
     reject_counts: dict[str, int]
-    """Number of rejected images by reason."""
+    """Number of rejected images by reason, including those whose reason may be temporary."""
     splits: dict[str, list[Shard]]
     """Shards of each split, in order."""
+    retryable_counts: dict[str, int] = field(default_factory=dict)
+    """Number of rejected images by reason, of those that another run of ``e4t prepare`` reads again."""
+    ignored_counts: dict[str, int] = field(default_factory=dict)
+    """Number of entries of the source by reason that are not images to be read, such as ``hidden``."""
+    captions_missing: int = 0
+    """Number of images for which the configured caption was not found, so that they have the generated one."""
     version: int = MANIFEST_VERSION
-    """Version of the manifest format; a manifest of version 1 keeps its version and with it its digest."""
+    """Version of the manifest format; an older manifest keeps its version and with it its digest."""
+
+    @property
+    def listed(self) -> int:
+        """Number of entries of the source: kept, rejected and ignored."""
+        return self.kept + sum(self.reject_counts.values()) + sum(self.ignored_counts.values())
 
     @property
     def digest(self) -> str:
@@ -70,6 +83,8 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain data, with the keys of its format version."""
         data = asdict(self)
+        if self.version < 3:
+            data = {key: value for key, value in data.items() if key not in _VERSION_3_KEYS}
         if self.version == 1:
             old_keys = {new: old for old, new in _VERSION_1_KEYS.items()}
             return {old_keys.get(key, key): value for key, value in data.items()}

@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from data_prep.errors import DataError
+from data_prep.records import Reject
 from data_prep.shards.statistics import Statistics, compute_statistics
 from data_prep.storage.store import Store
 
-SHARD_INDEX_VERSION = 2
+SHARD_INDEX_VERSION = 3
 _VERSION_1_KEYS = {"dropped": "reject_counts", "facts": "sample_stats", "numbers": "metrics"}
 """Keys of version 1, of the index and of its samples, and what they are called since version 2."""
 
@@ -46,8 +47,10 @@ class ShardIndex:
     """Number of images in the shard."""
     reject_counts: dict[str, int]
     """Number of rejected images by reason."""
-    rejects: list[dict[str, str]]
-    """Rejected images, each with key, source and reason."""
+    rejects: list[Reject]
+    """Rejected images."""
+    captions_missing: int
+    """Number of images for which the configured caption was not found, so that they have the generated one."""
     bytes: int
     """Size of the tar in bytes."""
     sha256: str
@@ -84,8 +87,11 @@ class ShardIndex:
                     f"{SHARD_INDEX_VERSION}); upgrade e4t"
                 )
             if data["version"] == 1:
-                data = _rename_keys(data) | {"version": SHARD_INDEX_VERSION}
+                data = _rename_keys(data)
                 data["sample_stats"] = {key: _rename_keys(stats) for key, stats in data["sample_stats"].items()}
+            data["rejects"] = [Reject(**reject) for reject in data["rejects"]]
+            data.setdefault("captions_missing", 0)  # since version 3
+            data["version"] = SHARD_INDEX_VERSION
             data["sample_stats"] = {key: SampleStats(**stats) for key, stats in data["sample_stats"].items()}
             return cls(**data)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,11 +1,10 @@
-"""Configuration of ``e4t prepare`` and of the data loader (recipe sections ``data`` and ``stream``)."""
+"""Configuration of ``e4t prepare`` (recipe section ``data``)."""
 
 import re
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from data_prep.config.source import ReadConfig, SourceConfig
 from data_prep.config_dict import sha256_json
 from data_prep.credentials import check_no_credentials
 from e4t_errors import ConfigError
@@ -20,10 +19,6 @@ BUILTIN_SCORES = ("blur",)
 """Names in ``data.filters.scores`` that need no function of the user."""
 PIL_FORMATS = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
 """Formats in which images can be stored, and what Pillow calls them."""
-MANIFEST_NAME = "manifest.json"
-"""File in a dataset's folder that lists its shards; it is written last and marks a finished dataset."""
-ProgressCallback = Callable[[int, int], None]
-"""Called with the number of finished units of work and their total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,54 +36,6 @@ class SplitFractions:
         fractions = (self.train, self.val, self.test)
         if not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-9):
             raise ConfigError(f"data.splits (train, val, test) is {fractions}; each must be at least 0 and their sum 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """How to read the source: its type, and where identities and captions come from."""
-
-    type: Literal["auto", "folder", "archive", "shards", "table", "datasets"] = "auto"
-    """Type of ``data.source``. ``auto`` detects a folder of images; archives (.zip, .tar, .tar.gz, .tgz, or a folder of
-    archives only); webdataset shards (a brace pattern such as ``set-{000..041}.tar``, or a folder with a manifest.json
-    of e4t); a table (.csv, or .parquet with a column of paths); and Hugging Face datasets (``hf://name``, a folder
-    written by ``save_to_disk``, .arrow, or .parquet with a column of images). Set it if detection is wrong."""
-    pattern: str = "{identity}/{image}"
-    """Pattern of the paths (relative to the source, without suffix) that tells the identity from the path. A field
-    matches as many characters as possible, except slashes. All images of an identity go to the same split."""
-    identities: str | None = None
-    """File with lines ``image identity``, such as CelebA's identity_CelebA.txt, to be used instead of ``pattern``."""
-    attributes: str | None = None
-    """File with further columns by image name: CelebA's list_attr_celeba.txt, FFHQ's JSON, or a CSV whose first column
-    is the image name."""
-    image_column: str = "image"
-    """Column of a table or dataset with the image itself, its path (relative to the table), or its URL."""
-    identity_column: str | None = None
-    """Column of a table or dataset with the identity. Without one, every image is an identity of its own."""
-    caption_column: str | None = None
-    """Column of a table, dataset or attributes file with the caption."""
-    split: str = "train"
-    """Split of a Hugging Face dataset to read."""
-    streaming: bool = False
-    """Stream a Hugging Face dataset instead of downloading a copy to the disk first."""
-    caption_suffix: str = ".txt"
-    """Suffix of caption files. The caption of an image is the first line of the file of the same name with this suffix,
-    if it exists."""
-
-    def __post_init__(self) -> None:
-        fields = Counter(re.findall(r"\{(\w*)\}", self.pattern))
-        if "identity" not in fields and not self.identities:
-            raise ConfigError(
-                f"data.source_options.pattern {self.pattern!r} has no {{identity}} field, which the splits "
-                "need; add it, or set data.source_options.identities"
-            )
-        if fields and (max(fields.values()) > 1 or not all(name.isidentifier() for name in fields)):
-            raise ConfigError(
-                f"data.source_options.pattern {self.pattern!r} must give every field a different name, made of letters"
-            )
-        if not re.fullmatch(r"(\.[^./\\]+)+", self.caption_suffix):
-            raise ConfigError(
-                f"data.source_options.caption_suffix is {self.caption_suffix!r}; give a suffix such as .txt"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +90,9 @@ class PrepareConfig:
     domain: str
     """Word for the domain, such as face, cat or art. Captions that are generated contain it."""
     source_options: SourceConfig = field(default_factory=SourceConfig)
-    """How to read the source."""
+    """How to read the source: its type, identities and captions."""
+    read: ReadConfig = field(default_factory=ReadConfig)
+    """Which entries of the source are read, and how failed reads are repeated."""
     filters: FilterConfig = field(default_factory=FilterConfig)
     """Which images to reject."""
     resolution: int = 512
@@ -209,56 +158,14 @@ class PrepareConfig:
         return self.caption_template.format(domain=self.domain)
 
     def content_settings(self) -> dict[str, Any]:
-        """Return the settings that determine the content of the shards: all but the locations of source and output."""
-        return {name: value for name, value in asdict(self).items() if name not in {"output", "source"}}
+        """Return the settings that determine the content of the shards.
+
+        These are all but the locations of source and output, and how failed reads are repeated.
+        """
+        settings = {name: value for name, value in asdict(self).items() if name not in {"output", "source"}}
+        return settings | {"read": self.read.content_settings()}
 
     @property
     def digest(self) -> str:
         """SHA-256 of ``content_settings``."""
         return sha256_json(self.content_settings())
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataLoaderConfig:
-    """How shards are read in training."""
-
-    shuffle_window_shards: int = 16
-    """Number of consecutive shards within which samples are shuffled. A larger window mixes better and needs more cache
-    and memory. The order of samples depends on it: do not change it in the middle of a run."""
-    mixture: dict[str, float] = field(default_factory=dict)
-    """Further datasets to mix in: folder or URL, and weight relative to the recipe's own dataset, whose weight is 1.
-    The order of samples depends on it: do not change it in the middle of a run."""
-    num_workers: int = 2
-    """Number of decoding processes of each rank. 0 decodes in the training process, which suits tiny images."""
-    prefetch: int = 4
-    """Number of batches to decode ahead of training."""
-    horizontal_flip: bool = False
-    """Mirror half of the images. Leave it off if captions or identities distinguish left from right."""
-    cache_dir: str = "~/.cache/e4t/shards"
-    """Folder in which shards of remote datasets are cached. All processes of a machine may share it."""
-    cache_max_bytes: int = 32 * 2**30
-    """Maximum size of the cache in bytes; the least recently used shards are removed first. Room for two windows of
-    shards hides all downloads."""
-    retries: int = 5
-    """Number of times a failed read is retried."""
-    backoff_seconds: float = 1.0
-    """Pause in seconds before the first retry; it doubles with every retry."""
-    timeout_seconds: float = 60.0
-    """Time in seconds after which a read from a remote store (of at most 8 MiB) counts as failed."""
-    on_error: Literal["raise", "skip"] = "raise"
-    """What to do with samples that cannot be read: ``raise`` ends the run, ``skip`` uses the next readable sample."""
-
-    def __post_init__(self) -> None:
-        for name in ("shuffle_window_shards", "prefetch", "cache_max_bytes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"stream.{name} is {getattr(self, name)}; give at least 1")
-        for name in ("num_workers", "retries", "backoff_seconds"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"stream.{name} is {getattr(self, name)}; give at least 0")
-        if not self.timeout_seconds > 0:
-            raise ConfigError(f"stream.timeout_seconds is {self.timeout_seconds}; give more than 0")
-        if self.on_error not in ("raise", "skip"):
-            raise ConfigError(f"stream.on_error is {self.on_error!r}; give raise or skip")
-        for url, weight in self.mixture.items():
-            if not 0 < weight < float("inf"):
-                raise ConfigError(f"stream.mixture: the weight of {url} is {weight}; give more than 0, or remove it")

@@ -1,0 +1,112 @@
+"""Configuration of what is read from a source, and how (recipe sections ``data.source_options``, ``data.read``)."""
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from e4t_errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """How to read the source: its type, and where identities and captions come from."""
+
+    type: Literal["auto", "folder", "archive", "shards", "table", "datasets"] = "auto"
+    """Type of ``data.source``. ``auto`` detects a folder of images; archives (.zip, .tar, .tar.gz, .tgz, or a folder of
+    archives only); webdataset shards (a brace pattern such as ``set-{000..041}.tar``, or a folder with a manifest.json
+    of e4t); a table (.csv, or .parquet with a column of paths); and Hugging Face datasets (``hf://name``, a folder
+    written by ``save_to_disk``, .arrow, or .parquet with a column of images). Set it if detection is wrong."""
+    pattern: str = "{identity}/{image}"
+    """Pattern of the paths (relative to the source, without suffix) that tells the identity from the path. A field
+    matches as many characters as possible, except slashes. All images of an identity go to the same split."""
+    identities: str | None = None
+    """File with lines ``image identity``, such as CelebA's identity_CelebA.txt, to be used instead of ``pattern``."""
+    attributes: str | None = None
+    """File with further columns by image name: CelebA's list_attr_celeba.txt, FFHQ's JSON, or a CSV whose first column
+    is the image name."""
+    image_column: str = "image"
+    """Column of a table or dataset with the image itself, its path (relative to the table), or its URL."""
+    identity_column: str | None = None
+    """Column of a table or dataset with the identity. Without one, every image is an identity of its own."""
+    caption_column: str | None = None
+    """Column of a table, dataset or attributes file with the caption."""
+    split: str = "train"
+    """Split of a Hugging Face dataset to read."""
+    streaming: bool = False
+    """Stream a Hugging Face dataset instead of downloading a copy to the disk first."""
+    caption_suffix: str = ".txt"
+    """Suffix of caption files. The caption of an image is the first line of the file of the same name with this suffix,
+    if it exists."""
+
+    def __post_init__(self) -> None:
+        fields = Counter(re.findall(r"\{(\w*)\}", self.pattern))
+        if "identity" not in fields and not self.identities:
+            raise ConfigError(
+                f"data.source_options.pattern {self.pattern!r} has no {{identity}} field, which the splits "
+                "need; add it, or set data.source_options.identities"
+            )
+        if fields and (max(fields.values()) > 1 or not all(name.isidentifier() for name in fields)):
+            raise ConfigError(
+                f"data.source_options.pattern {self.pattern!r} must give every field a different name, made of letters"
+            )
+        if not re.fullmatch(r"(\.[^./\\]+)+", self.caption_suffix):
+            raise ConfigError(
+                f"data.source_options.caption_suffix is {self.caption_suffix!r}; give a suffix such as .txt"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadConfig:
+    """Which entries of the source are read, and how reads are repeated that fail."""
+
+    include: tuple[str, ...] = ()
+    """Glob patterns of paths relative to the source (``*`` also matches slashes). If there are any, only entries that
+    match one of them are read."""
+    exclude: tuple[str, ...] = ()
+    """Glob patterns of paths relative to the source that are not read, even if ``include`` matches."""
+    include_hidden: bool = False
+    """Read hidden files and folders, too: names that start with a dot, and folders of systems such as ``@eaDir``."""
+    ignore_robots_tag: bool = False
+    """Read images whose server answers with the header ``X-Robots-Tag`` and one of noai, noimageai, noindex or
+    noimageindex. By default they are rejected."""
+    retries: int = 4
+    """Number of times a read is repeated after a failure that may be temporary: no connection, no answer in time, an
+    incomplete answer, HTTP status 408, 425, 429 or 5xx, or an error of the disk."""
+    backoff_seconds: float = 1.0
+    """Pause in seconds before the first repetition. It doubles each time and varies at random by a quarter; a longer
+    ``Retry-After`` of the server is respected."""
+    timeout_seconds: float = 120.0
+    """Time in seconds that one attempt to read one image or one block of an archive may take."""
+    idle_timeout_seconds: float = 20.0
+    """Time in seconds without a byte from the server after which an attempt has failed."""
+    requests_per_host: int = 8
+    """Largest number of requests to one host at a time, of each worker process."""
+    user_agent: str = "e4t"
+    """Name by which HTTP servers know the client (header ``User-Agent``)."""
+    max_failed_fraction: float = 0.0
+    """Largest fraction of the images whose reads may have failed for reasons that may be temporary when the dataset is
+    finished. If there are more, the job fails and a rerun tries exactly those again."""
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):
+            if not all(isinstance(pattern, str) and pattern for pattern in getattr(self, name)):
+                raise ConfigError(f"data.read.{name} is {getattr(self, name)}; give patterns such as '*.jpg'")
+        for name in ("retries", "backoff_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"data.read.{name} is {getattr(self, name)}; give at least 0")
+        for name in ("timeout_seconds", "idle_timeout_seconds"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"data.read.{name} is {getattr(self, name)}; give more than 0")
+        if self.requests_per_host < 1:
+            raise ConfigError(f"data.read.requests_per_host is {self.requests_per_host}; give at least 1")
+        if not self.user_agent.strip() or not self.user_agent.isprintable():
+            raise ConfigError(f"data.read.user_agent is {self.user_agent!r}; give a name on one line")
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise ConfigError(f"data.read.max_failed_fraction is {self.max_failed_fraction}; give 0 to 1")
+
+    def content_settings(self) -> dict[str, Any]:
+        """Return the settings that determine which images are read."""
+        names = ("include", "exclude", "include_hidden", "ignore_robots_tag")
+        return {name: getattr(self, name) for name in names}
