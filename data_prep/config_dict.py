@@ -1,4 +1,4 @@
-"""Configurations as plain nested dictionaries: flatten, compare and hash them."""
+"""Configurations and metadata as plain nested dictionaries: parse, flatten, compare and hash them."""
 
 import hashlib
 import json
@@ -20,6 +20,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
     return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 
+def parse_json(text: bytes | str) -> Any:  # noqa: ANN401 - any plain data
+    """Parse JSON. Raises ValueError if it is malformed or an object has the same key twice."""
+    return json.loads(text, object_pairs_hook=_unique_keys)
+
+
 def sha256_json(data: Any) -> str:  # noqa: ANN401 - any plain data
     """Return the SHA-256 (hexadecimal) of JSON-serializable data in canonical form: sorted keys, no whitespace."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise ValueError(f"a key occurs twice: {', '.join(key for key, _ in pairs[:8])}, ...")
+    return data

@@ -29,7 +29,7 @@ from data_prep.prepare.shard_writer import (
 from data_prep.prepare.splits import SPLITS
 from data_prep.records import Reject
 from data_prep.shards.manifest import Manifest, Shard
-from data_prep.shards.shard_index import MemberOffsets, ShardIndex, index_path
+from data_prep.shards.shard_index import Members, ShardIndex, index_path
 from data_prep.shards.statistics import Statistics, merge_statistics
 from data_prep.sources import open_source
 from data_prep.storage.atomic import PARTIAL_PATTERN
@@ -149,16 +149,22 @@ def _drop_duplicates(draft: ShardIndex, reasons: NDArray[np.int8], name: str, st
         for key, reason in duplicates.items()
     ]
     with store.open(draft_path(name)) as old, store.atomic_open(final_path(name)) as new:
-        write_tar(new, _copy_members(old, kept))
+        write_tar(new, _copy_members(old, kept, store.url_of(draft_path(name))))
         updated = replace(draft, samples=len(kept), rejects=rejects, reject_counts=count_reasons(rejects))
         return index_tar(new, updated, store.url_of(final_path(name)))
 
 
-def _copy_members(tar: BufferedRandom, members: MemberOffsets) -> Iterator[tuple[str, bytes]]:
+def _copy_members(tar: BufferedRandom, members: Members, url: str) -> Iterator[tuple[str, bytes]]:
+    """Yield name and data of the members. Raises DataError if they are not those that were written."""
     for key, parts in members.items():
-        for extension, (offset, size) in parts.items():
-            tar.seek(offset)
-            yield f"{key}.{extension}", tar.read(size)
+        for extension, member in parts.items():
+            tar.seek(member.offset)
+            data = tar.read(member.size)
+            try:
+                member.check(f"{key}.{extension}", data)
+            except ValueError as error:
+                raise DataError(f"shard {url}: sample {key} ({error}); delete the shard and rerun") from error
+            yield f"{key}.{extension}", data
 
 
 def _write_manifest(config: PrepareConfig, plan: Plan, totals: _Totals, store: Store) -> Manifest:

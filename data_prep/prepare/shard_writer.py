@@ -1,6 +1,5 @@
 """Write shards: plain webdataset tars that appear atomically and have reproducible bytes."""
 
-import hashlib
 import io
 import json
 import tarfile
@@ -16,7 +15,8 @@ from data_prep.errors import DataError, SampleRejected
 from data_prep.images.transform import ProcessedImage, process_image
 from data_prep.prepare.plan import WORK_DIR, PlannedShard
 from data_prep.records import Ignored, Record, Reject, Source
-from data_prep.shards.shard_index import MemberOffsets, SampleStats, ShardIndex, index_path
+from data_prep.shards.shard_index import Members, SampleStats, ShardIndex, index_path
+from data_prep.shards.tar_scan import TarScan
 from data_prep.storage.store import Store
 
 DRAFTS_DIR = f"{WORK_DIR}/drafts"
@@ -88,25 +88,23 @@ def write_tar(file: BufferedRandom, members: Iterable[tuple[str, bytes]]) -> Non
 
 
 def index_tar(file: BufferedRandom, index: ShardIndex, url: str) -> ShardIndex:
-    """Complete an index from the written tar: byte ranges of the members, SHA-256, size and duration.
+    """Complete an index from the written tar: location and checksum of the members, SHA-256, size and duration.
 
     Raises DataError if samples are missing from the tar.
     """
     file.flush()
     file.seek(0)
-    members: MemberOffsets = {}
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for info in tar:
-            key, _, extension = info.name.rpartition(".")
-            members.setdefault(key, {})[extension] = (info.offset_data, info.size)
+    members: Members = {}
+    scan = TarScan(file)
+    for name, member, _ in scan:
+        key, _, extension = name.rpartition(".")
+        members.setdefault(key, {})[extension] = member
     if len(members) != index.samples or any(len(parts) != 2 for parts in members.values()):
         raise DataError(
             f"shard {url}: {len(members)} samples read back, {index.samples} written; check the disk and rerun"
         )
-    file.seek(0)
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
     seconds = round(time.time() - index.started, 3)
-    return replace(index, members=members, sha256=digest, bytes=file.tell(), seconds=seconds)
+    return replace(index, members=members, sha256=scan.sha256, bytes=scan.size, seconds=seconds)
 
 
 def count_reasons(entries: Iterable[Reject | Ignored]) -> dict[str, int]:

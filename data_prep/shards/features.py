@@ -1,21 +1,30 @@
 """Cache of features that frozen models compute from every image, stored next to the shards."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from functools import cache, lru_cache, partial
+from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from data_prep.config import DataLoaderConfig, ProgressCallback
-from data_prep.config_dict import differences
+from data_prep.config_dict import differences, parse_json
 from data_prep.errors import DataError, SampleReadError
-from data_prep.shards.manifest import Manifest, Shard
+from data_prep.shards.feature_files import (
+    REBUILD_HINT,
+    FeatureEntry,
+    entry_path,
+    features_path,
+    load_entry,
+    load_valid_entry,
+    row_checksum,
+    write_feature_files,
+)
+from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardReader
+from data_prep.storage.atomic import sha256_file
 from data_prep.storage.cached_files import CachedFiles, StoredFile
 from data_prep.storage.local_cache import FileCache
 from data_prep.storage.retrying_store import RetryingStore
@@ -50,7 +59,8 @@ def write_features(
     manifest = Manifest.load(root)
     store = Store(f"{root}/{folder}")
     fingerprint = fingerprint | {"manifest": manifest.digest}
-    check_fingerprint(store, fingerprint)
+    if store.exists(INDEX_NAME) or any(map(store.listdir, manifest.splits)):
+        check_fingerprint(store, fingerprint)
     shards = [
         (split, number) for split, split_shards in manifest.splits.items() for number in range(len(split_shards))
     ][rank::world_size]
@@ -59,8 +69,8 @@ def write_features(
         store.write(INDEX_NAME, json.dumps({"version": VERSION, "fingerprint": fingerprint}, indent=1) + "\n")
         for done, (split, number) in enumerate(shards, 1):
             shard = manifest.splits[split][number]
-            if shard.samples and not _valid_entry(store, split, shard):
-                _write_shard(store, split, shard, _compute_shard(reader(split), number, compute, batch_size))
+            if shard.samples and not load_valid_entry(store, split, shard):
+                write_feature_files(store, split, shard, _compute_shard(reader(split), number, compute, batch_size))
             if on_progress:
                 on_progress(done, len(shards))
     except OSError as error:
@@ -69,33 +79,28 @@ def write_features(
 
 def check_fingerprint(store: Store, fingerprint: dict[str, str]) -> None:
     """Raise ConfigError, naming the differences, if the folder holds features with another fingerprint."""
-    with suppress(FileNotFoundError):
-        index = json.loads(store.read(INDEX_NAME))
+    changed = differences(_load_fingerprint(store), fingerprint)
+    if changed:
+        details = "; ".join(f"{name}: {old} there, {new} now" for name, old, new in changed)
+        raise ConfigError(
+            f"features {store.url} were computed for other models or data ({details}); give another cache.folder"
+        )
+
+
+def _load_fingerprint(store: Store) -> dict[str, str]:
+    """Read the recorded fingerprint. Raises DataError if the file is missing, malformed or of a newer version."""
+    path = store.url_of(INDEX_NAME)
+    try:
+        index = parse_json(store.read(INDEX_NAME))
+        if index["version"] > VERSION:
+            raise DataError(f"{path} was written by a newer e4t (format {index['version']}); upgrade e4t")
         if index["version"] == 1:
-            recorded = {_VERSION_1_FINGERPRINT_KEYS.get(key, key): value for key, value in index["made_for"].items()}
-        else:
-            recorded = index["fingerprint"]
-        changed = differences(recorded, fingerprint)
-        if changed:
-            details = "; ".join(f"{name}: {old} there, {new} now" for name, old, new in changed)
-            raise ConfigError(
-                f"features {store.url} were computed for other models or data ({details}); give another cache.folder"
-            )
-
-
-def verify_features(root: str, folder: str) -> Iterator[str]:
-    """Check the SHA-256 of every file; yield one line for each that is missing or differs."""
-    store = Store(f"{root}/{folder}")
-    for split, shards in Manifest.load(root).splits.items():
-        for shard in shards:
-            if not shard.samples:
-                continue
-            entry = _valid_entry(store, split, shard)
-            file = store.url_of(_features_path(split, shard))
-            if entry is None:
-                yield f"features {file} are missing or belong to another shard; rerun `e4t cache`"
-            elif hashlib.sha256(store.read(_features_path(split, shard))).hexdigest() != entry["sha256"]:
-                yield f"features {file} were changed after they were written; delete the file and rerun `e4t cache`"
+            return {_VERSION_1_FINGERPRINT_KEYS.get(key, key): value for key, value in index["made_for"].items()}
+        return dict(index["fingerprint"])
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; run `e4t cache`; if the folder has files, delete it first") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); delete {store.url} and rerun `e4t cache`") from error
 
 
 class FeatureReader:
@@ -120,14 +125,33 @@ class FeatureReader:
         return FeatureReader(root, *self._init_args)
 
     def read(self, shard: int, row: int, *, flipped: bool) -> dict[str, Tensor]:
-        """Return the tensors of an image, or of its mirror image, by name. Raises SampleReadError."""
+        """Return the tensors of an image, or of its mirror image, by name; fetch a corrupt cached file again.
+
+        Raises SampleReadError.
+        """
+        name = features_path(self._split, self._shards[shard])
         try:
-            file = self._cached_shard(shard)
-            return {name: file.get_slice(name)[row, int(flipped)] for name in file.keys()}  # noqa: SIM118 - no dict
+            try:
+                return self._read(shard, row, int(flipped))
+            except Exception:
+                if self._store.is_local or not self._files.evict_if_corrupt(self._stored_file(shard)):
+                    raise
+                self._cached_shard.cache_clear()
+                return self._read(shard, row, int(flipped))
+        except SampleReadError:
+            raise
         except Exception as error:  # safetensors raises its own exception type
-            name = _features_path(self._split, self._shards[shard])
             message = f"features {self._store.url_of(name)} cannot be read ({error}); rerun `e4t cache`"
             raise SampleReadError(message, sample=f"{name}[{row}]", shard_lost=True) from error
+
+    def _read(self, shard: int, row: int, view: int) -> dict[str, Tensor]:
+        file, rows = self._cached_shard(shard)
+        tensors = {name: file.get_slice(name)[row, view] for name in file.keys()}  # noqa: SIM118 - no dict
+        if rows is not None and rows[row][view] != row_checksum(tensors, row, view):
+            name = features_path(self._split, self._shards[shard])
+            message = f"features {self._store.url_of(name)}: row {row} does not match its checksum; {REBUILD_HINT}"
+            raise SampleReadError(message, sample=f"{name}[{row}]")
+        return tensors
 
     def prefetch(self, shard: int) -> None:
         """Fetch the features of a shard in advance. Raises OSError or DataError."""
@@ -141,25 +165,36 @@ class FeatureReader:
         shards = [shard for shard in self._shards if shard.samples]
         existing = set(self._store.listdir(self._split))
         if existing:
-            missing = sum(_entry_path(self._split, shard) not in existing for shard in shards)
+            missing = sum(entry_path(self._split, shard) not in existing for shard in shards)
         else:
-            missing = 0 if _entry(self._store, self._split, shards[0]) else len(shards)
+            missing = 0 if load_entry(self._store, self._split, shards[0]) else len(shards)
         if missing:
             raise DataError(
                 f"features {self._store.url}: {missing} of {len(self._shards)} shards of {self._split} have none; "
                 "run `e4t cache`"
             )
 
-    def _stored_file(self, shard: int) -> StoredFile:
-        entry = _entry(self._store, self._split, self._shards[shard])
+    def _entry(self, shard: int) -> FeatureEntry:
+        entry = load_entry(self._store, self._split, self._shards[shard])
         if entry is None:
             raise DataError("they are missing or belong to another shard")
-        return StoredFile(_features_path(self._split, self._shards[shard]), int(entry["bytes"]), str(entry["sha256"]))
+        return entry
 
-    def _open_shard(self, shard: int) -> safe_open:
-        # The file is memory-mapped and stays readable after the cache has removed it.
+    def _stored_file(self, shard: int) -> StoredFile:
+        entry = self._entry(shard)
+        return StoredFile(features_path(self._split, self._shards[shard]), entry.bytes, entry.sha256)
+
+    def _open_shard(self, shard: int) -> tuple[safe_open, list[list[str]] | None]:
+        """Open the features of a shard; return the file and the checksums of its rows.
+
+        A file without checksums is compared with its SHA-256 here. The file is memory-mapped and stays readable after
+        the cache has removed it.
+        """
+        entry = self._entry(shard)
         with self._files.open(self._stored_file(shard)) as file:
-            return safe_open(file.name, framework="pt")
+            if entry.rows is None and sha256_file(Path(file.name)) != entry.sha256:
+                raise DataError("it was changed after it was written")
+            return safe_open(file.name, framework="pt"), entry.rows
 
 
 def _compute_shard(reader: ShardReader, shard: int, compute: Compute, batch_size: int) -> dict[str, Tensor]:
@@ -171,34 +206,3 @@ def _compute_shard(reader: ShardReader, shard: int, compute: Compute, batch_size
         views = [compute(pixels), compute(pixels.flip(-1))]
         parts.append({name: torch.stack([one[name].cpu() for one in views], dim=1) for name in views[0]})
     return {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
-
-
-def _write_shard(store: Store, split: str, shard: Shard, tensors: dict[str, Tensor]) -> None:
-    data = save(tensors)
-    entry = {"shard": shard.sha256, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    store.delete(_entry_path(split, shard))
-    store.write(_features_path(split, shard), data)
-    store.write(_entry_path(split, shard), json.dumps(entry) + "\n")
-
-
-def _entry(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
-    """Return the entry of the shard's features, or None if there is none for exactly this shard."""
-    try:
-        entry: dict[str, str | int] = json.loads(store.read(_entry_path(split, shard)))
-    except (FileNotFoundError, ValueError):
-        return None
-    return entry if {"sha256", "bytes"} <= entry.keys() and entry.get("shard") == shard.sha256 else None
-
-
-def _valid_entry(store: Store, split: str, shard: Shard) -> dict[str, str | int] | None:
-    """Return the entry of the shard's features if the file has the recorded size, else None."""
-    entry = _entry(store, split, shard)
-    return entry if entry and store.size(_features_path(split, shard)) == entry["bytes"] else None
-
-
-def _features_path(split: str, shard: Shard) -> str:
-    return f"{split}/{shard.name.removesuffix('.tar')}.safetensors"
-
-
-def _entry_path(split: str, shard: Shard) -> str:
-    return f"{split}/{shard.name.removesuffix('.tar')}.json"

@@ -1,17 +1,14 @@
 """The manifest of a dataset: which shards it has, how many samples they hold, and their SHA-256 digests."""
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_prep.config import MANIFEST_NAME
-from data_prep.config_dict import sha256_json
+from data_prep.config_dict import parse_json, sha256_json
 from data_prep.errors import DataError
-from data_prep.shards.shard_index import ShardIndex
 from data_prep.storage.store import Store
 
 MANIFEST_VERSION = 3
@@ -39,6 +36,8 @@ class Shard:
     def __post_init__(self) -> None:
         if not (_NAME_PATTERN.fullmatch(self.name) and _SHA256_PATTERN.fullmatch(self.sha256)):
             raise ValueError(f"{self.name!r} with sha256 {self.sha256!r} is not a valid shard entry")
+        if not (type(self.samples) is type(self.bytes) is int and self.samples >= 0 and self.bytes > 0):
+            raise ValueError(f"{self.name} cannot have {self.samples} samples in {self.bytes} bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,7 @@ class Manifest:
         store = folder if isinstance(folder, Store) else Store(str(folder))
         path = store.url_of(MANIFEST_NAME)
         try:
-            data: dict[str, Any] = json.loads(store.read(MANIFEST_NAME))
+            data: dict[str, Any] = parse_json(store.read(MANIFEST_NAME))
             if data["version"] > MANIFEST_VERSION:
                 raise DataError(
                     f"{path} was written by a newer e4t (format {data['version']}, this one reads up to "
@@ -114,11 +113,22 @@ class Manifest:
             if invalid := [split for split in data["splits"] if not _NAME_PATTERN.fullmatch(split)]:
                 raise ValueError(f"{invalid[0]!r} is not a valid split name")
             data["splits"] = {split: [Shard(**shard) for shard in shards] for split, shards in data["splits"].items()}
-            return cls(**data)
+            return cls(**data)._checked()
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing; create the dataset with `e4t prepare`") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{path} cannot be read ({error}); rerun `e4t prepare` to write it again") from error
+
+    def _checked(self) -> "Manifest":
+        """Return the manifest. Raises ValueError if it contradicts itself."""
+        for split, shards in self.splits.items():
+            names = [shard.name for shard in shards]
+            if names != sorted(set(names), key=lambda name: (len(name), name)):
+                raise ValueError(f"the shards of {split} are not in order, or one occurs twice")
+        samples = sum(shard.samples for shards in self.splits.values() for shard in shards)
+        if samples != self.kept:
+            raise ValueError(f"its shards have {samples} samples, and it counts {self.kept}")
+        return self
 
     def shards(self, split: str) -> list[Shard]:
         """Return the shards of a split. Raises DataError if the split has no samples."""
@@ -131,32 +141,3 @@ class Manifest:
                 f"split {split!r} has no images (the dataset has {available}); add identities or change data.splits"
             )
         return shards
-
-
-def verify_shards(folder: Path | str) -> Iterator[str]:
-    """Check the SHA-256 and the index of every shard; yield one line for each shard that is missing or differs."""
-    store = Store(str(folder))
-    for split, shards in Manifest.load(folder).splits.items():
-        for shard in shards:
-            problem = _shard_problem(f"{split}/{shard.name}", shard, store)
-            if problem:
-                yield problem
-
-
-def _shard_problem(tar: str, shard: Shard, store: Store) -> str | None:
-    path, hint = store.url_of(tar), "delete it and rerun `e4t prepare`: only it is rebuilt"
-    size = store.size(tar)
-    if size is None:
-        return f"shard {path} is missing; rerun `e4t prepare`: only it is rebuilt"
-    if size != shard.bytes:
-        return f"shard {path} was changed after it was written ({size} bytes, not {shard.bytes}); {hint}"
-    with store.open(tar) as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-            return f"shard {path} was changed after it was written (sha256 differs); {hint}"
-    try:
-        index = ShardIndex.load(store, tar)
-    except DataError as error:
-        return str(error)
-    if (index.sha256, index.samples, len(index.members)) != (shard.sha256, shard.samples, shard.samples):
-        return f"shard {path}: its index describes another shard; {hint}"
-    return None

@@ -2,12 +2,12 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,14 @@ from PIL import Image
 from data_prep.config import PIL_FORMATS, DataLoaderConfig
 from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.manifest import Manifest
-from data_prep.shards.shard_index import ShardIndex
+from data_prep.shards.shard_index import Member, ShardIndex
 from data_prep.storage.cached_files import CachedFiles, StoredFile, TruncatedFile
 from data_prep.storage.local_cache import FileCache
 from data_prep.storage.retrying_store import RetryingStore
 
 VERIFY_HINT = "run `e4t prepare --verify` to list damaged shards"
 Pixels = NDArray[np.uint8]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class SampleMetadata:
     """The image's own caption, or the one generated from ``data.caption_template``."""
 
 
-class _SampleOffsets(NamedTuple):
+class _SampleMembers(NamedTuple):
     key: str
-    metadata: tuple[int, int]
-    """Offset and size of the JSON in bytes."""
-    image: tuple[int, int]
-    """Offset and size of the image file in bytes."""
+    metadata: Member
+    """The JSON file."""
+    image: Member
+    """The image file."""
 
 
 class ShardSamples:
@@ -62,31 +63,37 @@ class ShardSamples:
         self._index = lru_cache(maxsize=2 * self.config.shuffle_window_shards)(self._load_index)
 
     def metadata(self, shard: int, row: int) -> SampleMetadata:
-        """Read the metadata of the sample at ``row`` of a shard. Raises SampleReadError."""
-        offsets = self._offsets(shard, row)
-        data = self._read(shard, row, *offsets.metadata)
-        with self._decode_errors(shard, offsets.key):
-            return _parse_metadata(offsets, data)
+        """Read the metadata of a sample; fetch a corrupt cached shard again. Raises SampleReadError."""
+        return self._with_sound_copy(shard, lambda: self._read_metadata(shard, row))
 
     def read_image(self, shard: int, row: int) -> tuple[SampleMetadata, Pixels]:
         """Read metadata and pixels (H, W, 3) uint8; fetch a corrupt cached shard again. Raises SampleReadError."""
+        return self._with_sound_copy(shard, lambda: self._read_image(shard, row))
+
+    def _with_sound_copy(self, shard: int, read: Callable[[], Result]) -> Result:
         try:
-            return self._read_image(shard, row)
+            return read()
         except SampleReadError:
             if not self.files.evict_if_corrupt(self.shards[shard]):
                 raise
-            return self._read_image(shard, row)
+            return read()
+
+    def _read_metadata(self, shard: int, row: int) -> SampleMetadata:
+        sample = self._members(shard, row)
+        data = self._read(shard, row, sample.metadata.offset, sample.metadata.size)
+        with self._decode_errors(shard, sample.key):
+            return _parse_metadata(sample, data)
 
     def _read_image(self, shard: int, row: int) -> tuple[SampleMetadata, Pixels]:
-        offsets = self._offsets(shard, row)
-        first = min(offsets.metadata[0], offsets.image[0])
-        end = max(sum(offsets.metadata), sum(offsets.image))
+        sample = self._members(shard, row)
+        members = sample.metadata, sample.image
+        first = min(member.offset for member in members)
+        end = max(member.offset + member.size for member in members)
         data = self._read(shard, row, first, end - first)
-        metadata_bytes, image_bytes = (
-            data[offset - first : offset - first + size] for offset, size in (offsets.metadata, offsets.image)
-        )
-        with self._decode_errors(shard, offsets.key):
-            return _parse_metadata(offsets, metadata_bytes), self._decode(image_bytes)
+        metadata, image = (data[member.offset - first : member.offset - first + member.size] for member in members)
+        with self._decode_errors(shard, sample.key):
+            sample.image.check(f"{sample.key}.{self.manifest.format}", image)
+            return _parse_metadata(sample, metadata), self._decode(image)
 
     @contextmanager
     def _decode_errors(self, shard: int, key: str) -> Iterator[None]:
@@ -109,7 +116,7 @@ class ShardSamples:
             message, shard_lost = f"shard {self.url(shard)} is missing; {VERIFY_HINT}", True
             raise SampleReadError(message, sample=self.sample_name(shard, row), shard_lost=shard_lost) from error
         except TruncatedFile as error:  # samples before the end are still readable
-            raise self._read_error(shard, self._offsets(shard, row).key, error) from error
+            raise self._read_error(shard, self._members(shard, row).key, error) from error
         except OSError as error:
             raise self._read_error(shard, self.sample_name(shard, row), error, shard_lost=True) from error
 
@@ -125,36 +132,29 @@ class ShardSamples:
         """Return the full URL of a shard for messages."""
         return self.files.store.url_of(self.shards[shard].name)
 
-    def _offsets(self, shard: int, row: int) -> _SampleOffsets:
+    def _members(self, shard: int, row: int) -> _SampleMembers:
         try:
             return self._index(shard)[row]
         except DataError as error:
             raise SampleReadError(str(error), sample=self.sample_name(shard, row), shard_lost=True) from error
 
-    def _load_index(self, shard: int) -> list[_SampleOffsets]:
+    def _load_index(self, shard: int) -> list[_SampleMembers]:
         file, extension = self.shards[shard], self.manifest.format
         index = ShardIndex.load(self.files.store, file.name)
-        if (index.sha256, len(index.members)) != (file.sha256, self.counts[shard]):
+        if (index.sha256, index.bytes, index.samples) != (file.sha256, file.bytes, self.counts[shard]):
             raise DataError(
-                f"shard {self.url(shard)}: its index describes another shard ({len(index.members)} samples, "
+                f"shard {self.url(shard)}: its index describes another shard ({index.samples} samples, "
                 f"the manifest has {self.counts[shard]}); {VERIFY_HINT}"
             )
         try:
-            return [
-                _SampleOffsets(key, _offset_and_size(parts["json"]), _offset_and_size(parts[extension]))
-                for key, parts in index.members.items()
-            ]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return [_SampleMembers(key, parts["json"], parts[extension]) for key, parts in index.members.items()]
+        except KeyError as error:
             raise DataError(
-                f"shard {self.url(shard)}: its index lacks the byte range of a member ({error}); {VERIFY_HINT}"
+                f"shard {self.url(shard)}: its index lacks a member of a sample ({error}); {VERIFY_HINT}"
             ) from error
 
 
-def _parse_metadata(offsets: _SampleOffsets, data: bytes) -> SampleMetadata:
+def _parse_metadata(sample: _SampleMembers, data: bytes) -> SampleMetadata:
+    sample.metadata.check(f"{sample.key}.json", data)
     fields = json.loads(data)
-    return SampleMetadata(offsets.key, fields["identity"], fields["caption"])
-
-
-def _offset_and_size(span: tuple[int, int]) -> tuple[int, int]:
-    offset, size = span
-    return offset, size
+    return SampleMetadata(sample.key, fields["identity"], fields["caption"])

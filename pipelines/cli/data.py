@@ -55,7 +55,7 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
     from data_prep.prepare.pipeline import prepare as run
     from data_prep.prepare.status import status
     from data_prep.prepare.worker import run_worker
-    from data_prep.shards.manifest import verify_shards
+    from data_prep.shards.verify import verify_shards
     from pipelines.cli.tables import status_lines
 
     config = parse_config(PrepareConfig, arguments.data)
@@ -109,7 +109,7 @@ def add_cache_arguments(parser: CommandParser) -> None:
 
 def cache(arguments: Namespace, raw: list[str]) -> int:
     """Compute the features of the frozen models once for every image. A rerun computes only what is missing."""
-    from data_prep.shards.features import verify_features
+    from data_prep.shards.feature_files import verify_features
     from pipelines.runtime.launch import is_distributed_worker, launch
 
     recipe = parse_recipe(arguments)

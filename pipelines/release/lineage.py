@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import DataError
-from data_prep.shards.manifest import Manifest, verify_shards
+from data_prep.shards.manifest import Manifest
+from data_prep.shards.verify import verify_shards
 from data_prep.storage.atomic import sha256_file
 from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone

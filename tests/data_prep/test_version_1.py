@@ -15,10 +15,12 @@ from data_prep.config import DataLoaderConfig, PrepareConfig
 from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.prepare.status import status
-from data_prep.shards.features import FeatureReader, verify_features, write_features
-from data_prep.shards.manifest import Manifest, verify_shards
+from data_prep.shards.feature_files import verify_features
+from data_prep.shards.features import FeatureReader, write_features
+from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardReader
 from data_prep.shards.shard_index import ShardIndex
+from data_prep.shards.verify import verify_shards
 from data_prep.storage.store import Store
 from data_prep.stream.stream import ShardStream
 from e4t_errors import ConfigError

@@ -7,8 +7,9 @@ from data_prep.config import PrepareConfig, SplitFractions
 from data_prep.errors import DataError
 from data_prep.prepare.pipeline import merge_dataset
 from data_prep.prepare.worker import run_worker
-from data_prep.shards.manifest import Manifest, verify_shards
+from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardReader
+from data_prep.shards.verify import verify_shards
 
 ConfigFor = Callable[..., PrepareConfig]
 PrepareDataset = Callable[[PrepareConfig], Manifest]

@@ -15,7 +15,8 @@ from data_prep.errors import DataError
 from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import prepare
 from data_prep.prepare.splits import split_of
-from data_prep.shards.manifest import Manifest, verify_shards
+from data_prep.shards.manifest import Manifest
+from data_prep.shards.verify import verify_shards
 from data_prep.storage.store import Store
 from e4t_errors import ConfigError
 

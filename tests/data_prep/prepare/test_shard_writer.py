@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
+import xxhash
 from PIL import Image
 
 from data_prep.config import PrepareConfig
@@ -66,7 +67,7 @@ def test_the_webdataset_library_reads_a_shard(shard: PlannedShard, tar: Path, wr
     }
 
 
-def test_the_index_holds_the_byte_range_of_every_member(
+def test_the_index_holds_location_and_checksum_of_every_member(
     store: Store, tar: Path, write: Callable[[], ShardIndex]
 ) -> None:
     index = write()
@@ -74,11 +75,14 @@ def test_the_index_holds_the_byte_range_of_every_member(
     data = tar.read_bytes()
     with tarfile.open(tar) as archive:
         for key, parts in index.members.items():
-            for extension, (offset, size) in parts.items():
+            for extension, (offset, size, digest) in parts.items():
                 member = archive.extractfile(f"{key}.{extension}")
                 assert member is not None
                 assert member.read() == data[offset : offset + size]
-    offset, size = index.members["cat00__1"]["png"]
+                assert (
+                    digest == xxhash.xxh3_64(f"{key}.{extension}".encode() + data[offset : offset + size]).hexdigest()
+                )
+    offset, size, _ = index.members["cat00__1"]["png"]
     assert np.asarray(Image.open(io.BytesIO(data[offset : offset + size]))).shape == (16, 16, 3)
 
 
@@ -128,6 +132,6 @@ def test_only_a_complete_shard_of_the_same_configuration_is_current(
 def test_an_index_of_a_newer_e4t_is_refused(store: Store, tar: Path, write: Callable[[], ShardIndex]) -> None:
     write()
     index = tar.with_suffix(".json")
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"version": 3}))
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"version": 4}))
     with pytest.raises(DataError, match="newer e4t .*; upgrade e4t"):
         ShardIndex.load(store, draft_path("train-000000"))

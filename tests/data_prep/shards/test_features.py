@@ -1,18 +1,22 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from data_prep.config import DataLoaderConfig
-from data_prep.errors import DataError
-from data_prep.shards.features import FeatureReader, verify_features, write_features
+from data_prep.errors import DataError, SampleReadError
+from data_prep.shards.feature_files import verify_features
+from data_prep.shards.features import FeatureReader, write_features
 from data_prep.shards.reader import ShardReader, to_float
 from data_prep.stream.stream import ShardStream
 from e4t_errors import ConfigError
+from tests.data_prep.damage import edit_json, flip_bit
 
 FINGERPRINT = {"model": "a", "dtype": "float32"}
 
@@ -97,10 +101,97 @@ def test_incomplete_features_are_refused(root: str) -> None:
         FeatureReader(root, "features", "train", FINGERPRINT)
 
 
-def test_verify_names_a_changed_file(root: str) -> None:
-    path = Path(root) / "features" / "train" / "train-000000.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+def test_missing_models_in_the_index_of_the_features_are_not_assumed(root: str) -> None:
+    (Path(root) / "features" / "features.json").unlink()
+    for use in (FeatureReader, lambda *args: write_features(args[0], args[1], args[3], corners)):
+        with pytest.raises(DataError, match="features.json is missing; run `e4t cache`; if the folder has"):
+            use(root, "features", "train", FINGERPRINT)
+
+
+FILE = "features/train/train-000000.safetensors"
+
+
+def damage(path: Path, row: int) -> None:
+    """Invert a bit in the features of the mirror image of a row."""
+    with safe_open(path, framework="pt") as file:
+        rows = len(file.get_tensor("corner"))
+    flip_bit(path, -4 * 3 * (2 * (rows - row) - 1), 6)
+
+
+def without_checksums(root: str) -> None:
+    """Make the entries what earlier versions wrote."""
+    for entry in (Path(root) / "features").rglob("train-*.json"):
+        edit_json(entry, lambda data: data.pop("rows"))
+
+
+def test_a_changed_feature_is_not_returned(root: str) -> None:
+    damage(Path(root) / FILE, 1)
+    features = FeatureReader(root, "features", "train", FINGERPRINT)
+    features.read(0, 0, flipped=True)
+    features.read(0, 1, flipped=False)
+    with pytest.raises(
+        SampleReadError, match=r"000000.safetensors: row 1 does not match its checksum; delete the file and rerun"
+    ) as caught:
+        features.read(0, 1, flipped=True)
+    assert not caught.value.shard_lost
+
+
+def test_a_stream_skips_a_changed_feature(root: str) -> None:
+    damage(Path(root) / FILE, 1)
+    config = DataLoaderConfig(num_workers=0, on_error="skip", horizontal_flip=True)
+    features = FeatureReader(root, "features", "train", FINGERPRINT)
+    size = len(ShardReader(root, "train"))
+    with ShardStream(root, "train", global_batch_size=size, config=config, features=features) as stream:
+        skipped = [key for batch in islice(stream, 8) for key in batch.skipped]
+    assert {*skipped} == {"train/train-000000.safetensors[1]"}
+    assert 0 < len(skipped) < 8
+
+
+def test_features_of_exchanged_shards_are_not_returned(root: str) -> None:
+    one, other = (Path(root) / "features" / "train" / f"train-00000{number}.safetensors" for number in (0, 1))
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+    features = FeatureReader(root, "features", "train", FINGERPRINT)
+    with pytest.raises(SampleReadError, match="does not match its checksum"):
+        features.read(0, 0, flipped=False)
+
+
+def test_features_without_checksums_are_compared_with_their_sha256(root: str) -> None:
+    expected = FeatureReader(root, "features", "train", FINGERPRINT).read(0, 0, flipped=False)
+    without_checksums(root)
+    found = FeatureReader(root, "features", "train", FINGERPRINT).read(0, 0, flipped=False)
+    assert torch.equal(found["corner"], expected["corner"])
+    assert list(verify_features(root, "features")) == []
+    damage(Path(root) / FILE, 1)
+    with pytest.raises(SampleReadError, match="changed after it was written.*; rerun `e4t cache`") as caught:
+        FeatureReader(root, "features", "train", FINGERPRINT).read(0, 0, flipped=False)
+    assert caught.value.shard_lost
     (line,) = verify_features(root, "features")
-    assert "train-000000.safetensors were changed after they were written; delete the file" in line
+    assert "were changed after they were written; delete the file and rerun `e4t cache`" in line
+
+
+def test_verify_names_the_changed_rows(root: str) -> None:
+    damage(Path(root) / FILE, 0)
+    damage(Path(root) / FILE, 2)
+    (line,) = verify_features(root, "features")
+    assert line.endswith(
+        f"{FILE} of 2 images do not match their checksums (train-000000.tar[0], train-000000.tar[2]); delete the file "
+        "and rerun `e4t cache`"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 2}', "\x00"])
+def test_a_malformed_index_of_the_features_is_one_clear_error(root: str, text: str) -> None:
+    (Path(root) / "features" / "features.json").write_text(text)
+    with pytest.raises(DataError, match="features.json cannot be read .*; delete .* and rerun `e4t cache`"):
+        FeatureReader(root, "features", "train", FINGERPRINT)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_a_malformed_entry_is_reported(root: str, text: str) -> None:
+    (Path(root) / "features" / "train" / "train-000000.json").write_text(text)
+    (line,) = verify_features(root, "features")
+    assert "are missing or belong to another shard; rerun `e4t cache`" in line
+    with pytest.raises(SampleReadError, match="missing or belong to another shard"):
+        FeatureReader(root, "features", "train", FINGERPRINT).read(0, 0, flipped=False)

@@ -20,6 +20,7 @@ from data_prep.shards.reader import ShardReader
 from data_prep.shards.shard_index import ShardIndex
 from data_prep.storage.store import Store
 from data_prep.stream.stream import Batch, ShardStream
+from tests.data_prep.damage import drop_checksums, edit_json, flip_bit
 
 MakeLoaderConfig = Callable[..., DataLoaderConfig]
 SHARD = "train/train-000002.tar"
@@ -38,7 +39,7 @@ def take(root: Path, batches: int, config: DataLoaderConfig, **position: Any) ->
 
 def members(root: Path, tar: str = SHARD) -> dict[str, tuple[int, int]]:
     """Return offset and size of the images by key."""
-    return {key: tuple(parts["png"]) for key, parts in ShardIndex.load(Store(str(root)), tar).members.items()}
+    return {key: parts["png"][:2] for key, parts in ShardIndex.load(Store(str(root)), tar).members.items()}
 
 
 def overwrite(root: Path, key: str, data: bytes) -> None:
@@ -62,17 +63,46 @@ def test_an_image_that_cannot_be_decoded_ends_the_stream_and_is_named(
         take(copy, 20, loader_config())
 
 
-def test_a_flipped_bit_is_detected_in_formats_with_a_checksum(copy: Path, loader_config: MakeLoaderConfig) -> None:
+def test_an_inverted_bit_ends_the_stream_and_the_sample_is_named(copy: Path, loader_config: MakeLoaderConfig) -> None:
     key = list(members(copy))[0]
     offset, size = members(copy)[key]
-    data = bytearray((copy / SHARD).read_bytes())
-    data[offset + size // 2] ^= 1
-    (copy / SHARD).write_bytes(data)
-    with pytest.raises(DataError, match=f"sample {key} cannot be read"):
+    flip_bit(copy / SHARD, offset + size // 2)
+    with pytest.raises(DataError, match=f"sample {key} cannot be read .png: its bytes are not those that were written"):
         take(copy, 20, loader_config())
 
 
+@pytest.mark.parametrize("extension", ["png", "json"])
+def test_members_that_were_exchanged_are_noticed(copy: Path, loader_config: MakeLoaderConfig, extension: str) -> None:
+    first, second, *_ = ShardIndex.load(Store(str(copy)), SHARD).members.values()
+    size = min(first[extension].size, second[extension].size)
+    data = bytearray((copy / SHARD).read_bytes())
+    one, other = (slice(parts[extension].offset, parts[extension].offset + size) for parts in (first, second))
+    data[one], data[other] = data[other], data[one]
+    (copy / SHARD).write_bytes(data)
+    batches = take(copy, len(ShardReader(copy, "train")) // 4 + 1, loader_config(on_error="skip"))
+    assert {*list(members(copy))[:2]} <= {*skipped_of(batches)}
+
+
+def test_entries_of_the_index_that_were_exchanged_are_noticed(copy: Path, loader_config: MakeLoaderConfig) -> None:
+    def exchange_keys(index: dict[str, Any]) -> None:
+        first, second, *others = index["members"].items()
+        index["members"] = dict([(second[0], first[1]), (first[0], second[1]), *others])
+
+    keys = list(members(copy))
+    edit_json((copy / SHARD).with_suffix(".json"), exchange_keys)
+    batches = take(copy, len(ShardReader(copy, "train")) // 4 + 1, loader_config(on_error="skip"))
+    assert {*keys[:2]} <= {*skipped_of(batches)}
+
+
+def test_a_dataset_without_checksums_is_read(copy: Path, shared_dataset: Path, loader_config: MakeLoaderConfig) -> None:
+    drop_checksums(copy)
+    assert [batch.keys for batch in take(copy, 6, loader_config())] == [
+        batch.keys for batch in take(shared_dataset, 6, loader_config())
+    ]
+
+
 def test_an_image_of_the_wrong_size_is_an_error(copy: Path, loader_config: MakeLoaderConfig) -> None:
+    drop_checksums(copy)
     key = list(members(copy))[1]
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "png")

@@ -19,6 +19,7 @@ from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardReader
 from data_prep.stream.stream import Batch, ShardStream
 from e4t_errors import ConfigError
+from tests.data_prep.damage import flip_bit
 from tests.data_prep.flaky_server import FlakyServer, flaky_server
 
 MakeLoaderConfig = Callable[..., DataLoaderConfig]
@@ -160,7 +161,25 @@ def test_a_corrupt_cached_shard_is_fetched_again(
     cached = tmp_path / "cache" / reader.shards[1].sha256
     cached.write_bytes(bytes(reader.shards[1].bytes))
     assert torch.equal(reader.read(1, 0).pixels, expected.pixels)
-    assert server.requests[SHARD] == 2
+    cached.write_bytes(bytes(reader.shards[1].bytes))
+    assert reader.metadata(1, 0).caption == expected.caption
+    assert server.requests[SHARD] == 3
+
+
+def test_corrupt_cached_features_are_fetched_again(
+    shared_dataset: Path, loader_config: MakeLoaderConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(shared_dataset, tmp_path / "set")
+    write_features(str(tmp_path / "set"), "features", {}, lambda pixels: {"mean": pixels.mean((1, 2, 3))})
+    name = "features/train/train-000001.safetensors"
+    with flaky_server(tmp_path / "set") as server:
+        features = FeatureReader(server.url, "features", "train", {}, loader_config())
+        expected = features.read(1, 0, flipped=False)["mean"].clone()  # otherwise it is a view of the file
+        (cached,) = (path for path in (tmp_path / "cache").iterdir() if path.stat().st_size > 64)
+        flip_bit(cached, -4 * 2 * features._shards[1].samples)
+        features._cached_shard.cache_clear()
+        assert torch.equal(features.read(1, 0, flipped=False)["mean"], expected)
+        assert server.requests[name] == 2
 
 
 def test_features_at_a_url_stream_like_those_in_a_folder(

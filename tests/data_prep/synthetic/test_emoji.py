@@ -11,7 +11,7 @@ from PIL import Image
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
 from data_prep.prepare.pipeline import prepare
-from data_prep.shards.manifest import verify_shards
+from data_prep.shards.verify import verify_shards
 from data_prep.synthetic.emoji import EmojiConfig, build_emoji_dataset, iter_glyphs
 from e4t_errors import ConfigError
 

@@ -1,0 +1,118 @@
+"""Files of cached features: for each shard a safetensors file, and an entry file with its digest and checksums."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from data_prep.config_dict import parse_json
+from data_prep.shards.checksum import checksum
+from data_prep.shards.manifest import Manifest, Shard
+from data_prep.storage.store import Store
+
+REBUILD_HINT = "delete the file and rerun `e4t cache`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureEntry:
+    """Describes the features of one shard."""
+
+    shard: str
+    """SHA-256 of the shard that the features were computed from."""
+    sha256: str
+    """SHA-256 of the features file."""
+    bytes: int
+    """Size of the features file in bytes."""
+    rows: list[list[str]] | None = None
+    """Checksums of the features of each image and of its mirror image; None in files of older versions."""
+
+
+def write_feature_files(store: Store, split: str, shard: Shard, tensors: dict[str, Tensor]) -> None:
+    """Write the features of a shard, each (rows, 2, ...), and their entry, which is written last."""
+    data = save(tensors)
+    rows = [
+        [row_checksum({name: tensor[row, view] for name, tensor in tensors.items()}, row, view) for view in (0, 1)]
+        for row in range(shard.samples)
+    ]
+    entry = FeatureEntry(shard=shard.sha256, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), rows=rows)
+    store.delete(entry_path(split, shard))
+    store.write(features_path(split, shard), data)
+    store.write(entry_path(split, shard), json.dumps(asdict(entry)) + "\n")
+
+
+def load_entry(store: Store, split: str, shard: Shard) -> FeatureEntry | None:
+    """Return the entry of the shard's features, or None if there is none for exactly this shard."""
+    try:
+        entry = FeatureEntry(**parse_json(store.read(entry_path(split, shard))))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    has_all_rows = entry.rows is None or [len(row) for row in entry.rows] == [2] * shard.samples
+    return entry if entry.shard == shard.sha256 and has_all_rows else None
+
+
+def load_valid_entry(store: Store, split: str, shard: Shard) -> FeatureEntry | None:
+    """Return the entry of the shard's features if the file has the recorded size, else None."""
+    entry = load_entry(store, split, shard)
+    return entry if entry and store.size(features_path(split, shard)) == entry.bytes else None
+
+
+def row_checksum(tensors: Mapping[str, Tensor], row: int, view: int) -> str:
+    """Return the checksum of the features of an image (view 0) or of its mirror image (view 1)."""
+    parts: list[str | memoryview] = []
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        parts += [f"{name} {tensor.dtype} {list(tensor.shape)}", tensor.reshape(-1).view(torch.uint8).numpy().data]
+    return checksum(f"{row} {view}", *parts)
+
+
+def verify_features(root: str, folder: str) -> Iterator[str]:
+    """Check the SHA-256 of every file and the checksum of every row; yield one line for each problem."""
+    store = Store(f"{root}/{folder}")
+    for split, shards in Manifest.load(root).splits.items():
+        for shard in shards:
+            if shard.samples:
+                yield from _file_problems(store, split, shard)
+
+
+def _file_problems(store: Store, split: str, shard: Shard) -> Iterator[str]:
+    entry, file = load_valid_entry(store, split, shard), store.url_of(features_path(split, shard))
+    if entry is None:
+        yield f"features {file} are missing or belong to another shard; rerun `e4t cache`"
+        return
+    data = store.read(features_path(split, shard))
+    damaged = list(_damaged_rows(data, entry))
+    if damaged:
+        rows = ", ".join(f"{shard.name}[{row}]" for row in damaged[:8]) + (", ..." if len(damaged) > 8 else "")
+        yield f"features {file} of {len(damaged)} images do not match their checksums ({rows}); {REBUILD_HINT}"
+    elif hashlib.sha256(data).hexdigest() != entry.sha256:
+        yield f"features {file} were changed after they were written; {REBUILD_HINT}"
+
+
+def _damaged_rows(data: bytes, entry: FeatureEntry) -> Iterator[int]:
+    if entry.rows is None:
+        return
+    try:
+        tensors = load(data)
+    except SafetensorError:
+        yield from range(len(entry.rows))
+        return
+    for row, checksums in enumerate(entry.rows):
+        for view, expected in enumerate(checksums):
+            if row_checksum({name: tensor[row, view] for name, tensor in tensors.items()}, row, view) != expected:
+                yield row
+                break
+
+
+def features_path(split: str, shard: Shard) -> str:
+    """Return the path of the features of a shard."""
+    return f"{split}/{shard.name.removesuffix('.tar')}.safetensors"
+
+
+def entry_path(split: str, shard: Shard) -> str:
+    """Return the path of the entry file of a shard's features."""
+    return f"{split}/{shard.name.removesuffix('.tar')}.json"
