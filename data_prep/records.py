@@ -24,6 +24,9 @@ class Record:
     """Differs after the image or its caption file has changed, as far as the source can tell without reading it."""
     caption: str | None = None
     """Caption from a column of the source, if there is one."""
+    has_caption: bool | None = None
+    """Whether a caption was found, in a column or in a file that is read later; None if there is none and none was
+    configured."""
     columns: dict[str, Scalar] = field(default_factory=dict)
     """Further columns of the source; stored with the sample in the shards."""
 
@@ -72,4 +75,7 @@ class Source(Protocol):
         """
 
     def caption(self, record: Record) -> str | None:
-        """Return the caption from a file next to the image, or else that of the record, or None. Raises as ``read``."""
+        """Return the caption from a file that belongs to the image, or else that of the record, or None.
+
+        Raises as ``read``.
+        """

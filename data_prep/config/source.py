@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from e4t_errors import ConfigError
 
+DEFAULT_CAPTION_SUFFIX = ".txt"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
@@ -29,16 +31,23 @@ class SourceConfig:
     image_column: str = "image"
     """Column of a table or dataset with the image itself, its path (relative to the table), or its URL."""
     identity_column: str | None = None
-    """Column of a table or dataset with the identity. Without one, every image is an identity of its own."""
+    """Column of a table, dataset or metadata file with the identity. A table without one has one identity per image."""
     caption_column: str | None = None
-    """Column of a table, dataset or attributes file with the caption."""
+    """Column of a table, dataset, attributes or metadata file with the caption, or key in a JSON caption file. A dotted
+    name such as ``meta.caption`` is a field of a struct. Where it is empty, a caption file is used."""
+    caption_choice: Literal["first", "random", "join"] = "first"
+    """Which caption to take from a column with lists or a caption file of several lines: the ``first``, one at
+    ``random`` that depends only on the sample key, or all of them (``join``): lists with commas, lines with spaces."""
     split: str = "train"
     """Split of a Hugging Face dataset to read."""
     streaming: bool = False
     """Stream a Hugging Face dataset instead of downloading a copy to the disk first."""
-    caption_suffix: str = ".txt"
-    """Suffix of caption files. The caption of an image is the first line of the file of the same name with this suffix,
-    if it exists."""
+    caption_suffix: str = DEFAULT_CAPTION_SUFFIX
+    """Suffix of caption files. The caption of ``a.jpg`` is in ``a.jpg.txt`` or else ``a.txt``, one per line; ``.txt``
+    includes ``.caption`` files. A ``.json`` file holds it under ``caption_column`` (``caption`` by default)."""
+    fallback_encoding: str | None = None
+    """Encoding of captions and tables that are not UTF-8 and have no byte order mark, such as ``cp1252``. Without one,
+    images whose caption or row is not UTF-8 are rejected."""
 
     def __post_init__(self) -> None:
         fields = Counter(re.findall(r"\{(\w*)\}", self.pattern))
@@ -55,6 +64,33 @@ class SourceConfig:
             raise ConfigError(
                 f"data.source_options.caption_suffix is {self.caption_suffix!r}; give a suffix such as .txt"
             )
+        if self.caption_choice not in ("first", "random", "join"):
+            raise ConfigError(
+                f"data.source_options.caption_choice is {self.caption_choice!r}; give first, random or join"
+            )
+        if self.fallback_encoding is not None and not _is_encoding(self.fallback_encoding):
+            raise ConfigError(
+                f"data.source_options.fallback_encoding is {self.fallback_encoding!r}, which is no text encoding; give "
+                "one such as cp1252, or null"
+            )
+
+    @property
+    def expects_captions(self) -> bool:
+        """Whether the settings say where captions are, so that images without one are counted."""
+        return self.caption_column is not None or self.caption_suffix != DEFAULT_CAPTION_SUFFIX
+
+    @property
+    def has_json_captions(self) -> bool:
+        """Whether caption files are JSON."""
+        return self.caption_suffix.lower().endswith(".json")
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)

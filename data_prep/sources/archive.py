@@ -7,9 +7,10 @@ from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.records import Record, Reject
 from data_prep.sources.archive_files import ArchiveFile, find_archives
 from data_prep.sources.archive_reader import ArchiveReader
-from data_prep.sources.labels import Labels
+from data_prep.sources.captions import CaptionFiles, caption_from_file, is_caption_path
+from data_prep.sources.labels import CaptionFile, Labels
 from data_prep.sources.members import Member
-from data_prep.sources.names import Keys, caption_path, escape, hashed_key, is_image_path, split_suffix
+from data_prep.sources.names import Keys, escape, hashed_key, is_image_path, split_suffix
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,16 @@ class ArchiveSource:
         return self.reader.read_image(record)
 
     def caption(self, record: Record) -> str | None:
-        """Return the first line of the caption member, or else the caption from the attributes. Raises OSError."""
-        return self.reader.read_caption(record)
+        """Return the caption from the caption member, or else that of the record. Raises OSError and SampleRejected."""
+        data = self.reader.read_caption(record)
+        return (caption_from_file(data, self.options, record.key) if data else None) or record.caption
 
     def _list_archive(self, archive: ArchiveFile, labels: Labels) -> Iterator[Record | Reject]:
         members = [
             member for member in self.reader.list_members(archive.name) if member is None or self._is_relevant(member)
         ]
         captions = {member.name: member for member in members if member and not member.problem}
+        caption_files = CaptionFiles(captions, filter(is_image_path, captions), self.options)
         keys, seen = Keys(), set[str]()
         for index, member in enumerate(members):
             if member is None:
@@ -71,14 +74,15 @@ class ArchiveSource:
             if problem:
                 yield Reject(key=key, source=escape(source), reason=problem)
                 continue
-            caption_member = captions.get(caption_path(member.name, self.options.caption_suffix))
-            location: tuple[str | int, ...] = (
-                archive.name,
-                *member.location,
-                *(caption_member.location if caption_member else ()),
+            caption = captions.get(caption_files.find(member.name) or "")
+            yield labels.to_record(
+                member.name,
+                key=key,
+                source=source,
+                location=(archive.name, *member.location),
+                version=member.version,
+                caption_file=CaptionFile(caption.location, caption.version) if caption else None,
             )
-            version = f"{member.version}+{caption_member.version}" if caption_member else member.version
-            yield labels.to_record(member.name, key=key, source=source, location=location, version=version)
 
     def _is_relevant(self, member: Member) -> bool:
-        return is_image_path(member.name) or member.name.endswith(self.options.caption_suffix)
+        return is_image_path(member.name) or is_caption_path(member.name, self.options)

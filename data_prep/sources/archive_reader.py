@@ -7,9 +7,9 @@ from typing import BinaryIO, cast
 
 from data_prep.errors import DataError
 from data_prep.records import Record
+from data_prep.sources.captions import MAX_CAPTION_BYTES
 from data_prep.sources.filesystem import MAX_FILE_BYTES, FileTree, reraise_as_oserror
 from data_prep.sources.members import MemberLocation, Members
-from data_prep.sources.names import MAX_CAPTION_BYTES, first_line
 from data_prep.sources.sequential import HandleCache, SequentialReader
 from data_prep.sources.tar import COMPRESSED_SUFFIXES, list_tar, open_decompressed
 from data_prep.sources.zip import list_zip, read_zip
@@ -34,12 +34,10 @@ class ArchiveReader:
         name, location, _ = _split_location(record)
         return self._read(name, location, MAX_FILE_BYTES)
 
-    def read_caption(self, record: Record) -> str | None:
-        """Return the first line of the caption member, or else the caption of the record. Raises OSError."""
+    def read_caption(self, record: Record) -> bytes | None:
+        """Read the caption member, up to one byte more than allowed. None if there is none. Raises OSError."""
         name, _, caption_location = _split_location(record)
-        return (
-            first_line(self._read(name, caption_location, MAX_CAPTION_BYTES)) if caption_location else None
-        ) or record.caption
+        return self._read(name, caption_location, MAX_CAPTION_BYTES + 1) if caption_location else None
 
     @contextmanager
     def open_stream(self, name: str) -> Iterator[BinaryIO]:

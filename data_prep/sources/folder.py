@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import DataError
 from data_prep.records import Record, Reject
+from data_prep.sources.captions import MAX_CAPTION_BYTES, CaptionFiles, caption_from_file, is_caption_path
 from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, FileTree, is_folder, open_tree
-from data_prep.sources.labels import Labels
-from data_prep.sources.names import MAX_CAPTION_BYTES, Keys, caption_path, escape, first_line, is_image_path, is_utf8
+from data_prep.sources.labels import CaptionFile, Labels
+from data_prep.sources.names import Keys, escape, is_image_path, is_utf8
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,28 @@ class FolderSource:
             elif entry.size > MAX_FILE_BYTES:
                 yield Reject(key=key, source=path, reason="file too large")
             else:
-                location = (path, caption_path(path, self.options.caption_suffix)) if caption else (path,)
-                version = f"{entry.version}+{caption.version}" if caption else entry.version
-                yield labels.to_record(path, key=key, source=path, location=location, version=version)
+                yield labels.to_record(
+                    path, key=key, source=path, location=(path,), version=entry.version, caption_file=caption
+                )
 
     def read(self, record: Record) -> bytes:
         """Read the image file. Raises OSError."""
         return self.tree.read(str(record.location[0]))
 
     def caption(self, record: Record) -> str | None:
-        """Return the first line of the caption file, or else the caption from the attributes. Raises OSError."""
-        texts = [self.tree.read(str(name), MAX_CAPTION_BYTES) for name in record.location[1:]]
-        return (first_line(texts[0]) if texts else None) or record.caption
+        """Return the caption from the caption file, or else that of the record. Raises OSError and SampleRejected."""
+        for path in record.location[1:]:
+            data = self.tree.read(str(path), MAX_CAPTION_BYTES + 1)
+            if caption := caption_from_file(data, self.options, record.key):
+                return caption
+        return record.caption
 
-    def _walk(self, folder: str, ancestors: tuple[object, ...]) -> Iterator[tuple[str, str, Entry, Entry | None]]:
-        """Yield path, key, entry and caption entry per image; ``ancestors`` are the inode keys down to ``folder``."""
-        suffix, keys = self.options.caption_suffix, Keys()
-        entries = self.tree.entries(folder, lambda name: is_image_path(name) or name.endswith(suffix))
+    def _walk(self, folder: str, ancestors: tuple[object, ...]) -> Iterator[tuple[str, str, Entry, CaptionFile | None]]:
+        """Yield path, key, entry and caption file per image; ``ancestors`` are the inode keys down to ``folder``."""
+        keys = Keys()
+        entries = self.tree.entries(folder, lambda name: is_image_path(name) or is_caption_path(name, self.options))
         files = {entry.name: entry for entry in entries if entry.kind == "file"}
+        captions = CaptionFiles(files, filter(is_image_path, files), self.options)
         for entry in entries:
             path = f"{folder}/{entry.name}".lstrip("/")
             if entry.kind == "folder":
@@ -64,4 +69,6 @@ class FolderSource:
                 if inode_key not in ancestors:
                     yield from self._walk(path, (*ancestors, inode_key))
             elif is_image_path(entry.name):
-                yield path, keys.assign(path), entry, files.get(caption_path(entry.name, suffix))
+                name = captions.find(entry.name)
+                caption = CaptionFile((f"{folder}/{name}".lstrip("/"),), files[name].version) if name else None
+                yield path, keys.assign(path), entry, caption

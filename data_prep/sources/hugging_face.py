@@ -13,8 +13,9 @@ import huggingface_hub
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.config_dict import sha256_json
 from data_prep.errors import DataError
-from data_prep.records import Record, Reject, Scalar
-from data_prep.sources.columns import record_from_row, require_columns
+from data_prep.records import Record, Reject
+from data_prep.sources.arrow_rows import arrow_rows
+from data_prep.sources.columns import record_from_row, require_columns, root_column
 from data_prep.sources.detect import HUB_PREFIX
 from data_prep.sources.fetch import fetch, limit_size
 from data_prep.sources.filesystem import (
@@ -45,16 +46,16 @@ class Dataset:
     """Name of the image column."""
     class_names: dict[str, list[str]]
     """Class names of each ``ClassLabel`` column."""
-    scalar_columns: list[str]
-    """Columns with strings, numbers and classes, except the image column."""
+    label_columns: list[str]
+    """Columns with strings, numbers and classes, and those of identity and caption, which may hold lists or structs."""
     version: str
     """Fingerprint or revision of the dataset; empty if unknown."""
     image_root: FileTree
     """Folder that relative image paths start from."""
 
-    def scalar_rows(self, table: Any) -> Iterator[dict[str, Scalar]]:  # noqa: ANN401 - pyarrow has no types
-        """Yield the scalar columns of each row, with class names instead of numbers."""
-        for row in table.select(self.scalar_columns).to_pylist():
+    def label_rows(self, table: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - pyarrow has no types
+        """Yield the label columns of each row, with class names instead of numbers."""
+        for row in arrow_rows(table.select(self.label_columns)):
             yield row | {name: _class_name(names, row[name]) for name, names in self.class_names.items()}
 
     def image(self, part: int, row: int, streams: HandleCache[SequentialRows[Any]]) -> dict[str, Any] | None:
@@ -77,6 +78,8 @@ def load(source: str, options: SourceConfig) -> Dataset:
     # Not decoded here: preparation needs the bytes of the file.
     dataset = dataset.cast_column(options.image_column, datasets.Image(decode=False))
     other_features = {name: kind for name, kind in dataset.features.items() if name != options.image_column}
+    labels = (options.identity_column, options.caption_column)
+    nested = {root_column(label, other_features) for label in labels if label}
     streamed = isinstance(dataset, datasets.IterableDataset)
     return Dataset(
         parts=[dataset.shard(dataset.num_shards, index) for index in range(dataset.num_shards)]
@@ -87,7 +90,7 @@ def load(source: str, options: SourceConfig) -> Dataset:
         class_names={
             name: kind.names for name, kind in other_features.items() if isinstance(kind, datasets.ClassLabel)
         },
-        scalar_columns=[name for name, kind in other_features.items() if _is_scalar_feature(kind)],
+        label_columns=[name for name, kind in other_features.items() if _is_scalar_feature(kind) or name in nested],
         version=version,
         image_root=_image_root(source),
     )
@@ -198,7 +201,7 @@ class DatasetSource:
                 first_row = row
                 for table in part.with_format("arrow").iter(batch_size=ROW_BATCH_SIZE):
                     has_image_mask = table.column(self.options.image_column).is_valid().to_pylist()
-                    for has_image, cells in zip(has_image_mask, dataset.scalar_rows(table), strict=True):
+                    for has_image, cells in zip(has_image_mask, dataset.label_rows(table), strict=True):
                         yield self._to_record(row, (part_index, row - first_row), dataset.version, has_image, cells)
                         row += 1
 
@@ -219,7 +222,7 @@ class DatasetSource:
         return record.caption
 
     def _to_record(
-        self, row: int, location: tuple[int, int], version: str, has_image: bool, cells: dict[str, Scalar]
+        self, row: int, location: tuple[int, int], version: str, has_image: bool, cells: dict[str, Any]
     ) -> Record | Reject:
         key, source = row_key(row), f"row {row}"
         if not has_image:

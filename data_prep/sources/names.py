@@ -92,18 +92,3 @@ def is_utf8(name: str) -> bool:
 def escape(name: str) -> str:
     """Return the name with characters that cannot be encoded as UTF-8 escaped, for messages."""
     return name.encode(errors="backslashreplace").decode()
-
-
-MAX_CAPTION_BYTES = 64 * 2**10
-"""Bytes read of a caption file."""
-
-
-def caption_path(path: str, suffix: str) -> str:
-    """Return the path of the caption file that belongs to an image."""
-    return split_suffix(path)[0] + suffix
-
-
-def first_line(data: bytes) -> str | None:
-    """Return the first non-empty line, or None; bytes that are not UTF-8 are replaced."""
-    lines = data[:MAX_CAPTION_BYTES].decode("utf-8-sig", errors="replace").splitlines()
-    return next((line.strip() for line in lines if line.strip()), None)

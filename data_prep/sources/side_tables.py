@@ -1,4 +1,4 @@
-"""Load identities and attributes of images from side tables: CelebA's lists, FFHQ's JSON or any CSV.
+"""Load identities and columns of images from side tables: CelebA's lists, FFHQ's JSON, any CSV, JSON lines or parquet.
 
 Tables are held in memory while the source is listed. An identity takes about 150 bytes per image; attributes take about
 0.1 kB per image plus 0.1 kB for each string or large number (1.5 kB for CelebA's 40 attributes).
@@ -7,50 +7,129 @@ Tables are held in memory while the source is listed. An identity takes about 15
 import csv
 import io
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
+from data_prep.config import SourceConfig
 from data_prep.errors import DataError
-from data_prep.records import Scalar
-from data_prep.sources.columns import parse_scalar, scalars
+from data_prep.sources.captions import lookup
+from data_prep.sources.columns import parse_scalar, root_column, scalars
 from data_prep.sources.filesystem import open_parent
+from data_prep.sources.path_table import normalize_path
+from data_prep.sources.text import TextError, decode_text
 
-Columns = dict[str, Scalar]
+Columns = dict[str, Any]
+"""Plain values by column, and the unchanged value of the caption column."""
+Rows = Iterable[tuple[str, dict[str, Any], str | None]]
+"""Image names with their rows, and the column that holds the names."""
+NAME_COLUMN = "file_name"
+"""Column of metadata files with the path of the image."""
+DEFAULT_CAPTION_COLUMNS = ("text", "caption")
+"""Columns of metadata files with the caption if ``data.source_options.caption_column`` is not set."""
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_FFHQ_FOLDER = re.compile(r"^(images1024x1024|thumbnails128x128|in-the-wild-images)/")
 
 
-def load_identities(url: str) -> dict[str, str]:
+def load_identities(url: str, fallback: str | None = None) -> dict[str, str]:
     """Load identities by image name from lines ``<image> <identity>``. Raises DataError if that fails."""
     identities = dict[str, str]()
-    with _open_text("identities", url) as lines:
-        for number, line in enumerate(lines, 1):
+    with reraise_errors("identities", url):
+        for number, line in enumerate(io.StringIO(decode_text(_read(url), fallback)), 1):
             fields = line.rsplit(maxsplit=1)
             if len(fields) == 1:
                 raise DataError(f"identities {url}, line {number}: {line.strip()!r} is not a line `<image> <identity>`")
             if fields:
-                identities[fields[0].strip()] = sys.intern(fields[1])
+                name, identity = normalize_path(fields[0]), sys.intern(fields[1])
+                if identities.setdefault(name, identity) != identity:
+                    raise DataError(f"identities {url}, line {number}: {name!r} is listed above with another identity")
     return identities
 
 
-def load_attributes(url: str) -> dict[str, Columns]:
-    """Load columns by image name from .json (FFHQ), .csv or .tsv (names in the first column) or CelebA's text lists.
+def load_attributes(url: str, options: SourceConfig) -> dict[str, Columns]:
+    """Load columns by image name.
 
-    Raises DataError if the file cannot be read.
+    The file is FFHQ's or another .json with an object per image, one of CelebA's lists, or a table whose first column
+    has the names (.csv, .tsv, .jsonl or .parquet). Raises DataError if it cannot be read.
     """
-    with _open_text("attributes", url) as lines:
-        if url.endswith(".json"):
-            return dict(_parse_ffhq_json(lines, url))
-        if url.endswith((".csv", ".tsv")):
-            return dict(_parse_csv(lines, url))
-        return dict(_parse_celeba(lines, url))
+    column = options.caption_column
+    with reraise_errors("attributes", url):
+        data, name = _read(url), url.lower()
+        if name.endswith(TABLE_SUFFIXES):
+            rows = ((next(iter(row), ""), row) for row in table_rows(data, name, options))
+            return index_rows(((str(row.get(first) or ""), row, first) for first, row in rows), column)
+        text = decode_text(data, options.fallback_encoding)
+        if name.endswith(".json"):
+            return index_rows(_parse_ffhq_json(text, url, column), column)
+        return index_rows(_parse_celeba(io.StringIO(text), url), column)
 
 
-def _parse_celeba(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
+def table_rows(data: bytes, name: str, options: SourceConfig) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table whose format the suffix of ``name`` tells. Raises ValueError if it cannot be read.
+
+    Columns of a CSV with names, identities and captions remain text; in others numbers are recognized.
+    """
+    if name.endswith(".parquet"):
+        import pyarrow.parquet  # imported late: it takes seconds
+
+        from data_prep.sources.arrow_rows import arrow_rows
+
+        for batch in pyarrow.parquet.ParquetFile(io.BytesIO(data)).iter_batches():
+            yield from arrow_rows(batch)
+        return
+    lines = io.StringIO(decode_text(data, options.fallback_encoding), newline="")
+    if name.endswith(".jsonl"):
+        yield from _json_lines(lines)
+        return
+    rows = csv.DictReader(lines, delimiter="\t" if name.endswith(".tsv") else ",")
+    names = [name for name in rows.fieldnames or [] if name]
+    labels = (options.caption_column, options.identity_column, NAME_COLUMN, *DEFAULT_CAPTION_COLUMNS)
+    text_columns = {*names[:1], *(root_column(label, names) for label in labels if label)}
+    for row in rows:
+        yield {name: row[name] if name in text_columns else parse_scalar(row[name]) for name in names}
+
+
+def _json_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is not a JSON object")
+            yield row
+
+
+def index_rows(rows: Rows, caption_column: str | None) -> dict[str, Columns]:
+    """Index rows by image; each row comes with the image name and the column to leave out.
+
+    The captions of several rows of one image become a list; of its other columns those of the first row are taken.
+    Raises TextError.
+    """
+    table, captions = dict[str, Columns](), dict[str, list[object]]()
+    for name, row, name_column in rows:
+        path = normalize_path(name)
+        columns: Columns = dict(scalars(row, exclude=(name_column, caption_column)))
+        caption = lookup(row, caption_column) if caption_column else None
+        if caption is not None and caption_column:
+            columns[caption_column] = caption
+        first = table.setdefault(path, columns)
+        if first is not columns and caption_column:
+            captions.setdefault(path, [first.get(caption_column)]).append(caption)
+    for path, values in captions.items():
+        table[path][caption_column or ""] = values
+    return table
+
+
+def _parse_celeba(lines: io.StringIO, url: str) -> Rows:
     """Parse a CelebA list: a line with the count, a line with column names, then one line per image."""
     if not lines.readline().strip().isdigit():
         raise DataError(
-            f"attributes {url} does not start with a count, as CelebA's lists do; give a CelebA list, .csv or .json"
+            f"attributes {url} does not start with a count, as CelebA's lists do; give a CelebA list, .csv, .tsv, "
+            ".json, .jsonl or .parquet"
         )
     header = [sys.intern(name) for name in lines.readline().split()]
     for number, line in enumerate(lines, 3):
@@ -60,44 +139,50 @@ def _parse_celeba(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
         if name and not names:
             raise DataError(f"attributes {url}, line {number}: {len(values)} values for {len(header)} columns")
         if name:
-            yield name, {key: parse_scalar(value) for key, value in zip(names, values, strict=True)}
+            yield name, {key: parse_scalar(value) for key, value in zip(names, values, strict=True)}, None
 
 
-def _parse_csv(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
-    rows = csv.DictReader(lines, delimiter="\t" if url.endswith(".tsv") else ",")
-    first, *rest = rows.fieldnames or [""]
-    for row in rows:
-        yield row[first] or "", {name: parse_scalar(row[name]) for name in rest}
+def _parse_ffhq_json(text: str, url: str, caption_column: str | None) -> Rows:
+    """Parse an object of rows by image; a row may also be the caption alone.
 
-
-def _parse_ffhq_json(lines: TextIO, url: str) -> Iterator[tuple[str, Columns]]:
-    """Parse FFHQ's JSON: objects by image number, with the path under ``image`` and the author under ``metadata``."""
-    # Face landmarks are most of FFHQ's 267 MB: drop lists while parsing, or they take gigabytes of memory.
-    data = json.load(lines, object_hook=_without_lists)
+    FFHQ numbers the images and has the path under ``image`` and the author under ``metadata``.
+    """
+    # Face landmarks are most of FFHQ's 267 MB: drop lists of numbers while parsing, or they take gigabytes of memory.
+    data = json.loads(text, object_hook=_without_number_lists)
     if not isinstance(data, dict):
         raise DataError(f"attributes {url} is not a JSON object by image")
     for name, row in data.items():
         if isinstance(row, dict):
             image, metadata = (row[part] if isinstance(row.get(part), dict) else {} for part in ("image", "metadata"))
-            # Only the file name: the path starts with a folder that may be outside the source.
-            yield str(image.get("file_path", name)).rpartition("/")[2], scalars(row | metadata)
+            path = _FFHQ_FOLDER.sub("", str(image.get("file_path", name)))
+            yield path, row | metadata, None
+        elif isinstance(row, str | list):
+            yield name, {caption_column or "caption": row}, None
 
 
-def _without_lists(data: dict[str, Any]) -> dict[str, Any]:
+def _without_number_lists(data: dict[str, Any]) -> dict[str, Any]:
     return {
         sys.intern(name): sys.intern(value) if isinstance(value, str) else value
         for name, value in data.items()
-        if not isinstance(value, list)
+        if not (isinstance(value, list) and (not value or isinstance(value[0], int | float | list)))
     }
 
 
-@contextmanager
-def _open_text(setting: str, url: str) -> Iterator[TextIO]:
-    """Open a file as text. Raises DataError if it cannot be opened or parsed within the block."""
+def _read(url: str) -> bytes:
     tree, name = open_parent(url)
+    with tree.open(name) as file:
+        return file.read()
+
+
+@contextmanager
+def reraise_errors(setting: str, url: str) -> Iterator[None]:
+    """Raise DataError if the file cannot be opened, decoded or parsed within the block. ``setting`` names its use."""
     try:
-        with tree.open(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
-            yield lines
+        yield
+    except TextError as error:
+        raise DataError(
+            f"{setting} {url}, {error}; save it as UTF-8, or set data.source_options.fallback_encoding"
+        ) from error
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{setting} {url} cannot be read ({reason}); check data.source_options.{setting}") from error

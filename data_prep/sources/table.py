@@ -1,7 +1,6 @@
 """Read a table with a column of image paths or URLs (.csv, .tsv or .parquet) as a stream."""
 
 import csv
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,17 @@ from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.credentials import redact
 from data_prep.errors import DataError
 from data_prep.records import Record, Reject
-from data_prep.sources.columns import parse_scalar, record_from_row, require_columns
+from data_prep.sources.arrow_rows import arrow_rows
+from data_prep.sources.columns import (
+    parse_scalar,
+    record_from_row,
+    require_columns,
+    root_column,
+)
 from data_prep.sources.fetch import fetch, version_of
 from data_prep.sources.filesystem import FileTree, open_parent
-from data_prep.sources.names import escape, hashed_key, is_utf8, row_key, split_suffix
+from data_prep.sources.names import escape, hashed_key, row_key, split_suffix
+from data_prep.sources.text import TextError, decode_escaped, open_text
 from e4t_errors import ConfigError
 
 ROW_BATCH_SIZE = 1024
@@ -63,10 +69,14 @@ class TableSource:
         path = str(cells.get(self.options.image_column) or "").strip()
         if not path:
             return Reject(key=row_key(row), source=f"{self.name} row {row}", reason="no path in row")
+        try:
+            path = decode_escaped(path, self.options.fallback_encoding)
+        except TextError as error:
+            source = redact(path)
+            key = hashed_key(_key_name(source), f"row {row}")
+            return Reject(key=key, source=escape(source), reason="name is not UTF-8", cause=str(error))
         source = redact(path)  # credentials of a URL must not reach keys, shards or reports
         key = hashed_key(_key_name(source), f"row {row}")
-        if not is_utf8(path):
-            return Reject(key=key, source=escape(source), reason="name is not UTF-8")
         return record_from_row(
             cells, self.options, key=key, source=source, location=(path,), version=version_of(self.tree, path)
         )
@@ -85,16 +95,20 @@ def _read_rows(tree: FileTree, name: str, options: SourceConfig) -> Iterator[Row
     with _reraise_read_errors(url), tree.open(name) as file:
         if name.lower().endswith(".parquet"):
             table = pyarrow.parquet.ParquetFile(file)
-            columns = [field.name for field in table.schema_arrow if _is_scalar_type(field.type)]
+            names, labels = table.schema_arrow.names, (options.identity_column, options.caption_column)
+            nested = {root_column(label, names) for label in labels if label}  # lists and structs, too
+            columns = [
+                field.name for field in table.schema_arrow if _is_scalar_type(field.type) or field.name in nested
+            ]
             require_columns(f"table {url}", columns, options)
             batches = table.iter_batches(ROW_BATCH_SIZE, columns=columns)
-            yield from chain.from_iterable(batch.to_pylist() for batch in batches)
+            yield from chain.from_iterable(map(arrow_rows, batches))
             return
-        # Bytes that are not UTF-8 are kept as surrogates, so that such paths can be rejected one by one.
-        lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        lines = open_text(file)
         rows = csv.DictReader(lines, delimiter="\t" if name.lower().endswith(".tsv") else ",")
         require_columns(f"table {url}", rows.fieldnames or [], options)
-        text_columns = {options.image_column, options.identity_column, options.caption_column}
+        text_labels = (options.image_column, options.identity_column, options.caption_column)
+        text_columns = {root_column(label, rows.fieldnames or []) for label in text_labels if label}
         for row in rows:
             # csv puts the surplus fields of a row that is too long under the key None.
             yield {name: cell if name in text_columns else parse_scalar(cell) for name, cell in row.items() if name}

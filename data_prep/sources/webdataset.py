@@ -14,15 +14,17 @@ from typing import Any, BinaryIO
 from braceexpand import braceexpand
 
 from data_prep.config import MANIFEST_NAME, PrepareConfig, SourceConfig
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SampleRejected
 from data_prep.records import Record, Reject, Scalar
 from data_prep.sources.archive_files import ArchiveFile, find_archives, with_unique_prefixes
 from data_prep.sources.archive_reader import ArchiveReader
-from data_prep.sources.columns import non_empty, parse_scalar, scalars, to_scalar
+from data_prep.sources.captions import caption_from_file, caption_from_value, caption_suffixes, lookup
+from data_prep.sources.columns import NOT_TEXT, non_empty, parse_scalar, scalars, to_scalar
 from data_prep.sources.filesystem import FileTree, is_file, open_parent, open_tree
 from data_prep.sources.members import Member
 from data_prep.sources.names import escape, hashed_key, is_image_path, is_valid_key, make_key
 from data_prep.sources.tar import list_tar
+from data_prep.sources.text import TextError, decode_text
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,8 @@ class Sample:
     """Path in the shard, without suffix."""
     members: dict[str, Member]
     """Members by suffix, which starts at the first dot of the file name."""
-    metadata: dict[str, Any] | None
-    """Content of the .json member: empty if there is none, None if it is not a JSON object."""
-    class_label: Scalar
-    """Content of the .cls member."""
+    texts: dict[str, bytes]
+    """Content of the members .json and .cls."""
 
     @classmethod
     def from_members(cls, name: str, members: Iterable[Member | None], file: BinaryIO) -> "Sample":
@@ -48,8 +48,18 @@ class Sample:
                 by_suffix.setdefault(suffix, member)
                 if suffix in (".json", ".cls"):
                     texts.setdefault(suffix, _read_text(member, file))
-        class_label = parse_scalar(texts.get(".cls", b"").decode(errors="replace"))
-        return cls(name, by_suffix, parse_json_object(texts.get(".json", b"{}")), class_label)
+        return cls(name, by_suffix, texts)
+
+    def metadata(self, fallback: str | None) -> dict[str, Any] | None:
+        """Return the content of the .json member: empty if there is none, None if it is not a JSON object.
+
+        Raises TextError if it cannot be decoded; ``fallback`` is its encoding if it is not UTF-8.
+        """
+        return parse_json_object(decode_text(self.texts.get(".json", b"{}"), fallback))
+
+    def class_label(self, fallback: str | None) -> Scalar:
+        """Return the content of the .cls member. Raises TextError."""
+        return parse_scalar(decode_text(self.texts.get(".cls", b""), fallback))
 
     @property
     def offset(self) -> int:
@@ -62,13 +72,20 @@ class Sample:
         images = [(suffix, member) for suffix, member in self.members.items() if is_image_path(member.name)]
         return min(images, key=lambda item: item[0].count("."))[1] if images else None
 
-    def columns(self, exclude: Iterable[str]) -> dict[str, Scalar]:
-        """Collect the remaining plain values of .json and .cls by name."""
-        metadata = self.metadata or {}
-        # Shards made by e4t keep the columns of their source under this name.
-        nested = metadata.get("columns")
-        class_column = {} if self.class_label is None else {"cls": self.class_label}
-        return scalars(metadata, exclude) | (scalars(nested) if isinstance(nested, dict) else {}) | class_column
+    def caption(self, suffixes: Iterable[str]) -> Member | None:
+        """Return the member with the caption: ``0.jpg.txt`` or else ``0.txt``."""
+        image_suffix = _split_name(self.image.name)[1] if self.image else ""
+        names = (prefix + suffix.lower() for prefix in (image_suffix, "") for suffix in suffixes)
+        found = (self.members[name] for name in names if name in self.members)
+        return next((member for member in found if not member.problem), None)
+
+
+def _columns(metadata: dict[str, Any], class_label: Scalar, exclude: Iterable[str]) -> dict[str, Scalar]:
+    """Collect the plain values of .json and .cls by name. Raises TextError."""
+    # Shards made by e4t keep the columns of their source under this name.
+    nested = metadata.get("columns")
+    class_column = {} if class_label is None else {"cls": class_label}
+    return scalars(metadata, exclude) | (scalars(nested) if isinstance(nested, dict) else {}) | class_column
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ class ShardSource:
     """Samples of webdataset tars: consecutive members that share their name up to the first dot.
 
     The image is the first member with an image suffix (``0.png`` is preferred to ``0.mask.png``). ``.json`` holds
-    identity, caption and columns, ``.txt`` the caption, ``.cls`` becomes a column of that name.
+    identity, caption and columns, ``.txt`` a caption that is preferred, ``.cls`` becomes a column of that name.
     """
 
     shards: tuple[ArchiveFile, ...]
@@ -111,8 +128,9 @@ class ShardSource:
         return self.reader.read_image(record)
 
     def caption(self, record: Record) -> str | None:
-        """Return the first line of the caption member, or else the caption of the .json. Raises OSError."""
-        return self.reader.read_caption(record)
+        """Return the caption from the caption member, or else that of the .json. Raises OSError and SampleRejected."""
+        data = self.reader.read_caption(record)
+        return (caption_from_file(data, self.options, record.key) if data else None) or record.caption
 
     def _to_record(self, sample: Sample, shard: ArchiveFile, duplicate: bool) -> Record | Reject:
         name, source = shard.key_prefix + sample.name, escape(f"{shard.name}!{sample.name}")
@@ -122,25 +140,40 @@ class ShardSource:
         key, image = name if self.is_e4t_dataset and is_valid_key(name) else make_key(name), sample.image
         if image is None:
             return Reject(key=key, source=source, reason="no image in sample")
-        if image.problem or sample.metadata is None:
-            return Reject(key=key, source=source, reason=image.problem or "bad json in sample")
-        identity_column, caption_column = self.options.identity_column, self.options.caption_column or "caption"
-        identity = non_empty(to_scalar(sample.metadata.get(identity_column or "identity")))
-        if identity is None and identity_column:
-            return Reject(key=key, source=source, reason="no identity in sample")
-        caption_member = sample.members.get(self.options.caption_suffix.lower())
+        if image.problem:
+            return Reject(key=key, source=source, reason=image.problem)
+        try:
+            return self._labelled_record(key, sample, image, shard, source)
+        except TextError as error:
+            return Reject(key=key, source=source, reason=NOT_TEXT, cause=str(error))
+        except SampleRejected as error:
+            return Reject(key=key, source=source, reason=error.reason, cause=error.cause)
+
+    def _labelled_record(self, key: str, sample: Sample, image: Member, shard: ArchiveFile, source: str) -> Record:
+        """Build the record of a sample. Raises TextError and SampleRejected."""
+        options = self.options
+        metadata = sample.metadata(options.fallback_encoding)
+        if metadata is None:
+            raise SampleRejected("bad json in sample")
+        identity_column, caption_column = options.identity_column or "identity", options.caption_column or "caption"
+        identity = non_empty(to_scalar(lookup(metadata, identity_column)))
+        if identity is None and options.identity_column:
+            raise SampleRejected("no identity in sample")
+        caption = caption_from_value(lookup(metadata, caption_column), options, key)
+        # A caption from the configured column is preferred to the caption member.
+        has_file = not (options.has_json_captions or (caption and options.caption_column))
+        caption_member = sample.caption(caption_suffixes(options)) if has_file else None
         return Record(
             key=key,
             identity=identity or key,
             source=source,
-            location=(
-                shard.name,
-                *image.location,
-                *(caption_member.location if caption_member and not caption_member.problem else ()),
-            ),
+            location=(shard.name, *image.location, *(caption_member.location if caption_member else ())),
             version=image.version,
-            caption=non_empty(to_scalar(sample.metadata.get(caption_column))),
-            columns=sample.columns(exclude=(identity_column or "identity", caption_column)),
+            caption=caption,
+            has_caption=True if caption or caption_member else False if options.expects_captions else None,
+            columns=_columns(
+                metadata, sample.class_label(options.fallback_encoding), exclude=(identity_column, caption_column)
+            ),
         )
 
 
@@ -210,7 +243,7 @@ def _read_text(member: Member, file: BinaryIO) -> bytes:
         return b""
 
 
-def parse_json_object(data: bytes) -> dict[str, Any] | None:
+def parse_json_object(data: bytes | str) -> dict[str, Any] | None:
     """Parse a JSON object; None if the data is anything else."""
     try:
         value = json.loads(data)

@@ -119,31 +119,6 @@ def test_a_folder_that_cannot_be_listed_is_one_clear_error(
             list_items(root)
 
 
-def test_the_caption_is_the_first_line_of_the_caption_file(
-    tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf
-) -> None:
-    write_files(tmp_path, "ann/0.png", "ann/1.png", "ann/2.png", "ann/3.png")
-    (tmp_path / "ann" / "0.txt").write_bytes("\ufeff\n  a caf\u00e9 \nmore".encode())
-    (tmp_path / "ann" / "1.txt").write_text("\n  \n")
-    (tmp_path / "ann" / "2.txt").write_bytes(b"caf\xe9")
-    source = open_source(config_of(tmp_path))
-    assert [source.caption(item) for item in source if isinstance(item, Record)] == [
-        "a café",
-        None,
-        "caf\ufffd",
-        None,
-    ]
-
-
-def test_only_the_first_64_kib_of_a_caption_file_are_read(
-    tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf
-) -> None:
-    write_files(tmp_path, "ann/0.png")
-    (tmp_path / "ann" / "0.txt").write_text("x" * 100_000)
-    source = open_source(config_of(tmp_path))
-    assert [len(source.caption(item) or "") for item in source if isinstance(item, Record)] == [65_536]
-
-
 @pytest.mark.parametrize("changed", ["ann/0.png", "ann/0.txt"])
 def test_the_version_changes_with_the_image_and_with_its_caption(
     tmp_path: Path, write_files: WriteFiles, list_items: ListItems, changed: str

@@ -5,12 +5,13 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from data_prep.config import SourceConfig
 from data_prep.errors import DataError
 from data_prep.records import Record, Reject
+from data_prep.sources.labels import Labels
 from data_prep.sources.side_tables import load_attributes, load_identities
 from e4t_errors import ConfigError
 
@@ -86,7 +87,7 @@ def test_celeba_attributes_become_columns_of_numbers(faces: Callable[..., list[R
 
 
 def test_the_first_column_name_of_celeba_boxes_is_skipped(celeba: Path) -> None:
-    boxes = load_attributes(str(celeba / "list_bbox_celeba.txt"))
+    boxes = load_attributes(str(celeba / "list_bbox_celeba.txt"), SourceConfig())
     assert boxes == {"000001.jpg": {"x_1": 95, "y_1": 71, "width": 226, "height": 313}}
 
 
@@ -129,18 +130,36 @@ def test_the_first_column_of_a_csv_is_the_name_and_another_may_be_the_caption(
     records = list_items(tmp_path / "set", attributes=str(tmp_path / "attributes.csv"), caption_column="text")
     assert [(item.caption, item.columns) for item in records if isinstance(item, Record)] == [
         ("smiling", {"age": 31, "code": "007"}),
-        (None, {}),
+        (None, {"age": 0.5, "code": None}),
         (None, {}),
     ]
 
 
-def test_a_row_is_found_by_path_then_by_name_then_by_name_without_suffix(
+def test_a_row_is_found_by_path_or_by_name_with_or_without_suffix(
     tmp_path: Path, write_files: WriteFiles, list_items: ListItems
 ) -> None:
     write_files(tmp_path / "set", "a/0.png", "b/0.png", "c/1.png", "c/2.png")
     (tmp_path / "who.txt").write_text("0.png Ann\nb/0.png Bob\n1 Cleo\n")
     items = list_items(tmp_path / "set", identities=str(tmp_path / "who.txt"))
     assert [getattr(item, "identity", None) for item in items] == ["Ann", "Bob", "Cleo", None]
+
+
+def test_rows_of_a_json_are_told_apart_by_their_folders(
+    tmp_path: Path, write_files: WriteFiles, list_items: ListItems
+) -> None:
+    write_files(tmp_path / "set", "cat/0.png", "dog/0.png", "eel/0.png")
+    rows = {f"{animal}/0.png": {"caption": f"a {animal}"} for animal in ("cat", "dog")}
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    options = {"attributes": str(tmp_path / "captions.json"), "caption_column": "caption"}
+    records = list_items(tmp_path / "set", **options)
+    assert [item.caption for item in records if isinstance(item, Record)] == ["a cat", "a dog", None]
+
+
+def test_identities_with_folders_are_told_apart(tmp_path: Path, write_files: WriteFiles, list_items: ListItems) -> None:
+    write_files(tmp_path / "set", "cat/0.png", "dog/0.png", "eel/0.png")
+    (tmp_path / "who.txt").write_text("set/cat/0.png Tom\nset/dog/0.png Rex\n")
+    items = list_items(tmp_path / "set", identities=str(tmp_path / "who.txt"))
+    assert [getattr(item, "identity", None) for item in items] == ["Tom", "Rex", None]
 
 
 def test_names_in_identity_lists_may_contain_spaces(tmp_path: Path) -> None:
@@ -158,6 +177,16 @@ def test_an_identity_takes_at_most_150_bytes_of_memory(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("who.txt", "0.png Ann\n1.png\n", "line 2: '1.png' is not a line `<image> <identity>`"),
+        ("who.txt", "0.png Ann\n0.png Bob\n", "line 2: '0.png' is listed above with another identity"),
+        (
+            "who.txt",
+            b"0.png Ann\n1.png Ren\xe9\n",
+            "line 2: bytes e9 are not UTF-8; save it as UTF-8, or set",
+        ),
+        ("attributes.csv", b"name\n1\xe9\n", "attributes.csv, line 2: bytes e9 are not UTF-8; save it as UTF-8"),
+        ("attributes.jsonl", "{}\n{\n", "attributes.jsonl cannot be read .line 2: "),
+        ("attributes.jsonl", "[]\n", "line 1 is not a JSON object"),
+        ("attributes.parquet", "", "attributes.parquet cannot be read"),
         ("who.txt", None, r"cannot be read \(No such file or directory\); check data.source_options.identities"),
         ("attributes.txt", "0.png 1\n", "does not start with a count"),
         ("attributes.txt", "1\nBald Young\n0.png 1 1 1 1\n", "line 3: 4 values for 2 columns"),
@@ -166,12 +195,23 @@ def test_an_identity_takes_at_most_150_bytes_of_memory(tmp_path: Path) -> None:
         ("attributes.csv", None, r"cannot be read \(No such file or directory\); check data.source_options.attributes"),
     ],
 )
-def test_a_bad_table_is_one_clear_error(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+def test_a_bad_table_is_one_clear_error(tmp_path: Path, name: str, content: bytes | str | None, message: str) -> None:
     if content is not None:
-        (tmp_path / name).write_text(content)
-    load: Callable[[str], Any] = load_identities if name == "who.txt" else load_attributes
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    setting = "identities" if name == "who.txt" else "attributes"
     with pytest.raises(DataError, match=message):
-        load(str(tmp_path / name))
+        Labels.load(SourceConfig(**{setting: str(tmp_path / name)}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig", "cp1252"])
+def test_side_tables_are_decoded(encoding: str, tmp_path: Path, write_files: WriteFiles, list_items: ListItems) -> None:
+    write_files(tmp_path / "set", "a/0.png")
+    (tmp_path / "attributes.csv").write_bytes("name,place\n0.png,café\n".encode(encoding))
+    (tmp_path / "who.txt").write_bytes("0.png René\n".encode(encoding))
+    tables = {"attributes": str(tmp_path / "attributes.csv"), "identities": str(tmp_path / "who.txt")}
+    (item,) = list_items(tmp_path / "set", **tables, fallback_encoding="cp1252")
+    assert isinstance(item, Record)
+    assert (item.identity, item.columns) == ("René", {"place": "café"})
 
 
 def test_a_caption_column_that_the_attributes_lack_is_one_clear_error(
