@@ -9,6 +9,7 @@ from typing import Any, Literal
 from e4t_errors import ConfigError
 
 DEFAULT_CAPTION_SUFFIX = ".txt"
+"""Suffix of caption files that need not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class SourceConfig:
     identities: str | None = None
     """File with lines ``image identity``, such as CelebA's identity_CelebA.txt, to be used instead of ``pattern``."""
     attributes: str | None = None
-    """File with further columns by image name: CelebA's list_attr_celeba.txt, FFHQ's JSON, or a CSV whose first column
-    is the image name."""
+    """File with further columns by image path or name: CelebA's list_attr_celeba.txt, FFHQ's JSON, or a table (.csv,
+    .tsv, .json, .jsonl, .parquet) whose first column is the image."""
     image_column: str = "image"
     """Column of a table or dataset with the image itself, its path (relative to the table), or its URL."""
     identity_column: str | None = None

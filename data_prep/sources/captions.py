@@ -4,15 +4,16 @@ import ast
 import hashlib
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from unicodedata import normalize
 
-from data_prep.config import SourceConfig
+from data_prep.config import DEFAULT_CAPTION_SUFFIX, SourceConfig
 from data_prep.errors import SampleRejected
+from data_prep.records import Listed, Record
 from data_prep.sources.names import split_suffix
 from data_prep.sources.text import TextError, decode_text
+from e4t_errors import ConfigError
 
 MAX_CAPTION_BYTES = 2**20
 """Images whose caption file has more bytes are rejected."""
@@ -42,38 +43,46 @@ class CaptionFiles:
 
     def __init__(self, paths: Iterable[str], images: Iterable[str], options: SourceConfig) -> None:
         """Index the caption files among ``paths``; ``images`` are the paths of all images."""
-        self._suffixes = caption_suffixes(options)
-        self._by_folded: dict[str, list[str]] = defaultdict(list)
+        self._suffixes = [suffix.lower() for suffix in caption_suffixes(options)]
+        self._files = dict[str, list[tuple[str, str]]]()  # (name without suffix, path) by folded name with suffix
         for path in paths:
-            if is_caption_path(path, options):
-                self._by_folded[_fold(path)].append(path)
-        self._names_by_folded: dict[str, set[str]] = defaultdict(set)
-        for image in images if self._by_folded else ():
+            folded = _fold(path)
+            for suffix in self._suffixes:
+                if folded.endswith(suffix):
+                    self._files.setdefault(folded, []).append((path[: -len(suffix)], path))
+        self._image_names = dict[str, set[str]]()
+        for image in images if self._files else ():
             name = split_suffix(image)[0]
-            self._names_by_folded[_fold(name)].add(name)
+            self._image_names.setdefault(_fold(name), set()).add(name)
 
     def find(self, image: str) -> str | None:
         """Return the path of the caption file that belongs to an image, or None."""
-        if not self._by_folded:
+        if not self._files:
             return None
-        names = (image, split_suffix(image)[0])
-        alone = len(self._names_by_folded[_fold(names[1])]) == 1
-        matches = (self._match(name, suffix, alone) for name in names for suffix in self._suffixes)
-        return next((path for path in matches if path), None)
+        name = split_suffix(image)[0]
+        folded = _fold(name)
+        alone = len(self._image_names.get(folded, ())) == 1
+        for whole, start in ((image, _fold(image)), (name, folded)):
+            for suffix in self._suffixes:
+                found = self._files.get(start + suffix)
+                path = _only_match(found, whole, alone) if found else None
+                if path:
+                    return path
+        return None
 
-    def _match(self, name: str, suffix: str, alone: bool) -> str | None:
-        """Return the caption file ``name + suffix``; if the image is alone, letter case is ignored in the name, too."""
-        found = self._by_folded.get(_fold(name + suffix), [])
-        if name + suffix in found:
-            return name + suffix
-        found = [path for path in found if path[: -len(suffix)] == name] or (found if alone else [])
-        return found[0] if len(found) == 1 else None
+
+def _only_match(files: list[tuple[str, str]], name: str, alone: bool) -> str | None:
+    """Return the caption file of an image name; if the image is ``alone``, letter case is ignored in the name."""
+    same_name = [path for base, path in files if base == name]
+    found = same_name or ([path for _, path in files] if alone else [])
+    # Of A.txt and A.TXT the usual one counts.
+    return found[0] if len(found) == 1 else next((path for path in same_name if path[len(name) :].islower()), None)
 
 
 def _fold(path: str) -> str:
     """Return the path with its file name in a form that ignores letter case and how accents are encoded."""
     folder, slash, name = path.rpartition("/")
-    return folder + slash + normalize("NFC", name.lower())
+    return folder + slash + (name.lower() if name.isascii() else normalize("NFC", name.lower()))
 
 
 def caption_from_file(data: bytes, options: SourceConfig, key: str) -> str | None:
@@ -135,7 +144,7 @@ def _texts(value: object, options: SourceConfig) -> Iterator[str]:
     if isinstance(value, list):
         for item in value:
             yield from _texts(item, options)
-    elif isinstance(value, str | int | float) and value == value:  # not NaN
+    elif isinstance(value, str | int | float) and not isinstance(value, bool) and value == value:  # not NaN
         yield str(value)
 
 
@@ -173,3 +182,29 @@ def _choose(texts: Iterable[str], options: SourceConfig, key: str, joint: str) -
     except UnicodeEncodeError as error:
         raise SampleRejected(NOT_TEXT, cause=f"no character {caption[error.start]!a}") from error
     return caption
+
+
+def require_captions(listed: Iterable[Listed], options: SourceConfig) -> Iterator[Listed]:
+    """Yield what a source lists. Raises ConfigError at the end if captions are configured and no image has one."""
+    images = missing = 0
+    for item in listed:
+        if isinstance(item, Record):
+            images += 1
+            missing += item.has_caption is False
+        yield item
+    if images and missing == images:
+        raise no_captions_error(images, options)
+
+
+def no_captions_error(images: int, options: SourceConfig) -> ConfigError:
+    """Return the error for a source in which no image has the configured caption."""
+    column = f"the caption column is {options.caption_column!r} (a field of a struct has a dotted name)"
+    files = f"caption files have the suffix {options.caption_suffix}"
+    settings = [
+        *([column] if options.caption_column else []),
+        *([files] if options.caption_suffix != DEFAULT_CAPTION_SUFFIX or not options.caption_column else []),
+    ]
+    return ConfigError(
+        f"none of the {images} images has a caption, although captions are configured: {', '.join(settings)}; check "
+        "data.source_options"
+    )

@@ -53,18 +53,18 @@ def load_metadata(
     rows = list[dict[str, Any]]()
     for name in names:
         path = f"{folder}/{name}".lstrip("/")
-        with reraise_errors("source", f"{label}{path}"):
+        with reraise_errors(f"source {label}{path}", "it, or leave it out with data.read.exclude"):
             for row in table_rows(read(path), name.lower(), options):
                 if NAME_COLUMN not in row:
                     raise DataError(
                         f"source {label}{path} has no column {NAME_COLUMN!r} with the names of the images; add it, or "
-                        "rename the file"
+                        "leave the file out with data.read.exclude"
                     )
                 rows.append(row)
     if not rows:
         return None
     found = (name for name in DEFAULT_CAPTION_COLUMNS if any(name in row for row in rows))
     column = options.caption_column or next(found, None)
-    with reraise_errors("source", f"{label}{folder}"):
+    with reraise_errors(f"source {label}{folder}", "its metadata"):
         named = ((str(row[NAME_COLUMN] or ""), row, NAME_COLUMN) for row in rows)
         return Metadata(folder, PathTable(index_rows(named, column)), column)

@@ -36,7 +36,7 @@ _FFHQ_FOLDER = re.compile(r"^(images1024x1024|thumbnails128x128|in-the-wild-imag
 def load_identities(url: str, fallback: str | None = None) -> dict[str, str]:
     """Load identities by image name from lines ``<image> <identity>``. Raises DataError if that fails."""
     identities = dict[str, str]()
-    with reraise_errors("identities", url):
+    with reraise_errors(f"identities {url}", "data.source_options.identities"):
         for number, line in enumerate(io.StringIO(decode_text(_read(url), fallback)), 1):
             fields = line.rsplit(maxsplit=1)
             if len(fields) == 1:
@@ -51,19 +51,25 @@ def load_identities(url: str, fallback: str | None = None) -> dict[str, str]:
 def load_attributes(url: str, options: SourceConfig) -> dict[str, Columns]:
     """Load columns by image name.
 
-    The file is FFHQ's or another .json with an object per image, one of CelebA's lists, or a table whose first column
-    has the names (.csv, .tsv, .jsonl or .parquet). Raises DataError if it cannot be read.
+    The file is FFHQ's or another .json with rows by image, one of CelebA's lists, or a table whose first column has the
+    names (.csv, .tsv, .jsonl or .parquet, or a list of rows in .json). Raises DataError if it cannot be read.
     """
     column = options.caption_column
-    with reraise_errors("attributes", url):
+    with reraise_errors(f"attributes {url}", "data.source_options.attributes"):
         data, name = _read(url), url.lower()
         if name.endswith(TABLE_SUFFIXES):
-            rows = ((next(iter(row), ""), row) for row in table_rows(data, name, options))
-            return index_rows(((str(row.get(first) or ""), row, first) for first, row in rows), column)
+            return index_rows(_name_first(table_rows(data, name, options)), column)
         text = decode_text(data, options.fallback_encoding)
         if name.endswith(".json"):
-            return index_rows(_parse_ffhq_json(text, url, column), column)
+            return index_rows(_parse_json(text, url, column), column)
         return index_rows(_parse_celeba(io.StringIO(text), url), column)
+
+
+def _name_first(rows: Iterable[dict[str, Any]]) -> Rows:
+    """Take the first column of each row as the image name."""
+    for row in rows:
+        first = next(iter(row), "")
+        yield str(row.get(first) or ""), row, first
 
 
 def table_rows(data: bytes, name: str, options: SourceConfig) -> Iterator[dict[str, Any]]:
@@ -142,13 +148,16 @@ def _parse_celeba(lines: io.StringIO, url: str) -> Rows:
             yield name, {key: parse_scalar(value) for key, value in zip(names, values, strict=True)}, None
 
 
-def _parse_ffhq_json(text: str, url: str, caption_column: str | None) -> Rows:
-    """Parse an object of rows by image; a row may also be the caption alone.
+def _parse_json(text: str, url: str, caption_column: str | None) -> Rows:
+    """Parse an object of rows by image, where a row may also be the caption alone, or a list of rows.
 
     FFHQ numbers the images and has the path under ``image`` and the author under ``metadata``.
     """
     # Face landmarks are most of FFHQ's 267 MB: drop lists of numbers while parsing, or they take gigabytes of memory.
     data = json.loads(text, object_hook=_without_number_lists)
+    if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
+        yield from _name_first(data)
+        return
     if not isinstance(data, dict):
         raise DataError(f"attributes {url} is not a JSON object by image")
     for name, row in data.items():
@@ -175,14 +184,12 @@ def _read(url: str) -> bytes:
 
 
 @contextmanager
-def reraise_errors(setting: str, url: str) -> Iterator[None]:
-    """Raise DataError if the file cannot be opened, decoded or parsed within the block. ``setting`` names its use."""
+def reraise_errors(label: str, setting: str) -> Iterator[None]:
+    """Raise DataError if a file cannot be opened, decoded or parsed within the block; ``setting`` names it."""
     try:
         yield
     except TextError as error:
-        raise DataError(
-            f"{setting} {url}, {error}; save it as UTF-8, or set data.source_options.fallback_encoding"
-        ) from error
+        raise DataError(f"{label}, {error}; save it as UTF-8, or set data.source_options.fallback_encoding") from error
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{setting} {url} cannot be read ({reason}); check data.source_options.{setting}") from error
+        raise DataError(f"{label} cannot be read ({reason}); check {setting}") from error

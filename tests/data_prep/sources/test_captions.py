@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,17 @@ from hypothesis import strategies as st
 
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import SampleRejected
-from data_prep.records import Record, Reject
+from data_prep.records import Listed, Record, Reject
 from data_prep.sources import open_source
-from data_prep.sources.captions import MAX_CAPTION_BYTES, CaptionFiles, caption_from_file, caption_from_value, lookup
+from data_prep.sources.captions import (
+    MAX_CAPTION_BYTES,
+    CaptionFiles,
+    caption_from_file,
+    caption_from_value,
+    lookup,
+    require_captions,
+)
+from e4t_errors import ConfigError
 
 ConfigOf = Callable[..., PrepareConfig]
 Captions = Callable[..., list[str | None]]
@@ -139,7 +148,9 @@ def test_other_text_is_not_taken_for_a_list(text: str) -> None:
     assert caption_from_value(text, OPTIONS, "key") == text
 
 
-@pytest.mark.parametrize("value", [None, "", " \n", [], [None, ""], {}, {"text": "x"}, float("nan"), b"", "[]", "['']"])
+@pytest.mark.parametrize(
+    "value", [None, "", " \n", [], [None, ""], {}, {"text": "x"}, float("nan"), True, b"", "[]", "['']"]
+)
 def test_an_empty_value_is_no_caption(value: object) -> None:
     assert caption_from_value(value, OPTIONS, "key") is None
 
@@ -219,7 +230,7 @@ def test_a_configured_column_is_preferred_to_a_file_and_a_file_to_nothing(tmp_pa
     assert captions(tmp_path / "set", attributes=attributes) == ["file", "file"]
 
 
-@pytest.mark.parametrize("name", ["list.csv", "list.jsonl", "list.parquet", "list.json"])
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl", "list.parquet", "list.json", "rows.json"])
 def test_attributes_hold_lists_and_structs(name: str, tmp_path: Path, captions: Captions) -> None:
     folders = write(tmp_path / "set", {"cat/0.png": b"", "dog/0.png": b"", "eel/0.png": b""})
     rows: list[dict[str, Any]] = [
@@ -233,6 +244,8 @@ def test_attributes_hold_lists_and_structs(name: str, tmp_path: Path, captions: 
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
     elif name == "list.jsonl":
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    elif name == "rows.json":
+        (tmp_path / name).write_text(json.dumps(rows))
     else:
         (tmp_path / name).write_text(json.dumps({row["name"]: {"meta": row["meta"]} for row in rows}))
     options = {"attributes": str(tmp_path / name), "caption_column": "meta.texts"}
@@ -382,3 +395,58 @@ def test_images_without_a_caption_file_are_marked_only_if_one_is_configured(
     write(tmp_path, {"a/0.png": b"", "a/0.txt": b"", "a/1.png": b""})
     items = list(open_source(config_of(tmp_path, **options)))
     assert [item.has_caption for item in items if isinstance(item, Record)] == found
+
+
+def shard(path: Path, members: dict[str, bytes]) -> Path:
+    """Write a webdataset shard."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("members", "options", "found"),
+    [
+        ({"0.json": b'{"caption": "json"}', "0.txt": b"file"}, {}, "file"),
+        ({"0.json": b'{"caption": "json"}', "0.txt": b" "}, {}, "json"),
+        ({"0.json": b'{"text": "json"}', "0.txt": b"file"}, {"caption_column": "text"}, "json"),
+        ({"0.json": b'{"text": ""}', "0.txt": b"file"}, {"caption_column": "text"}, "file"),
+        ({"0.json": b'{"meta": {"texts": [" one", "two"]}}'}, {"caption_column": "meta.texts"}, "one"),
+        ({"0.json": b'{"caption": "json"}', "0.txt": b"file"}, {"caption_suffix": ".json"}, "json"),
+        ({"0.json": b'\xef\xbb\xbf{"caption": "json"}'}, {}, "json"),
+        ({"0.json": b'{"caption": "caf\xe9"}'}, {}, "text is not UTF-8"),
+        ({"0.json": b'{"caption": "caf\xe9"}'}, {"fallback_encoding": "cp1252"}, "café"),
+        ({"0.json": b'{"place": "\\ud83d"}'}, {}, "text is not UTF-8"),
+        ({"0.json": b'{"caption": "\\ud83d"}'}, {}, "caption is not UTF-8"),
+        ({"0.cls": b"caf\xe9"}, {}, "text is not UTF-8"),
+        ({"0.caption": b"file"}, {}, "file"),
+        ({"0.jpg.txt": b"whole", "0.txt": b"short"}, {}, "whole"),
+        ({"0.TXT": b"file"}, {}, "file"),
+        ({"0.txt": b"caf\xe9"}, {}, "caption is not UTF-8"),
+        ({}, {}, None),
+    ],
+)
+def test_captions_of_shards(
+    members: dict[str, bytes], options: dict[str, Any], found: str | None, tmp_path: Path, captions: Captions
+) -> None:
+    path = shard(tmp_path / "set.tar", {"0.jpg": b"image", **members})
+    assert captions(path, type="shards", **options) == [found]
+
+
+def test_captions_that_no_image_has_are_an_error(tmp_path: Path, config_of: ConfigOf) -> None:
+    write(tmp_path, {f"a/{number}.png": b"" for number in range(3)})
+
+    def listed(**options: Any) -> list[Listed]:
+        config = config_of(tmp_path, **options)
+        return list(require_captions(open_source(config), config.source_options))
+
+    assert len(listed()) == 3
+    with pytest.raises(ConfigError, match=r"none of the 3 images has a caption.*suffix .caption; check data.source_op"):
+        listed(caption_suffix=".caption")
+    with pytest.raises(ConfigError, match=r"none of the 3 images has a caption.*column is 'a.b'.* dotted"):
+        listed(caption_column="a.b")
+    write(tmp_path, {"a/0.caption": b"zero"})
+    assert len(listed(caption_suffix=".caption")) >= 3
