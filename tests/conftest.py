@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers that share cores wait for each other
 
+import hypothesis
 import pytest
 import torch
 from huggingface_hub import constants, file_download
@@ -24,6 +25,9 @@ from encoder.model.weight_offsets import OffsetPredictor
 from tests.bases import SHIPPED, UNETS, make_base
 from tests.hub_server import TOKEN, Hub, hub_server
 from tests.shared import use_shared_folder
+
+hypothesis.settings.register_profile("e4t", deadline=None)  # examples take longer on a busy machine
+hypothesis.settings.load_profile("e4t")
 
 TIERS = {"cluster", "pods", "browser", "long"}
 """Markers of tests that are not in the quick tier."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
+from data_prep.prepare.shard_writer import RetryPolicy
 from data_prep.prepare.worker import run_worker
 from e4t_errors import ConfigError
 
@@ -22,7 +23,7 @@ POLL_SECONDS = 0.5
 class Executor(Protocol):
     """Runs all workers of a job."""
 
-    def run(self, config: PrepareConfig, on_poll: PollCallback) -> None:
+    def run(self, config: PrepareConfig, retry: RetryPolicy, on_poll: PollCallback) -> None:
         """Run all workers to completion. Raises what a worker raises."""
 
 
@@ -37,11 +38,11 @@ class LocalExecutor:
         if self.workers < 0:
             raise ConfigError(f"workers is {self.workers}; give 0 for one per core, or a positive number")
 
-    def run(self, config: PrepareConfig, on_poll: PollCallback) -> None:
+    def run(self, config: PrepareConfig, retry: RetryPolicy, on_poll: PollCallback) -> None:
         """Run one worker per process."""
         world_size = self.workers or available_cpus()
         if world_size == 1:
-            run_worker(config, 0, 1)
+            run_worker(config, 0, 1, retry)
             return
         # Not a process pool: a killed worker can leave locks of its shared queues taken, on which the pool waits.
         context = multiprocessing.get_context("spawn")
@@ -49,7 +50,7 @@ class LocalExecutor:
         try:
             for rank in range(world_size):
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_worker_main, args=(config, rank, world_size, sender))
+                process = context.Process(target=_worker_main, args=(config, rank, world_size, retry, sender))
                 process.start()
                 sender.close()
                 running[receiver] = process
@@ -62,10 +63,10 @@ class LocalExecutor:
             raise errors[0]
 
 
-def _worker_main(config: PrepareConfig, rank: int, world_size: int, sender: Connection) -> None:
+def _worker_main(config: PrepareConfig, rank: int, world_size: int, retry: RetryPolicy, sender: Connection) -> None:
     """Run a worker, and send the exception that it raised, or None."""
     try:
-        run_worker(config, rank, world_size)
+        run_worker(config, rank, world_size, retry)
         sender.send(None)
     except Exception as error:
         sender.send(error)
@@ -102,7 +103,7 @@ class RayExecutor:
     address: str | None = None
     """Address of the cluster; None uses RAY_ADDRESS if it is set, and otherwise starts a local cluster."""
 
-    def run(self, config: PrepareConfig, on_poll: PollCallback) -> None:
+    def run(self, config: PrepareConfig, retry: RetryPolicy, on_poll: PollCallback) -> None:
         """Run one worker per task. A task whose machine is lost is restarted and keeps its finished shards."""
         try:
             import ray
@@ -113,8 +114,8 @@ class RayExecutor:
             ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
         try:
             world_size = self.workers or int(ray.cluster_resources().get("CPU", 1))
-            task = ray.remote(num_cpus=1, max_retries=3)(run_worker)
-            ranks = [task.remote(config, rank, world_size) for rank in range(world_size)]
+            task = ray.remote(num_cpus=1, max_retries=3)(_run_task)
+            ranks = [task.remote(config, rank, world_size, retry) for rank in range(world_size)]
             while ranks:
                 done, ranks = ray.wait(ranks, timeout=POLL_SECONDS)
                 on_poll()
@@ -128,6 +129,11 @@ class RayExecutor:
 def available_cpus() -> int:
     """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run_task(config: PrepareConfig, rank: int, world_size: int, retry: RetryPolicy) -> None:
+    """Run a worker. Ray's types do not support functions with optional arguments."""
+    run_worker(config, rank, world_size, retry)
 
 
 def _task_result(reference: Any) -> None:  # noqa: ANN401 - an ObjectRef of Ray, which is optional

@@ -12,7 +12,7 @@ from data_prep.config import PrepareConfig
 from data_prep.config_dict import differences, flatten, sha256_json
 from data_prep.errors import DataError
 from data_prep.prepare.splits import SPLITS, split_of
-from data_prep.records import Ignored, Record, Reject
+from data_prep.records import Ignored, Listed, Record, Reject
 from data_prep.sources import open_source
 from data_prep.storage.store import Store
 from e4t_errors import ConfigError
@@ -21,6 +21,7 @@ DATASET_CONFIG_NAME = "dataset_config.json"
 """File in the dataset's folder with the settings that determine its content."""
 OLD_DATASET_CONFIG_NAME = "prepare.json"
 """Name of that file before e4t 2, with the keys of that time."""
+REJECTS_NAME, STATISTICS_NAME = "rejects.jsonl", "statistics.json"
 WORK_DIR = ".e4t-prepare"
 """Folder in the output for everything that is needed only until the dataset is finished."""
 PLAN_DIR = f"{WORK_DIR}/plan"
@@ -71,12 +72,12 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
     The content of a shard depends only on the listing, so workers that plan at the same time write the same files; the
     index is written last. Raises DataError if the source has no images.
     """
-    listing = iter(open_source(config))
+    listing = list_source(config)
     first = list(islice(listing, 1))  # a missing source raises before anything is written
     store.delete(PLAN_INDEX)
     by_split: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     buffers: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    num_images, rejected, ignored = 0, Counter[str](), Counter[str]()
+    num_images, num_without_caption, rejected, ignored = 0, 0, Counter[str](), Counter[str]()
 
     def flush_shard(split: str) -> None:
         shard = PlannedShard(name=f"{split}-{len(by_split[split]):06d}", records=tuple(buffers[split]))
@@ -91,6 +92,7 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
                 (rejected if isinstance(item, Reject) else ignored)[item.reason] += 1
                 continue
             num_images += 1
+            num_without_caption += item.has_caption is False
             split = split_of(item.identity, config.splits)
             buffers[split].append(item)
             if len(buffers[split]) == config.shard_samples:
@@ -103,6 +105,12 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
         raise DataError(
             f"source {config.source} holds {_contents(rejected, ignored)}; check data.source and data.source_options"
         )
+    if num_without_caption == num_images:
+        store.delete_folder(WORK_DIR)
+        raise ConfigError(
+            f"source {config.source}: none of {num_images} images has the configured caption; check caption_column, "
+            "caption_suffix and the tables in data.source_options"
+        )
     plan = Plan(
         config_digest=config.digest,
         shards={name: digest for split in SPLITS for name, digest in by_split[split]},
@@ -112,6 +120,15 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
     )
     store.write(PLAN_INDEX, json.dumps(asdict(plan)) + "\n")
     return plan
+
+
+def list_source(config: PrepareConfig) -> Iterator[Listed]:
+    """List the source. Raises DataError or ConfigError; errors of the source must not pass for errors of the output."""
+    try:
+        yield from open_source(config)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"source {config.source} cannot be read ({reason}); rerun `e4t prepare`") from error
 
 
 def ledger_line(item: Reject | Ignored) -> bytes:
@@ -131,9 +148,22 @@ def _contents(rejected: Counter[str], ignored: Counter[str]) -> str:
     return ", and ".join(parts) if rejected else "no images" + (f" but {parts[0]}" if parts else "")
 
 
+def add_counts(*counts: Mapping[str, int]) -> dict[str, int]:
+    """Add counts by reason."""
+    total = Counter[str]()
+    for each in counts:
+        total.update(each)
+    return dict(sorted(total.items()))
+
+
 def describe_counts(counts: Mapping[str, int]) -> str:
     """Return counts by reason in readable form, the largest first: ``12 hidden, 3 extension .pdf``."""
     return ", ".join(f"{number} {reason}" for reason, number in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def final_path(name: str) -> str:
+    """Return the path of a shard in the finished dataset."""
+    return f"{name.rpartition('-')[0]}/{name}.tar"
 
 
 def load_plan(config: PrepareConfig, store: Store) -> Plan | None:
@@ -175,6 +205,11 @@ def check_same_config(config: PrepareConfig, store: Store) -> None:
     """Raise ConfigError, naming the differences, if the output holds a dataset of another configuration or version."""
     try:
         recorded = flatten(json.loads(store.read(DATASET_CONFIG_NAME)))
+    except ValueError as error:
+        raise ConfigError(
+            f"output {config.output}: {DATASET_CONFIG_NAME} is not a file of `e4t prepare` ({error}); give another "
+            "data.output"
+        ) from error
     except FileNotFoundError:
         if store.exists(OLD_DATASET_CONFIG_NAME):
             raise ConfigError(
@@ -183,7 +218,9 @@ def check_same_config(config: PrepareConfig, store: Store) -> None:
                 "again"
             ) from None
         return
-    changed = differences(recorded, flatten(_json_settings(config)))
+    # Settings that did not exist when the dataset was made had the effect of today's default.
+    defaults = flatten(_json_settings(PrepareConfig(source="-", output="-", domain="-")))
+    changed = differences(defaults | recorded, flatten(_json_settings(config)))
     if changed:
         details = "; ".join(f"{name}: {old!r} there, {new!r} now" for name, old, new in changed)
         raise ConfigError(

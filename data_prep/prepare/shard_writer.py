@@ -1,4 +1,7 @@
-"""Write shards: plain webdataset tars that appear atomically and have reproducible bytes."""
+"""Write shards: plain webdataset tars that appear atomically and have reproducible bytes.
+
+A shard with images whose reads failed is written again from the finished one: only those images are read.
+"""
 
 import io
 import json
@@ -7,13 +10,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from io import BufferedRandom
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError, SampleRejected
 from data_prep.images.transform import ProcessedImage, process_image
-from data_prep.prepare.plan import WORK_DIR, PlannedShard
+from data_prep.prepare.plan import WORK_DIR, PlannedShard, final_path
 from data_prep.records import Ignored, Record, Reject, Source
 from data_prep.shards.shard_index import Members, SampleStats, ShardIndex, index_path
 from data_prep.shards.tar_scan import TarScan
@@ -30,11 +34,6 @@ def draft_path(name: str) -> str:
     return f"{DRAFTS_DIR}/{name}.tar"
 
 
-def final_path(name: str) -> str:
-    """Return the path of a shard in the finished dataset."""
-    return f"{name.rpartition('-')[0]}/{name}.tar"
-
-
 def load_if_current(store: Store, tar: str, config_digest: str, plan_digest: str) -> ShardIndex | None:
     """Return the index of a shard if it was finished from the same records and configuration, else None."""
     size = store.size(tar)
@@ -48,13 +47,61 @@ def load_if_current(store: Store, tar: str, config_digest: str, plan_digest: str
     return index if same and size == index.bytes else None
 
 
-def write_draft(shard: PlannedShard, source: Source, config: PrepareConfig, store: Store) -> ShardIndex:
-    """Process all images of a shard. Tar and index are written atomically, the index last."""
+@dataclass(frozen=True)
+class FinishedShard:
+    """A shard that was written from the same plan, from which samples can be copied."""
+
+    tar: str
+    """Path of the tar in the output."""
+    index: ShardIndex
+    """Its index."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Which rejected images are read again."""
+
+    reasons: tuple[str, ...] = ()
+    """Beginnings of reasons, such as ``http``; rejects whose reason may be temporary are always read again."""
+
+    def applies_to(self, reject: Reject) -> bool:
+        """Return whether the image is to be read again."""
+        return reject.retryable or reject.reason.startswith(self.reasons)
+
+
+NO_EXTRA_RETRIES = RetryPolicy()
+"""Only rejects whose reason may be temporary are read again."""
+
+
+def find_finished(store: Store, name: str, config_digest: str, plan_digest: str) -> FinishedShard | None:
+    """Return the shard that was finished from the same records and configuration, or None; a draft is the newer one."""
+    for tar in (draft_path(name), final_path(name)):
+        index = load_if_current(store, tar, config_digest, plan_digest)
+        if index:
+            return FinishedShard(tar, index)
+    return None
+
+
+def write_draft(
+    shard: PlannedShard,
+    source: Source,
+    config: PrepareConfig,
+    store: Store,
+    *,
+    finished: FinishedShard | None = None,
+    retry: RetryPolicy = NO_EXTRA_RETRIES,
+) -> ShardIndex:
+    """Process all images of a shard. Tar and index are written atomically, the index last.
+
+    With ``finished``, only the images that it lacks are processed: those that ``retry`` applies to, and duplicates
+    that a merge has removed. All others are copied from it, so that the result is that of an undisturbed run.
+    """
     started = time.time()
     tar, stats, rejects = draft_path(shard.name), dict[str, SampleStats](), list[Reject]()
-    store.delete(index_path(tar))  # a tar must never lie next to the index of another one
-    with store.atomic_open(tar) as file:
-        write_tar(file, _process_records(shard, source, config, stats, rejects))
+    with ExitStack() as stack:
+        copy = _SampleCopy(finished, retry, store, stack)
+        file = stack.enter_context(store.atomic_open(tar))
+        write_tar(file, _process_records(shard, source, config, copy, stats, rejects))
         index = index_tar(
             file,
             ShardIndex(
@@ -64,7 +111,6 @@ def write_draft(shard: PlannedShard, source: Source, config: PrepareConfig, stor
                 samples=len(stats),
                 reject_counts=count_reasons(rejects),
                 rejects=rejects,
-                captions_missing=0,
                 bytes=0,
                 sha256="",
                 members={},
@@ -74,8 +120,50 @@ def write_draft(shard: PlannedShard, source: Source, config: PrepareConfig, stor
             ),
             store.url_of(tar),
         )
+        store.delete(index_path(tar))  # a tar must never lie next to the index of another one
     index.save(store, tar)
     return index
+
+
+class _SampleCopy:
+    """Samples and rejects of a finished shard that are taken over into a new one."""
+
+    def __init__(self, finished: FinishedShard | None, retry: RetryPolicy, store: Store, stack: ExitStack) -> None:
+        self._index = finished.index if finished else None
+        self._file = stack.enter_context(store.open(finished.tar)) if finished else None
+        self._url = store.url_of(finished.tar) if finished else ""
+        members = self._index.members if self._index else {}
+        rejects = self._index.rejects if self._index else []
+        # Duplicates that a merge has removed are rejects, too, but have to be processed again.
+        self.rejects = {
+            reject.key: reject
+            for reject in rejects
+            if not retry.applies_to(reject) and self._index and reject.key not in self._index.sample_stats
+        }
+        self.keys = members.keys() | self.rejects.keys()
+
+    def stats(self, key: str) -> SampleStats:
+        """Return the statistics of a sample."""
+        assert self._index is not None  # noqa: S101 - there are no keys without an index
+        return self._index.sample_stats[key]
+
+    def members(self, key: str) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of a sample's members."""
+        assert self._index is not None and self._file is not None  # noqa: S101, PT018 - no keys without an index
+        yield from read_members(self._file, {key: self._index.members[key]}, self._url)
+
+
+def read_members(tar: BufferedRandom, members: Members, url: str) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of members of a shard. Raises DataError if they are not those that were written."""
+    for key, parts in members.items():
+        for extension, member in parts.items():
+            tar.seek(member.offset)
+            data = tar.read(member.size)
+            try:
+                member.check(f"{key}.{extension}", data)
+            except ValueError as error:
+                raise DataError(f"shard {url}: sample {key} ({error}); delete the shard and rerun") from error
+            yield f"{key}.{extension}", data
 
 
 def write_tar(file: BufferedRandom, members: Iterable[tuple[str, bytes]]) -> None:
@@ -113,45 +201,75 @@ def count_reasons(entries: Iterable[Reject | Ignored]) -> dict[str, int]:
 
 
 def _process_records(
-    shard: PlannedShard, source: Source, config: PrepareConfig, stats: dict[str, SampleStats], rejects: list[Reject]
+    shard: PlannedShard,
+    source: Source,
+    config: PrepareConfig,
+    copy: _SampleCopy,
+    stats: dict[str, SampleStats],
+    rejects: list[Reject],
 ) -> Iterator[tuple[str, bytes]]:
-    for record, fetched in _prefetched(shard.records, source):
-        try:
-            data, caption = fetched.result()
-            caption = caption or config.default_caption()
-            image = process_image(data, record, caption, config)
-        except OSError:
-            rejects.append(Reject(key=record.key, source=record.source, reason="unreadable"))
-        except SampleRejected as error:
-            rejects.append(
-                Reject(
-                    key=record.key,
-                    source=record.source,
-                    reason=error.reason,
-                    cause=error.cause,
-                    retryable=error.retryable,
-                )
-            )
+    """Yield the members of all samples in the order of the plan; fill ``stats`` and ``rejects``."""
+    fetched = _prefetched((record for record in shard.records if record.key not in copy.keys), source)
+    for record in shard.records:
+        if record.key in copy.rejects:
+            rejects.append(copy.rejects[record.key])
+        elif record.key in copy.keys:
+            stats[record.key] = copy.stats(record.key)
+            yield from copy.members(record.key)
         else:
-            stats[record.key] = _sample_stats(record, image)
-            metadata = _sample_metadata(record, caption, image, config)
-            yield f"{record.key}.{config.format}", image.data
-            yield f"{record.key}.json", json.dumps(metadata, ensure_ascii=False).encode()
+            sample = _process_record(record, next(fetched), config)
+            if isinstance(sample, Reject):
+                rejects.append(sample)
+            else:
+                stats[record.key] = sample.stats
+                yield f"{record.key}.{config.format}", sample.image
+                yield f"{record.key}.json", sample.metadata
 
 
-def _prefetched(records: Iterable[Record], source: Source) -> Iterator[tuple[Record, Future[tuple[bytes, str | None]]]]:
-    """Yield records with futures of their bytes and captions, fetched ahead by threads."""
-    pending: deque[tuple[Record, Future[tuple[bytes, str | None]]]] = deque()
+@dataclass(frozen=True)
+class _Sample:
+    """A processed image."""
+
+    image: bytes
+    metadata: bytes
+    stats: SampleStats
+
+
+Fetched = Future[tuple[bytes, str | None]]
+"""Content and caption of an image that is being read."""
+
+
+def _process_record(record: Record, fetched: Fetched, config: PrepareConfig) -> _Sample | Reject:
+    try:
+        data, caption = fetched.result()
+        text = caption or config.default_caption()
+        image = process_image(data, record, text, config)
+    except SampleRejected as error:
+        return Reject(
+            key=record.key, source=record.source, reason=error.reason, cause=error.cause, retryable=error.retryable
+        )
+    metadata = json.dumps(_sample_metadata(record, text, image, config), ensure_ascii=False).encode()
+    caption_missing = record.has_caption is not None and not caption
+    return _Sample(image.data, metadata, _sample_stats(record, image, caption_missing=caption_missing))
+
+
+def _prefetched(records: Iterable[Record], source: Source) -> Iterator[Fetched]:
+    """Yield futures of the records' bytes and captions, fetched ahead by threads."""
+    pending: deque[Fetched] = deque()
     with ThreadPoolExecutor(READ_AHEAD) as pool:
         for record in records:
-            pending.append((record, pool.submit(_fetch, record, source)))
+            pending.append(pool.submit(_fetch, record, source))
             if len(pending) > READ_AHEAD:
                 yield pending.popleft()
         yield from pending
 
 
 def _fetch(record: Record, source: Source) -> tuple[bytes, str | None]:
-    return source.read(record), source.caption(record)
+    try:
+        return source.read(record), source.caption(record)
+    except OSError as error:
+        # Sources say what may be temporary; of any other error it is not known, so that the next run tries again.
+        raise SampleRejected("unreadable", cause=str(error), retryable=True) from error
 
 
 def _sample_metadata(record: Record, caption: str, image: ProcessedImage, config: PrepareConfig) -> dict[str, object]:
@@ -168,9 +286,14 @@ def _sample_metadata(record: Record, caption: str, image: ProcessedImage, config
     }
 
 
-def _sample_stats(record: Record, image: ProcessedImage) -> SampleStats:
+def _sample_stats(record: Record, image: ProcessedImage, *, caption_missing: bool) -> SampleStats:
     width, height = image.original_size
     metrics = {"width": width, "height": height, "stored_bytes": len(image.data)} | image.scores
     return SampleStats(
-        identity=record.identity, source=record.source, sha256=image.sha256, hash=image.hash, metrics=metrics
+        identity=record.identity,
+        source=record.source,
+        sha256=image.sha256,
+        hash=image.hash,
+        metrics=metrics,
+        caption_missing=caption_missing,
     )

@@ -1,12 +1,11 @@
 """Report the progress of a dataset from the files in its output folder."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 from data_prep.config import MANIFEST_NAME, PrepareConfig
 from data_prep.errors import DataError
-from data_prep.prepare.plan import DATASET_CONFIG_NAME, OLD_DATASET_CONFIG_NAME, Plan, load_plan
-from data_prep.prepare.shard_writer import DRAFTS_DIR, draft_path, final_path, load_if_current
+from data_prep.prepare.plan import DATASET_CONFIG_NAME, OLD_DATASET_CONFIG_NAME, Plan, add_counts, final_path, load_plan
+from data_prep.prepare.shard_writer import DRAFTS_DIR, count_reasons, draft_path, find_finished
 from data_prep.prepare.splits import SPLITS
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.shard_index import index_path
@@ -29,6 +28,12 @@ class Status:
     """Images per second while the shards were made; None before two shards are finished."""
     reject_counts: dict[str, int]
     """Number of images rejected so far by reason; duplicates are only found at the end."""
+    retryable_counts: dict[str, int]
+    """Number of rejected images by reason, of those that the next run reads again."""
+    ignored_counts: dict[str, int]
+    """Number of entries of the source by reason that are not images to be read."""
+    captions_missing: int
+    """Number of images so far for which the configured caption was not found."""
     finished: bool
     """Whether the manifest exists."""
 
@@ -40,15 +45,12 @@ def status(config: PrepareConfig) -> Status:
     if plan is None:
         return _finished_status(config, store)
     indexes = [
-        index
+        finished.index
         for name, digest in plan.shards.items()
-        for tar in (draft_path(name), final_path(name))
-        if (index := load_if_current(store, tar, config.digest, digest))
+        if (finished := find_finished(store, name, config.digest, digest))
     ]
-    processed = sum(index.samples + sum(index.reject_counts.values()) for index in indexes)
-    reject_counts: Counter[str] = Counter()
-    for index in indexes:
-        reject_counts.update(index.reject_counts)
+    rejects = [reject for index in indexes for reject in index.rejects]
+    processed = sum(index.samples for index in indexes) + len(rejects)
     rate = None
     if len(indexes) > 1:
         seconds = max(s.started + s.seconds for s in indexes) - min(s.started for s in indexes)
@@ -59,7 +61,10 @@ def status(config: PrepareConfig) -> Status:
         num_images=plan.num_images,
         processed=processed,
         rate=rate,
-        reject_counts=dict(sorted(reject_counts.items())),
+        reject_counts=add_counts(plan.reject_counts, count_reasons(rejects)),
+        retryable_counts=count_reasons(reject for reject in rejects if reject.retryable),
+        ignored_counts=plan.ignored_counts,
+        captions_missing=sum(index.captions_missing for index in indexes),
         finished=False,
     )
 
@@ -75,7 +80,16 @@ def _finished_status(config: PrepareConfig, store: Store) -> Status:
         raise DataError(f"output {config.output}: no run has started there; run `e4t prepare`")
     if not store.exists(MANIFEST_NAME):
         return Status(
-            num_shards=0, shards_done=0, num_images=0, processed=0, rate=None, reject_counts={}, finished=False
+            num_shards=0,
+            shards_done=0,
+            num_images=0,
+            processed=0,
+            rate=None,
+            reject_counts={},
+            retryable_counts={},
+            ignored_counts={},
+            captions_missing=0,
+            finished=False,
         )
     manifest = Manifest.load(config.output)
     num_shards = sum(len(split_shards) for split_shards in manifest.splits.values())
@@ -87,5 +101,8 @@ def _finished_status(config: PrepareConfig, store: Store) -> Status:
         processed=num_images,
         rate=None,
         reject_counts=manifest.reject_counts,
+        retryable_counts=manifest.retryable_counts,
+        ignored_counts=manifest.ignored_counts,
+        captions_missing=manifest.captions_missing,
         finished=True,
     )

@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
 from data_prep.prepare.plan import Plan, check_same_config, load_plan, load_shard, make_plan, write_config
-from data_prep.prepare.shard_writer import draft_path, final_path, load_if_current, write_draft
+from data_prep.prepare.shard_writer import NO_EXTRA_RETRIES, RetryPolicy, find_finished, write_draft
 from data_prep.sources import open_source
 from data_prep.storage.store import Store
 from e4t_errors import ConfigError
 
 
-def run_worker(config: PrepareConfig, rank: int, world_size: int) -> None:
+def run_worker(config: PrepareConfig, rank: int, world_size: int, retry: RetryPolicy = NO_EXTRA_RETRIES) -> None:
     """Create the missing shards among every ``world_size``-th shard, starting at shard ``rank``.
 
-    Without a plan, it is made first; workers that do so at the same time make the same plan. Raises DataError if the
-    source or the output fails, ConfigError if the output belongs to another configuration.
+    Images of finished shards whose reads failed are read again as ``retry`` says. Without a plan, it is made first;
+    workers that do so at the same time make the same plan. Raises DataError if the source or the output fails,
+    ConfigError if the output belongs to another configuration.
     """
     if not 0 <= rank < world_size:
         raise ConfigError(f"rank {rank} is not valid for {world_size} workers; give 0 to {world_size - 1}")
@@ -29,10 +30,9 @@ def run_worker(config: PrepareConfig, rank: int, world_size: int) -> None:
         plan = load_plan(config, store) or make_new_plan(config, store)
         source = open_source(config)
         for name, digest in list(plan.shards.items())[rank::world_size]:
-            if not any(
-                load_if_current(store, tar, config.digest, digest) for tar in (draft_path(name), final_path(name))
-            ):
-                write_draft(load_shard(plan, name, store), source, config, store)
+            finished = find_finished(store, name, config.digest, digest)
+            if finished is None or any(map(retry.applies_to, finished.index.rejects)):
+                write_draft(load_shard(plan, name, store), source, config, store, finished=finished, retry=retry)
 
 
 def make_new_plan(config: PrepareConfig, store: Store) -> Plan:
@@ -48,6 +48,11 @@ def output_errors(config: PrepareConfig) -> Iterator[None]:
     """Convert OSErrors into a DataError that says in one line why the output cannot be written."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise DataError(
+            f"output {config.output}: {error.filename or error} has disappeared; if another `e4t prepare` works there, "
+            "wait until it ends, and rerun"
+        ) from error
     except OSError as error:
         raise DataError(
             f"output {config.output} cannot be written ({error.strerror or error}); free space, make it writable or "

@@ -53,6 +53,8 @@ class SampleStats:
     """64-bit perceptual hash, by which near duplicates are found; None if they are not searched for."""
     metrics: dict[str, float]
     """Original width and height in pixels, stored size in bytes, and scores."""
+    caption_missing: bool = False
+    """Whether the configured caption was not found, so that the image has the generated one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,6 @@ class ShardIndex:
     """Number of rejected images by reason."""
     rejects: list[Reject]
     """Rejected images."""
-    captions_missing: int
-    """Number of images for which the configured caption was not found, so that they have the generated one."""
     bytes: int
     """Size of the tar in bytes."""
     sha256: str
@@ -93,6 +93,11 @@ class ShardIndex:
         """Statistics over the images in the shard."""
         return compute_statistics(self.sample_stats[key].metrics for key in self.members)
 
+    @property
+    def captions_missing(self) -> int:
+        """Number of images in the shard for which the configured caption was not found."""
+        return sum(self.sample_stats[key].caption_missing for key in self.members)
+
     def save(self, store: Store, tar: str) -> None:
         """Write the index next to the tar."""
         store.write(index_path(tar), json.dumps(asdict(self)) + "\n")
@@ -112,7 +117,6 @@ class ShardIndex:
                 data = _rename_keys(data)
                 data["sample_stats"] = {key: _rename_keys(stats) for key, stats in data["sample_stats"].items()}
             data["rejects"] = [Reject(**reject) for reject in data["rejects"]]
-            data.setdefault("captions_missing", 0)  # since version 3
             data["members"] = _parse_members(data["members"], data["bytes"], has_checksums=data["version"] >= 3)
             data["version"] = SHARD_INDEX_VERSION
             data["sample_stats"] = {key: SampleStats(**stats) for key, stats in data["sample_stats"].items()}

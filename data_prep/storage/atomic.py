@@ -10,13 +10,21 @@ from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 
-PARTIAL_PATTERN = re.compile(r"\.[0-9a-f]{8}\.partial$")
-"""Suffix of files that are being written, or that a killed process left behind."""
+_PARTIAL_PATTERN = re.compile(r"(?P<folder>.*/)?\.?(?P<name>[^/]+)\.[0-9a-f]{8}\.partial")
 
 
 def partial_name(name: str) -> str:
     """Return a unique temporary name, because several ranks on a shared disk may write the same file at once."""
     return f"{name}.{secrets.token_hex(4)}.partial"
+
+
+def complete_name_of(path: str) -> str | None:
+    """Return the path of the file that a partial file would have become, or None for any other file.
+
+    Partial files are those that are being written, or that a killed process left behind.
+    """
+    match = _PARTIAL_PATTERN.fullmatch(path)
+    return f"{match['folder'] or ''}{match['name']}" if match else None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from data_prep.prepare.executors import Executor
+    from data_prep.shards.manifest import Manifest
 
 
 def add_prepare_arguments(parser: CommandParser) -> None:
@@ -43,6 +44,19 @@ def add_prepare_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--runs", type=str, default=None, help="Folder of runs whose MLflow records the dataset; the recipe's `runs`."
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="Print what would be read: images by suffix, rejected and ignored entries, first samples. Write nothing.",
+    )
+    parser.add_argument(
+        "--retry-rejects",
+        type=str,
+        default="",
+        metavar="REASONS",
+        help="Also read images again that were rejected for reasons that begin with one of these words, separated by "
+        "commas, such as `http`. Images whose reads failed for reasons that may be temporary are always read again.",
+    )
     parser.add_argument("--verify", action="store_true", help="Check every shard against its digest, then exit.")
     parser.add_argument("--status", action="store_true", help="Print the progress of a run of this command, then exit.")
     parser.add_keys(PrepareConfig, "data")
@@ -51,12 +65,13 @@ def add_prepare_arguments(parser: CommandParser) -> None:
 def prepare(arguments: Namespace, _: list[str]) -> int:
     """Turn images into training shards. A rerun builds only what is missing."""
     from data_prep.config import PrepareConfig
-    from data_prep.prepare.pipeline import merge_dataset, plan_dataset
+    from data_prep.prepare.pipeline import merge_dataset, plan_dataset, work_on_dataset
     from data_prep.prepare.pipeline import prepare as run
+    from data_prep.prepare.preview import preview
+    from data_prep.prepare.shard_writer import RetryPolicy
     from data_prep.prepare.status import status
-    from data_prep.prepare.worker import run_worker
     from data_prep.shards.verify import verify_shards
-    from pipelines.cli.tables import status_lines
+    from pipelines.cli.tables import preview_lines, status_lines
 
     config = parse_config(PrepareConfig, arguments.data)
     if arguments.verify:
@@ -64,21 +79,42 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
     if arguments.status:
         console.print(*status_lines(config.output, status(config)), sep="\n")
         return EXIT_OK
+    if arguments.dry_run:
+        console.print(*preview_lines(config.source, preview(config)), sep="\n")
+        return EXIT_OK
+    retry = RetryPolicy(tuple(reason.strip() for reason in arguments.retry_rejects.split(",") if reason.strip()))
     if arguments.stage == "plan":
         plan_dataset(config)
         return EXIT_OK
     if arguments.stage == "work":
-        run_worker(config, arguments.rank, arguments.world_size)
+        work_on_dataset(config, arguments.rank, arguments.world_size, retry=retry)
         return EXIT_OK
     with ProgressBar("preparing shards") as bar:
-        manifest = merge_dataset(config, bar) if arguments.stage == "merge" else run(config, _executor(arguments), bar)
+        if arguments.stage == "merge":
+            manifest = merge_dataset(config, bar)
+        else:
+            manifest = run(config, _executor(arguments), bar, retry=retry)
     if arguments.runs:
         from pipelines.tracking.stage_runs import log_dataset
 
         log_dataset(config, manifest, Path(arguments.runs))
-    rejected = ", ".join(f"{count} {reason}" for reason, count in manifest.reject_counts.items()) or "none"
-    console.print(f"shards: {config.output}  kept {manifest.kept}  rejected {rejected}  digest {manifest.digest[:12]}")
+    console.print(_summary(config.output, manifest))
     return EXIT_OK
+
+
+def _summary(output: str, manifest: "Manifest") -> str:
+    """Return the line that accounts for every entry of the source."""
+    from data_prep.prepare.plan import describe_counts
+
+    def total(counts: dict[str, int]) -> str:
+        return f"{sum(counts.values())} ({describe_counts(counts)})" if counts else "none"
+
+    retry = f"  to retry {total(manifest.retryable_counts)}" if manifest.retryable_counts else ""
+    captions = f"  captions not found {manifest.captions_missing}" if manifest.captions_missing else ""
+    return (
+        f"shards: {output}  kept {manifest.kept} of {manifest.listed}  rejected {total(manifest.reject_counts)}{retry}"
+        f"  ignored {total(manifest.ignored_counts)}{captions}  digest {manifest.digest[:12]}"
+    )
 
 
 def _print_damaged(location: str, damaged: "Iterable[str]") -> int:

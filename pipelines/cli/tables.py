@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from data_prep.prepare.preview import Preview
 from data_prep.prepare.status import Status
 
 if TYPE_CHECKING:
@@ -22,7 +23,25 @@ def status_lines(folder: str, status: Status) -> list[str]:
         f"shards    {status.shards_done} of {status.num_shards}",
         f"images    {status.processed} done, {remaining} left{rate}{eta}",
     ]
-    return lines + [f"rejected  {count} {reason}" for reason, count in status.reject_counts.items()]
+    lines += _count_lines("rejected", status.reject_counts)
+    lines += _count_lines("to retry", status.retryable_counts)
+    lines += _count_lines("ignored", status.ignored_counts)
+    return lines + ([f"captions  {status.captions_missing} not found"] if status.captions_missing else [])
+
+
+def preview_lines(source: str, preview: Preview) -> list[str]:
+    """Return what ``e4t prepare`` would read as lines of text."""
+    splits = ", ".join(f"{count} {split}" for split, count in preview.split_counts.items())
+    lines = [f"{source}: {sum(preview.suffix_counts.values())} images ({splits}); nothing was written"]
+    lines += _count_lines("images", preview.suffix_counts)
+    lines.append(f"captions  {preview.captions_found} found, {preview.captions_missing} configured and not found")
+    lines += _count_lines("rejected", preview.reject_counts)
+    lines += _count_lines("ignored", preview.ignored_counts)
+    return lines + [f"sample    {each.source}  {each.identity}  {each.caption!r}" for each in preview.samples]
+
+
+def _count_lines(title: str, counts: dict[str, int]) -> list[str]:
+    return [f"{title:9} {count} {reason}" for reason, count in counts.items()]
 
 
 def report_table(report: "Report") -> Table:

@@ -185,7 +185,7 @@ def test_a_cancelled_run_stays_cancelled(user: User) -> None:
 def test_an_array_with_a_failing_shard_stops_the_chain_until_it_is_submitted_again(user: User) -> None:
     shards = user.job.folder / "repaired"
     data = user.job.recipe["data"] | {"output": str(shards)}
-    blocking_folder = shards / "work" / "drafts" / "train-000001.tar"
+    blocking_folder = shards / ".e4t-prepare" / "drafts" / "train-000001.tar"
     blocking_folder.mkdir(parents=True)
     submitted = user.submit("repaired", "prepare", data=data)
     assert len(submitted["prepare-work"]) == 2  # four tasks, of which the cluster allows three per array

@@ -35,8 +35,8 @@ def test_every_executor_writes_the_same_files(
 @pytest.mark.parametrize("executor", [LocalExecutor(workers=2), pytest.param(RayExecutor(workers=2), marks=needs_ray)])
 def test_an_error_in_a_worker_is_raised_unchanged(images: Path, config_for: ConfigFor, executor: Executor) -> None:
     config = config_for()
-    (Path(config.output) / "work").mkdir(parents=True)
-    (Path(config.output) / "work" / "drafts").write_text("a file where a folder should be")
+    (Path(config.output) / ".e4t-prepare").mkdir(parents=True)
+    (Path(config.output) / ".e4t-prepare" / "drafts").write_text("a file where a folder should be")
     with pytest.raises(DataError, match=r"output .* cannot be written"):
         prepare(config, executor)
 

@@ -95,8 +95,9 @@ def test_rejected_images_are_counted_by_reason_and_listed(
         "path names no identity": 1,
     }
     lines = [json.loads(line) for line in (Path(config.output) / "rejects.jsonl").read_text().splitlines()]
-    assert {"key": "cat01__text", "source": "cat01/text.png", "reason": "not an image"} in lines
-    assert {"key": "cat04__copy", "source": "cat04/copy.png", "reason": "exact duplicate"} in lines
+    rejected = {"status": "rejected"}
+    assert rejected | {"key": "cat01__text", "source": "cat01/text.png", "reason": "not an image"} in lines
+    assert rejected | {"key": "cat04__copy", "source": "cat04/copy.png", "reason": "exact duplicate"} in lines
     assert len(lines) == 5
 
 
@@ -194,7 +195,7 @@ def test_a_dataset_can_be_written_to_a_url(
     there = prepare_dataset(config_for(output=f"memory://{tmp_path.name}/set"))
     assert there == here
     assert list(verify_shards(f"memory://{tmp_path.name}/set")) == []
-    assert not Store(f"memory://{tmp_path.name}/set").exists("work")
+    assert not Store(f"memory://{tmp_path.name}/set").exists(".e4t-prepare")
 
 
 def test_an_output_that_is_a_file_is_reported_in_one_line(

@@ -15,6 +15,7 @@ from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
 from data_prep.prepare.plan import PlannedShard
 from data_prep.prepare.shard_writer import draft_path, load_if_current, write_draft
+from data_prep.records import Reject
 from data_prep.shards.shard_index import ShardIndex
 from data_prep.sources import open_source
 from data_prep.storage.atomic import sha256_file
@@ -89,7 +90,7 @@ def test_the_index_holds_location_and_checksum_of_every_member(
 def test_the_index_counts_kept_and_rejected_images(tar: Path, write: Callable[[], ShardIndex]) -> None:
     index = write()
     assert (index.samples, index.reject_counts) == (4, {"not an image": 1})
-    assert index.rejects == [{"key": "cat00__9", "source": "cat00/9.png", "reason": "not an image"}]
+    assert index.rejects == [Reject(key="cat00__9", source="cat00/9.png", reason="not an image")]
     assert (index.sha256, index.bytes) == (sha256_file(tar), tar.stat().st_size)
 
 
