@@ -28,7 +28,6 @@ def drop_checksums(root: Path) -> None:
         index["members"] = {
             key: {extension: part[:2] for extension, part in parts.items()} for key, parts in index["members"].items()
         }
-        del index["captions_missing"]
 
     for tar in root.rglob("*.tar"):
         edit_json(tar.with_suffix(".json"), to_version_2)

@@ -12,7 +12,8 @@ from data_prep.prepare.executors import LocalExecutor
 from data_prep.prepare.pipeline import merge_dataset, prepare, work_on_dataset
 from data_prep.prepare.shard_writer import RetryPolicy
 from data_prep.prepare.status import status
-from data_prep.shards.manifest import Manifest, verify_shards
+from data_prep.shards.manifest import Manifest
+from data_prep.shards.verify import verify_shards
 from tests.data_prep.flaky_server import FlakyServer, flaky_server
 
 ConfigFor = Callable[..., PrepareConfig]

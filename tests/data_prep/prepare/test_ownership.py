@@ -199,7 +199,7 @@ def test_a_dataset_whose_merge_was_killed_is_finished(
         "merge.ShardIndex.save = stop\n"
         "pipeline.prepare(pickle.load(sys.stdin.buffer), LocalExecutor(workers=1))\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(config), check=False)
+    killed = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(config), check=False)  # noqa: S603
     assert killed.returncode == 9
     prepare_dataset(config)
     assert read_files(tmp_path / "set") == read_files(tmp_path / "whole")
