@@ -2,8 +2,9 @@
 
 from data_prep.config import PrepareConfig
 from data_prep.records import Source
+from data_prep.sources import img2dataset
 from data_prep.sources.archive import ArchiveSource
-from data_prep.sources.detect import detect_type
+from data_prep.sources.detect import detect_type, with_data_files
 from data_prep.sources.folder import FolderSource
 from data_prep.sources.webdataset import ShardSource
 
@@ -17,11 +18,12 @@ def open_source(config: PrepareConfig) -> Source:
     """
     source_type = config.source_options.type if config.source_options.type != "auto" else detect_type(config)
     if source_type == "folder":
-        return FolderSource.from_config(config)
+        return FolderSource.from_config(img2dataset.adapt_folder(config))
     if source_type == "archive":
         return ArchiveSource.from_config(config)
     if source_type == "shards":
         return ShardSource.from_config(config)
+    config = img2dataset.adapt_parquet(with_data_files(config))
     # Imported late: pyarrow and datasets take seconds to import.
     if source_type == "table":
         from data_prep.sources.table import TableSource

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from data_prep.config import PrepareConfig, SourceConfig
-from data_prep.records import Record, Reject
-from data_prep.sources.archive_files import ArchiveFile, find_archives
+from data_prep.records import Ignored, Listed, Record, Reject
+from data_prep.sources.archive_files import ArchiveFile, ArchiveFiles, find_archives
 from data_prep.sources.archive_reader import ArchiveReader
 from data_prep.sources.captions import CaptionFiles, caption_from_file, is_caption_path
 from data_prep.sources.labels import CaptionFile, Labels
 from data_prep.sources.members import Member
-from data_prep.sources.names import Keys, escape, hashed_key, is_image_path, split_suffix
+from data_prep.sources.names import Keys, escape, hashed_key, split_suffix
+from data_prep.sources.selection import Selection, is_image_path, may_be_image, other_reason
 
 
 @dataclass(frozen=True)
@@ -18,28 +19,31 @@ class ArchiveSource:
     """Every image in one archive, in the archives of a folder, or in those that match a pattern.
 
     Members of zip and uncompressed tar files are read by byte range. A compressed tar is decompressed sequentially,
-    about once per worker. Nested archives and macOS metadata (``__MACOSX/``, ``._0.png``) are skipped.
+    about once per worker. Nested archives and hidden members such as ``__MACOSX/._0.png`` are ignored.
     """
 
-    archives: tuple[ArchiveFile, ...]
+    files: ArchiveFiles
     options: SourceConfig
+    selection: Selection
     reader: ArchiveReader = field(compare=False)
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "ArchiveSource":
         """Build the source from the configuration. Raises DataError if there is no archive."""
-        tree, archives = find_archives(config.source)
-        return cls(archives, config.source_options, ArchiveReader(tree))
+        selection = Selection(config.read)
+        files = find_archives(config.source, selection)
+        return cls(files, config.source_options, selection, ArchiveReader(files.tree))
 
-    def __iter__(self) -> Iterator[Record | Reject]:
-        """List the images archive by archive, in the order of the members; names of one archive are held in memory.
+    def __iter__(self) -> Iterator[Listed]:
+        """List the members archive by archive, in the order of the members; names of one archive are held in memory.
 
         A corrupt archive yields one Reject after the members that could be listed. The identity is taken from the path
         within the archive; with several archives, keys start with the archive name. Raises DataError for bad side
         tables and for archives that cannot be read.
         """
         labels = Labels.load(self.options)
-        for archive in self.archives:
+        yield from self.files.ignored
+        for archive in self.files.archives:
             yield from self._list_archive(archive, labels)
 
     def read(self, record: Record) -> bytes:
@@ -51,18 +55,22 @@ class ArchiveSource:
         data = self.reader.read_caption(record)
         return (caption_from_file(data, self.options, record.key) if data else None) or record.caption
 
-    def _list_archive(self, archive: ArchiveFile, labels: Labels) -> Iterator[Record | Reject]:
-        members = [
-            member for member in self.reader.list_members(archive.name) if member is None or self._is_relevant(member)
-        ]
-        captions = {member.name: member for member in members if member and not member.problem}
-        caption_files = CaptionFiles(captions, filter(is_image_path, captions), self.options)
+    def _list_archive(self, archive: ArchiveFile, labels: Labels) -> Iterator[Listed]:
+        members = list(self.reader.list_members(archive.name))
+        reasons = [self._reason_to_ignore(archive.name, member) if member else None for member in members]
+        captions = self._find_captions(members, reasons)
+        belonging = {id(member) for member in captions.values()}
         keys, seen = Keys(), set[str]()
-        for index, member in enumerate(members):
+        for index, (member, reason) in enumerate(zip(members, reasons, strict=True)):
             if member is None:
                 yield archive.as_reject()
                 continue
-            if not is_image_path(member.name):
+            source = escape(f"{archive.name}!{member.name}")
+            if id(member) in belonging:
+                continue
+            reason = reason or self.selection.reason_to_leave_out(member.name)
+            if reason is not None:
+                yield Ignored(source=source, reason=reason)
                 continue
             path, problem = archive.key_prefix + member.name, member.problem
             if member.name in seen:
@@ -70,11 +78,10 @@ class ArchiveSource:
             else:
                 key = keys.assign(path)
             seen.add(member.name)
-            source = f"{archive.name}!{member.name}"
             if problem:
-                yield Reject(key=key, source=escape(source), reason=problem)
+                yield Reject(key=key, source=source, reason=problem)
                 continue
-            caption = captions.get(caption_files.find(member.name) or "")
+            caption = captions.get(member.name)
             yield labels.to_record(
                 member.name,
                 key=key,
@@ -84,5 +91,25 @@ class ArchiveSource:
                 caption_file=CaptionFile(caption.location, caption.version) if caption else None,
             )
 
-    def _is_relevant(self, member: Member) -> bool:
-        return is_image_path(member.name) or is_caption_path(member.name, self.options)
+    def _reason_to_ignore(self, archive: str, member: Member) -> str | None:
+        """Return why a member is ignored, or None for an image."""
+        reason = self.selection.reason_to_ignore(member.name)
+        if reason or is_image_path(member.name):
+            return reason
+        if is_caption_path(member.name, self.options):
+            return "caption without image"
+        if may_be_image(member.name) and self.reader.looks_like_image(archive, member):
+            return None
+        return other_reason(member.name)
+
+    def _find_captions(self, members: list[Member | None], reasons: list[str | None]) -> dict[str, Member]:
+        """Return the caption member of each image that has one, by the name of the image."""
+        listed = [(member, reason) for member, reason in zip(members, reasons, strict=True) if member]
+        candidates = {
+            member.name: member
+            for member, reason in listed
+            if reason not in (None, "hidden", "excluded by pattern") and not member.problem
+        }
+        images = [member.name for member, reason in listed if reason is None]
+        files = CaptionFiles(candidates, images, self.options)
+        return {name: candidates[caption] for name in images if (caption := files.find(name))}

@@ -1,15 +1,22 @@
 """Find the archive files of a source."""
 
-from collections.abc import Sequence
+import glob
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from braceexpand import braceexpand
 
 from data_prep.errors import DataError
-from data_prep.records import Reject
-from data_prep.sources.filesystem import FileTree, is_file, open_parent, open_tree
-from data_prep.sources.names import Keys, hashed_key, is_utf8
+from data_prep.records import Ignored, Reject
+from data_prep.sources.filesystem import FileTree, expand_home, is_file, is_folder, is_local, open_parent, open_tree
+from data_prep.sources.names import Keys, escape, hashed_key, is_utf8
+from data_prep.sources.selection import Selection, other_reason
 from data_prep.sources.tar import COMPRESSED_SUFFIXES
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", *COMPRESSED_SUFFIXES)
+TAR_SUFFIXES = (".tar", *COMPRESSED_SUFFIXES)
+ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -26,26 +33,64 @@ class ArchiveFile:
         return Reject(key=hashed_key(self.name, "archive"), source=self.name, reason="corrupt archive")
 
 
-def find_archives(source: str) -> tuple[FileTree, tuple[ArchiveFile, ...]]:
-    """Return the archive, the archives in a folder, or those that match a pattern with ``*``, sorted by name.
+@dataclass(frozen=True)
+class ArchiveFiles:
+    """The archives of a source, and what else is in their folder."""
+
+    tree: FileTree
+    """Folder of the archives."""
+    archives: tuple[ArchiveFile, ...]
+    ignored: tuple[Ignored, ...]
+    """Entries of the folder, or files that match the pattern, that are not archives to be read."""
+
+
+def find_archives(source: str, selection: Selection, suffixes: tuple[str, ...] = ARCHIVE_SUFFIXES) -> ArchiveFiles:
+    """Return the archive, the archives in a folder, or those that match a pattern with ``*`` or braces.
 
     Raises DataError if there is none.
     """
-    if "*" in source:
-        fixed, star, rest = source.partition("*")
-        tree, prefix = open_parent(fixed)
-        names = [name for name in tree.glob(prefix + star + rest) if is_archive(name)]
-    elif is_archive(source):
-        tree, name = open_parent(source)
-        names = [name] if is_file(tree, name) else []
-    else:
+    tree, names = expand_pattern(source)
+    if names is None:
         tree = open_tree(source)
-        names = [entry.name for entry in tree.entries("", is_archive) if entry.kind == "file"]
-    if not names:
-        raise DataError(
-            f"source {source}: no such archive; give {', '.join(ARCHIVE_SUFFIXES)}, a folder or a pattern of them"
-        )
-    return tree, with_unique_prefixes(names)
+        entries = tree.entries("", lambda _: False) if is_folder(tree) else []
+        names = [f"{entry.name}/" if entry.kind == "folder" else entry.name for entry in entries]
+    elif names == [source.rpartition("/")[2]] and is_archive(source, suffixes):
+        return ArchiveFiles(tree, with_unique_prefixes(names), ())  # named explicitly, so it may be hidden
+    stems = {name.partition(".")[0] for name in names if is_archive(name, suffixes)}
+    reasons = {name: _reason_to_ignore(name, selection, suffixes, stems) for name in names}
+    archives = [name for name, reason in reasons.items() if reason is None]
+    if not archives:
+        raise DataError(f"source {source}: no such archive; give {', '.join(suffixes)}, a folder or a pattern of them")
+    ignored = [Ignored(source=escape(name), reason=reason) for name, reason in reasons.items() if reason]
+    return ArchiveFiles(tree, with_unique_prefixes(archives), tuple(ignored))
+
+
+def expand_pattern(source: str) -> tuple[FileTree, list[str] | None]:
+    """Return the files that a path, a pattern with ``*`` (sorted) or a brace pattern (in its order) names.
+
+    The names are relative to the tree, and None if the source is no pattern and no file. Files and folders on the local
+    disk whose names contain these characters are taken literally. A brace pattern names files that need not exist.
+    Raises DataError if braces are not balanced.
+    """
+    tree, name = open_parent(source)
+    if not is_pattern(source):
+        return tree, [name] if is_file(tree, name) else None
+    character = "{" if "{" in source else "*"
+    fixed, _, rest = source.partition(character)
+    pattern_tree, prefix = open_parent(fixed)
+    if character == "*":
+        return pattern_tree, pattern_tree.glob(glob.escape(prefix) + character + rest)
+    try:
+        return pattern_tree, list(braceexpand(prefix + character + rest, escape=False))
+    except ValueError as error:
+        raise DataError(f"source {source}: braces are not balanced; give a pattern like {{000..041}}.tar") from error
+
+
+def is_pattern(source: str) -> bool:
+    """Return whether a source contains ``*`` or a brace and is not a local file or folder of just that name."""
+    if not ("*" in source or "{" in source):
+        return False
+    return not (is_local(source) and Path(expand_home(source.removeprefix("file://"))).exists())
 
 
 def with_unique_prefixes(names: Sequence[str]) -> tuple[ArchiveFile, ...]:
@@ -57,9 +102,24 @@ def with_unique_prefixes(names: Sequence[str]) -> tuple[ArchiveFile, ...]:
     return tuple(ArchiveFile(name, f"{keys.assign(_single_suffix(name))}/" if len(names) > 1 else "") for name in names)
 
 
-def is_archive(name: str) -> bool:
+def is_archive(name: str, suffixes: Iterable[str] = ARCHIVE_SUFFIXES) -> bool:
     """Return whether the name has an archive suffix."""
-    return name.lower().endswith(ARCHIVE_SUFFIXES)
+    return name.lower().endswith(tuple(suffixes))
+
+
+def _reason_to_ignore(name: str, selection: Selection, suffixes: tuple[str, ...], stems: set[str]) -> str | None:
+    """Return why a file or a folder (with a slash at its end) beside archives is ignored, or None for an archive.
+
+    ``stems`` are the names of the archives without suffix.
+    """
+    reason = selection.reason_to_ignore(name.rstrip("/"))
+    if reason or is_archive(name, suffixes):
+        return reason
+    if name.endswith("/"):
+        return "folder beside archives"
+    if re.sub(r"(_stats)?\.(json|parquet|csv)$", "", name) in stems:
+        return "side table"
+    return f"extension .{name.rpartition('.')[2].lower()}" if is_archive(name) else other_reason(name)
 
 
 def _single_suffix(name: str) -> str:

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SampleRejected
+from data_prep.images.formats import SNIFFED_BYTES, looks_like_image
 from data_prep.records import Record
 from data_prep.sources.captions import MAX_CAPTION_BYTES
 from data_prep.sources.filesystem import MAX_FILE_BYTES, FileTree, reraise_as_oserror
-from data_prep.sources.members import MemberLocation, Members
+from data_prep.sources.members import Member, MemberLocation, Members
 from data_prep.sources.sequential import HandleCache, SequentialReader
 from data_prep.sources.tar import COMPRESSED_SUFFIXES, list_tar, open_decompressed
 from data_prep.sources.zip import list_zip, read_zip
@@ -38,6 +39,15 @@ class ArchiveReader:
         """Read the caption member, up to one byte more than allowed. None if there is none. Raises OSError."""
         name, _, caption_location = _split_location(record)
         return self._read(name, caption_location, MAX_CAPTION_BYTES + 1) if caption_location else None
+
+    def looks_like_image(self, name: str, member: Member) -> bool:
+        """Tell by the content whether a member is an image; one that must not or cannot be read counts."""
+        if member.problem:
+            return True
+        try:
+            return looks_like_image(self._read(name, member.location, min(SNIFFED_BYTES, member.size)))
+        except (OSError, SampleRejected):
+            return True
 
     @contextmanager
     def open_stream(self, name: str) -> Iterator[BinaryIO]:

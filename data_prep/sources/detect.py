@@ -1,56 +1,166 @@
-"""Detect the type of a source from its name and, for folders and parquet files, from its content."""
+"""Detect the type of a source from its name and, for folders, tars and parquet files, from its content."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Literal
 
 from data_prep.config import PrepareConfig
-from data_prep.sources.archive_files import is_archive
-from data_prep.sources.filesystem import FileTree, is_file, is_folder, is_local, open_tree
-from data_prep.sources.webdataset import has_manifest
+from data_prep.errors import DataError
+from data_prep.sources.archive_files import (
+    ARCHIVE_SUFFIXES,
+    TAR_SUFFIXES,
+    expand_pattern,
+    find_archives,
+    is_archive,
+    is_pattern,
+)
+from data_prep.sources.filesystem import FileTree, is_file, is_folder, is_local, open_parent, open_tree
+from data_prep.sources.selection import PACKED_SUFFIXES, Selection, is_hidden, is_image_path
+from data_prep.sources.shard_files import are_shards, has_manifest
+from data_prep.sources.text_tables import TEXT_TABLE_SUFFIXES
 
 SourceType = Literal["folder", "archive", "shards", "table", "datasets"]
 
 HUB_PREFIX = "hf://"
+DATA_FILE_SUFFIXES = (".parquet", ".arrow")
+INSPECTED_NAMES = 10_000
+"""Names in a folder that tell its type."""
+INSPECTED_FOLDERS = 20
 
 
 def detect_type(config: PrepareConfig) -> SourceType:
-    """Return the type for ``data.source_options.type: auto``. Raises DataError if a file to inspect is missing.
+    """Return the type for ``data.source_options.type: auto``.
 
-    A missing source of unknown type counts as a folder; opening it reports that it is missing.
+    Raises DataError if a file to inspect is missing, and for files that are recognized but cannot be read. A missing
+    source of unknown type counts as a folder; opening it reports that it is missing.
     """
     source, name = config.source, config.source.lower()
     tree = open_tree(source) if is_local(source) else None
     if tree and is_folder(tree):
-        return _detect_folder_type(tree)
-    if name.startswith(HUB_PREFIX) or name.endswith(".arrow"):
+        return _detect_folder_type(tree, config)
+    if name.startswith(HUB_PREFIX):
         return "datasets"
-    if "{" in name and is_archive(name):
-        return "shards"
-    if name.endswith(".parquet"):
-        return _detect_parquet_type(config)
-    if name.endswith((".csv", ".tsv")):
+    if name.endswith(DATA_FILE_SUFFIXES):
+        return _detect_data_file_type(config)
+    if name.endswith(TEXT_TABLE_SUFFIXES):
         return "table"
-    if is_archive(name) or "*" in name:
-        return "archive"
-    return _detect_folder_type(tree or open_tree(source))
+    if is_archive(name):
+        return _detect_archive_type(config)
+    _refuse_unreadable(source)
+    return "archive" if is_pattern(source) else _detect_folder_type(tree or open_tree(source), config)
 
 
-def _detect_folder_type(tree: FileTree) -> SourceType:
+def with_data_files(config: PrepareConfig) -> PrepareConfig:
+    """Return the configuration with a pattern of the parquet or arrow files instead of the folder that holds them."""
+    if config.source.startswith(HUB_PREFIX) or config.source.lower().endswith(
+        (*DATA_FILE_SUFFIXES, *TEXT_TABLE_SUFFIXES)
+    ):
+        return config
+    tree = open_tree(config.source)
+    if not is_folder(tree) or any(is_file(tree, name) for name in ("dataset_dict.json", "state.json")):
+        return config
+    suffixes = {PurePosixPath(name).suffix for name in _visible_names(tree)}
+    suffix = next((suffix for suffix in DATA_FILE_SUFFIXES if suffix in suffixes), None)
+    return replace(config, source=f"{tree.url}/*{suffix}") if suffix else config
+
+
+def _detect_folder_type(tree: FileTree, config: PrepareConfig) -> SourceType:
     if not is_folder(tree):
         return "folder"
     if has_manifest(tree):
         return "shards"
     if is_file(tree, "dataset_dict.json") or (is_file(tree, "dataset_info.json") and is_file(tree, "state.json")):
         return "datasets"
-    names = (name for name in tree.names() if not name.startswith("."))
-    first = list(islice(names, 1))
-    return "archive" if first and all(is_archive(name) for name in [*first, *names]) else "folder"
+    names = _visible_names(tree)
+    if any(is_image_path(name) for name in names):
+        return "folder"
+    folders = [name for name in names if not name.startswith("_") and _is_subfolder(tree, name)]
+    if folders:
+        return _detect_type_of_subfolders(tree, folders[:INSPECTED_FOLDERS])
+    if any(is_archive(name) for name in names):
+        return _detect_archive_type(config)
+    data_files = [name for name in names if name.endswith(DATA_FILE_SUFFIXES)]
+    return _data_file_type(tree, data_files[0], config) if data_files else "folder"
 
 
-def _detect_parquet_type(config: PrepareConfig) -> SourceType:
-    """Return ``table`` if the image column holds strings (paths), else ``datasets``."""
-    if "*" in config.source:
+def _detect_type_of_subfolders(tree: FileTree, folders: Sequence[str]) -> SourceType:
+    """Return the type of a folder with subfolders. Raises DataError if these contain archives and nothing else."""
+    inside = [[entry.name for entry in tree.entries(name, lambda _: False)] for name in folders]
+    if folders == ["data"] and any(name.endswith(".parquet") for name in inside[0]):
+        return "datasets"  # a repository of the Hugging Face hub
+    if all(names and all(is_archive(name) for name in names if not is_hidden(name)) for names in inside):
+        suffix = PurePosixPath(inside[0][-1]).suffix
+        raise DataError(
+            f"source {tree.url} holds archives in subfolders; give a pattern as data.source, such as "
+            f"{tree.url}/*/*{suffix}"
+        )
+    return "folder"
+
+
+def _detect_archive_type(config: PrepareConfig) -> SourceType:
+    """Return ``shards`` for brace patterns of tars, and for tars that look like webdataset shards."""
+    if is_pattern(config.source) and "{" in config.source:
+        return "shards" if config.source.lower().endswith(TAR_SUFFIXES) else "archive"
+    try:
+        files = find_archives(config.source, Selection(config.read))
+    except DataError:
+        return "archive"  # opening it reports what is wrong
+    return "shards" if are_shards(files, config.source_options) else "archive"
+
+
+def _detect_data_file_type(config: PrepareConfig) -> SourceType:
+    tree, name = open_parent(config.source)
+    if is_pattern(config.source):
+        tree, names = expand_pattern(config.source)
+        name = (names or [""])[0]
+    return _data_file_type(tree, name, config) if name else "datasets"
+
+
+def _data_file_type(tree: FileTree, name: str, config: PrepareConfig) -> SourceType:
+    """Return ``table`` if the image column of a parquet file holds strings (paths), else ``datasets``."""
+    if not name.lower().endswith(".parquet"):
         return "datasets"
-    from data_prep.sources.table import parquet_text_columns
+    from data_prep.sources.table import parquet_columns  # imported late: pyarrow takes long to import
 
-    return "table" if config.source_options.image_column in parquet_text_columns(config) else "datasets"
+    return "table" if parquet_columns(tree, name).get(config.source_options.image_column) else "datasets"
+
+
+def _refuse_unreadable(source: str) -> None:
+    """Raise DataError for files that are recognized but cannot be read."""
+    if is_local(source) and not is_pattern(source):
+        tree, name = open_parent(source)
+        if not is_file(tree, name):
+            return
+    if source.lower().endswith(PACKED_SUFFIXES):
+        raise DataError(f"source {source} is packed in a form that cannot be read; repack it as .zip, .tar or .tar.gz")
+    if is_image_path(source) and is_pattern(source):
+        raise DataError(
+            f"source {source} is a pattern of images; give their folder as data.source and the pattern, relative to "
+            "that folder, as data.read.include"
+        )
+    if is_image_path(source):
+        raise DataError(f"source {source} is a single image; give the folder that it is in as data.source")
+    if is_local(source) and not is_pattern(source):
+        raise DataError(
+            f"source {source} is a file of another kind; give a folder, an archive ({', '.join(ARCHIVE_SUFFIXES)}), "
+            "a table (.csv, .tsv, .jsonl, .txt, .parquet) or a dataset as data.source"
+        )
+
+
+def _visible_names(tree: FileTree) -> list[str]:
+    """Return the names in a folder up to the first image, or ``INSPECTED_NAMES`` of them, sorted."""
+    names = list[str]()
+    for name in islice((name for name in tree.names() if not is_hidden(name)), INSPECTED_NAMES):
+        names.append(name)
+        if is_image_path(name):
+            break
+    return sorted(names)
+
+
+def _is_subfolder(tree: FileTree, name: str) -> bool:
+    try:
+        return tree.entry(name).kind == "folder"
+    except OSError:
+        return False

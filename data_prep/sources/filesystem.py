@@ -64,8 +64,11 @@ class FileTree(Protocol):
     def url(self) -> str:
         """Path or URL of the root folder, for messages."""
 
-    def entries(self, folder: str, include: Callable[[str], bool]) -> list[Entry]:
-        """List the subfolders and the files whose names ``include`` accepts, sorted by name. Raises DataError."""
+    def entries(self, folder: str, needs_stat: Callable[[str], bool]) -> list[Entry]:
+        """List the subfolders and files of a folder, sorted by name. Raises DataError.
+
+        Files whose names ``needs_stat`` does not accept may have no size and version, and count as files in any case.
+        """
 
     def names(self) -> Iterator[str]:
         """Yield the names in the root folder, unsorted. Raises DataError."""
@@ -89,7 +92,7 @@ class FileTree(Protocol):
 def open_tree(url: str) -> FileTree:
     """Return the tree at a path or URL; the folder need not exist. Raises DataError for an unknown URL scheme."""
     if is_local(url):
-        return LocalTree(url.removeprefix("file://"))
+        return LocalTree(expand_home(url.removeprefix("file://")))
     import fsspec.core  # imported late: the local disk does without it
     from fsspec.implementations.dirfs import DirFileSystem
 
@@ -98,6 +101,17 @@ def open_tree(url: str) -> FileTree:
     except (ValueError, ImportError) as error:
         raise DataError(f"source {url} cannot be opened ({error}); check data.source") from error
     return RemoteTree(url.rstrip("/"), DirFileSystem(path=str(root) or "/", fs=fs))
+
+
+def expand_home(path: str) -> str:
+    """Replace ``~`` or ``~user`` at the beginning of a local path, unless there is a folder of that name."""
+    first = path.partition("/")[0]
+    if not first.startswith("~") or Path(first).exists():
+        return path
+    try:
+        return str(Path(first).expanduser()) + path[len(first) :]
+    except RuntimeError:  # there is no such user
+        return path
 
 
 def open_parent(url: str) -> tuple[FileTree, str]:
@@ -142,11 +156,16 @@ class LocalTree:
         """Path of the root folder."""
         return self.root
 
-    def entries(self, folder: str, include: Callable[[str], bool]) -> list[Entry]:
+    def entries(self, folder: str, needs_stat: Callable[[str], bool]) -> list[Entry]:
         """List a folder; see FileTree."""
         with reraise_listing_errors(self._path(folder)), os.scandir(self._path(folder)) as scanned:
             return sorted(
-                (_local_entry(Path(entry.path)) for entry in scanned if _is_folder(entry) or include(entry.name)),
+                (
+                    _local_entry(Path(entry.path))
+                    if _is_folder(entry) or needs_stat(entry.name)
+                    else Entry(entry.name, "file", 0, "")
+                    for entry in scanned
+                ),
                 key=lambda entry: entry.name,
             )
 
@@ -224,16 +243,14 @@ class RemoteTree:
     fs: Any
     """``DirFileSystem`` of the folder."""
 
-    def entries(self, folder: str, include: Callable[[str], bool]) -> list[Entry]:
+    def entries(self, folder: str, needs_stat: Callable[[str], bool]) -> list[Entry]:
         """List a folder; see FileTree."""
         label = f"{self.url}/{folder}".rstrip("/")
         with reraise_listing_errors(label), reraise_as_oserror(label):
             infos = self.fs.ls(folder, detail=True, refresh=True)
             # Object stores list a marker for the folder itself.
             listed = [_remote_entry(info) for info in infos if str(info["name"]).strip("/") != folder.strip("/")]
-        return sorted(
-            (entry for entry in listed if entry.kind == "folder" or include(entry.name)), key=lambda entry: entry.name
-        )
+        return sorted(listed, key=lambda entry: entry.name)
 
     def names(self) -> Iterator[str]:
         """Yield the names in the root folder; see FileTree."""

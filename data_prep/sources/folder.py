@@ -1,48 +1,43 @@
 """Read a folder tree of images, on the local disk or at any fsspec URL."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from data_prep.config import PrepareConfig, SourceConfig
-from data_prep.errors import DataError
-from data_prep.records import Record, Reject
+from data_prep.errors import DataError, SampleRejected
+from data_prep.images.formats import SNIFFED_BYTES, looks_like_image
+from data_prep.records import Ignored, Listed, Record, Reject
 from data_prep.sources.captions import MAX_CAPTION_BYTES, CaptionFiles, caption_from_file, is_caption_path
-from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, FileTree, is_folder, open_tree
+from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, FileTree, is_folder, is_local, open_tree
 from data_prep.sources.labels import CaptionFile, Labels
-from data_prep.sources.names import Keys, escape, is_image_path, is_utf8
+from data_prep.sources.names import Keys, escape, is_utf8
+from data_prep.sources.selection import Selection, is_image_path, may_be_image, other_reason
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Every image under a folder. Links are followed; loops of links are detected and skipped."""
+    """Every image under a folder. Links are followed; loops of links are detected and ignored."""
 
     tree: FileTree
     options: SourceConfig
+    selection: Selection
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "FolderSource":
         """Build the source from the configuration."""
-        return cls(open_tree(config.source), config.source_options)
+        return cls(open_tree(config.source), config.source_options, Selection(config.read))
 
-    def __iter__(self) -> Iterator[Record | Reject]:
-        """List the images sorted by path; one folder per level of the tree is held in memory.
+    def __iter__(self) -> Iterator[Listed]:
+        """List the entries sorted by path; one folder per level of the tree is held in memory.
 
-        Raises DataError if the folder is missing or a part of it cannot be listed.
+        An ignored folder is one entry, whose source ends with a slash; it is not listed. Raises DataError if the folder
+        is missing or a part of it cannot be listed.
         """
         if not is_folder(self.tree):
             raise DataError(f"source {self.tree.url}: no such folder; give a folder of images as data.source")
-        labels = Labels.load(self.options)
-        for path, key, entry, caption in self._walk("", (self.tree.inode_key(""),)):
-            if not is_utf8(path):
-                yield Reject(key=key, source=escape(path), reason="name is not UTF-8")
-            elif entry.kind != "file":
-                yield Reject(key=key, source=path, reason="not a file")
-            elif entry.size > MAX_FILE_BYTES:
-                yield Reject(key=key, source=path, reason="file too large")
-            else:
-                yield labels.to_record(
-                    path, key=key, source=path, location=(path,), version=entry.version, caption_file=caption
-                )
+        yield from self._list_folder("", Labels.load(self.options), (self.tree.inode_key(""),))
 
     def read(self, record: Record) -> bytes:
         """Read the image file. Raises OSError."""
@@ -56,19 +51,84 @@ class FolderSource:
                 return caption
         return record.caption
 
-    def _walk(self, folder: str, ancestors: tuple[object, ...]) -> Iterator[tuple[str, str, Entry, CaptionFile | None]]:
-        """Yield path, key, entry and caption file per image; ``ancestors`` are the inode keys down to ``folder``."""
+    def _list_folder(self, folder: str, labels: Labels, ancestors: tuple[object, ...]) -> Iterator[Listed]:
+        """List a folder and its subfolders; ``ancestors`` are the inode keys down to ``folder``."""
         keys = Keys()
-        entries = self.tree.entries(folder, lambda name: is_image_path(name) or is_caption_path(name, self.options))
-        files = {entry.name: entry for entry in entries if entry.kind == "file"}
-        captions = CaptionFiles(files, filter(is_image_path, files), self.options)
-        for entry in entries:
-            path = f"{folder}/{entry.name}".lstrip("/")
-            if entry.kind == "folder":
+        entries = {f"{folder}/{entry.name}".lstrip("/"): entry for entry in self.tree.entries(folder, self._needs_stat)}
+        reasons = {path: self._reason_to_ignore(path, entry) for path, entry in entries.items()}
+        images = [path for path, entry in entries.items() if entry.kind != "folder" and reasons[path] is None]
+        captions = self._find_captions(images, entries, reasons)
+        belonging = set(captions.values())
+        for path, entry in entries.items():
+            reason = reasons[path]
+            if path in belonging:
+                continue
+            if reason is not None:
+                yield Ignored(source=escape(f"{path}/" if entry.kind == "folder" else path), reason=reason)
+            elif entry.kind == "folder":
                 inode_key = self.tree.inode_key(path)
-                if inode_key not in ancestors:
-                    yield from self._walk(path, (*ancestors, inode_key))
-            elif is_image_path(entry.name):
-                name = captions.find(entry.name)
-                caption = CaptionFile((f"{folder}/{name}".lstrip("/"),), files[name].version) if name else None
-                yield path, keys.assign(path), entry, caption
+                if inode_key in ancestors:
+                    yield Ignored(source=escape(f"{path}/"), reason="loop of links")
+                else:
+                    yield from self._list_folder(path, labels, (*ancestors, inode_key))
+            elif left_out := self.selection.reason_to_leave_out(path):
+                yield Ignored(source=escape(path), reason=left_out)
+            else:
+                caption = captions.get(path)
+                caption_file = CaptionFile((caption,), entries[caption].version) if caption else None
+                yield _to_record(path, keys.assign(path), entry, caption_file, labels)
+
+    def _needs_stat(self, name: str) -> bool:
+        return is_image_path(name) or may_be_image(name) or is_caption_path(name, self.options)
+
+    def _reason_to_ignore(self, path: str, entry: Entry) -> str | None:
+        """Return why an entry is ignored, or None for a folder to be listed and for an image."""
+        reason = self.selection.reason_to_ignore(path)
+        if reason or entry.kind == "folder" or is_image_path(path):
+            return reason
+        if path in self._side_tables:
+            return "side table"
+        if is_caption_path(path, self.options):
+            return "caption without image"
+        return None if may_be_image(path) and self._is_image(path, entry) else other_reason(path)
+
+    def _is_image(self, path: str, entry: Entry) -> bool:
+        """Tell by the content whether a file is an image; one that cannot be opened counts, to be rejected."""
+        if entry.kind != "file":
+            return True
+        try:
+            return entry.size > 0 and looks_like_image(self.tree.read(path, SNIFFED_BYTES))
+        except (OSError, SampleRejected):
+            return True
+
+    def _find_captions(
+        self, images: list[str], entries: dict[str, Entry], reasons: dict[str, str | None]
+    ) -> dict[str, str]:
+        """Return the path of the caption file of each image that has one."""
+        candidates = [
+            path
+            for path, entry in entries.items()
+            if entry.kind == "file" and reasons[path] not in (None, "hidden", "excluded by pattern")
+        ]
+        files = CaptionFiles(candidates, images, self.options)
+        return {path: caption for path in images if (caption := files.find(path))}
+
+    @cached_property
+    def _side_tables(self) -> set[str]:
+        """Paths of the tables of identities and attributes, relative to the source."""
+        urls = [url for url in (self.options.identities, self.options.attributes) if url]
+        if is_local(self.tree.url):
+            return {os.path.relpath(url.removeprefix("file://"), self.tree.url) for url in urls if is_local(url)}
+        return {url.removeprefix(f"{self.tree.url}/") for url in urls}
+
+
+def _to_record(path: str, key: str, entry: Entry, caption_file: CaptionFile | None, labels: Labels) -> Record | Reject:
+    if not is_utf8(path):
+        return Reject(key=key, source=escape(path), reason="name is not UTF-8")
+    if entry.kind != "file":
+        return Reject(key=key, source=path, reason="not a file")
+    if entry.size > MAX_FILE_BYTES:
+        return Reject(key=key, source=path, reason="file too large")
+    return labels.to_record(
+        path, key=key, source=path, location=(path,), version=entry.version, caption_file=caption_file
+    )

@@ -16,7 +16,7 @@ from data_prep.errors import DataError
 from data_prep.records import Record, Reject
 from data_prep.sources.arrow_rows import arrow_rows
 from data_prep.sources.columns import record_from_row, require_columns, root_column
-from data_prep.sources.detect import HUB_PREFIX
+from data_prep.sources.detect import DATA_FILE_SUFFIXES, HUB_PREFIX
 from data_prep.sources.fetch import fetch, limit_size
 from data_prep.sources.filesystem import (
     FileTree,
@@ -30,8 +30,6 @@ from data_prep.sources.filesystem import (
 from data_prep.sources.names import row_key
 from data_prep.sources.sequential import HandleCache, SequentialRows
 from e4t_errors import ConfigError
-
-DATA_FILE_SUFFIXES = (".parquet", ".arrow")
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,6 @@ import hashlib
 import re
 from pathlib import PurePosixPath
 
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
-    + (".ppm", ".pgm", ".pnm", ".jp2")
-)
 MAX_KEY_BYTES = 180
 """Limit of a key in bytes. File systems allow names of 255 bytes; the rest is for the suffix."""
 HASH_DIGITS = 10
@@ -26,7 +22,7 @@ class Keys:
         """
         name, suffix = split_suffix(path)
         if name in self._taken:
-            return hashed_key(name, suffix)
+            return hashed_key(name, suffix or "no suffix")
         self._taken.add(name)
         return make_key(name)
 
@@ -67,14 +63,6 @@ def split_suffix(path: str) -> tuple[str, str]:
     """Split off the last suffix: ``a/b.c.png`` becomes ``a/b.c`` and ``.png``."""
     suffix = PurePosixPath(path).suffix
     return path.removesuffix(suffix), suffix
-
-
-def is_image_path(path: str) -> bool:
-    """Return whether the path has an image suffix. macOS metadata files (``._a.png``, ``__MACOSX/``) do not count."""
-    name = path.rpartition("/")[2]
-    if name.startswith("._") or path.startswith("__MACOSX/"):
-        return False
-    return split_suffix(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_utf8(name: str) -> bool:

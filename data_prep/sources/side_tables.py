@@ -4,7 +4,6 @@ Tables are held in memory while the source is listed. An identity takes about 15
 0.1 kB per image plus 0.1 kB for each string or large number (1.5 kB for CelebA's 40 attributes).
 """
 
-import csv
 import io
 import json
 import re
@@ -17,6 +16,7 @@ from data_prep.config import SourceConfig
 from data_prep.errors import DataError
 from data_prep.sources.captions import lookup
 from data_prep.sources.columns import parse_scalar, root_column, scalars
+from data_prep.sources.delimited import DelimitedReader
 from data_prep.sources.filesystem import open_parent
 from data_prep.sources.path_table import normalize_path
 from data_prep.sources.text import TextError, decode_text
@@ -89,12 +89,14 @@ def table_rows(data: bytes, name: str, options: SourceConfig) -> Iterator[dict[s
     if name.endswith(".jsonl"):
         yield from _json_lines(lines)
         return
-    rows = csv.DictReader(lines, delimiter="\t" if name.endswith(".tsv") else ",")
-    names = [name for name in rows.fieldnames or [] if name]
+    rows = DelimitedReader(lines, "\t" if name.endswith(".tsv") else ",", NAME_COLUMN)
+    names = [name for name in rows.columns if name]
     labels = (options.caption_column, options.identity_column, NAME_COLUMN, *DEFAULT_CAPTION_COLUMNS)
     text_columns = {*names[:1], *(root_column(label, names) for label in labels if label)}
     for row in rows:
-        yield {name: row[name] if name in text_columns else parse_scalar(row[name]) for name in names}
+        if row.problem:
+            raise ValueError(row.problem)
+        yield {name: row.cells[name] if name in text_columns else parse_scalar(row.cells[name]) for name in names}
 
 
 def _json_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -190,6 +192,6 @@ def reraise_errors(label: str, setting: str) -> Iterator[None]:
         yield
     except TextError as error:
         raise DataError(f"{label}, {error}; save it as UTF-8, or set data.source_options.fallback_encoding") from error
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{label} cannot be read ({reason}); check {setting}") from error

@@ -1,6 +1,5 @@
-"""Read a table with a column of image paths or URLs (.csv, .tsv or .parquet) as a stream."""
+"""Read tables with a column of image paths or URLs (text or parquet) as a stream."""
 
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,48 +13,57 @@ import pyarrow.parquet
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.credentials import redact
 from data_prep.errors import DataError
-from data_prep.records import Record, Reject
+from data_prep.records import Ignored, Listed, Record, Reject
+from data_prep.sources.archive_files import expand_pattern, is_pattern
 from data_prep.sources.arrow_rows import arrow_rows
-from data_prep.sources.columns import (
-    parse_scalar,
-    record_from_row,
-    require_columns,
-    root_column,
-)
+from data_prep.sources.columns import record_from_row, require_columns, root_column
 from data_prep.sources.fetch import fetch, version_of
 from data_prep.sources.filesystem import FileTree, open_parent
 from data_prep.sources.names import escape, hashed_key, row_key, split_suffix
+from data_prep.sources.selection import Selection
 from data_prep.sources.text import TextError, decode_escaped, open_text
+from data_prep.sources.text_tables import Row, open_table, read_text_rows
 from e4t_errors import ConfigError
 
 ROW_BATCH_SIZE = 1024
 """Rows of a parquet file that are held in memory at a time."""
-Row = dict[str, Any]
+WHAT_TO_GIVE = "give a .csv, .tsv, .jsonl, .txt or .parquet as data.source"
 
 
 @dataclass(frozen=True)
 class TableSource:
-    """One image per row; the image file is fetched when it is read."""
+    """One image per row of one or several tables; the image file is fetched when it is read."""
 
     tree: FileTree
-    """Folder of the table; relative image paths start there."""
-    name: str
-    """File name of the table."""
+    """Folder of the tables; relative image paths start there."""
+    names: tuple[str, ...]
+    """File names of the tables."""
     options: SourceConfig
+    selection: Selection
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "TableSource":
-        """Build the source from the configuration."""
+        """Build the source from the configuration. Raises DataError if there is no table."""
         tree, name = open_parent(config.source)
-        return cls(tree, name, config.source_options)
+        names: list[str] | None = [name]
+        if is_pattern(config.source):
+            tree, names = expand_pattern(config.source)
+        if not names:
+            raise DataError(f"source {config.source}: no such table; {WHAT_TO_GIVE}")
+        return cls(tree, tuple(names), config.source_options, Selection(config.read))
 
-    def __iter__(self) -> Iterator[Record | Reject]:
+    def __iter__(self) -> Iterator[Listed]:
         """List the rows in order. Keys contain path and row number, because several rows may have the same path.
 
-        Raises DataError if the table cannot be read and ConfigError if it lacks a configured column.
+        Patterns of ``data.read`` apply to the path or URL of the image. Raises DataError if a table cannot be read and
+        ConfigError if it lacks a configured column.
         """
-        for row, cells in enumerate(_read_rows(self.tree, self.name, self.options)):
-            yield self._to_record(row, cells)
+        first_row = 0
+        for name in self.names:
+            number = -1
+            for number, row in enumerate(_read_rows(self.tree, name, self.options)):
+                yield self._to_entry(first_row + number, f"{name} row {number}", row)
+            first_row += number + 1
 
     def read(self, record: Record) -> bytes:
         """Read the file at the path or URL. Raises OSError if that fails, SampleRejected if it is too large."""
@@ -65,10 +73,12 @@ class TableSource:
         """Return the caption from the caption column."""
         return record.caption
 
-    def _to_record(self, row: int, cells: Row) -> Record | Reject:
+    def _to_entry(self, row: int, label: str, cells: Row | str) -> Listed:
+        if isinstance(cells, str):
+            return Reject(key=row_key(row), source=label, reason="malformed row", cause=cells)
         path = str(cells.get(self.options.image_column) or "").strip()
         if not path:
-            return Reject(key=row_key(row), source=f"{self.name} row {row}", reason="no path in row")
+            return Reject(key=row_key(row), source=label, reason="no path in row")
         try:
             path = decode_escaped(path, self.options.fallback_encoding)
         except TextError as error:
@@ -76,21 +86,23 @@ class TableSource:
             key = hashed_key(_key_name(source), f"row {row}")
             return Reject(key=key, source=escape(source), reason="name is not UTF-8", cause=str(error))
         source = redact(path)  # credentials of a URL must not reach keys, shards or reports
+        reason = self.selection.reason_to_exclude(path) or self.selection.reason_to_leave_out(path)
+        if reason:
+            return Ignored(source=escape(source), reason=reason)
         key = hashed_key(_key_name(source), f"row {row}")
         return record_from_row(
             cells, self.options, key=key, source=source, location=(path,), version=version_of(self.tree, path)
         )
 
 
-def parquet_text_columns(config: PrepareConfig) -> list[str]:
-    """Return the names of the string columns of a parquet file. Raises DataError if it cannot be read."""
-    tree, name = open_parent(config.source)
+def parquet_columns(tree: FileTree, name: str) -> dict[str, bool]:
+    """Return whether each column of a parquet file, by name, holds text. Raises DataError if it cannot be read."""
     with _reraise_read_errors(f"{tree.url}/{name}"), tree.open(name) as file:
-        schema = pyarrow.parquet.read_schema(file)
-        return [field.name for field in schema if _is_text_type(field.type)]
+        return {field.name: _is_text_type(field.type) for field in pyarrow.parquet.read_schema(file)}
 
 
-def _read_rows(tree: FileTree, name: str, options: SourceConfig) -> Iterator[Row]:
+def _read_rows(tree: FileTree, name: str, options: SourceConfig) -> Iterator[Row | str]:
+    """Yield the cells of each row by column, or why a row is malformed."""
     url = f"{tree.url}/{name}"
     with _reraise_read_errors(url), tree.open(name) as file:
         if name.lower().endswith(".parquet"):
@@ -104,14 +116,7 @@ def _read_rows(tree: FileTree, name: str, options: SourceConfig) -> Iterator[Row
             batches = table.iter_batches(ROW_BATCH_SIZE, columns=columns)
             yield from chain.from_iterable(map(arrow_rows, batches))
             return
-        lines = open_text(file)
-        rows = csv.DictReader(lines, delimiter="\t" if name.lower().endswith(".tsv") else ",")
-        require_columns(f"table {url}", rows.fieldnames or [], options)
-        text_labels = (options.image_column, options.identity_column, options.caption_column)
-        text_columns = {root_column(label, rows.fieldnames or []) for label in text_labels if label}
-        for row in rows:
-            # csv puts the surplus fields of a row that is too long under the key None.
-            yield {name: cell if name in text_columns else parse_scalar(cell) for name, cell in row.items() if name}
+        yield from read_text_rows(open_text(open_table(file, name)), url, options)
 
 
 def _key_name(path: str) -> str:
@@ -143,7 +148,7 @@ def _reraise_read_errors(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(f"source {url}: no such table; give a .csv, .tsv or .parquet as data.source") from error
+        raise DataError(f"source {url}: no such table; {WHAT_TO_GIVE}") from error
     except (ConfigError, DataError):
         raise
     except Exception as error:  # corrupt tables and failing networks raise nearly any exception

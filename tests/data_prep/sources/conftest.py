@@ -6,36 +6,51 @@ from typing import Any
 
 import pytest
 
-from data_prep.config import PrepareConfig, SourceConfig
-from data_prep.records import Record, Reject
+from data_prep.config import PrepareConfig, ReadConfig, SourceConfig
+from data_prep.records import Ignored, Listed, Record, Reject
 from data_prep.sources import open_source
 
 
 @pytest.fixture
 def config_of(tmp_path: Path) -> Callable[..., PrepareConfig]:
-    """Build a configuration for a source with the given ``data.source_options``."""
+    """Build a configuration for a source with the given ``data.source_options`` and ``data.read``."""
 
-    def build(source: Path | str, **options: Any) -> PrepareConfig:
-        output = str(tmp_path / "set")
-        return PrepareConfig(source=str(source), output=output, domain="cat", source_options=SourceConfig(**options))
+    def build(source: Path | str, read: dict[str, Any] | None = None, **options: Any) -> PrepareConfig:
+        return PrepareConfig(
+            source=str(source),
+            output=str(tmp_path / "set"),
+            domain="cat",
+            source_options=SourceConfig(**options),
+            read=ReadConfig(**read or {}),
+        )
 
     return build
 
 
 @pytest.fixture
-def list_items(config_of: Callable[..., PrepareConfig]) -> Callable[..., list[Record | Reject]]:
+def list_items(config_of: Callable[..., PrepareConfig]) -> Callable[..., list[Listed]]:
     """List a source."""
     return lambda source, **options: list(open_source(config_of(source, **options)))
 
 
 @pytest.fixture
-def reject_reasons(list_items: Callable[..., list[Record | Reject]]) -> Callable[..., dict[str, str]]:
+def reject_reasons(list_items: Callable[..., list[Listed]]) -> Callable[..., dict[str, str]]:
     """List the rejects of a source: reason by origin."""
 
     def list_rejects(source: Path | str, **options: Any) -> dict[str, str]:
         return {item.source: item.reason for item in list_items(source, **options) if isinstance(item, Reject)}
 
     return list_rejects
+
+
+@pytest.fixture
+def ignored(list_items: Callable[..., list[Listed]]) -> Callable[..., dict[str, str]]:
+    """List the ignored entries of a source: reason by origin."""
+
+    def list_ignored(source: Path | str, **options: Any) -> dict[str, str]:
+        return {item.source: item.reason for item in list_items(source, **options) if isinstance(item, Ignored)}
+
+    return list_ignored
 
 
 @pytest.fixture

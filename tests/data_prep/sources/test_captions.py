@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import SampleRejected
-from data_prep.records import Listed, Record, Reject
+from data_prep.records import Ignored, Listed, Record, Reject
 from data_prep.sources import open_source
 from data_prep.sources.captions import (
     MAX_CAPTION_BYTES,
@@ -43,8 +43,10 @@ def captions(config_of: ConfigOf) -> Captions:
     def read(path: Path, **options: Any) -> list[str | None]:
         source, found = open_source(config_of(path, **options)), list[str | None]()
         for item in source:
+            if isinstance(item, Ignored):
+                continue
             try:
-                found.append(source.caption(item) if isinstance(item, Record) else getattr(item, "reason", None))
+                found.append(source.caption(item) if isinstance(item, Record) else item.reason)
             except SampleRejected as error:
                 found.append(error.reason)
         return found

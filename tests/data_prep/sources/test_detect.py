@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from data_prep.config import PrepareConfig
+from data_prep.errors import DataError
 from data_prep.sources import open_source
 from data_prep.sources.detect import detect_type
 
@@ -43,7 +44,10 @@ def test_the_type_is_detected_from_the_name(source: str, source_type: str, confi
         (["0.png", "manifest.json"], "folder"),
         ([], "folder"),
         (["a.zip", "b.tar.gz", ".DS_Store"], "archive"),
-        (["a.zip", "readme.md"], "folder"),
+        (["a.zip", "readme.md"], "archive"),
+        (["a.zip", "0.jpg"], "folder"),
+        (["0.arrow", "readme.md"], "datasets"),
+        (["data/train-0.parquet", "README.md"], "datasets"),
         (["state.json", "dataset_info.json", "data-00000-of-00001.arrow"], "datasets"),
         (["dataset_dict.json", "train/state.json"], "datasets"),
     ],
@@ -58,7 +62,8 @@ def test_the_type_of_a_folder_is_detected_from_its_content(
 def test_the_content_of_a_folder_at_a_url_is_inspected(config_of: ConfigOf) -> None:
     fsspec.filesystem("memory").pipe("/only/archives/a.zip", b"")
     assert detect_type(config_of("memory://only/archives")) == "archive"
-    assert detect_type(config_of("memory://only")) == "folder"
+    with pytest.raises(DataError, match=r"holds archives in subfolders; give a pattern .* memory://only/\*/\*.zip"):
+        detect_type(config_of("memory://only"))
 
 
 def test_a_folder_with_a_manifest_of_e4t_is_detected_as_shards(shared_dataset: Path, config_of: ConfigOf) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
-from data_prep.records import Record, Reject
+from data_prep.records import Ignored, Listed, Record, Reject
 from data_prep.sources import open_source
 
 ConfigOf = Callable[..., PrepareConfig]
-ListItems = Callable[..., list[Record | Reject]]
+ListItems = Callable[..., list[Listed]]
 WriteFiles = Callable[..., Path]
 RejectReasons = Callable[..., dict[str, str]]
 
@@ -36,7 +36,11 @@ def memory() -> str:
 
 def test_only_images_are_listed_in_path_order(tmp_path: Path, write_files: WriteFiles, list_items: ListItems) -> None:
     write_files(tmp_path, "b/2.jpg", "a/10.png", "a/9.PNG", "a/9.txt", "a/readme.md")
-    assert [record.source for record in list_items(tmp_path)] == ["a/10.png", "a/9.PNG", "b/2.jpg"]
+    assert [item.source for item in list_items(tmp_path) if isinstance(item, Record)] == [
+        "a/10.png",
+        "a/9.PNG",
+        "b/2.jpg",
+    ]
 
 
 def test_keys_are_unique_and_contain_no_dots_or_slashes(
@@ -57,13 +61,15 @@ def test_the_pattern_extracts_the_identity(tmp_path: Path, write_files: WriteFil
     assert reject == Reject(key="2024__noname", source="2024/noname.png", reason="path names no identity")
 
 
-def test_linked_folders_are_followed_and_loops_are_skipped(
+def test_linked_folders_are_followed_and_loops_are_ignored(
     tmp_path: Path, write_files: WriteFiles, list_items: ListItems
 ) -> None:
     write_files(tmp_path, "set/ann/1.png", "disk/bob/1.png")
     (tmp_path / "set" / "bob").symlink_to(tmp_path / "disk" / "bob")
     (tmp_path / "set" / "ann" / "again").symlink_to(tmp_path / "set")
-    assert [record.source for record in list_items(tmp_path / "set")] == ["ann/1.png", "bob/1.png"]
+    first, loop, second = list_items(tmp_path / "set")
+    assert [first.source, second.source] == ["ann/1.png", "bob/1.png"]
+    assert loop == Ignored(source="ann/again/", reason="loop of links")
 
 
 @posix

@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.sources.names import MAX_KEY_BYTES, Keys, hashed_key, is_image_path, make_key, split_suffix
+from data_prep.sources.names import MAX_KEY_BYTES, Keys, hashed_key, make_key, split_suffix
 
 AWKWARD = st.text(st.sampled_from("ab_/.-0 é\udcff"), min_size=1, max_size=8)
 NAMES = AWKWARD | st.text(min_size=1, max_size=12) | st.text("x_/", min_size=170, max_size=200)
@@ -55,14 +55,14 @@ def test_the_first_of_two_files_that_differ_by_suffix_keeps_the_name() -> None:
     assert [keys.assign("a/0.jpg"), keys.assign("a/0.png")] == ["a__0", hashed_key("a/0", ".png")]
 
 
+def test_a_file_without_suffix_may_share_its_name_with_others() -> None:
+    keys = Keys()
+    assert len({keys.assign("a b.jpg"), keys.assign("a b"), keys.assign("a b.png")}) == 3
+
+
 def test_a_salt_distinguishes_samples_that_share_a_name() -> None:
     assert len({hashed_key("a"), hashed_key("a", "row 1"), hashed_key("a", "row 2")}) == 3
 
 
 def test_only_the_last_suffix_is_removed() -> None:
     assert split_suffix("a.b/c.d.png") == ("a.b/c.d", ".png")
-
-
-def test_macos_metadata_files_are_not_images() -> None:
-    names = ("a/0.PNG", "a/._0.png", "__MACOSX/a/0.png", ".DS_Store", "a/0.txt", "a.png/readme")
-    assert [name for name in names if is_image_path(name)] == ["a/0.PNG"]

@@ -133,10 +133,10 @@ def test_a_missing_column_is_one_clear_error(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("list.csv", None, "list.csv: no such table; give a .csv, .tsv or .parquet"),
+        ("list.csv", None, "list.csv: no such table; give a .csv, .tsv, .jsonl"),
         ("list.parquet", None, "list.parquet: no such table"),
         ("list.parquet", b"no parquet", r"list.parquet cannot be read .*; repair the table"),
-        ("list.csv", b"image\n" + b"x" * 200_000, "list.csv cannot be read .*field larger than field limit"),
+        ("list.csv", b"image\n" + b"x" * 2_000_000, "list.csv cannot be read .*line 2 is too long"),
     ],
 )
 def test_a_bad_table_is_one_clear_error(

@@ -1,6 +1,7 @@
 import io
 import json
 import pickle
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,12 @@ import pytest
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
-from data_prep.records import Record, Reject
+from data_prep.records import Listed, Record, Reject
 from data_prep.sources import open_source
 
 ConfigOf = Callable[..., PrepareConfig]
 ReadAll = Callable[..., dict[str, bytes]]
-ListItems = Callable[..., list[Record | Reject]]
+ListItems = Callable[..., list[Listed]]
 RejectReasons = Callable[..., dict[str, str]]
 
 
@@ -42,7 +43,7 @@ def one(tmp_path: Path) -> Path:
 def test_a_sample_has_the_metadata_of_its_other_members(one: Path, list_items: ListItems) -> None:
     full, bare = list_items(one, type="shards")
     assert isinstance(full, Record)
-    assert (full.key, full.identity, full.caption, full.source) == ("a__0", "7", "from the json", "one.tar!a/0")
+    assert (full.key, full.identity, full.caption, full.source) == ("a__0", "7", "from the json", "one.tar!a/0.png")
     assert full.columns == {"age": 31, "blur": 0.5, "cls": 3}
     assert isinstance(bare, Record)
     assert (bare.identity, bare.caption, bare.columns) == ("a__1", None, {})
@@ -65,12 +66,58 @@ def test_identity_and_caption_columns_can_be_set(
     assert isinstance(record, Record)
     assert (record.identity, record.caption) == ("Ann", "smiling")
     assert record.columns == {"identity": "no", "caption": "no"}
-    assert reject_reasons(path, **settings) == {"one.tar!1": "no identity in sample"}
+    assert reject_reasons(path, **settings) == {"one.tar!1.png": "no identity in sample"}
 
 
 def test_the_image_is_the_first_member_with_a_single_suffix(tmp_path: Path, read_all: ReadAll) -> None:
     path = shard(tmp_path / "one.tar", [("0.mask.png", "mask"), ("0.jpg", "first"), ("0.png", "second")])
     assert read_all(path, type="shards") == {"0": b"first"}
+
+
+@pytest.mark.parametrize(
+    ("names", "entries"),
+    [
+        (["0.jpg", "0.png"], {"0.jpg": "0", "0.png": "further image in sample"}),
+        (["0.mask.png", "0.jpg"], {"0.jpg": "0", "0.mask.png": "further image in sample"}),
+        (["i.2.0.jpg", "i.2.1.jpg", "i.txt"], {"i.2.0.jpg": "i_2_0", "i.2.1.jpg": "i_2_1"}),
+        (["i.a.jpg", "i.a.mask.png"], {"i.a.jpg": "i", "i.a.mask.png": "further image in sample"}),
+        (["i.2.0.jpg", "x.jpg", "i.2.1.jpg"], {"i.2.0.jpg": "i", "x.jpg": "x", "i.2.1.jpg": "i_2_1"}),
+        (["0.jpg", "0.JPG"], {"0.jpg": "0", "0.JPG": "duplicate name in archive"}),
+        (["0.jpg", "0.txt", "0.txt"], {"0.jpg": "0", "0.txt": "duplicate name in archive"}),
+        (["0.jpg", "x.jpg", "0.mask.png"], {"0.jpg": "0", "x.jpg": "x", "0.mask.png": "duplicate name in archive"}),
+        (["0.jpg", "readme.md", "x.zip"], {"0.jpg": "0", "readme.md": "extension .md", "x.zip": "nested archive"}),
+        (["0.jpg", "._0.jpg", "__MACOSX/x.jpg"], {"0.jpg": "0", "._0.jpg": "hidden", "__MACOSX/x.jpg": "hidden"}),
+    ],
+)
+def test_every_image_member_is_accounted_for(
+    tmp_path: Path, names: list[str], entries: dict[str, str], list_items: ListItems
+) -> None:
+    items = list_items(shard(tmp_path / "one.tar", [(name, "") for name in names]), type="shards")
+    found = {item.source: item.key if isinstance(item, Record) else item.reason for item in items}
+    assert {name: re.sub("-[0-9a-f]{10}$", "", entry) for name, entry in found.items()} == {
+        f"one.tar!{name}": entry for name, entry in entries.items()
+    }
+
+
+def test_images_of_one_sample_have_their_own_captions_or_share_one(tmp_path: Path, config_of: ConfigOf) -> None:
+    members = [("i.2.0.jpg", "zero"), ("i.2.0.txt", "own"), ("i.2.1.jpg", "one"), ("i.txt", "shared")]
+    source = open_source(config_of(shard(tmp_path / "one.tar", members), type="shards"))
+    records = [item for item in source if isinstance(item, Record)]
+    assert [(source.read(record), source.caption(record)) for record in records] == [
+        (b"zero", "own"),
+        (b"one", "shared"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["0", "0.image", "0.bin"])
+def test_a_member_whose_suffix_says_nothing_is_told_by_its_content(
+    tmp_path: Path, name: str, list_items: ListItems
+) -> None:
+    path = shard(tmp_path / "one.tar", [(name, b"\xff\xd8\xff"), ("x.json", "{}"), ("y", "text"), ("z.dat", "text")])
+    record, gap, *others = list_items(path, type="shards")
+    assert (record.source, isinstance(record, Record)) == (f"one.tar!{name}", True)
+    assert getattr(gap, "reason", None) == "no image in sample"
+    assert [getattr(item, "reason", None) for item in others] == ["no extension", "extension .dat"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +158,7 @@ def test_a_brace_pattern_expands_in_order(
     for name in names:
         shard(tmp_path / name, [("0.png", name)])
     items = list_items(f"{tmp_path}/{pattern}")
-    assert [item.source for item in items] == [f"{name}!0" for name in names]
+    assert [item.source for item in items] == [f"{name}!0.png" for name in names]
     assert len({item.key for item in items}) == len(names)
 
 
@@ -170,5 +217,5 @@ def test_a_pickled_source_lists_and_reads_the_same(one: Path, config_of: ConfigO
 
 def test_zip_files_are_not_shards(tmp_path: Path, list_items: ListItems) -> None:
     (tmp_path / "one.zip").write_bytes(b"")
-    with pytest.raises(DataError, match="no shard; give a .tar, a brace pattern"):
+    with pytest.raises(DataError, match=r"no shard; give .tar, .tar.gz, .*, a folder or a pattern of them"):
         list_items(tmp_path, type="shards")

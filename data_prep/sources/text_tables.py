@@ -1,0 +1,63 @@
+"""Read text tables row by row: CSV, TSV, JSON lines and lists of paths, also compressed."""
+
+import json
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any, BinaryIO, TextIO
+
+from data_prep.config import SourceConfig
+from data_prep.sources.columns import parse_scalar, require_columns, root_column
+from data_prep.sources.delimited import DelimitedReader
+from data_prep.sources.tar import open_decompressed
+
+TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
+TEXT_TABLE_SUFFIXES = (*TEXT_SUFFIXES, *(text + codec for text in TEXT_SUFFIXES for codec in COMPRESSED_SUFFIXES))
+INSPECTED_ROWS = 100
+"""Rows of JSON that tell which columns there are; a row need not have all of them."""
+Row = dict[str, Any]
+
+
+def open_table(file: BinaryIO, name: str) -> BinaryIO:
+    """Return the stream of the table's text, decompressed if the suffix of ``name`` says so."""
+    name = name.lower()
+    return open_decompressed(file, name) if name.endswith(COMPRESSED_SUFFIXES) else file
+
+
+def read_text_rows(lines: TextIO, url: str, options: SourceConfig) -> Iterator[Row | str]:
+    """Yield the cells of each row by column, or why a row is malformed. Raises ConfigError for a missing column."""
+    name = url.lower().removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
+    if name.endswith(".txt"):
+        require_columns(f"list {url}", [options.image_column], options)
+        return ({options.image_column: line.strip()} for line in lines if line.strip())
+    if name.endswith((".jsonl", ".ndjson")):
+        return _read_json_lines(lines, url, options)
+    return _read_delimited(lines, url, options, "\t" if name.endswith(".tsv") else ",")
+
+
+def _read_delimited(lines: TextIO, url: str, options: SourceConfig, delimiter: str) -> Iterator[Row | str]:
+    reader = DelimitedReader(lines, delimiter, options.image_column)
+    require_columns(f"table {url}", reader.columns, options)
+    text_labels = (options.image_column, options.identity_column, options.caption_column)
+    text_columns = {root_column(label, reader.columns) for label in text_labels if label}
+    for row in reader:
+        yield row.problem or {
+            name: cell if name in text_columns else parse_scalar(cell) for name, cell in row.cells.items()
+        }
+
+
+def _read_json_lines(lines: TextIO, url: str, options: SourceConfig) -> Iterator[Row | str]:
+    rows = (_parse_json_line(number, line) for number, line in enumerate(lines, 1) if line.strip())
+    first = list(islice(rows, INSPECTED_ROWS))
+    require_columns(
+        f"table {url}", dict.fromkeys(name for row in first if isinstance(row, dict) for name in row), options
+    )
+    yield from chain(first, rows)
+
+
+def _parse_json_line(number: int, line: str) -> Row | str:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    return row if isinstance(row, dict) else f"line {number} is not a JSON object"
