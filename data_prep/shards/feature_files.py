@@ -5,7 +5,9 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -32,13 +34,37 @@ class FeatureEntry:
     """Checksums of the features of each image and of its mirror image; None in files of older versions."""
 
 
+class FeatureTable:
+    """Features of one shard by row and view: view 0 is an image, view 1 its mirror image."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        """Store tensors (rows, 2, ...) by name."""
+        self._tensors = dict(sorted(tensors.items()))
+        self._bytes = [
+            (f"{name} {tensor.dtype} {list(tensor.shape)}", _as_bytes(tensor)) for name, tensor in self._tensors.items()
+        ]
+
+    def read(self, row: int, view: int) -> dict[str, Tensor]:
+        """Return the features of an image as views of the table."""
+        return {name: tensor[row, view] for name, tensor in self._tensors.items()}
+
+    def checksum(self, row: int, view: int) -> str:
+        """Return the checksum of the features of an image, of their names, types and shapes, and of their position."""
+        parts = (part for name, array in self._bytes for part in (name, array[row, view].data))
+        return checksum(f"{row} {view}", *parts)
+
+
+def _as_bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """Return a tensor (rows, 2, ...) as bytes (rows, 2, n) in the same memory."""
+    array: NDArray[np.uint8] = tensor.reshape(len(tensor), 2, -1).view(torch.uint8).numpy()
+    return array
+
+
 def write_feature_files(store: Store, split: str, shard: Shard, tensors: dict[str, Tensor]) -> None:
     """Write the features of a shard, each (rows, 2, ...), and their entry, which is written last."""
     data = save(tensors)
-    rows = [
-        [row_checksum({name: tensor[row, view] for name, tensor in tensors.items()}, row, view) for view in (0, 1)]
-        for row in range(shard.samples)
-    ]
+    table = FeatureTable(tensors)
+    rows = [[table.checksum(row, view) for view in (0, 1)] for row in range(shard.samples)]
     entry = FeatureEntry(shard=shard.sha256, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), rows=rows)
     store.delete(entry_path(split, shard))
     store.write(features_path(split, shard), data)
@@ -59,15 +85,6 @@ def load_valid_entry(store: Store, split: str, shard: Shard) -> FeatureEntry | N
     """Return the entry of the shard's features if the file has the recorded size, else None."""
     entry = load_entry(store, split, shard)
     return entry if entry and store.size(features_path(split, shard)) == entry.bytes else None
-
-
-def row_checksum(tensors: Mapping[str, Tensor], row: int, view: int) -> str:
-    """Return the checksum of the features of an image (view 0) or of its mirror image (view 1)."""
-    parts: list[str | memoryview] = []
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        parts += [f"{name} {tensor.dtype} {list(tensor.shape)}", tensor.reshape(-1).view(torch.uint8).numpy().data]
-    return checksum(f"{row} {view}", *parts)
 
 
 def verify_features(root: str, folder: str) -> Iterator[str]:
@@ -97,15 +114,16 @@ def _damaged_rows(data: bytes, entry: FeatureEntry) -> Iterator[int]:
     if entry.rows is None:
         return
     try:
-        tensors = load(data)
-    except SafetensorError:
+        table = FeatureTable(load(data))
+    except (SafetensorError, ValueError, RuntimeError):  # damage of the file's header
         yield from range(len(entry.rows))
         return
     for row, checksums in enumerate(entry.rows):
-        for view, expected in enumerate(checksums):
-            if row_checksum({name: tensor[row, view] for name, tensor in tensors.items()}, row, view) != expected:
+        try:
+            if checksums != [table.checksum(row, view) for view in (0, 1)]:
                 yield row
-                break
+        except IndexError:
+            yield row
 
 
 def features_path(split: str, shard: Shard) -> str:

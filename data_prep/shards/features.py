@@ -15,11 +15,11 @@ from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.feature_files import (
     REBUILD_HINT,
     FeatureEntry,
+    FeatureTable,
     entry_path,
     features_path,
     load_entry,
     load_valid_entry,
-    row_checksum,
     write_feature_files,
 )
 from data_prep.shards.manifest import Manifest
@@ -145,13 +145,12 @@ class FeatureReader:
             raise SampleReadError(message, sample=f"{name}[{row}]", shard_lost=True) from error
 
     def _read(self, shard: int, row: int, view: int) -> dict[str, Tensor]:
-        file, rows = self._cached_shard(shard)
-        tensors = {name: file.get_slice(name)[row, view] for name in file.keys()}  # noqa: SIM118 - no dict
-        if rows is not None and rows[row][view] != row_checksum(tensors, row, view):
+        table, checksums = self._cached_shard(shard)
+        if checksums is not None and checksums[row][view] != table.checksum(row, view):
             name = features_path(self._split, self._shards[shard])
             message = f"features {self._store.url_of(name)}: row {row} does not match its checksum; {REBUILD_HINT}"
             raise SampleReadError(message, sample=f"{name}[{row}]")
-        return tensors
+        return table.read(row, view)
 
     def prefetch(self, shard: int) -> None:
         """Fetch the features of a shard in advance. Raises OSError or DataError."""
@@ -184,7 +183,7 @@ class FeatureReader:
         entry = self._entry(shard)
         return StoredFile(features_path(self._split, self._shards[shard]), entry.bytes, entry.sha256)
 
-    def _open_shard(self, shard: int) -> tuple[safe_open, list[list[str]] | None]:
+    def _open_shard(self, shard: int) -> tuple[FeatureTable, list[list[str]] | None]:
         """Open the features of a shard; return the file and the checksums of its rows.
 
         A file without checksums is compared with its SHA-256 here. The file is memory-mapped and stays readable after
@@ -194,7 +193,8 @@ class FeatureReader:
         with self._files.open(self._stored_file(shard)) as file:
             if entry.rows is None and sha256_file(Path(file.name)) != entry.sha256:
                 raise DataError("it was changed after it was written")
-            return safe_open(file.name, framework="pt"), entry.rows
+            with safe_open(file.name, framework="pt") as tensors:
+                return FeatureTable({name: tensors.get_tensor(name) for name in tensors.keys()}), entry.rows  # noqa: SIM118
 
 
 def _compute_shard(reader: ShardReader, shard: int, compute: Compute, batch_size: int) -> dict[str, Tensor]:
