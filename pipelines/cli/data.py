@@ -57,7 +57,7 @@ def add_prepare_arguments(parser: CommandParser) -> None:
         help="Also read images again that were rejected for reasons that begin with one of these words, separated by "
         "commas, such as `http`. Images whose reads failed for reasons that may be temporary are always read again.",
     )
-    parser.add_argument("--verify", action="store_true", help="Check every shard against its digest, then exit.")
+    parser.add_argument("--verify", action="store_true", help="Check every shard, index and sample, then exit.")
     parser.add_argument("--status", action="store_true", help="Print the progress of a run of this command, then exit.")
     parser.add_keys(PrepareConfig, "data")
 
