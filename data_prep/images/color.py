@@ -35,6 +35,22 @@ def to_8bit_opaque(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
+def scale_transparent_color(image: Image.Image) -> None:
+    """Give the transparent color of a PNG that was just opened the depth of its pixels after decoding.
+
+    Pillow scales pixels of 2 and 4 bits up to 8 bits and those of 16-bit RGB down, but not the color in ``info``.
+    """
+    transparent = image.info.get("transparency")
+    tiles = getattr(image, "tile", None)
+    if image.format != "PNG" or transparent is None or not tiles:
+        return
+    raw_mode = tiles[0].args
+    if raw_mode in ("L;2", "L;4"):
+        image.info["transparency"] = transparent * (85 if raw_mode == "L;2" else 17)
+    elif raw_mode == "RGB;16B":
+        image.info["transparency"] = tuple(level >> 8 for level in transparent)
+
+
 def to_srgb(image: Image.Image) -> Image.Image:
     """Convert an image of ``to_8bit_opaque``, with its profile in ``info``, to RGB in sRGB without metadata."""
     transform = _srgb_transform(image.info.get("icc_profile") or b"", image.mode)

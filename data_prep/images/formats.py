@@ -18,18 +18,16 @@ TGA_SUFFIXES = (".tga", ".icb", ".vda")
 SNIFFED_BYTES = 512
 """Number of first bytes that are read of files whose suffix says nothing."""
 
-_HEIF = rb"....ftyp(?:hei[cmsx]|hev[cmsx]|mif[12]|msf1)"
-_JXL = rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"
+_HEIF = re.compile(rb"....ftyp(?:hei[cmsx]|hev[cmsx]|mif[12]|msf1)", re.DOTALL)
+_JXL = re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n")
 _SIGNATURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|....ftypavi[fs]|GIF8[79]a|II[*+]\0|MM\0[*+]"
-    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|" + _HEIF + rb"|" + _JXL,
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|" + _HEIF.pattern + rb"|" + _JXL.pattern,
     re.DOTALL,
 )
 _WEAK_SIGNATURES = re.compile(rb"BM....\0\0\0\0.\0\0\0|P[1-7][ \t\r\n][\d# \t\r\nW]|P[fF]\n", re.DOTALL)
 """Signatures of BMP and PNM, which are so short that other data may start with them, too."""
 _TGA_FOOTER = b"TRUEVISION-XFILE.\0"
-_EXTRAS = {"heif": re.compile(_HEIF, re.DOTALL), "jxl": re.compile(_JXL, re.DOTALL)}
-"""Signatures of the formats that Pillow opens with a plugin, by the extra of e4t that installs it."""
 
 
 def is_image_suffix(suffix: str) -> bool:
@@ -55,4 +53,54 @@ def is_tga(data: bytes, name: str) -> bool:
 
 def needed_extra(data: bytes) -> str | None:
     """Return the extra of e4t that is needed to open this image, or None if Pillow alone opens it."""
-    return next((extra for extra, signature in _EXTRAS.items() if signature.match(data)), None)
+    if _JXL.match(data):
+        return "jxl"
+    # AVIF files may have the brand of HEIF first, and their own among the compatible ones.
+    is_heif = _HEIF.match(data) and b"avif" not in data[8 : int.from_bytes(data[:4])]
+    return "heif" if is_heif else None
+
+
+_JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+"""Width and height of an image relative to each other, by their number in the header, from 1."""
+
+
+def jxl_size(data: bytes) -> tuple[int, int] | None:
+    """Return the width and height in the header of a JPEG XL image, or None if there is no valid one."""
+    header = _jxl_codestream(data)[2:16]
+    bits, position = int.from_bytes(header, "little"), 0
+
+    def take(count: int) -> int:
+        nonlocal position
+        value = bits >> position & (1 << count) - 1
+        position += count
+        return value
+
+    def take_side(is_small: int) -> int:
+        return (take(5) + 1) * 8 if is_small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    if not header:
+        return None
+    is_small = take(1)
+    height, ratio = take_side(is_small), take(3)
+    if ratio == 0:
+        return take_side(is_small), height
+    numerator, denominator = _JXL_RATIOS[ratio - 1]
+    return height * numerator // denominator, height
+
+
+def _jxl_codestream(data: bytes) -> bytes:
+    """Return the beginning of the codestream, which may be in a container of boxes; empty if there is none."""
+    offset = 0
+    if data.startswith(b"\xff\x0a"):
+        return data
+    while offset + 16 <= len(data):
+        size, kind, start = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8], offset + 8
+        if size == 1:
+            size, start = int.from_bytes(data[start : start + 8]), start + 8
+        if kind in (b"jxlc", b"jxlp"):
+            start += 4 if kind == b"jxlp" else 0
+            return data[start : start + 32]
+        if size < 8:
+            break
+        offset += size
+    return b""

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import re
 import warnings
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data_prep.config import PIL_FORMATS, FilterConfig, PrepareConfig
 from data_prep.errors import SampleRejected
-from data_prep.images.color import ColorError, is_srgb, to_8bit_opaque, to_srgb
+from data_prep.images.color import ColorError, is_srgb, scale_transparent_color, to_8bit_opaque, to_srgb
 from data_prep.images.containers import holds_only_pixels
 from data_prep.images.crops import (
     Box,
@@ -22,24 +21,18 @@ from data_prep.images.crops import (
     upright_size,
 )
 from data_prep.images.fast_png import try_decode_png
+from data_prep.images.formats import has_signature
 from data_prep.images.perceptual_hash import perceptual_hash
+from data_prep.images.plugins import formats_to_try
 from data_prep.images.resize import crop_and_resize
 from data_prep.images.scores import compute_scores, passes_filter
 from data_prep.records import Record
 from e4t_errors import ConfigError
 
-INPUT_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-"""Formats that are opened. They are listed because Pillow would start Ghostscript for files that look like
-PostScript."""
 DRAFT_OVERSAMPLING = 1.4
 """libjpeg shrinks a JPEG by 2, 4 or 8 while decoding, as long as this multiple of the resolution is left. PSNR against
 a full decode with LANCZOS on synthetic photographs of 2 to 12 Mpx: 41-45 dB with 1.0, 45.1 with 1.33, at least 45.6
 with 1.4 (4032 x 3024 to 512: 50.4 dB, 43 instead of 140 ms; to 256: 49.6 dB, 31 instead of 125 ms)."""
-
-_SIGNATURES = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|....ftypavi[fs]|GIF8[79]a|II\*\0|MM\0\*|\0\0\0\x0cjP  ", re.DOTALL
-)
-"""Signatures of image formats: a file with one that Pillow cannot identify is damaged, any other is not an image."""
 
 # Pillow warns about large images and odd metadata; both are handled here. The filter is set once for the process
 # instead of by catch_warnings, which changes the filters of all threads and restores them in the wrong order if they
@@ -123,7 +116,9 @@ def _decode(data: bytes, record: Record, config: PrepareConfig) -> _DecodedCrop:
     if not data:
         raise SampleRejected("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
+        formats = formats_to_try(data, record.source, config.filters.max_pixels)
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            scale_transparent_color(image)
             _check_header(image, config.filters)
             return _decode_crop(image, data, record, config)
     except (SampleRejected, ConfigError):
@@ -133,7 +128,7 @@ def _decode(data: bytes, record: Record, config: PrepareConfig) -> _DecodedCrop:
     except Image.DecompressionBombError:
         raise SampleRejected("too many pixels") from None
     except UnidentifiedImageError:
-        raise SampleRejected("truncated or damaged" if _SIGNATURES.match(data) else "not an image") from None
+        raise SampleRejected("truncated or damaged" if has_signature(data) else "not an image") from None
     except Exception:
         # Decoders raise OSError, SyntaxError, struct.error, IndexError and more on damaged bytes; none may end the run.
         raise SampleRejected("truncated or damaged") from None
@@ -143,8 +138,8 @@ def _check_header(image: Image.Image, filters: FilterConfig) -> None:
     """Reject an image by its header, before any pixel is decoded."""
     if image.width * image.height > filters.max_pixels:
         raise SampleRejected("too many pixels")
-    # Phones append a preview or a depth map to a JPEG ("MPO"); the first frame is the photograph.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    # Phones add previews, depth maps or bursts to a JPEG ("MPO") or HEIF; the frame that is opened is the photograph.
+    if getattr(image, "n_frames", 1) > 1 and image.format not in ("MPO", "HEIF"):
         raise SampleRejected("multiple frames")
     if min(image.size) < filters.min_side:
         raise SampleRejected("too small")
@@ -187,7 +182,9 @@ def _decode_crop(image: Image.Image, data: bytes, record: Record, config: Prepar
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if it is missing or invalid."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is missing or invalid, or if the decoder has turned the image."""
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1  # JPEG XL has an orientation of its own, except in a JPEG file that was compressed further
     try:
         # Not the getexif of PngImageFile: it would decode the pixels to find EXIF data after them. Where such data can
         # exist, the image has been loaded already.

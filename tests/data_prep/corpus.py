@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 import PIL
+import pillow_heif
+import pillow_jxl  # noqa: F401 - registers itself with Pillow
 from PIL import Image, ImageChops, ImageCms
+
+pillow_heif.register_heif_opener()
 
 Color = tuple[int, int, int]
 Row = tuple[str, bytes, str | Color]
@@ -114,9 +118,8 @@ def not_images() -> Iterator[Row]:
     yield "an archive", b"PK\x03\x04" + bytes(200), UNKNOWN
     yield "photoshop", b"8BPS\0\x01" + bytes(6) + struct.pack(">HIIHH", 3, 48, 64, 8, 3) + bytes(5000), UNKNOWN
     yield "icon", encode(photo(), "ICO"), UNKNOWN
-    yield "targa", encode(photo(), "TGA"), UNKNOWN
     yield "metafile", b"\xd7\xcd\xc6\x9a" + bytes(100), UNKNOWN
-    yield "heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300), UNKNOWN
+    yield "heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300), DAMAGED
 
 
 def truncated() -> Iterator[Row]:
@@ -217,6 +220,15 @@ def depths() -> Iterator[Row]:
     see_through = chunk(b"tRNS", struct.pack(">H", 120 * 257))
     rows = (b"\0" + level[:1].astype(">u2").tobytes()) * 48
     yield "png, 16 bits of grey, one level transparent", png_of(64, 48, 16, 0, rows, see_through), WHITE
+    rows = (b"\0" + b"\x12\x34" * 3 * 64) * 48
+    see_through = chunk(b"tRNS", b"\x12\x34" * 3)
+    yield "png, 16 bits of color, one color transparent", png_of(64, 48, 16, 2, rows, see_through), WHITE
+    for depth, row, shade in ((2, b"\xaa" * 16, 170), (4, b"\x22" * 32, 34)):
+        pixels = (b"\0" + row) * 48
+        png = png_of(64, 48, depth, 0, pixels, chunk(b"tRNS", b"\0\2"))
+        yield f"png, {depth} bits of grey, one level transparent", png, WHITE
+        png = png_of(64, 48, depth, 0, pixels, chunk(b"tRNS", b"\0\1"))
+        yield f"png, {depth} bits of grey, another level transparent", png, (shade, shade, shade)
     yield "tiff, 16 bits of grey", encode(Image.fromarray(level), "TIFF"), grey
     yield "tiff, 32 bits that hold 16", encode(Image.fromarray(level.astype(np.int32)), "TIFF"), grey
     yield "tiff, 32 bits", encode(Image.fromarray(level.astype(np.int32) * 1000), "TIFF"), "more than 16 bits"
@@ -331,6 +343,13 @@ def containers() -> Iterator[Row]:
     yield "lossless webp", encode_photo("WEBP", lossless=True), COLOR
     yield "avif", encode_photo("AVIF"), COLOR
     yield "jpeg 2000", encode_photo("JPEG2000"), COLOR
+    yield "heif", encode_photo("HEIF"), COLOR
+    yield "heif cut short", encode_photo("HEIF")[:-100], DAMAGED
+    yield "jpeg xl", encode_photo("JXL"), COLOR
+    yield "jpeg xl, lossless, with alpha", encode(Image.new("RGBA", SIZE, (0, 0, 0, 0)), "JXL", lossless=True), WHITE
+    yield "jpeg xl cut short", encode_photo("JXL")[:-50], DAMAGED
+    yield "tga", encode_photo("TGA"), COLOR
+    yield "tga, compressed", encode_photo("TGA", compression="tga_rle"), COLOR
     yield "jpeg 2000 without its box", encode(photo(), "JPEG2000", no_jp2=True), COLOR
     yield "tiff, lzw", encode_photo("TIFF", compression="tiff_lzw"), COLOR
     yield "tiff, jpeg", encode_photo("TIFF", compression="jpeg"), COLOR
