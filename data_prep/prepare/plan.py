@@ -77,7 +77,7 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
     store.delete(PLAN_INDEX)
     by_split: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     buffers: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    num_images, num_without_caption, rejected, ignored = 0, 0, Counter[str](), Counter[str]()
+    num_images, rejected, ignored = 0, Counter[str](), Counter[str]()
 
     def flush_shard(split: str) -> None:
         shard = PlannedShard(name=f"{split}-{len(by_split[split]):06d}", records=tuple(buffers[split]))
@@ -92,7 +92,6 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
                 (rejected if isinstance(item, Reject) else ignored)[item.reason] += 1
                 continue
             num_images += 1
-            num_without_caption += item.has_caption is False
             split = split_of(item.identity, config.splits)
             buffers[split].append(item)
             if len(buffers[split]) == config.shard_samples:
@@ -104,12 +103,6 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
         store.delete_folder(WORK_DIR)
         raise DataError(
             f"source {config.source} holds {_contents(rejected, ignored)}; check data.source and data.source_options"
-        )
-    if num_without_caption == num_images:
-        store.delete_folder(WORK_DIR)
-        raise ConfigError(
-            f"source {config.source}: none of {num_images} images has the configured caption; check caption_column, "
-            "caption_suffix and the tables in data.source_options"
         )
     plan = Plan(
         config_digest=config.digest,

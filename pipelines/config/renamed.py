@@ -23,7 +23,6 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
     "base": {"clip": "image_encoder"},
     "data": {
         "concept": "domain",
-        "read": "source_options",
         "select": "filters",
         "codec": "format",
         "pattern": "source_options.pattern",  # this and the next three: names of 0.1.0
@@ -93,6 +92,22 @@ RENAMED_SITE_KEYS: dict[str, dict[str, str]] = {
 """Old to new key of the site files of ``e4t submit``, by scheduler."""
 
 _TUNE_VALUES = {"token_type": {"identifier": "rare_token"}, "trainable": {"nothing": "none"}}
+MOVED_KEYS = {"data.read.kind": "data.source_options.type"} | {
+    f"data.read.{key}": f"data.source_options.{key}"
+    for key in (
+        "pattern",
+        "identities",
+        "attributes",
+        "image_column",
+        "identity_column",
+        "caption_column",
+        "split",
+        "streaming",
+        "caption_suffix",
+    )
+}
+"""Keys that stand in another section now, whose old section exists with another meaning: old to new dotted key."""
+
 RENAMED_VALUES: dict[str, dict[str, str]] = {
     "stream.on_error": {"stop": "raise"},
     "pretrain.precision": {"no": "fp32"},
@@ -142,7 +157,9 @@ def _renamed_in(section: Mapping[str, Any], old_path: str, new_path: str) -> Ite
             continue
         new_key = RENAMED_KEYS.get(new_path, {}).get(key, key)
         old, new = f"{old_path}{key}", f"{new_path}.{new_key}".lstrip(".")
-        if new_key != key:
+        moved = MOVED_KEYS.get(new)
+        new = moved or new
+        if moved or new_key != key:
             yield f"{old} is now {new}"
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(item, Mapping):

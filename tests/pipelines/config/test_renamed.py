@@ -13,6 +13,7 @@ from pipelines.cluster.slurm import SlurmSite
 from pipelines.config.evaluation import System
 from pipelines.config.recipe import Recipe
 from pipelines.config.renamed import (
+    MOVED_KEYS,
     RENAMED_KEYS,
     RENAMED_SITE_KEYS,
     RENAMED_VALUES,
@@ -21,7 +22,7 @@ from pipelines.config.renamed import (
 )
 
 RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
-OLD_SECTIONS = {"data.source_options": "data.read", "data.filters": "data.select", "publish.min_scores": "publish.gate"}
+OLD_SECTIONS = {"data.filters": "data.select", "publish.min_scores": "publish.gate"}
 LISTS = ("compare.systems",)
 
 
@@ -54,6 +55,18 @@ def test_an_old_key_in_a_section_that_was_renamed_is_refused(section: str, old_s
         with pytest.raises(ConfigError) as error:
             check_recipe_names(nested(old_section, {old: 1}), "recipe x.yaml")
         assert f"{old_section} is now {section}, {old_section}.{old} is now {section}.{new}" in str(error.value)
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED_KEYS.items())
+def test_an_old_key_whose_section_has_another_meaning_now_is_refused_with_its_new_name(old: str, new: str) -> None:
+    section, _, key = old.rpartition(".")
+    with pytest.raises(ConfigError, match=f"^recipe x.yaml uses old names: {old} is now {new}; rename it$"):
+        check_recipe_names(nested(section, {key: 1}), "recipe x.yaml")
+    names = {field.name for field in fields(config_at(section))}
+    assert key not in names
+    section, _, key = new.rpartition(".")
+    check_recipe_names(nested(section, {key: 1}), "recipe x.yaml")
+    assert key in {field.name for field in fields(config_at(section))}
 
 
 @pytest.mark.parametrize(("key", "old", "new"), VALUES, ids=lambda value: value.replace(" ", "_"))
