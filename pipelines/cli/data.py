@@ -15,7 +15,7 @@ from pipelines.cli.common import (
     parse_recipe,
 )
 from pipelines.errors import EXIT_FAILURE, EXIT_OK
-from pipelines.runtime.console import ProgressBar, console
+from pipelines.runtime.console import ProgressBar, print_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,10 +77,10 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
     if arguments.verify:
         return _print_damaged(config.output, verify_shards(config.output))
     if arguments.status:
-        console.print(*status_lines(config.output, status(config)), sep="\n")
+        print_lines(*status_lines(config.output, status(config)))
         return EXIT_OK
     if arguments.dry_run:
-        console.print(*preview_lines(config.source, preview(config)), sep="\n")
+        print_lines(*preview_lines(config.source, preview(config)))
         return EXIT_OK
     retry = RetryPolicy(tuple(reason.strip() for reason in arguments.retry_rejects.split(",") if reason.strip()))
     if arguments.stage == "plan":
@@ -98,7 +98,7 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
         from pipelines.tracking.stage_runs import log_dataset
 
         log_dataset(config, manifest, Path(arguments.runs))
-    console.print(_summary(config.output, manifest))
+    print_lines(_summary(config.output, manifest))
     return EXIT_OK
 
 
@@ -119,9 +119,8 @@ def _summary(output: str, manifest: "Manifest") -> str:
 
 def _print_damaged(location: str, damaged: "Iterable[str]") -> int:
     lines = list(damaged)
-    for line in lines:
-        console.print(line)
-    console.print(f"{location}: {'damaged' if lines else 'all files match their digests'}")
+    print_lines(*lines)
+    print_lines(f"{location}: {'damaged' if lines else 'all files match their digests'}")
     return EXIT_FAILURE if lines else EXIT_OK
 
 

@@ -32,3 +32,10 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+
+
+def print_lines(*lines: str) -> None:
+    """Print lines as they are: not wrapped, without markup, and without control characters of untrusted names."""
+    for line in lines:
+        safe = "".join(letter if letter.isprintable() else "?" for letter in line)
+        console.print(safe, markup=False, emoji=False, highlight=False, soft_wrap=True)
