@@ -159,7 +159,7 @@ def _be_command(arguments: list[str], environment: Mapping[str, str]) -> None:
     try:
         from pipelines.cli.main import main
 
-        code = main(arguments)
+        code = main()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:

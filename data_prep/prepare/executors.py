@@ -1,23 +1,19 @@
 """Run the workers: local processes, or Ray. On SLURM and Kubernetes the scheduler starts the workers itself."""
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
 from data_prep.prepare.shard_writer import RetryPolicy
 from data_prep.prepare.worker import run_worker
+from data_prep.processes import POLL_SECONDS, PollCallback, ProcessDiedError, run_processes
 from e4t_errors import ConfigError
-
-PollCallback = Callable[[], None]
-"""Called repeatedly while the workers run."""
-POLL_SECONDS = 0.5
-"""Interval between two calls of the callback."""
 
 
 class Executor(Protocol):
@@ -44,54 +40,13 @@ class LocalExecutor:
         if world_size == 1:
             run_worker(config, 0, 1, retry)
             return
-        # Not a process pool: a killed worker can leave locks of its shared queues taken, on which the pool waits.
-        context = multiprocessing.get_context("spawn")
-        running: dict[Connection, BaseProcess] = {}
         try:
-            for rank in range(world_size):
-                receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_worker_main, args=(config, rank, world_size, retry, sender))
-                process.start()
-                sender.close()
-                running[receiver] = process
-            errors = list(_worker_errors(running, config, on_poll))
-        except BaseException:
-            for worker in running.values():
-                worker.kill()
-            raise
-        if errors:
-            raise errors[0]
-
-
-def _worker_main(config: PrepareConfig, rank: int, world_size: int, retry: RetryPolicy, sender: Connection) -> None:
-    """Run a worker, and send the exception that it raised, or None."""
-    try:
-        run_worker(config, rank, world_size, retry)
-        sender.send(None)
-    except Exception as error:
-        sender.send(error)
-
-
-def _worker_errors(
-    running: dict[Connection, BaseProcess], config: PrepareConfig, on_poll: PollCallback
-) -> Iterator[Exception]:
-    """Wait for all workers and yield what they raised. Raises DataError if one has died."""
-    waiting = set(running)
-    while waiting:
-        ready = wait(list(waiting), timeout=POLL_SECONDS)
-        for receiver in [each for each in waiting if each in ready]:
-            try:
-                error: Exception | None = receiver.recv()
-            except (EOFError, OSError):  # also in the middle of a message
-                raise DataError(
-                    f"output {config.output}: a worker process died, possibly for lack of memory; rerun with "
-                    "fewer workers: finished shards are kept"
-                ) from None
-            waiting.discard(receiver)
-            running[receiver].join()
-            if error is not None:
-                yield error
-        on_poll()
+            run_processes(run_worker, [(config, rank, world_size, retry) for rank in range(world_size)], on_poll)
+        except ProcessDiedError as error:
+            raise DataError(
+                f"output {config.output}: {error}, possibly for lack of memory; rerun with fewer workers: finished "
+                "shards are kept"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +66,8 @@ class RayExecutor:
             raise ConfigError("the Ray executor needs Ray: pip install 'e4t[ray]'") from error
         started_ray = not ray.is_initialized()
         if started_ray:
-            ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
+            with _kept_sigterm_handler():
+                ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
         try:
             world_size = self.workers or int(ray.cluster_resources().get("CPU", 1))
             task = ray.remote(num_cpus=1, max_retries=3)(_run_task)
@@ -124,6 +80,15 @@ class RayExecutor:
         finally:
             if started_ray:
                 ray.shutdown()
+
+
+@contextmanager
+def _kept_sigterm_handler() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which Ray replaces by one that exits with code 15."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def available_cpus() -> int:

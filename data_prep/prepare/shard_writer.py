@@ -256,12 +256,15 @@ def _process_record(record: Record, fetched: Fetched, config: PrepareConfig) -> 
 def _prefetched(records: Iterable[Record], source: Source) -> Iterator[Fetched]:
     """Yield futures of the records' bytes and captions, fetched ahead by threads."""
     pending: deque[Fetched] = deque()
-    with ThreadPoolExecutor(READ_AHEAD) as pool:
+    pool = ThreadPoolExecutor(READ_AHEAD)
+    try:
         for record in records:
             pending.append(pool.submit(_fetch, record, source))
             if len(pending) > READ_AHEAD:
                 yield pending.popleft()
         yield from pending
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after a signal, nobody waits for a server that does not answer
 
 
 def _fetch(record: Record, source: Source) -> tuple[bytes, str | None]:

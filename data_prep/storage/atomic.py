@@ -55,7 +55,11 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     tmp_dir = path.with_name(f".{path.name}.partial")
     shutil.rmtree(tmp_dir, ignore_errors=True)
     tmp_dir.mkdir(parents=True)
-    yield tmp_dir
+    try:
+        yield tmp_dir
+    except BaseException:
+        shutil.rmtree(tmp_dir, ignore_errors=True)
+        raise
     shutil.rmtree(path, ignore_errors=True)
     tmp_dir.rename(path)
 

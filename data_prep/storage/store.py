@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 from typing import cast
@@ -85,8 +85,13 @@ class Store:
             tmp_file.flush()
             tmp_name = partial_name(self._path(name))
             self.fs.makedirs(self.fs._parent(tmp_name), exist_ok=True)
-            self.fs.put_file(tmp_file.name, tmp_name)
-            self.fs.mv(tmp_name, self._path(name))
+            try:
+                self.fs.put_file(tmp_file.name, tmp_name)
+                self.fs.mv(tmp_name, self._path(name))
+            except BaseException:
+                with suppress(Exception):  # a remote store raises exceptions of its own
+                    self.fs.rm_file(tmp_name)
+                raise
 
     def write(self, name: str, data: bytes | str) -> None:
         """Write a file that appears only when it is complete."""

@@ -8,13 +8,11 @@ change. Any identity can be rendered in any scene, so the reference image of eve
 import hashlib
 import io
 import json
-import multiprocessing
 import random
 import re
-from collections.abc import Collection
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from PIL import Image
 
 from data_prep.config import ProgressCallback
 from data_prep.errors import DataError
+from data_prep.processes import run_processes
 from data_prep.storage.atomic import atomic_dir
 from data_prep.synthetic.vocabulary import ACCESSORIES, BACKGROUNDS, BEARDS, CLOTHES, EXPRESSIONS, HAIR, HEADS, SKINS
 from e4t_errors import ConfigError
@@ -227,13 +226,20 @@ def generate_faces(config: FacesConfig, *, workers: int = 2, on_progress: Progre
             f"{output} exists and was not created by `e4t demo faces`; give another --output or delete it"
         )
     people = sample_identities(config)
-    context = multiprocessing.get_context("spawn")  # forking a process with threads can deadlock
-    with atomic_dir(output) as folder, ProcessPoolExecutor(workers, context) as pool:
-        for done, _ in enumerate(pool.map(partial(_render_identity, folder, config), people, chunksize=16), 1):
+    with atomic_dir(output) as folder:
+
+        def on_poll() -> None:
             if on_progress:
-                on_progress(done, len(people))
+                on_progress(sum(1 for _ in folder.iterdir()), len(people))
+
+        run_processes(_render_identities, [(folder, config, people[rank::workers]) for rank in range(workers)], on_poll)
         (folder / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2))
     return output
+
+
+def _render_identities(output: Path, config: FacesConfig, people: Sequence[Identity]) -> None:
+    for person in people:
+        _render_identity(output, config, person)
 
 
 def _render_identity(output: Path, config: FacesConfig, identity: Identity) -> None:

@@ -28,6 +28,9 @@ class Command:
     """Add the options to a parser. Called only for the current command, so its imports do not slow down others."""
     run: Callable[[Namespace, list[str]], int | None] = lambda arguments, raw: None
     """Run with the parsed options and the command line as given; returns the exit code, None for 0."""
+    kept_when_interrupted: str = ""
+    """What an interrupted command has saved and a rerun continues from, as in "finished shards"; empty if it starts
+    anew."""
     usual_keys: tuple[str, ...] = ()
     """Recipe keys that ``--help`` shows; the others appear with ``--help-all``."""
     subcommands: tuple["Command", ...] = ()

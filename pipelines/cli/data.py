@@ -167,6 +167,7 @@ PREPARE = Command(
     summary="Turn images into training shards",
     add_arguments=add_prepare_arguments,
     run=prepare,
+    kept_when_interrupted="finished shards",
     usual_keys=(
         "data.source",
         "data.output",
@@ -187,5 +188,6 @@ CACHE = Command(
     summary="Precompute VAE and CLIP features of the dataset",
     add_arguments=add_cache_arguments,
     run=cache,
+    kept_when_interrupted="finished features",
     usual_keys=("base.model", "data.output", "cache.folder", "cache.dtype", "cache.batch_size"),
 )

@@ -76,6 +76,7 @@ QUICKSTART = Command(
     summary="Run every stage on synthetic faces, in minutes on a CPU",
     add_arguments=partial(add_launch_arguments, nproc=2),
     run=quickstart,
+    kept_when_interrupted="finished stages",
     usual_keys=("name", "runs", "data.source", "data.output", "pretrain.max_steps"),
 )
 DEMO = Command(

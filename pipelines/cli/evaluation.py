@@ -94,6 +94,7 @@ EVALUATE = Command(
     summary="Measure a checkpoint or release on held-out concepts",
     add_arguments=add_evaluate_arguments,
     run=evaluate,
+    kept_when_interrupted="finished results",
     usual_keys=(*_EVALUATE_KEYS, "evaluate.num_grid_concepts"),
 )
 COMPARE = Command(
@@ -101,5 +102,6 @@ COMPARE = Command(
     summary="Compare a release with other personalization methods",
     add_arguments=add_compare_arguments,
     run=compare,
+    kept_when_interrupted="finished results",
     usual_keys=(*_EVALUATE_KEYS, "compare.systems"),
 )

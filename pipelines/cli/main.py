@@ -1,184 +1,55 @@
-"""The ``e4t`` command: subcommands, YAML recipes with dotted overrides, and errors in one line."""
+"""The ``e4t`` command. It handles signals before it imports anything large, because such imports take a second."""
 
-import json
-import os
+import errno
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
 
-import yaml
-from jsonargparse import ArgumentError, Namespace
+from pipelines.cli.interruption import Interruption
+from pipelines.errors import EXIT_FAILURE
+from pipelines.runtime.standard_streams import flush_stdout, open_missing_streams
 
-from data_prep.errors import DataError
-from e4t_errors import ConfigError
-from encoder.errors import ModelError
-from pipelines.cli.commands import ROOT, find_command
-from pipelines.cli.common import Command, CommandParser
-from pipelines.cli.help import HELP_OPTIONS, overview, prepare_help, read_field_docs
-from pipelines.cli.renamed import check_command_names, check_option_names
-from pipelines.config.renamed import RENAMED_SITE_KEYS, check_recipe_names, check_site_names
-from pipelines.errors import EXIT_CONFIG_ERROR, EXIT_FAILURE, EXIT_OK, RunError
-from pipelines.runtime.logging import configure_logging
-
-DEFAULT_RUNS = "runs"
-"""Folder of all runs unless the recipe names another."""
-RECIPES = Path(__file__).parents[1] / "recipes"
+EXIT_CLOSED_PIPE = 141
+"""Exit code that shells report for a program that SIGPIPE has ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0: done; 1: failed; 75: stopped with everything saved, rerun to resume; 78: configuration error, do not retry.
+    0: done; 1: failed; 75: stopped with everything saved, rerun to resume; 78: configuration error, do not retry; 129,
+    130 and 143: ended by SIGHUP, SIGINT and SIGTERM. Signals are handled only if no arguments are given; then they are
+    those of the process.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    configure_logging()
+    interruption, code = Interruption(), EXIT_FAILURE
+    if arguments is None:
+        open_missing_streams()
+        interruption.handle_signals()
     try:
-        return _run(arguments)
-    except (ConfigError, ArgumentError) as error:
-        return _print_error(error, EXIT_CONFIG_ERROR)
-    except (ModelError, DataError, RunError) as error:
-        return _print_error(error, EXIT_FAILURE)
-
-
-def _print_error(error: Exception, code: int) -> int:
-    if int(os.environ.get("RANK", "0")) == 0:
-        line = " ".join(str(error).split())
-        # File names from untrusted sources could contain terminal escape sequences.
-        sys.stderr.write("".join(letter if letter.isprintable() else "?" for letter in f"e4t: {line}") + "\n")
+        code = _run(list(sys.argv[1:] if arguments is None else arguments), interruption)
+    except KeyboardInterrupt as error:
+        code = interruption.report(error)
+    finally:
+        flush_stdout()
+        interruption.exiting(code)
     return code
 
 
-def _run(arguments: list[str]) -> int:
-    if "_ARGCOMPLETE" in os.environ:
-        _complete(os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])])
-    if not arguments or arguments[0] in HELP_OPTIONS:
-        sys.stdout.write(overview())
-        return EXIT_OK
-    command, parsed = parse_command_line(arguments)
-    return command.run(parsed, arguments) or EXIT_OK
+def _run(arguments: list[str], interruption: Interruption) -> int:
+    """Run a command. After a signal this raises KeyboardInterrupt, even if the clean-up raised another exception."""
+    from pipelines.cli.command_line import report_error, run_command_line
 
-
-def parse_command_line(arguments: list[str]) -> tuple[Command, Namespace]:
-    """Parse the words after ``e4t``, up to ``--``, and return the command with its options.
-
-    Raises ConfigError or jsonargparse's ArgumentError, and exits after printing a help text.
-    """
-    words = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    check_command_names(words)
-    names, command = find_command(words)
-    if not names:
-        raise ConfigError(f"unknown command {words[0]!r}; `e4t --help` lists the commands")
-    if any(word in HELP_OPTIONS for word in words):
-        read_field_docs()
-        parsed: Any = _build_parser(words, show_all="--help-all" in words).parse_args([*names, "--help"])
-    else:
-        if command.subcommands:
-            choices = ", ".join(each.name for each in command.subcommands)
-            raise ConfigError(f"`e4t {' '.join(names)}` needs one of: {choices}")
-        check_option_names(" ".join(names), words[len(names) :])
-        parsed = _build_parser(words).parse_args(_resolve_files(words, names))
-    for name in names:
-        parsed = parsed[name]
-    assert isinstance(parsed, Namespace)  # noqa: S101 - narrows the type for mypy
-    return command, parsed
-
-
-def _build_parser(words: list[str], *, show_all: bool = False) -> CommandParser:
-    """Build the parser of ``e4t``. Only commands among ``words`` get their options: imports would take seconds."""
-    parser = CommandParser(prog="e4t", exit_on_error=False, description=ROOT.summary)
-    _add_subcommands(parser, ROOT, words, [], show_all=show_all)
-    return parser
-
-
-def _complete(line: str) -> None:
-    """Print the completions of ``line`` for the shell: argcomplete does so inside ``parse_args``, and exits.
-
-    argcomplete does not see the options of jsonargparse's subcommands, so it gets the parser of the command at hand and
-    a line without the words that name the command.
-    """
-    words = line.split()[1:]
-    names, command = find_command(words if line.endswith(" ") else words[:-1])
-    rest = line.split(maxsplit=len(names) + 1)[len(names) + 1 :]
-    shortened = " ".join(["e4t", *rest]) if rest else "e4t "
-    os.environ |= {"COMP_LINE": shortened, "COMP_POINT": str(len(shortened))}
-    parser = CommandParser(prog="e4t", exit_on_error=False)
-    if command.subcommands:
-        _add_subcommands(parser, command, [], names, show_all=True)
-    else:
-        command.add_arguments(parser)
-    parser.parse_args([])
-
-
-def _add_subcommands(
-    parser: CommandParser, command: Command, words: list[str], names: list[str], *, show_all: bool
-) -> None:
-    subparsers = parser.add_subcommands()
-    for each in command.subcommands:
-        sub = CommandParser(exit_on_error=False, description=each.describe())
-        subparsers.add_subcommand(each.name, sub, help=each.summary)  # before levels below it, as jsonargparse wants
-        if each.name in words:
-            path = [*names, each.name]
-            if each.subcommands:
-                _add_subcommands(sub, each, words, path, show_all=show_all)
-            else:
-                each.add_arguments(sub)
-            prepare_help(sub, path, each, show_all=show_all)
-
-
-def _resolve_files(words: list[str], names: list[str]) -> list[str]:
-    """Replace recipe names by paths, and refuse recipes and site files that use old names.
-
-    ``--recipe`` takes a file or the name of a recipe in ``pipelines/recipes``; the quickstart has a default.
-    """
-    words = [part for word in words for part in _split_option(word)]
-    if names == ["quickstart"] and "--recipe" not in words:
-        words = ["quickstart", "--recipe", "quickstart", *words[1:]]
-    resolved: list[str] = []
-    for option, word in zip(["", *words], words, strict=False):
-        if option == "--recipe":
-            path = _recipe_path(word)
-            recipe = _load_mapping(path)
-            check_recipe_names(recipe, f"recipe {path}")
-            word = _data_section(path, recipe) if names == ["prepare"] else str(path)
-        if option == "--site" and names[-1] in RENAMED_SITE_KEYS and Path(word).is_file():
-            check_site_names(names[-1], _load_mapping(Path(word)), f"site file {word}")
-        resolved.append(word)
-    return resolved
-
-
-def _split_option(word: str) -> list[str]:
-    option, equals, value = word.partition("=")
-    return [option, value] if equals and option in ("--recipe", "--site") else [word]
-
-
-def _recipe_path(name: str) -> Path:
-    if Path(name).exists():
-        return Path(name)
-    packaged = RECIPES / f"{name}.yaml"
-    if not packaged.exists():
-        names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-        raise ConfigError(f"recipe {name}: no such file, and no recipe of this name comes with e4t ({names})")
-    return packaged
-
-
-def _load_mapping(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a readable YAML file ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no keys; give a YAML file of keys and values")
-    return content
+        code = run_command_line(arguments, interruption.command_starts)
+        sys.stdout.flush()
+    except (Exception, SystemExit) as error:
+        interruption.reraise()
+        if isinstance(error, OSError) and (stdout_error := flush_stdout()):
+            return _report_stdout(stdout_error)
+        return report_error(error)
+    return code
 
 
-def _data_section(path: Path, recipe: dict[str, Any]) -> str:
-    """Return the part of a recipe from which shards are made, so that `e4t prepare` works without the others."""
-    from pipelines.config.recipe import Recipe
-
-    if unknown := sorted(map(str, recipe.keys() - {field.name for field in fields(Recipe)})):
-        raise ConfigError(f"recipe {path} has unknown keys: {', '.join(unknown)}; remove or rename them")
-    if "data" not in recipe:
-        raise ConfigError(f"recipe {path} has no section `data`; give data.source, data.output and data.domain")
-    return json.dumps({"data": recipe["data"], "runs": recipe.get("runs", DEFAULT_RUNS)})
+def _report_stdout(error: OSError) -> int:
+    if error.errno == errno.EPIPE:
+        return EXIT_CLOSED_PIPE
+    sys.stderr.write(f"e4t: standard output cannot be written ({error.strerror}); make room or redirect it elsewhere\n")
+    return EXIT_FAILURE

@@ -1,7 +1,6 @@
 """``e4t quickstart``: run the stages one after the other, each in a process of its own, as a user would."""
 
-import subprocess
-import sys
+import os
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pipelines.config.recipe import Recipe
 from pipelines.errors import EXIT_OK
 from pipelines.pretraining.run_folder import Run
 from pipelines.runtime.console import console
+from pipelines.runtime.launch import run_commands
 
 FACES_CONFIG = FacesConfig(num_identities=3200, images_per_identity=4)
 """Faces of the quickstart. The split depends on the identity only, so the base model has not seen held-out people."""
@@ -38,7 +38,7 @@ def quickstart(recipe: Recipe, *, nproc: int) -> int:
     for number, (title, command) in enumerate(stages, 1):
         console.rule(f"{number}/{len(stages)} {title}", align="left")
         console.print(f"[dim]e4t {' '.join(command)}[/dim]")
-        code = subprocess.run([sys.executable, "-m", "e4t", *command], check=False).returncode  # noqa: S603 - our own command
+        code = run_commands(command, [os.environ])
         if code != EXIT_OK:
             return code
     _print_summary(recipe, time.monotonic() - started)

@@ -162,6 +162,7 @@ PRETRAIN = Command(
     summary="Pre-train the domain encoder and weight offsets",
     add_arguments=add_pretrain_arguments,
     run=pretrain,
+    kept_when_interrupted="saved checkpoints",
     usual_keys=(
         *_RUN_KEYS,
         "seed",

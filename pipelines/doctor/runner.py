@@ -8,6 +8,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 
+from data_prep.processes import handle_signals_in_process, starting_processes
 from pipelines.doctor.check import Check, CheckResult, JobRequirements
 from pipelines.runtime.logging import configure_logging
 from pipelines.tracking.client import first_line
@@ -28,8 +29,10 @@ def run_checks(
     results: dict[str, list[CheckResult]] = {}
     exclusive, concurrent = ([check for check in checks if check.exclusive is exclusive] for exclusive in (True, False))
     for batch in (*([check] for check in exclusive), concurrent):
-        running = [_CheckProcess(check, requirements) for check in batch]
+        running: list[_CheckProcess] = []
         try:
+            for check in batch:
+                running.append(_CheckProcess(check, requirements))  # noqa: PERF401 - those that started are killed below
             while pending := [each for each in running if each.check.name not in results]:
                 for each in _wait_for_any(pending):
                     results[each.check.name] = each.results()
@@ -50,7 +53,8 @@ class _CheckProcess:
         self.check, self.deadline = check, time.monotonic() + check.timeout_seconds
         self.parent_conn, child_conn = context.Pipe(duplex=False)
         self._process = context.Process(target=_worker_main, args=(check, requirements, child_conn), daemon=True)
-        self._process.start()
+        with starting_processes():
+            self._process.start()
         child_conn.close()
 
     def results(self) -> list[CheckResult]:
@@ -85,6 +89,7 @@ def _wait_for_any(pending: Sequence[_CheckProcess]) -> list[_CheckProcess]:
 def _worker_main(check: Check, requirements: JobRequirements, conn: Connection) -> None:
     """Entry point of the child process. Output of libraries is discarded."""
     os.setsid()
+    handle_signals_in_process()
     configure_logging()
     devnull = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):

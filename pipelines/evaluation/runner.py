@@ -1,17 +1,15 @@
 """Run a comparison: every rank tunes and samples its share of the concepts, one system after the other."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 
 import torch
 from PIL import Image
 
+from data_prep.processes import run_processes
 from encoder.config import PLACEHOLDER, TuneConfig
 from encoder.model.losses import Losses
 from encoder.model.sampling import seeded_generators
@@ -24,8 +22,6 @@ from pipelines.evaluation.result_store import Result, Results
 from pipelines.registry.resolve import resolve_release
 from pipelines.runtime.logging import configure_worker_logging
 from pipelines.runtime.memory import peak_memory_bytes, reset_peak_memory
-
-POLL_SECONDS = 0.5
 
 
 class Comparison:
@@ -143,26 +139,14 @@ def run_local(comparison: Comparison, on_progress: Callable[[int, int], None] | 
     """
     total = len(comparison.systems) * len(comparison.cases)
     num_workers = max(1, min(torch.cuda.device_count() or os.cpu_count() or 1, len(comparison.cases)))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, init_worker) as pool:
-        futures = [pool.submit(comparison.run, rank, num_workers) for rank in range(num_workers)]
-        running = set(futures)
-        while running:
-            _, running = wait(running, POLL_SECONDS)
-            if on_progress:
-                on_progress(total - comparison.num_missing(), total)
-        for future in futures:
-            future.result()
+
+    def on_poll() -> None:
+        if on_progress:
+            on_progress(total - comparison.num_missing(), total)
+
+    run_processes(_run_rank, [(comparison, rank, num_workers) for rank in range(num_workers)], on_poll)
 
 
-def init_worker() -> None:
-    """Initialize a pool process: log only messages of e4t, and exit when the parent process exits for any reason."""
-    Thread(target=_end_with_parent, daemon=True).start()
+def _run_rank(comparison: Comparison, rank: int, world_size: int) -> None:
     configure_worker_logging()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
+    comparison.run(rank, world_size)

@@ -1,13 +1,28 @@
 """Console output: the shared rich console and a progress bar."""
 
 import sys
+import threading
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.runtime.standard_streams import discard_stdout
+
 NON_TTY_WIDTH = 120
 """Line width in columns when stdout is a file or a pipe; a terminal has its own width."""
-console = Console(highlight=False, width=None if sys.stdout.isatty() else NON_TTY_WIDTH)
+
+
+class _Console(Console):
+    """Console that leaves a BrokenPipeError to the caller; rich itself would exit."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError, but not in the thread that refreshes a progress bar: the command continues."""
+        if threading.current_thread() is threading.main_thread():
+            raise  # noqa: PLE0704 - called where the exception is handled
+        discard_stdout()
+
+
+console = _Console(highlight=False, width=None if sys.stdout.isatty() else NON_TTY_WIDTH)
 
 
 class ProgressBar:

@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
+from data_prep.interrupts import INTERRUPT_SIGNALS, Interrupted, interrupt_exit_code
 from e4t_errors import ConfigError
 from pipelines.errors import EXIT_FAILURE, EXIT_OK, RunError
+from pipelines.runtime.launcher import LAUNCHER_PID
 
 PEER_EXIT_GRACE_SECONDS = 15.0
 """Seconds that the other ranks get to notice the failure of one, and to end with an error of their own."""
@@ -42,8 +44,8 @@ def set_deepspeed_accelerator() -> None:
 def launch(arguments: Sequence[str], nproc: int) -> int:
     """Run ``e4t <arguments>`` as ``nproc`` ranks, and return the exit code of the first that fails, or 0.
 
-    When one rank fails, the others are ended. To run on several machines, start the command on each of them with
-    ``NNODES``, ``NODE_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` set.
+    When one rank fails, the others are ended. Raises Interrupted if a signal has ended them. To run on several
+    machines, start the command on each of them with ``NNODES``, ``NODE_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` set.
     """
     environment = os.environ | {
         "WORLD_SIZE": str(nproc * num_nodes()),
@@ -51,26 +53,48 @@ def launch(arguments: Sequence[str], nproc: int) -> int:
         **_rendezvous_env(),
     }
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
-    command = [sys.executable, "-m", "e4t", *arguments]
     first_rank = node_rank() * nproc
-    ranks = [
-        subprocess.Popen(  # noqa: S603 - our own command
-            command, env=environment | {"RANK": str(first_rank + rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in range(nproc)
-    ]
-    previous = {
-        number: signal.signal(number, lambda number, _: _forward_signal(ranks, number))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-    }
+    ranks = [{"RANK": str(first_rank + rank), "LOCAL_RANK": str(rank)} for rank in range(nproc)]
+    return run_commands(arguments, [environment | each for each in ranks])
+
+
+def run_commands(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
+    """Run ``e4t <arguments>`` with each environment, pass signals on, and return the exit code as ``launch`` does."""
+    command = [sys.executable, "-m", "e4t", *arguments]
+    processes: list[subprocess.Popen[bytes]] = []
     try:
-        return _wait_for_ranks(ranks)
+        with _forwarded_signals(processes) as received:
+            for environment in environments:
+                variables = {**environment, LAUNCHER_PID: str(os.getpid())}
+                processes.append(subprocess.Popen(command, env=variables))  # noqa: S603 - our own command
+                for number in received:  # while this process was not in the list
+                    _send_signal(processes[-1:], number)
+            return _wait_for_ranks(processes, received)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _forwarded_signals(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Pass signals on to the processes in this block. Yields the numbers of those that have arrived."""
+    received: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        received.append(number)
+        _send_signal(processes, number)
+
+    numbers = [*INTERRUPT_SIGNALS, signal.SIGUSR1, signal.SIGUSR2]
+    previous = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, forward)
+    try:
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
 
 
 def _rendezvous_env() -> dict[str, str]:
@@ -97,7 +121,7 @@ def free_port() -> int:
         ) from error
 
 
-def _forward_signal(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
+def _send_signal(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
     for rank in ranks:
         if rank.returncode is None:
             with suppress(ProcessLookupError):
@@ -105,22 +129,34 @@ def _forward_signal(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
                 os.kill(rank.pid, number)
 
 
-def _wait_for_ranks(ranks: list[subprocess.Popen[bytes]]) -> int:
-    """Return the exit code of the first rank that fails, or 0. Waits for the ranks in the order in which they end."""
+def _wait_for_ranks(ranks: list[subprocess.Popen[bytes]], received: Sequence[int]) -> int:
+    """Return the exit code of the first rank that fails, or 0. Waits for the ranks in the order in which they end.
+
+    Raises Interrupted if a signal has ended it that was received here.
+    """
     running = {rank.pid: rank for rank in ranks}
     while running:
         pid, status = os.wait()
         rank = running.pop(pid, None)
         if rank is None:
             continue
-        rank.returncode = os.waitstatus_to_exitcode(status)
-        if rank.returncode:
-            if rank.returncode < 0:
-                name = signal.Signals(-rank.returncode).name
-                sys.stderr.write(f"e4t: rank process {pid} killed by {name}; rerun the command to resume\n")
+        rank.returncode = code = os.waitstatus_to_exitcode(status)
+        if code:
             deadline = time.monotonic() + PEER_EXIT_GRACE_SECONDS
             for other in running.values():
                 with suppress(subprocess.TimeoutExpired):
                     other.wait(max(0.0, deadline - time.monotonic()))
-            return rank.returncode if rank.returncode > 0 else EXIT_FAILURE
+            return _failure_code(pid, code, received)
     return EXIT_OK
+
+
+def _failure_code(pid: int, code: int, received: Sequence[int]) -> int:
+    """Return the exit code for a rank that failed with ``code``, and print a line if a signal has ended it."""
+    by_code = {interrupt_exit_code(number): number for number in INTERRUPT_SIGNALS}
+    number = -code if code < 0 else by_code.get(code, 0)
+    if not number:
+        return code
+    if number in received and number in INTERRUPT_SIGNALS:
+        raise Interrupted(number)
+    sys.stderr.write(f"e4t: rank process {pid} ended by {signal.Signals(number).name}; rerun the command to resume\n")
+    return EXIT_FAILURE

@@ -4,6 +4,9 @@ import logging
 import os
 import sys
 import warnings
+from typing import TextIO
+
+from pipelines.runtime.standard_streams import discard_stdout
 
 
 def configure_logging() -> None:
@@ -13,8 +16,19 @@ def configure_logging() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", handlers=[_StdoutHandler(sys.stdout)])
     logging.getLogger("e4t").setLevel(logging.INFO)
+
+
+class _StdoutHandler(logging.StreamHandler[TextIO]):
+    """Prints log records. When the reader of standard output has ended, the command continues without a log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name of the base class
+        """Discard standard output if it is closed; otherwise report the error."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            discard_stdout()
+        else:
+            super().handleError(record)
 
 
 def configure_worker_logging() -> None:

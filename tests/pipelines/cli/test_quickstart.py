@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from pipelines.cli.command_line import parse_command_line
 from pipelines.cli.common import parse_recipe
-from pipelines.cli.main import parse_command_line
 from pipelines.cli.quickstart import stage_commands
 
 

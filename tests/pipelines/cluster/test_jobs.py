@@ -3,7 +3,7 @@ from typing import get_args
 
 import pytest
 
-from pipelines.cli.main import parse_command_line
+from pipelines.cli.command_line import parse_command_line
 from pipelines.cluster.jobs import Stage, jobs_for_stage
 
 

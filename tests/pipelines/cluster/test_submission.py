@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from jsonargparse import Namespace
 
-import pipelines.cli.main as cli
+import pipelines.cli.command_line as cli
 from pipelines.cli import commands
 from pipelines.cli.common import parse_recipe
 from pipelines.cli.main import main
