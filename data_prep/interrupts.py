@@ -5,6 +5,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -14,7 +15,10 @@ CLEANUP_SECONDS = 10.0
 Must be less than 30: then SLURM and Kubernetes send SIGKILL by default."""
 EXIT_SECONDS = 2.0
 """Seconds that the interpreter gets to exit after the clean-up. It waits for threads, which may hang in a read."""
+RESEND_SECONDS = 0.1
+"""Interval at which a signal is repeated until the main thread has handled it."""
 POLL_SECONDS = 0.5
+"""Interval at which the parent process is looked for."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,7 +58,7 @@ class SignalHandler:
         """End the process without an exception, while there is nothing to clean up."""
         self._before_forced_exit, self._parent_pid = before_forced_exit, parent_pid
         self._exit_code: int | None = None
-        self._exiting, self._discarded = threading.Event(), threading.Event()
+        self._exiting = threading.Event()
 
     def install(self) -> None:
         """Handle the signals from now on. Must be called in the main thread."""
@@ -83,12 +87,13 @@ class SignalHandler:
     def _note_discarded(self, unraisable: "sys.UnraisableHookArgs") -> None:
         """Note an Interrupted that was raised where Python discards exceptions, such as in a callback of a weakref."""
         if isinstance(unraisable.exc_value, Interrupted):
-            self._discarded.set()
+            self.received = 0
         else:
             sys.__unraisablehook__(unraisable)
 
     def _watch(self, reader: int) -> None:
         """Wait for a signal that this handler handles, or for the end of the parent process."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # only the main thread runs handlers
         while True:
             if select.select([reader], [], [], POLL_SECONDS)[0]:
                 numbers = [number for number in os.read(reader, 64) if signal.getsignal(number) == self._handle]
@@ -100,12 +105,11 @@ class SignalHandler:
 
     def _end_process(self, number: int) -> None:
         """End the process if it does not end by itself in time."""
-        for _ in range(int(CLEANUP_SECONDS / POLL_SECONDS)):
-            if self._exiting.wait(POLL_SECONDS):
-                threading.Event().wait(EXIT_SECONDS)
-                break
-            if self._discarded.is_set():
-                self._discarded.clear()
-                self.received = 0
+        deadline = time.monotonic() + CLEANUP_SECONDS
+        while time.monotonic() < deadline:
+            if not self.received:  # the system gave the signal to another thread, or the exception was discarded
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
+            if self._exiting.wait(RESEND_SECONDS):
+                time.sleep(EXIT_SECONDS)
+                break
         os._exit(self._before_forced_exit(number) if self._exit_code is None else self._exit_code)

@@ -1,6 +1,5 @@
 """The ``Command`` type, and the options that several commands share."""
 
-import os
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, Optional, TypeVar, get_type_hints
@@ -123,15 +122,21 @@ def add_launch_arguments(parser: CommandParser, nproc: int = 1) -> None:
 
 
 def add_rank_arguments(parser: CommandParser) -> None:
-    """Add the rank and world size of ``--stage work``; the rank defaults to that of a SLURM array or Indexed Job."""
-    scheduled = os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get("JOB_COMPLETION_INDEX") or 0
+    """Add the rank and world size of ``--stage work``; ``rank_and_world_size`` returns them."""
     parser.add_argument(
         "--rank",
-        type=int,
-        default=int(scheduled),
-        help="Rank of this process with --stage work. By default SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, else 0.",
+        type=int | None,
+        default=None,
+        help="Rank of this process with --stage work. By default that of the SLURM array task (SLURM_ARRAY_TASK_ID) or "
+        "of the pod of an Indexed Job (JOB_COMPLETION_INDEX), else 0.",
     )
-    parser.add_argument("--world-size", type=int, default=1, help="Number of ranks that share --stage work.")
+    parser.add_argument(
+        "--world-size",
+        type=int | None,
+        default=None,
+        help="Number of ranks that share --stage work. By default that of the SLURM array (SLURM_ARRAY_TASK_COUNT) or "
+        "of the Indexed Job (JOB_COMPLETIONS, which the Job has to set), else 1.",
+    )
 
 
 def add_runs_argument(parser: CommandParser) -> None:

@@ -14,7 +14,8 @@ from pipelines.cli.common import (
     parse_config,
     parse_recipe,
 )
-from pipelines.errors import EXIT_FAILURE, EXIT_OK
+from pipelines.errors import EXIT_FAILURE, EXIT_OK, RunError
+from pipelines.runtime.array_task import rank_and_world_size
 from pipelines.runtime.console import ProgressBar, print_lines
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
 
     config = parse_config(PrepareConfig, arguments.data)
     if arguments.verify:
-        return _print_damaged(config.output, verify_shards(config.output))
+        return _print_problems(config.output, _num_files(config.output), verify_shards(config.output))
     if arguments.status:
         print_lines(*status_lines(config.output, status(config)))
         return EXIT_OK
@@ -87,7 +88,7 @@ def prepare(arguments: Namespace, _: list[str]) -> int:
         plan_dataset(config)
         return EXIT_OK
     if arguments.stage == "work":
-        work_on_dataset(config, arguments.rank, arguments.world_size, retry=retry)
+        work_on_dataset(config, *rank_and_world_size(arguments.rank, arguments.world_size), retry=retry)
         return EXIT_OK
     with ProgressBar("preparing shards") as bar:
         if arguments.stage == "merge":
@@ -117,11 +118,19 @@ def _summary(output: str, manifest: "Manifest") -> str:
     )
 
 
-def _print_damaged(location: str, damaged: "Iterable[str]") -> int:
-    lines = list(damaged)
-    print_lines(*lines)
-    print_lines(f"{location}: {'damaged' if lines else 'all files match their digests'}")
+def _print_problems(location: str, num_files: int, problems: "Iterable[str]") -> int:
+    """Print a line for each problem, and the result."""
+    lines = list(problems)
+    result = f"damaged, {len(lines)} problems" if lines else f"all {num_files} files match their digests"
+    print_lines(*lines, f"{location}: {result}")
     return EXIT_FAILURE if lines else EXIT_OK
+
+
+def _num_files(dataset: str) -> int:
+    """Return the number of shards with samples."""
+    from data_prep.shards.manifest import Manifest
+
+    return sum(bool(shard.samples) for shards in Manifest.load(dataset).splits.values() for shard in shards)
 
 
 def _executor(arguments: Namespace) -> "Executor":
@@ -144,22 +153,35 @@ def add_cache_arguments(parser: CommandParser) -> None:
 
 def cache(arguments: Namespace, raw: list[str]) -> int:
     """Compute the features of the frozen models once for every image. A rerun computes only what is missing."""
-    from data_prep.shards.feature_files import verify_features
     from pipelines.runtime.launch import is_distributed_worker, launch
 
     recipe = parse_recipe(arguments)
     if arguments.verify:
-        return _print_damaged(recipe.data.output, verify_features(recipe.data.output, recipe.cache.folder))
-    rank, world_size = arguments.rank, arguments.world_size
-    if arguments.stage == "all":
-        if not is_distributed_worker():
-            return launch(raw, arguments.nproc)
+        return max(
+            _verify_cache(dataset, recipe.cache.folder) for dataset in (recipe.data.output, *recipe.stream.mixture)
+        )
+    if arguments.stage == "work":
+        rank, world_size = rank_and_world_size(arguments.rank, arguments.world_size)
+    elif is_distributed_worker():
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    else:
+        return launch(raw, arguments.nproc)
     from pipelines.pretraining.feature_cache import cache as run
 
     with ProgressBar("encoding images") as bar:
         run(recipe, rank, world_size, bar if rank == 0 else None)
     return EXIT_OK
+
+
+def _verify_cache(dataset: str, folder: str) -> int:
+    from data_prep.shards.feature_files import verify_features
+    from data_prep.shards.features import INDEX_NAME
+    from data_prep.storage.store import Store
+
+    num_files, location = _num_files(dataset), f"{dataset.rstrip('/')}/{folder}"
+    if not Store(location).exists(INDEX_NAME):
+        raise RunError(f"{location}: no features are cached here; run `e4t cache` with the same recipe")
+    return _print_problems(location, num_files, verify_features(dataset, folder))
 
 
 PREPARE = Command(

@@ -12,6 +12,7 @@ from pipelines.cli.common import (
     add_recipe_arguments,
     parse_recipe,
 )
+from pipelines.runtime.array_task import rank_and_world_size
 from pipelines.runtime.console import ProgressBar, console
 
 
@@ -67,7 +68,7 @@ def compare(arguments: Namespace, _: list[str]) -> None:
     release = resolve_release(arguments.release or str(recipe.folder / "release"), recipe.runs)
     comparison = build_comparison(recipe, release, Path(arguments.output or recipe.folder / "comparison"))
     if arguments.stage == "work":
-        comparison.run(arguments.rank, arguments.world_size)
+        comparison.run(*rank_and_world_size(arguments.rank, arguments.world_size))
         return
     if arguments.stage == "all":
         with ProgressBar("personalizing held-out concepts") as bar:

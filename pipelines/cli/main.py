@@ -42,7 +42,7 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
         sys.stdout.flush()
     except (Exception, SystemExit) as error:
         interruption.reraise()
-        if isinstance(error, OSError) and (stdout_error := flush_stdout()):
+        if isinstance(error, OSError | SystemExit) and (stdout_error := flush_stdout()):
             return _report_stdout(stdout_error)
         return report_error(error)
     return code

@@ -20,7 +20,7 @@ class Job:
     name: str
     kind: JobKind
     args: tuple[str, ...]
-    """Command and options of ``e4t`` without the recipe. A task of an array also gets its rank."""
+    """Command and options of ``e4t`` without the recipe. A task of an array also gets its rank and their number."""
     size: int = 1
     """Number of tasks of an array, or of nodes of training ranks."""
 
@@ -45,7 +45,7 @@ def jobs_for_stage(
 
 
 def _jobs(stage: Stage, nodes: int, array_size: int) -> list[Job]:
-    work_args = ("--stage", "work", "--world-size", str(array_size))
+    work_args = ("--stage", "work")
     if stage == "prepare":
         return [
             Job("prepare-plan", "one", ("prepare", "--stage", "plan")),

@@ -23,6 +23,7 @@ from e4t_errors import ConfigError
 from pipelines.cluster.jobs import RECIPE_FILE, Job
 from pipelines.cluster.submission import SUBMIT_SCRIPT, StrictDumper, Submission
 from pipelines.errors import RunError
+from pipelines.runtime.array_task import COMPLETIONS
 
 Manifest = dict[str, Any]
 SEND_SCRIPT = "send.sh"
@@ -197,6 +198,8 @@ def _configure_pod(pod: Manifest, job: Job, site: KubernetesSite, name: str) -> 
         variables["OMP_NUM_THREADS"]["value"] = str(site.cores_per_device)
     else:
         container["env"] = [each for key, each in variables.items() if key not in RENDEZVOUS_ENV]
+    if job.kind == "array":
+        container["env"].append({"name": COMPLETIONS, "value": str(job.size)})
 
 
 def job_spec(manifests: Iterable[Manifest]) -> Manifest:

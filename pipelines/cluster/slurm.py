@@ -112,7 +112,7 @@ def sbatch_calls(
             if job.kind == "array":
                 max_parallel = max(1, site.max_parallel_tasks // len(parts))  # the parts run at the same time
                 options.append(f"--array=0-{count - 1}%{max_parallel}")
-                command.append(str(first))
+                command += [str(first), str(job.size)]
             command += job.command(str(folder / RECIPE_FILE))
             calls.append(SbatchCall(job.name, tuple(options), tuple(command)))
     return calls

@@ -8,6 +8,8 @@ from typing import Self
 
 from e4t_errors import ConfigError
 
+REPEAT_SECONDS = 1.0
+"""Two SIGINT within this time count as one: Ctrl-C in a terminal reaches a rank twice, also through its launcher."""
 TIME_LIMIT = 1000
 """Number that stands for the time limit among signal numbers, larger than all of them."""
 
@@ -22,7 +24,7 @@ class StopSignalHandler:
         """Handle these signals inside the ``with`` block. The time limit counts from now."""
         self.signal_numbers = {_signal_number(name) for name in signal_names}
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self._received = 0
+        self._received, self._received_at = 0, 0.0
         self._previous_handlers: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -36,9 +38,10 @@ class StopSignalHandler:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._received == number == signal.SIGINT:
+        if self._received != number:
+            self._received, self._received_at = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._received_at > REPEAT_SECONDS:
             raise KeyboardInterrupt
-        self._received = number
 
     def should_stop(self, all_reduce_max: Callable[[int], int]) -> str:
         """Return the reason to stop now, a signal name or "time limit reached", or an empty string.

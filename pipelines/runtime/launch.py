@@ -14,6 +14,7 @@ from e4t_errors import ConfigError
 from pipelines.errors import EXIT_FAILURE, EXIT_OK, RunError
 from pipelines.runtime.launcher import LAUNCHER_PID
 
+POLL_SECONDS = 0.1
 PEER_EXIT_GRACE_SECONDS = 15.0
 """Seconds that the other ranks get to notice the failure of one, and to end with an error of their own."""
 
@@ -136,9 +137,10 @@ def _wait_for_ranks(ranks: list[subprocess.Popen[bytes]], received: Sequence[int
     """
     running = {rank.pid: rank for rank in ranks}
     while running:
-        pid, status = os.wait()
+        pid, status = os.waitpid(-1, os.WNOHANG)  # a wait that blocks could miss signals that other threads receive
         rank = running.pop(pid, None)
         if rank is None:
+            time.sleep(POLL_SECONDS)
             continue
         rank.returncode = code = os.waitstatus_to_exitcode(status)
         if code:

@@ -1,6 +1,8 @@
 """Standard output that is closed or cannot be written."""
 
+import errno
 import os
+import select
 import sys
 
 
@@ -15,13 +17,26 @@ def open_missing_streams() -> None:
 
 
 def flush_stdout() -> OSError | None:
-    """Flush standard output. If that fails, as when its reader has ended, discard it and return the error."""
+    """Flush standard output. If it cannot be written, as when its reader has ended, discard it and return the error."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # it is an object in memory
+        return None
     try:
         sys.stdout.flush()
+        os.write(descriptor, b"")  # fails also when nothing is left to flush
+        if _has_lost_its_reader(descriptor):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
     except OSError as error:
         discard_stdout()
         return error
     return None
+
+
+def _has_lost_its_reader(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def discard_stdout() -> None:

@@ -31,9 +31,9 @@ def test_nodes_apply_to_training_and_the_array_size_to_shared_work() -> None:
     assert (sizes["pretrain"], sizes["prepare-work"], sizes["cache"], sizes["release"]) == (2, 4, 4, 1)
 
 
-def test_every_task_gets_the_world_size() -> None:
+def test_a_task_of_an_array_gets_its_rank_from_the_scheduler() -> None:
     (job,) = jobs_for_stage("cache", nodes=1, array_size=6, use_feature_cache=True)
-    assert job.args == ("cache", "--stage", "work", "--world-size", "6")
+    assert (job.args, job.size) == (("cache", "--stage", "work"), 6)
 
 
 def test_extra_arguments_go_to_the_last_job() -> None:
@@ -47,7 +47,8 @@ def test_extra_arguments_go_to_the_last_job() -> None:
 @pytest.mark.parametrize("stage", get_args(Stage))
 def test_e4t_accepts_the_command_of_every_job(stage: Stage, recipe: Path) -> None:
     for job in jobs_for_stage(stage, nodes=2, array_size=4, use_feature_cache=True):
-        command, arguments = parse_command_line([*job.command(str(recipe)), *(["--rank", "3"] * (job.kind == "array"))])
+        share = ["--rank", "3", "--world-size", "4"] if job.kind == "array" else []
+        command, arguments = parse_command_line([*job.command(str(recipe)), *share])
         assert command.name == job.args[0]
         if job.kind == "array":
             assert (arguments.stage, arguments.rank, arguments.world_size) == ("work", 3, 4)

@@ -28,7 +28,7 @@ from pipelines.cluster.submission import SubmittedJobs, list_submissions, load_s
 from tests.k8s.manifests import OVERLAYS, pod_of, policy_violations, rejections, validate
 
 PRETRAIN = Job("pretrain", "ranks", ("pretrain",), 2)
-CACHE = Job("cache", "array", ("cache", "--stage", "work", "--world-size", "40"), 40)
+CACHE = Job("cache", "array", ("cache", "--stage", "work"), 40)
 KUBECTL = str(Path(sys.executable).parent / "kubectl")
 # A kubectl that records its calls, and reports the states of workloads from the file "conditions".
 FAKE_KUBECTL = """#!/usr/bin/env python3
@@ -120,7 +120,8 @@ def test_an_array_has_a_pod_per_task_and_limits_parallelism() -> None:
     job = job_spec(manifests_of(CACHE, max_parallel_pods=16))
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (40, 16, "Indexed")
     (container,) = job["template"]["spec"]["containers"]
-    assert container["args"] == ["cache", "--recipe", "/etc/e4t/recipe.yaml", "--stage", "work", "--world-size", "40"]
+    assert container["args"] == ["cache", "--recipe", "/etc/e4t/recipe.yaml", "--stage", "work"]
+    assert {"name": "JOB_COMPLETIONS", "value": "40"} in container["env"]
     assert "NNODES" not in {each["name"] for each in container["env"]}
 
 

@@ -160,13 +160,16 @@ def test_an_array_above_the_limit_of_the_cluster_is_split_into_arrays_with_conse
     job = Job("cache", "array", ("cache",), 5)
     calls = sbatch_calls([job], SlurmSite(max_parallel_tasks=2), tmp_path, "run", max_array=3)
     assert [call.options[-1] for call in calls] == ["--array=0-2%1", "--array=0-1%1"]
-    assert [call.command[2:4] for call in calls] == [("array", "0"), ("array", "3")]
+    assert [call.command[2:5] for call in calls] == [("array", "0", "5"), ("array", "3", "5")]
 
 
-def test_a_task_of_an_array_gets_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_of_an_array_gets_its_rank_and_the_number_of_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     site = SlurmSite(python=("fake-python",))
-    assert e4t_arguments(["array", "3", "cache"], tmp_path, site) == ["cache", "--rank", "4"]
+    expected = ["cache", "--rank", "4", "--world-size", "8"]
+    assert e4t_arguments(["array", "3", "8", "cache"], tmp_path, site) == expected
 
 
 def test_training_has_a_task_per_device_and_a_warning_signal(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from e4t_errors import ConfigError
+from pipelines.pretraining import signals
 from pipelines.pretraining.signals import StopSignalHandler
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR2")
@@ -92,7 +93,15 @@ def test_the_time_limit_of_another_rank_takes_precedence_over_a_signal() -> None
         assert stopper.should_stop(lambda mine: max(mine, *numbers)) == "time limit reached"
 
 
-def test_a_second_sigint_raises_keyboard_interrupt() -> None:
+def test_ctrl_c_that_arrives_through_the_terminal_and_the_launcher_counts_once() -> None:
+    with StopSignalHandler(SIGNALS) as stopper:
+        send_to_this_process("SIGINT")
+        send_to_this_process("SIGINT")
+        assert stopper.should_stop(single_rank) == "SIGINT"
+
+
+def test_a_later_sigint_raises_keyboard_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "REPEAT_SECONDS", 0.0)
     with StopSignalHandler(SIGNALS) as stopper:
         send_to_this_process("SIGINT")
         with pytest.raises(KeyboardInterrupt):
