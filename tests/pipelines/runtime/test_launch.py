@@ -179,3 +179,47 @@ def test_a_process_without_torchruns_variables_is_not_a_distributed_worker(monke
     monkeypatch.setitem(os.environ, "RANK", "0")
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
     assert is_distributed_worker()
+
+
+HANDLES_SIGNALS = """
+from data_prep.interrupts import Interrupted, SignalHandler
+from pipelines.runtime.launcher import launcher_pid
+SignalHandler(parent_pid=launcher_pid()).install()
+try:
+    Path(f'{rank}.new').write_text(str(os.getpid()))
+    Path(f'{rank}.new').rename(f'{rank}.pid')
+    time.sleep(1000)
+except Interrupted as error:
+    Path(f'{rank}.interrupted').touch()
+    sys.exit(128 + error.number)
+"""
+
+
+def test_a_signal_that_ends_the_ranks_ends_the_launcher_with_its_own_exception(
+    command: Callable[[str], None], tmp_path: Path
+) -> None:
+    command(HANDLES_SIGNALS)
+    process = launcher(tmp_path, 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1] == "interrupted by SIGTERM\n"
+    assert len(list(tmp_path.glob("*.interrupted"))) == 2
+
+
+def test_a_signal_to_one_rank_is_a_failure_reported_in_one_line(command: Callable[[str], None], tmp_path: Path) -> None:
+    command(HANDLES_SIGNALS)
+    process = launcher(tmp_path, 1)
+    rank = int((tmp_path / "0.pid").read_text())
+    os.kill(rank, signal.SIGTERM)
+    error = process.communicate(timeout=60)[1]
+    assert error == f"e4t: rank process {rank} ended by SIGTERM; rerun the command to resume\n"
+    assert process.returncode == 1
+
+
+def test_the_ranks_of_a_launcher_that_is_killed_clean_up_and_end(
+    command: Callable[[str], None], tmp_path: Path
+) -> None:
+    command(HANDLES_SIGNALS)
+    process = launcher(tmp_path, 2)
+    process.kill()
+    process.communicate(timeout=60)
+    wait_for(lambda: len(list(tmp_path.glob("*.interrupted"))) == 2)
