@@ -13,7 +13,7 @@ from data_prep.config.prepare import (
     PrepareConfig,
     SplitFractions,
 )
-from data_prep.config.source import DEFAULT_CAPTION_SUFFIX, ReadConfig, SourceConfig
+from data_prep.config.source import ReadConfig, SourceConfig
 
 MANIFEST_NAME = "manifest.json"
 """File in a dataset's folder that lists its shards; it is written last and marks a finished dataset."""
@@ -22,7 +22,6 @@ ProgressCallback = Callable[[int, int], None]
 
 __all__ = [
     "BUILTIN_SCORES",
-    "DEFAULT_CAPTION_SUFFIX",
     "HASH_DISTANCE_LIMIT",
     "MANIFEST_NAME",
     "PILLOW_MAX_PIXELS",

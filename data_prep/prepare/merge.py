@@ -28,6 +28,7 @@ from data_prep.prepare.plan import (
     final_path,
     ledger_line,
     load_shard,
+    no_captions_error,
 )
 from data_prep.prepare.shard_writer import (
     FinishedShard,
@@ -77,11 +78,13 @@ def merge(config: PrepareConfig, plan: Plan, store: Store, on_progress: Progress
     """Finalize the dataset. The result does not depend on which worker made which shard.
 
     The first of several duplicates in the order train, val, test is kept, so no image of train reappears in test.
-    Raises DataError if shards are missing, too many reads failed or no image was kept. Needs about 150 bytes of memory
-    per image.
+    Raises DataError if shards are missing, too many reads failed or no image was kept, and ConfigError if no image has
+    the configured caption. Needs about 150 bytes of memory per image.
     """
     images = _survey(config, plan, store)
     _check_failed_reads(config, plan, images.retryable_counts, store)
+    if config.source_options.expects_captions and 0 < sum(images.counts) == images.captions_missing:
+        raise no_captions_error(config, images.captions_missing)
     duplicates = find_duplicates(images.sha256(), images.hashes(), config.filters.max_hash_distance)
     reasons = np.where(duplicates.exact >= 0, 1, np.where(duplicates.near >= 0, 2, 0)).astype(np.int8)
     shards = zip(plan.shards, np.split(reasons, np.cumsum(images.counts)[:-1]), strict=True)
@@ -116,6 +119,7 @@ class _Survey:
     perceptual_hashes: "array[int]" = field(default_factory=lambda: array("Q"))
     counts: list[int] = field(default_factory=list)
     """Number of images of each shard."""
+    captions_missing: int = 0
     retryable_counts: Counter[str] = field(default_factory=Counter)
 
     def sha256(self) -> NDArray[np.uint8]:
@@ -140,6 +144,7 @@ def _survey(config: PrepareConfig, plan: Plan, store: Store) -> _Survey:
         for stats in finished.index.sample_stats.values():
             images.digests += bytes.fromhex(stats.sha256)
             images.perceptual_hashes.append(stats.hash or 0)
+            images.captions_missing += stats.caption_missing
     if missing:
         raise DataError(
             f"output {config.output}: {len(missing)} of {len(plan.shards)} shards are missing ({missing[0]}, "

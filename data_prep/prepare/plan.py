@@ -70,14 +70,15 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
     """List the source and divide each split into shards, holding one shard per split in memory.
 
     The content of a shard depends only on the listing, so workers that plan at the same time write the same files; the
-    index is written last. Raises DataError if the source has no images.
+    index is written last. Raises DataError if the source has no images, and ConfigError if captions are configured and
+    no image has one.
     """
     listing = list_source(config)
     first = list(islice(listing, 1))  # a missing source raises before anything is written
     store.delete(PLAN_INDEX)
     by_split: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     buffers: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    num_images, rejected, ignored = 0, Counter[str](), Counter[str]()
+    num_images, num_without_caption, rejected, ignored = 0, 0, Counter[str](), Counter[str]()
 
     def flush_shard(split: str) -> None:
         shard = PlannedShard(name=f"{split}-{len(by_split[split]):06d}", records=tuple(buffers[split]))
@@ -92,6 +93,7 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
                 (rejected if isinstance(item, Reject) else ignored)[item.reason] += 1
                 continue
             num_images += 1
+            num_without_caption += item.has_caption is False
             split = split_of(item.identity, config.splits)
             buffers[split].append(item)
             if len(buffers[split]) == config.shard_samples:
@@ -104,6 +106,9 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
         raise DataError(
             f"source {config.source} holds {_contents(rejected, ignored)}; check data.source and data.source_options"
         )
+    if num_without_caption == num_images:
+        store.delete_folder(WORK_DIR)
+        raise no_captions_error(config, num_images)
     plan = Plan(
         config_digest=config.digest,
         shards={name: digest for split in SPLITS for name, digest in by_split[split]},
@@ -113,6 +118,16 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
     )
     store.write(PLAN_INDEX, json.dumps(asdict(plan)) + "\n")
     return plan
+
+
+def no_captions_error(config: PrepareConfig, num_images: int) -> ConfigError:
+    """Return the error for a source in which no image has the configured caption."""
+    options = config.source_options
+    return ConfigError(
+        f"source {config.source}: none of {num_images} images has the configured caption; check data.source_options: "
+        f"caption_column {options.caption_column!r} (fields of structs have dotted names), caption_suffix "
+        f"{options.caption_suffix!r}, attributes {options.attributes!r}, and metadata files"
+    )
 
 
 def list_source(config: PrepareConfig) -> Iterator[Listed]:

@@ -10,8 +10,9 @@ from data_prep.sources.archive_reader import ArchiveReader
 from data_prep.sources.captions import CaptionFiles, caption_from_file, is_caption_path
 from data_prep.sources.labels import CaptionFile, Labels
 from data_prep.sources.members import Member
+from data_prep.sources.metadata_files import Metadata, load_metadata, metadata_above
 from data_prep.sources.names import Keys, escape, hashed_key, split_suffix
-from data_prep.sources.selection import Selection, is_image_path, may_be_image, other_reason
+from data_prep.sources.selection import SIDE_TABLE, Selection, is_image_path, may_be_image, other_reason
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class ArchiveSource:
     def _list_archive(self, archive: ArchiveFile, labels: Labels) -> Iterator[Listed]:
         members = list(self.reader.list_members(archive.name))
         reasons = [self._reason_to_ignore(archive.name, member) if member else None for member in members]
+        metadata = self._load_metadata(archive.name, members, reasons)
         captions = self._find_captions(members, reasons)
         belonging = {id(member) for member in captions.values()}
         keys, seen = Keys(), set[str]()
@@ -89,6 +91,7 @@ class ArchiveSource:
                 location=(archive.name, *member.location),
                 version=member.version,
                 caption_file=CaptionFile(caption.location, caption.version) if caption else None,
+                metadata=metadata_above(member.name, metadata),
             )
 
     def _reason_to_ignore(self, archive: str, member: Member) -> str | None:
@@ -101,6 +104,19 @@ class ArchiveSource:
         if may_be_image(member.name) and self.reader.looks_like_image(archive, member):
             return None
         return other_reason(member.name)
+
+    def _load_metadata(
+        self, archive: str, members: list[Member | None], reasons: list[str | None]
+    ) -> dict[str, Metadata]:
+        """Load the metadata files of an archive, by folder. Raises DataError."""
+        tables = {
+            member.name: member
+            for member, reason in zip(members, reasons, strict=True)
+            if member and reason == SIDE_TABLE and not member.problem
+        }
+        return load_metadata(
+            tables, lambda name: self.reader.read_member(archive, tables[name]), self.options, f"{archive}!"
+        )
 
     def _find_captions(self, members: list[Member | None], reasons: list[str | None]) -> dict[str, Member]:
         """Return the caption member of each image that has one, by the name of the image."""

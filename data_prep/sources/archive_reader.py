@@ -40,6 +40,10 @@ class ArchiveReader:
         name, _, caption_location = _split_location(record)
         return self._read(name, caption_location, MAX_CAPTION_BYTES + 1) if caption_location else None
 
+    def read_member(self, name: str, member: Member) -> bytes:
+        """Read a member of an archive. Raises OSError."""
+        return self._read(name, member.location, MAX_FILE_BYTES)
+
     def looks_like_image(self, name: str, member: Member) -> bool:
         """Tell by the content whether a member is an image; one that must not or cannot be read counts."""
         if member.problem:

@@ -8,12 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from unicodedata import normalize
 
-from data_prep.config import DEFAULT_CAPTION_SUFFIX, SourceConfig
+from data_prep.config import SourceConfig
 from data_prep.errors import SampleRejected
-from data_prep.records import Listed, Record
 from data_prep.sources.names import split_suffix
 from data_prep.sources.text import TextError, decode_text
-from e4t_errors import ConfigError
 
 MAX_CAPTION_BYTES = 2**20
 """Images whose caption file has more bytes are rejected."""
@@ -182,29 +180,3 @@ def _choose(texts: Iterable[str], options: SourceConfig, key: str, joint: str) -
     except UnicodeEncodeError as error:
         raise SampleRejected(NOT_TEXT, cause=f"no character {caption[error.start]!a}") from error
     return caption
-
-
-def require_captions(listed: Iterable[Listed], options: SourceConfig) -> Iterator[Listed]:
-    """Yield what a source lists. Raises ConfigError at the end if captions are configured and no image has one."""
-    images = missing = 0
-    for item in listed:
-        if isinstance(item, Record):
-            images += 1
-            missing += item.has_caption is False
-        yield item
-    if images and missing == images:
-        raise no_captions_error(images, options)
-
-
-def no_captions_error(images: int, options: SourceConfig) -> ConfigError:
-    """Return the error for a source in which no image has the configured caption."""
-    column = f"the caption column is {options.caption_column!r} (a field of a struct has a dotted name)"
-    files = f"caption files have the suffix {options.caption_suffix}"
-    settings = [
-        *([column] if options.caption_column else []),
-        *([files] if options.caption_suffix != DEFAULT_CAPTION_SUFFIX or not options.caption_column else []),
-    ]
-    return ConfigError(
-        f"none of the {images} images has a caption, although captions are configured: {', '.join(settings)}; check "
-        "data.source_options"
-    )

@@ -1,7 +1,7 @@
 """Read a folder tree of images, on the local disk or at any fsspec URL."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,8 +12,16 @@ from data_prep.records import Ignored, Listed, Record, Reject
 from data_prep.sources.captions import MAX_CAPTION_BYTES, CaptionFiles, caption_from_file, is_caption_path
 from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, FileTree, is_folder, is_local, open_tree
 from data_prep.sources.labels import CaptionFile, Labels
+from data_prep.sources.metadata_files import Metadata, load_metadata, metadata_above
 from data_prep.sources.names import Keys, escape, is_utf8
-from data_prep.sources.selection import Selection, is_image_path, may_be_image, other_reason
+from data_prep.sources.selection import (
+    SIDE_TABLE,
+    Selection,
+    is_image_path,
+    is_metadata_path,
+    may_be_image,
+    other_reason,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class FolderSource:
         """
         if not is_folder(self.tree):
             raise DataError(f"source {self.tree.url}: no such folder; give a folder of images as data.source")
-        yield from self._list_folder("", Labels.load(self.options), (self.tree.inode_key(""),))
+        yield from self._list_folder("", Labels.load(self.options), {}, (self.tree.inode_key(""),))
 
     def read(self, record: Record) -> bytes:
         """Read the image file. Raises OSError."""
@@ -51,12 +59,19 @@ class FolderSource:
                 return caption
         return record.caption
 
-    def _list_folder(self, folder: str, labels: Labels, ancestors: tuple[object, ...]) -> Iterator[Listed]:
-        """List a folder and its subfolders; ``ancestors`` are the inode keys down to ``folder``."""
+    def _list_folder(
+        self, folder: str, labels: Labels, metadata: Mapping[str, Metadata], ancestors: tuple[object, ...]
+    ) -> Iterator[Listed]:
+        """List a folder and its subfolders.
+
+        ``metadata`` are the tables of the folders above it, ``ancestors`` the inode keys down to ``folder``.
+        """
         keys = Keys()
         entries = {f"{folder}/{entry.name}".lstrip("/"): entry for entry in self.tree.entries(folder, self._needs_stat)}
         reasons = {path: self._reason_to_ignore(path, entry) for path, entry in entries.items()}
         images = [path for path, entry in entries.items() if entry.kind != "folder" and reasons[path] is None]
+        tables = [path for path, reason in reasons.items() if reason == SIDE_TABLE and is_metadata_path(path)]
+        metadata = {**metadata, **load_metadata(tables, self.tree.read, self.options, f"{self.tree.url}/")}
         captions = self._find_captions(images, entries, reasons)
         belonging = set(captions.values())
         for path, entry in entries.items():
@@ -70,13 +85,13 @@ class FolderSource:
                 if inode_key in ancestors:
                     yield Ignored(source=escape(f"{path}/"), reason="loop of links")
                 else:
-                    yield from self._list_folder(path, labels, (*ancestors, inode_key))
+                    yield from self._list_folder(path, labels, metadata, (*ancestors, inode_key))
             elif left_out := self.selection.reason_to_leave_out(path):
                 yield Ignored(source=escape(path), reason=left_out)
             else:
                 caption = captions.get(path)
                 caption_file = CaptionFile((caption,), entries[caption].version) if caption else None
-                yield _to_record(path, keys.assign(path), entry, caption_file, labels)
+                yield _to_record(path, keys.assign(path), entry, caption_file, labels, metadata)
 
     def _needs_stat(self, name: str) -> bool:
         return is_image_path(name) or may_be_image(name) or is_caption_path(name, self.options)
@@ -87,7 +102,7 @@ class FolderSource:
         if reason or entry.kind == "folder" or is_image_path(path):
             return reason
         if path in self._side_tables:
-            return "side table"
+            return SIDE_TABLE
         if is_caption_path(path, self.options):
             return "caption without image"
         return None if may_be_image(path) and self._is_image(path, entry) else other_reason(path)
@@ -122,7 +137,14 @@ class FolderSource:
         return {url.removeprefix(f"{self.tree.url}/") for url in urls}
 
 
-def _to_record(path: str, key: str, entry: Entry, caption_file: CaptionFile | None, labels: Labels) -> Record | Reject:
+def _to_record(
+    path: str,
+    key: str,
+    entry: Entry,
+    caption_file: CaptionFile | None,
+    labels: Labels,
+    metadata: Mapping[str, Metadata],
+) -> Record | Reject:
     if not is_utf8(path):
         return Reject(key=key, source=escape(path), reason="name is not UTF-8")
     if entry.kind != "file":
@@ -130,5 +152,11 @@ def _to_record(path: str, key: str, entry: Entry, caption_file: CaptionFile | No
     if entry.size > MAX_FILE_BYTES:
         return Reject(key=key, source=path, reason="file too large")
     return labels.to_record(
-        path, key=key, source=path, location=(path,), version=entry.version, caption_file=caption_file
+        path,
+        key=key,
+        source=path,
+        location=(path,),
+        version=entry.version,
+        caption_file=caption_file,
+        metadata=metadata_above(path, metadata),
     )

@@ -8,9 +8,12 @@ from functools import cached_property
 
 from data_prep.config import ReadConfig
 from data_prep.images.formats import is_image_suffix
-from data_prep.sources.metadata_files import is_metadata_file
 from data_prep.sources.names import split_suffix
 
+SIDE_TABLE = "side table"
+"""Why a table with columns of the images is ignored."""
+METADATA_NAMES = frozenset(("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet"))
+"""Names of tables with columns of the images beside them."""
 HIDDEN_NAMES = frozenset(
     ("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information")
     + ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "network trash folder", "temporary items")
@@ -115,13 +118,18 @@ def may_be_image(path: str) -> bool:
     return not (is_image_path(name) or name.endswith(PACKED_SUFFIXES) or split_suffix(name)[1] in OTHER_SUFFIXES)
 
 
+def is_metadata_path(path: str) -> bool:
+    """Return whether the file is a table with columns of the images beside it."""
+    return path.rpartition("/")[2].lower() in METADATA_NAMES
+
+
 def other_reason(path: str) -> str:
     """Return why a file is ignored that is not an image: its suffix, or what it is."""
     name = path.rpartition("/")[2].lower()
     if name.endswith(PACKED_SUFFIXES):
         return "nested archive"
-    if is_metadata_file(name):
-        return "side table"
+    if is_metadata_path(name):
+        return SIDE_TABLE
     # Numbers and longer texts after a dot are part of a name. As reasons, there would be too many of them.
     suffix = split_suffix(name)[1]
     return f"extension {suffix}" if re.fullmatch(r"\.(?=.*[a-z])[a-z0-9_]{1,10}", suffix) else "no extension"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from data_prep.config import SourceConfig
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SampleRejected
 from data_prep.sources.captions import lookup
 from data_prep.sources.columns import parse_scalar, root_column, scalars
 from data_prep.sources.delimited import DelimitedReader
@@ -192,6 +192,8 @@ def reraise_errors(label: str, setting: str) -> Iterator[None]:
         yield
     except TextError as error:
         raise DataError(f"{label}, {error}; save it as UTF-8, or set data.source_options.fallback_encoding") from error
+    except SampleRejected as error:
+        raise DataError(f"{label} cannot be read ({error.cause or error.reason}); check {setting}") from error
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{label} cannot be read ({reason}); check {setting}") from error

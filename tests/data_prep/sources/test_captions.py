@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import SampleRejected
-from data_prep.records import Ignored, Listed, Record, Reject
+from data_prep.records import Ignored, Record, Reject
 from data_prep.sources import open_source
 from data_prep.sources.captions import (
     MAX_CAPTION_BYTES,
@@ -25,9 +25,7 @@ from data_prep.sources.captions import (
     caption_from_file,
     caption_from_value,
     lookup,
-    require_captions,
 )
-from e4t_errors import ConfigError
 
 ConfigOf = Callable[..., PrepareConfig]
 Captions = Callable[..., list[str | None]]
@@ -436,19 +434,3 @@ def test_captions_of_shards(
 ) -> None:
     path = shard(tmp_path / "set.tar", {"0.jpg": b"image", **members})
     assert captions(path, type="shards", **options) == [found]
-
-
-def test_captions_that_no_image_has_are_an_error(tmp_path: Path, config_of: ConfigOf) -> None:
-    write(tmp_path, {f"a/{number}.png": b"" for number in range(3)})
-
-    def listed(**options: Any) -> list[Listed]:
-        config = config_of(tmp_path, **options)
-        return list(require_captions(open_source(config), config.source_options))
-
-    assert len(listed()) == 3
-    with pytest.raises(ConfigError, match=r"none of the 3 images has a caption.*suffix .caption; check data.source_op"):
-        listed(caption_suffix=".caption")
-    with pytest.raises(ConfigError, match=r"none of the 3 images has a caption.*column is 'a.b'.* dotted"):
-        listed(caption_column="a.b")
-    write(tmp_path, {"a/0.caption": b"zero"})
-    assert len(listed(caption_suffix=".caption")) >= 3
