@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the number of steps done and the total number of steps."""
+_CACHE_KEY = re.compile(r"[0-9a-f]{64}")
+"""Names of cached concepts. Other folders are not the cache's and are never removed."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,8 @@ class ConceptCache:
             self._evict()
 
     def _evict(self) -> None:
-        newest_first = sorted(self._folder.glob("[0-9a-f]*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
+        cached = [entry for entry in self._folder.iterdir() if _CACHE_KEY.fullmatch(entry.name)]
+        newest_first = sorted(cached, key=lambda entry: entry.stat().st_mtime, reverse=True)
         total = 0
         for entry in newest_first:
             total += sum(file.stat().st_size for file in entry.iterdir())

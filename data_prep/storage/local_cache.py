@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,8 @@ from typing import BinaryIO
 
 PARTIAL = ".partial"
 """Suffix of files that are being fetched."""
+_CACHED_NAME = re.compile(rf"[0-9a-f]{{64}}({re.escape(PARTIAL)})?")
+"""Names of the cache's files. Files of other names in the folder are not the cache's and are never removed."""
 
 
 class FileCache:
@@ -46,7 +49,7 @@ class FileCache:
 
     def _path(self, sha256: str) -> Path:
         """Return the path of a file. Raises OSError for an unsafe name, because names come from foreign manifests."""
-        if not sha256.isalnum():
+        if not _CACHED_NAME.fullmatch(sha256):
             raise OSError(f"{sha256!r} is not a sha256")
         return self.folder / sha256
 
@@ -107,7 +110,7 @@ class FileCache:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Serialize eviction and renames: two processes must not count the same free space or miss a renamed file."""
-        with (self.folder / "lock").open("w") as lock_file:
+        with (self.folder / "lock").open("a") as lock_file:  # not "w": the name may be that of somebody's file
             fcntl.flock(lock_file, fcntl.LOCK_EX)
             yield
 
@@ -128,6 +131,8 @@ class FileCache:
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for path in self.folder.iterdir():
+            if not _CACHED_NAME.fullmatch(path.name):
+                continue
             with suppress(FileNotFoundError):  # other processes remove and rename files
                 yield path, path.stat()
 

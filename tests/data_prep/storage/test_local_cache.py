@@ -138,3 +138,14 @@ def test_the_partial_file_of_a_killed_process_is_reused(tmp_path: Path, fetches:
     assert [path.name for path in tmp_path.glob("*.partial")] == [f"{digest(1)}.partial"]
     assert read(FileCache(tmp_path, 9000), fetches, 1) == content(1)
     assert {path.name for path in tmp_path.iterdir()} == {"lock", digest(1)}
+
+
+def test_files_of_others_in_the_folder_are_neither_removed_nor_counted(tmp_path: Path, fetches: Fetches) -> None:
+    others = ["thesis.txt", "deadbeef", "photo.partial", f"{digest(1)}.bak", "lock"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"mine" * SIZE)
+    cache = FileCache(tmp_path, SIZE)
+    for number in (1, 2, 3):
+        assert read(cache, fetches, number) == content(number)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, digest(3)}
+    assert all((tmp_path / name).read_bytes() == b"mine" * SIZE for name in others)
