@@ -68,29 +68,44 @@ def find_archives(source: str, selection: Selection, suffixes: tuple[str, ...] =
 def expand_pattern(source: str) -> tuple[FileTree, list[str] | None]:
     """Return the files that a path, a pattern with ``*`` (sorted) or a brace pattern (in its order) names.
 
-    The names are relative to the tree, and None if the source is no pattern and no file. Files and folders on the local
-    disk whose names contain these characters are taken literally. A brace pattern names files that need not exist.
-    Raises DataError if braces are not balanced.
+    The names are relative to the tree, and None if the source is no pattern and no file. A brace pattern names files
+    that need not exist. Raises DataError if braces are not balanced.
     """
-    tree, name = open_parent(source)
-    if not is_pattern(source):
+    folder, pattern = split_pattern(source)
+    if not pattern:
+        tree, name = open_parent(source)
         return tree, [name] if is_file(tree, name) else None
-    character = "{" if "{" in source else "*"
-    fixed, _, rest = source.partition(character)
-    pattern_tree, prefix = open_parent(fixed)
-    if character == "*":
-        return pattern_tree, pattern_tree.glob(glob.escape(prefix) + character + rest)
+    tree = open_tree(folder)
+    if "{" not in pattern:
+        literal, star, rest = pattern.partition("*")
+        return tree, tree.glob(glob.escape(literal) + star + rest)
     try:
-        return pattern_tree, list(braceexpand(prefix + character + rest, escape=False))
+        return tree, list(braceexpand(pattern, escape=False))
     except ValueError as error:
         raise DataError(f"source {source}: braces are not balanced; give a pattern like {{000..041}}.tar") from error
 
 
+def split_pattern(source: str) -> tuple[str, str]:
+    """Split a source into a folder and a pattern relative to it, which is empty if the source is no pattern.
+
+    Files and folders on the local disk whose names contain ``*`` or braces are taken literally.
+    """
+    path = expand_home(source.removeprefix("file://")) if is_local(source) else source
+    parts = path.split("/")
+    first = next((index for index, part in enumerate(parts) if "*" in part or "{" in part), len(parts))
+    while is_local(source) and first < len(parts) and Path("/".join(parts[: first + 1])).exists():
+        first += 1
+    folder, pattern = "/".join(parts[:first]), "/".join(parts[first:])
+    if not ("*" in pattern or "{" in pattern):
+        return source, ""
+    if folder.endswith(":/"):  # memory://*.tar
+        folder += "/"
+    return folder or ("/" if path.startswith("/") else "."), pattern
+
+
 def is_pattern(source: str) -> bool:
-    """Return whether a source contains ``*`` or a brace and is not a local file or folder of just that name."""
-    if not ("*" in source or "{" in source):
-        return False
-    return not (is_local(source) and Path(expand_home(source.removeprefix("file://"))).exists())
+    """Return whether a source names files by a pattern with ``*`` or braces."""
+    return bool(split_pattern(source)[1])
 
 
 def with_unique_prefixes(names: Sequence[str]) -> tuple[ArchiveFile, ...]:

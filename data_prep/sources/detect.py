@@ -15,6 +15,7 @@ from data_prep.sources.archive_files import (
     find_archives,
     is_archive,
     is_pattern,
+    split_pattern,
 )
 from data_prep.sources.filesystem import FileTree, is_file, is_folder, is_local, open_parent, open_tree
 from data_prep.sources.selection import PACKED_SUFFIXES, Selection, is_hidden, is_image_path
@@ -101,7 +102,7 @@ def _detect_type_of_subfolders(tree: FileTree, folders: Sequence[str]) -> Source
 
 def _detect_archive_type(config: PrepareConfig) -> SourceType:
     """Return ``shards`` for brace patterns of tars, and for tars that look like webdataset shards."""
-    if is_pattern(config.source) and "{" in config.source:
+    if "{" in split_pattern(config.source)[1]:
         return "shards" if config.source.lower().endswith(TAR_SUFFIXES) else "archive"
     try:
         files = find_archives(config.source, Selection(config.read))

@@ -1,3 +1,6 @@
+import bz2
+import gzip
+import lzma
 import os
 import pickle
 from collections.abc import Callable
@@ -11,12 +14,12 @@ import pytest
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError, SampleRejected
-from data_prep.records import Record, Reject
+from data_prep.records import Ignored, Listed, Record, Reject
 from data_prep.sources import fetch, open_source
 from e4t_errors import ConfigError
 
 ConfigOf = Callable[..., PrepareConfig]
-ListItems = Callable[..., list[Record | Reject]]
+ListItems = Callable[..., list[Listed]]
 WriteFiles = Callable[..., Path]
 RejectReasons = Callable[..., dict[str, str]]
 
@@ -146,6 +149,63 @@ def test_a_bad_table_is_one_clear_error(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list_items(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.tsv", "image\tn\n0.png\t1\n1.png\t2\n"),
+        ("list.jsonl", '{"image": "0.png", "n": 1}\n\n{"n": 2, "image": "1.png"}\n'),
+        ("list.ndjson", '{"image": "0.png", "n": 1}\n{"n": 2, "image": "1.png"}\n'),
+    ],
+)
+@pytest.mark.parametrize("codec", ["", ".gz", ".bz2", ".xz"])
+def test_text_tables_may_be_compressed(
+    tmp_path: Path, name: str, content: str, codec: str, list_items: ListItems
+) -> None:
+    compress = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[codec]
+    (tmp_path / f"{name}{codec}").write_bytes(compress(content.encode()))
+    records = [item for item in list_items(tmp_path / f"{name}{codec}") if isinstance(item, Record)]
+    assert [(item.source, item.columns) for item in records] == [("0.png", {"n": 1}), ("1.png", {"n": 2})]
+
+
+def test_a_text_file_is_a_list_of_paths_and_urls(tmp_path: Path, list_items: ListItems) -> None:
+    (tmp_path / "list.txt").write_text("a/0.png\n\nhttp://host/1.png?x=1 \r\n")
+    assert [item.source for item in list_items(tmp_path / "list.txt")] == ["a/0.png", "http://host/1.png?x=1"]
+    with pytest.raises(ConfigError, match="list .*list.txt has no column 'who'"):
+        list_items(tmp_path / "list.txt", identity_column="who")
+
+
+def test_a_malformed_row_is_rejected_with_its_line(tmp_path: Path, list_items: ListItems) -> None:
+    (tmp_path / "list.csv").write_text("image,text\n0.png,a, b\n1.png,c\n")
+    (tmp_path / "list.jsonl").write_text('{"image": "0.png"}\nnothing\n[1]\n')
+    reject, record = list_items(tmp_path / "list.csv")
+    assert reject == Reject(
+        key="row-000000000",
+        source="list.csv row 0",
+        reason="malformed row",
+        cause="line 2 has 3 cells for 2 columns",
+    )
+    assert isinstance(record, Record)
+    causes = [item.cause for item in list_items(tmp_path / "list.jsonl") if isinstance(item, Reject)]
+    assert causes == ["line 2 is not a JSON object", "line 3 is not a JSON object"]
+
+
+def test_several_tables_are_one_source(tmp_path: Path, list_items: ListItems, reject_reasons: RejectReasons) -> None:
+    write(tmp_path / "list-0.csv", {"image": ["0.png", ""], "n": [1, 2]})
+    write(tmp_path / "list-1.csv", {"image": ["0.png", ""], "n": [1, 2]})
+    keys = [item.key for item in list_items(f"{tmp_path}/list-*.csv") if not isinstance(item, Ignored)]
+    assert len(set(keys)) == 4
+    assert reject_reasons(f"{tmp_path}/list-{{0..1}}.csv") == {
+        "list-0.csv row 1": "no path in row",
+        "list-1.csv row 1": "no path in row",
+    }
+
+
+def test_a_folder_of_parquet_files_with_paths_is_a_table(tmp_path: Path, list_items: ListItems) -> None:
+    write(tmp_path / "0.parquet", {"image": ["0.png"]})
+    write(tmp_path / "1.parquet", {"image": ["1.png"]})
+    assert [item.source for item in list_items(tmp_path)] == ["0.png", "1.png"]
 
 
 def test_a_missing_image_is_an_os_error(tmp_path: Path, config_of: ConfigOf) -> None:
