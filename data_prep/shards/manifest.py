@@ -102,7 +102,18 @@ class Manifest:
         store = folder if isinstance(folder, Store) else Store(str(folder))
         path = store.url_of(MANIFEST_NAME)
         try:
-            data: dict[str, Any] = parse_json(store.read(MANIFEST_NAME))
+            content = store.read(MANIFEST_NAME)
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing; create the dataset with `e4t prepare`") from error
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error}); rerun `e4t prepare` to write it again") from error
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: str) -> "Manifest":
+        """Parse the content of ``manifest.json``; ``path`` is for messages. Raises DataError."""
+        try:
+            data: dict[str, Any] = parse_json(content)
             if data["version"] > MANIFEST_VERSION:
                 raise DataError(
                     f"{path} was written by a newer e4t (format {data['version']}, this one reads up to "
@@ -114,9 +125,7 @@ class Manifest:
                 raise ValueError(f"{invalid[0]!r} is not a valid split name")
             data["splits"] = {split: [Shard(**shard) for shard in shards] for split, shards in data["splits"].items()}
             return cls(**data)._checked()
-        except FileNotFoundError as error:
-            raise DataError(f"{path} is missing; create the dataset with `e4t prepare`") from error
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{path} cannot be read ({error}); rerun `e4t prepare` to write it again") from error
 
     def _checked(self) -> "Manifest":

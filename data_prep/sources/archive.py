@@ -48,11 +48,11 @@ class ArchiveSource:
             yield from self._list_archive(archive, labels)
 
     def read(self, record: Record) -> bytes:
-        """Read the image file. Raises OSError, also if its size or checksum differs from the archive's directory."""
+        """Read the image file; see Source."""
         return self.reader.read_image(record)
 
     def caption(self, record: Record) -> str | None:
-        """Return the caption from the caption member, or else that of the record. Raises OSError and SampleRejected."""
+        """Return the caption from the caption member, or else that of the record; see Source."""
         data = self.reader.read_caption(record)
         return (caption_from_file(data, self.options, record.key) if data else None) or record.caption
 

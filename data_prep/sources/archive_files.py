@@ -8,8 +8,10 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
+from data_prep.config import ReadConfig
 from data_prep.errors import DataError
 from data_prep.records import Ignored, Reject
+from data_prep.sources.failures import listing_errors
 from data_prep.sources.filesystem import FileTree, expand_home, is_file, is_folder, is_local, open_parent, open_tree
 from data_prep.sources.names import Keys, escape, hashed_key, is_utf8
 from data_prep.sources.selection import Selection, other_reason
@@ -49,9 +51,12 @@ def find_archives(source: str, selection: Selection, suffixes: tuple[str, ...] =
 
     Raises DataError if there is none.
     """
-    tree, names = expand_pattern(source)
+    tree, names = expand_pattern(source, selection.read)
     if names is None:
-        tree = open_tree(source)
+        parent, tree = tree, open_tree(source, selection.read)
+        if is_archive(source, suffixes) and not is_folder(tree):
+            with listing_errors(source):  # says why there is no such file
+                parent.entry(source.rpartition("/")[2])
         entries = tree.entries("", lambda _: False) if is_folder(tree) else []
         names = [f"{entry.name}/" if entry.kind == "folder" else entry.name for entry in entries]
     elif names == [source.rpartition("/")[2]] and is_archive(source, suffixes):
@@ -65,7 +70,7 @@ def find_archives(source: str, selection: Selection, suffixes: tuple[str, ...] =
     return ArchiveFiles(tree, with_unique_prefixes(archives), tuple(ignored))
 
 
-def expand_pattern(source: str) -> tuple[FileTree, list[str] | None]:
+def expand_pattern(source: str, config: ReadConfig) -> tuple[FileTree, list[str] | None]:
     """Return the files that a path, a pattern with ``*`` (sorted) or a brace pattern (in its order) names.
 
     The names are relative to the tree, and None if the source is no pattern and no file. A brace pattern names files
@@ -73,9 +78,9 @@ def expand_pattern(source: str) -> tuple[FileTree, list[str] | None]:
     """
     folder, pattern = split_pattern(source)
     if not pattern:
-        tree, name = open_parent(source)
+        tree, name = open_parent(source, config)
         return tree, [name] if is_file(tree, name) else None
-    tree = open_tree(folder)
+    tree = open_tree(folder, config)
     if "{" not in pattern:
         literal, star, rest = pattern.partition("*")
         return tree, tree.glob(glob.escape(literal) + star + rest)

@@ -17,6 +17,7 @@ from data_prep.sources.archive_files import (
     is_pattern,
     split_pattern,
 )
+from data_prep.sources.failures import ReadFailed
 from data_prep.sources.filesystem import FileTree, is_file, is_folder, is_local, open_parent, open_tree
 from data_prep.sources.selection import PACKED_SUFFIXES, Selection, is_hidden, is_image_path
 from data_prep.sources.shard_files import are_shards, has_manifest
@@ -38,7 +39,7 @@ def detect_type(config: PrepareConfig) -> SourceType:
     source of unknown type counts as a folder; opening it reports that it is missing.
     """
     source, name = config.source, config.source.lower()
-    tree = open_tree(source) if is_local(source) else None
+    tree = open_tree(source, config.read) if is_local(source) else None
     if tree and is_folder(tree):
         return _detect_folder_type(tree, config)
     if name.startswith(HUB_PREFIX):
@@ -50,7 +51,7 @@ def detect_type(config: PrepareConfig) -> SourceType:
     if is_archive(name):
         return _detect_archive_type(config)
     _refuse_unreadable(source)
-    return "archive" if is_pattern(source) else _detect_folder_type(tree or open_tree(source), config)
+    return "archive" if is_pattern(source) else _detect_folder_type(tree or open_tree(source, config.read), config)
 
 
 def with_data_files(config: PrepareConfig) -> PrepareConfig:
@@ -59,7 +60,7 @@ def with_data_files(config: PrepareConfig) -> PrepareConfig:
         (*DATA_FILE_SUFFIXES, *TEXT_TABLE_SUFFIXES)
     ):
         return config
-    tree = open_tree(config.source)
+    tree = open_tree(config.source, config.read)
     if not is_folder(tree) or any(is_file(tree, name) for name in ("dataset_dict.json", "state.json")):
         return config
     suffixes = {PurePosixPath(name).suffix for name in _visible_names(tree)}
@@ -112,9 +113,9 @@ def _detect_archive_type(config: PrepareConfig) -> SourceType:
 
 
 def _detect_data_file_type(config: PrepareConfig) -> SourceType:
-    tree, name = open_parent(config.source)
+    tree, name = open_parent(config.source, config.read)
     if is_pattern(config.source):
-        tree, names = expand_pattern(config.source)
+        tree, names = expand_pattern(config.source, config.read)
         name = (names or [""])[0]
     return _data_file_type(tree, name, config) if name else "datasets"
 
@@ -163,5 +164,5 @@ def _visible_names(tree: FileTree) -> list[str]:
 def _is_subfolder(tree: FileTree, name: str) -> bool:
     try:
         return tree.entry(name).kind == "folder"
-    except OSError:
+    except ReadFailed:
         return False

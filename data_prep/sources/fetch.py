@@ -1,44 +1,38 @@
-"""Fetch files that table rows refer to by path or by any fsspec URL."""
+"""Fetch images that table rows refer to by path or by URL."""
 
-from data_prep.errors import SampleRejected
-from data_prep.sources.filesystem import MAX_FILE_BYTES, FileTree, LocalTree, is_local, reraise_as_oserror
+from data_prep.config import ReadConfig
+from data_prep.sources.failures import ReadFailed
+from data_prep.sources.filesystem import FileTree, LocalTree, is_http, is_local
 
 
-def fetch(tree: FileTree, path: str) -> bytes:
-    """Read the file at a URL, or at a path relative to ``tree``.
+def fetch(tree: FileTree, path: str, config: ReadConfig, version: str = "") -> bytes:
+    """Read the image at a URL, or at a path relative to ``tree``.
 
-    Raises OSError if it cannot be read and SampleRejected if it is too large.
+    Raises ReadFailed, SampleRejected if the image must not be used or is too large, and SourceChangedError if it is not
+    of the version that it had when it was listed.
     """
     if is_local(path):
-        data = _root_for(tree, path).read(path.removeprefix("file://"))
-    else:
-        import fsspec.core
+        return _root_for(tree, path, config).read_image(path.removeprefix("file://"), version)
+    if is_http(path):
+        from data_prep.sources.http_client import http_client  # imported late: the local disk does without it
 
-        with reraise_as_oserror(path):
-            fs, remote_path = fsspec.core.url_to_fs(path)
-            # One byte more than allowed, so that limit_size notices larger files.
-            data = bytes(fs.cat_file(remote_path, start=0, end=MAX_FILE_BYTES + 1))
-    return limit_size(data)
+        return http_client(config).read_image(path, version)
+    from data_prep.sources.remote_tree import read_image_at
 
-
-def limit_size(data: bytes) -> bytes:
-    """Return the data unchanged. Raises SampleRejected if it is larger than ``MAX_FILE_BYTES``."""
-    if len(data) > MAX_FILE_BYTES:
-        raise SampleRejected("file too large")
-    return data
+    return read_image_at(path, config)
 
 
-def version_of(tree: FileTree, path: str) -> str:
+def version_of(tree: FileTree, path: str, config: ReadConfig) -> str:
     """Return the version of a local file. Remote files have none, because each would cost a request."""
-    root = _root_for(tree, path)
+    root = _root_for(tree, path, config)
     if not (is_local(path) and isinstance(root, LocalTree)):
         return ""
     try:
         return root.entry(path.removeprefix("file://")).version
-    except OSError:
-        return "missing"
+    except ReadFailed:
+        return ""  # the failure is reported when the image is read
 
 
-def _root_for(tree: FileTree, path: str) -> FileTree:
+def _root_for(tree: FileTree, path: str, config: ReadConfig) -> FileTree:
     """Return the tree that a path is relative to; absolute paths are always on the local disk."""
-    return LocalTree("/") if path.startswith(("/", "file://")) else tree
+    return LocalTree("/", config) if path.startswith(("/", "file://")) else tree

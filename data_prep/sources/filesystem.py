@@ -1,19 +1,25 @@
-"""Read folders on the local disk or at any fsspec URL: list one folder at a time, read single files.
+"""Read folders on the local disk or at any URL: list one folder at a time, read single files.
 
-``RemoteTree`` is a thin layer over fsspec's ``DirFileSystem``. The local disk has a class of its own, because fsspec's
-``LocalFileSystem`` lists links to folders and files as "other" (linked folders would be skipped), has no device number
-to detect loops of links with, opens pipes (which blocks), and takes as long to import as listing a small folder.
+Every read of a source goes through a ``FileTree``: ``LocalTree``, ``HttpTree`` or, for every other store that fsspec
+knows, ``RemoteTree``. All of them repeat reads that fail for reasons that may pass, as ``data.read`` says. The local
+disk has a class of its own, because fsspec's ``LocalFileSystem`` lists links to folders and files as "other" (linked
+folders would be skipped), has no device number to detect loops of links with, opens pipes (which blocks), and takes as
+long to import as listing a small folder.
 """
 
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, cast
+from typing import BinaryIO, Literal, Protocol
 
-from data_prep.errors import DataError
+from data_prep.config import ReadConfig
+from data_prep.errors import SampleRejected, SourceChangedError
+from data_prep.sources.failures import INCOMPLETE, MISSING, NOT_A_FILE, ReadFailed, listing_errors, missing_is_change
+from data_prep.sources.range_file import open_ranges
+from data_prep.sources.retrying import with_retries
+from data_prep.sources.versions import changed
 
 MAX_FILE_BYTES = 512 * 2**20
 """Larger files are rejected: they are not images, and a file is held in memory while it is processed."""
@@ -33,31 +39,24 @@ class Entry:
     """Size and modification time or entity tag; it differs after the file has changed."""
 
 
-@contextmanager
-def reraise_as_oserror(label: str) -> Iterator[None]:
-    """Convert the exceptions of remote file systems, which have no common base class, to OSError."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"{label}: {error!r}") from error
+def check_version(label: object, planned: str, found: str) -> None:
+    """Raise SourceChangedError if a version is not the planned one; an empty one is not compared."""
+    if planned and found != planned:
+        raise changed(label, f"{planned} then, {found} now")
 
 
-@contextmanager
-def reraise_listing_errors(label: object) -> Iterator[None]:
-    """Convert an OSError to a DataError of one line that names the folder or file."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or repr(error)
-        raise DataError(f"source {label} cannot be listed ({reason}); make it readable or move it away") from error
+def limit_size(data: bytes) -> bytes:
+    """Return the data unchanged. Raises SampleRejected if it is larger than ``MAX_FILE_BYTES``."""
+    if len(data) > MAX_FILE_BYTES:
+        raise SampleRejected("file too large")
+    return data
 
 
 class FileTree(Protocol):
     """Files addressed by their paths relative to a root folder.
 
-    Implementations are plain data, because sources are pickled and sent to worker processes.
+    Implementations are plain data, because sources are pickled and sent to worker processes. Methods that read take the
+    version that a file had when it was listed, and raise SourceChangedError if it is another one or gone.
     """
 
     @property
@@ -74,7 +73,7 @@ class FileTree(Protocol):
         """Yield the names in the root folder, unsorted. Raises DataError."""
 
     def entry(self, name: str) -> Entry:
-        """Look up one file or folder. Raises OSError if it does not exist."""
+        """Look up one file or folder. Raises ReadFailed if it does not exist."""
 
     def inode_key(self, folder: str) -> object:
         """Return a value that is equal for all paths to the same folder, to detect loops of links. Raises DataError."""
@@ -82,25 +81,29 @@ class FileTree(Protocol):
     def glob(self, pattern: str) -> list[str]:
         """List the files that match a pattern with ``*``, sorted. Raises DataError."""
 
-    def read(self, name: str, size: int = MAX_FILE_BYTES + 1, start: int = 0) -> bytes:
-        """Read at most ``size`` bytes from offset ``start``. Raises OSError."""
+    def read(self, name: str, size: int = MAX_FILE_BYTES + 1, start: int = 0, *, version: str = "") -> bytes:
+        """Read at most ``size`` bytes from offset ``start``. Raises ReadFailed."""
 
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading, with random access. Raises OSError."""
+    def read_image(self, name: str, version: str = "") -> bytes:
+        """Read a whole image file. Raises ReadFailed, and SampleRejected if it must not be used or is too large."""
+
+    def open(self, name: str, version: str = "") -> BinaryIO:
+        """Open a file for reading, with random access. Raises ReadFailed, and so do reads from the file."""
 
 
-def open_tree(url: str) -> FileTree:
-    """Return the tree at a path or URL; the folder need not exist. Raises DataError for an unknown URL scheme."""
+def open_tree(url: str, config: ReadConfig | None = None) -> FileTree:
+    """Return the tree at a path or URL; the folder need not exist. Raises DataError if the store cannot be opened."""
+    config = config or ReadConfig()
     if is_local(url):
-        return LocalTree(expand_home(url.removeprefix("file://")))
-    import fsspec.core  # imported late: the local disk does without it
-    from fsspec.implementations.dirfs import DirFileSystem
+        return LocalTree(expand_home(url.removeprefix("file://")), config)
+    if is_http(url):
+        from data_prep.sources.http_tree import HttpTree  # imported late: the local disk does without it
 
-    try:
-        fs, root = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise DataError(f"source {url} cannot be opened ({error}); check data.source") from error
-    return RemoteTree(url.rstrip("/"), DirFileSystem(path=str(root) or "/", fs=fs))
+        return HttpTree(url.rstrip("/"), config)
+    from data_prep.sources.remote_tree import RemoteTree
+
+    with listing_errors(url):
+        return RemoteTree.from_url(url, config)
 
 
 def expand_home(path: str) -> str:
@@ -114,17 +117,22 @@ def expand_home(path: str) -> str:
         return path
 
 
-def open_parent(url: str) -> tuple[FileTree, str]:
+def open_parent(url: str, config: ReadConfig | None = None) -> tuple[FileTree, str]:
     """Split the path or URL of a file into the tree of its folder and the file's name in it."""
     folder, slash, name = url.rpartition("/")
     if folder.endswith(":/"):  # memory://file
         folder += "/"
-    return open_tree(folder or slash or "."), name
+    return open_tree(folder or slash or ".", config), name
 
 
 def is_local(url: str) -> bool:
     """Return whether this is a path on the local disk rather than a URL of a remote store."""
     return url.startswith("file://") or not ("://" in url or "::" in url)
+
+
+def is_http(url: str) -> bool:
+    """Return whether this is the URL of an HTTP server, not chained to another store."""
+    return url.lower().startswith(("http://", "https://"))
 
 
 def is_file(tree: FileTree, name: str) -> bool:
@@ -138,11 +146,13 @@ def is_folder(tree: FileTree) -> bool:
 
 
 def _entry_kind(tree: FileTree, name: str) -> str | None:
-    with reraise_listing_errors(f"{tree.url}/{name}".rstrip("/")):
+    with listing_errors(f"{tree.url}/{name}".rstrip("/")):
         try:
             return tree.entry(name).kind
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except ReadFailed as failure:
+            if failure.is_missing:
+                return None
+            raise
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,7 @@ class LocalTree:
     """A folder on the local disk; links are followed."""
 
     root: str
+    config: ReadConfig = field(default_factory=ReadConfig)
 
     @property
     def url(self) -> str:
@@ -158,57 +169,106 @@ class LocalTree:
 
     def entries(self, folder: str, needs_stat: Callable[[str], bool]) -> list[Entry]:
         """List a folder; see FileTree."""
-        with reraise_listing_errors(self._path(folder)), os.scandir(self._path(folder)) as scanned:
-            return sorted(
-                (
+        path = self._path(folder)
+
+        def scan() -> list[Entry]:
+            with os.scandir(path) as scanned:
+                return [
                     _local_entry(Path(entry.path))
                     if _is_folder(entry) or needs_stat(entry.name)
                     else Entry(entry.name, "file", 0, "")
                     for entry in scanned
-                ),
-                key=lambda entry: entry.name,
-            )
+                ]
+
+        with listing_errors(path):
+            return sorted(with_retries(self.config, path, scan), key=lambda entry: entry.name)
 
     def names(self) -> Iterator[str]:
-        """Yield the names in the root folder; see FileTree."""
-        with reraise_listing_errors(self.root), os.scandir(self.root) as scanned:
-            yield from (entry.name for entry in scanned)
+        """Return the names in the root folder; see FileTree."""
+        with listing_errors(self.root):
+            return iter(with_retries(self.config, self.root, lambda: os.listdir(self.root)))  # noqa: PTH208
 
     def entry(self, name: str) -> Entry:
         """Look up one file or folder; see FileTree."""
         path = self._path(name)
-        path.stat()
-        return _local_entry(path)
+
+        def look_up() -> Entry:
+            path.stat()
+            return _local_entry(path)
+
+        return with_retries(self.config, path, look_up)
 
     def inode_key(self, folder: str) -> object:
         """Return the device and inode numbers of a folder; see FileTree."""
-        with reraise_listing_errors(self._path(folder)):
-            info = self._path(folder).stat()
+        path = self._path(folder)
+        with listing_errors(path):
+            info = with_retries(self.config, path, path.stat)
             return info.st_dev, info.st_ino
 
     def glob(self, pattern: str) -> list[str]:
         """List the files that match a pattern; see FileTree."""
         root = Path(self.root)
-        return sorted(path.relative_to(root).as_posix() for path in root.glob(pattern) if path.is_file())
 
-    def read(self, name: str, size: int = MAX_FILE_BYTES + 1, start: int = 0) -> bytes:
+        def find() -> list[str]:
+            return sorted(path.relative_to(root).as_posix() for path in root.glob(pattern) if path.is_file())
+
+        with listing_errors(root / pattern):
+            return with_retries(self.config, root, find)
+
+    def read(self, name: str, size: int = MAX_FILE_BYTES + 1, start: int = 0, *, version: str = "") -> bytes:
         """Read part of a file; see FileTree."""
-        with self.open(name) as file:
-            size = min(size, os.fstat(file.fileno()).st_size - start)
-            if size <= 0:
-                return b""
-            file.seek(start)
-            return file.read(size)
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a regular file; see FileTree. Pipes and devices are refused, because opening them may block."""
         path = self._path(name)
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError(f"{path} is not a file")
-        return path.open("rb")
+
+        def attempt() -> bytes:
+            with _open_regular(path, version) as file:
+                wanted = min(size, os.fstat(file.fileno()).st_size - start)
+                if wanted <= 0:
+                    return b""
+                file.seek(start)
+                data = file.read(wanted)
+            if len(data) < wanted:  # the file was cut in between
+                raise ReadFailed(INCOMPLETE, f"{len(data)} of {wanted} bytes")
+            return data
+
+        with missing_is_change(path, version):
+            return with_retries(self.config, path, attempt)
+
+    def read_image(self, name: str, version: str = "") -> bytes:
+        """Read an image file; see FileTree."""
+        return limit_size(self.read(name, version=version))
+
+    def open(self, name: str, version: str = "") -> BinaryIO:
+        """Open a regular file; see FileTree."""
+        path = self._path(name)
+        with missing_is_change(path, version):
+            file = with_retries(self.config, path, lambda: _open_regular(path, version))
+
+        def read_at(offset: int, size: int) -> bytes:
+            try:
+                return os.pread(file.fileno(), size, offset)
+            except OSError:
+                return with_retries(self.config, path, lambda: os.pread(file.fileno(), size, offset))
+
+        return open_ranges(read_at, os.fstat(file.fileno()).st_size, close=file.close)
 
     def _path(self, name: str) -> Path:
         return Path(self.root, name)
+
+
+def _open_regular(path: Path, version: str) -> BinaryIO:
+    """Open a file of the planned version. Pipes and devices are refused, because opening them may block."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ReadFailed(NOT_A_FILE, f"{path} is not a file", retryable=False)
+        file = path.open("rb")
+    except ValueError as error:  # a NUL in the path
+        raise ReadFailed(MISSING, str(error), retryable=False) from error
+    try:
+        check_version(path, version, _version(os.fstat(file.fileno())))
+    except SourceChangedError:
+        file.close()
+        raise
+    return file
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -228,68 +288,8 @@ def _local_entry(path: Path) -> Entry:
             return Entry(path.name, "other", 0, "")
         raise
     kind = {stat.S_IFDIR: "folder", stat.S_IFREG: "file"}.get(stat.S_IFMT(info.st_mode), "other")
-    return Entry(path.name, kind, info.st_size, f"{info.st_size}-{info.st_mtime_ns}")  # type: ignore[arg-type]
+    return Entry(path.name, kind, info.st_size, _version(info))  # type: ignore[arg-type]
 
 
-VERSION_FIELDS = ("etag", "ETag", "md5Hash", "mtime", "last_modified", "LastModified", "created")
-"""Fields of fsspec's file information that change with the content, the most reliable first."""
-
-
-@dataclass(frozen=True)
-class RemoteTree:
-    """A folder at a URL."""
-
-    url: str
-    fs: Any
-    """``DirFileSystem`` of the folder."""
-
-    def entries(self, folder: str, needs_stat: Callable[[str], bool]) -> list[Entry]:
-        """List a folder; see FileTree."""
-        label = f"{self.url}/{folder}".rstrip("/")
-        with reraise_listing_errors(label), reraise_as_oserror(label):
-            infos = self.fs.ls(folder, detail=True, refresh=True)
-            # Object stores list a marker for the folder itself.
-            listed = [_remote_entry(info) for info in infos if str(info["name"]).strip("/") != folder.strip("/")]
-        return sorted(listed, key=lambda entry: entry.name)
-
-    def names(self) -> Iterator[str]:
-        """Yield the names in the root folder; see FileTree."""
-        return (entry.name for entry in self.entries("", lambda _: True))
-
-    def entry(self, name: str) -> Entry:
-        """Look up one file or folder; see FileTree."""
-        with reraise_as_oserror(self._label(name)):
-            return _remote_entry(self.fs.info(name))
-
-    def inode_key(self, folder: str) -> object:
-        """Return the path: remote stores have no links; see FileTree."""
-        return folder
-
-    def glob(self, pattern: str) -> list[str]:
-        """List the files that match a pattern; see FileTree."""
-        with reraise_listing_errors(self._label(pattern)), reraise_as_oserror(self.url):
-            return sorted(str(path).lstrip("/") for path in self.fs.glob(pattern))
-
-    def read(self, name: str, size: int = MAX_FILE_BYTES + 1, start: int = 0) -> bytes:
-        """Read part of a file; see FileTree."""
-        if size == 0:
-            return b""
-        with reraise_as_oserror(self._label(name)):
-            # Some servers ignore the range and send the whole file.
-            return bytes(self.fs.cat_file(name, start=start, end=start + size))[:size]
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file; see FileTree."""
-        with reraise_as_oserror(self._label(name)):
-            return cast("BinaryIO", self.fs.open(name, "rb"))
-
-    def _label(self, name: str) -> str:
-        return f"{self.url}/{name}"
-
-
-def _remote_entry(info: dict[str, Any]) -> Entry:
-    kind = {"directory": "folder", "file": "file"}.get(info["type"], "other")
-    size = int(info.get("size") or 0)
-    tag = next((str(info[field]) for field in VERSION_FIELDS if info.get(field)), "")
-    name = str(info["name"]).rstrip("/").rpartition("/")[2]
-    return Entry(name, kind, size, f"{size}-{tag}")  # type: ignore[arg-type]
+def _version(info: os.stat_result) -> str:
+    return f"{info.st_size}-{info.st_mtime_ns}"

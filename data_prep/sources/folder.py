@@ -35,7 +35,7 @@ class FolderSource:
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "FolderSource":
         """Build the source from the configuration."""
-        return cls(open_tree(config.source), config.source_options, Selection(config.read))
+        return cls(open_tree(config.source, config.read), config.source_options, Selection(config.read))
 
     def __iter__(self) -> Iterator[Listed]:
         """List the entries sorted by path; one folder per level of the tree is held in memory.
@@ -48,13 +48,13 @@ class FolderSource:
         yield from self._list_folder("", Labels.load(self.options), {}, (self.tree.inode_key(""),))
 
     def read(self, record: Record) -> bytes:
-        """Read the image file. Raises OSError."""
-        return self.tree.read(str(record.location[0]))
+        """Read the image file; see Source."""
+        return self.tree.read_image(str(record.location[0]), record.version.split("+")[0])
 
     def caption(self, record: Record) -> str | None:
-        """Return the caption from the caption file, or else that of the record. Raises OSError and SampleRejected."""
-        for path in record.location[1:]:
-            data = self.tree.read(str(path), MAX_CAPTION_BYTES + 1)
+        """Return the caption from the caption file, or else that of the record; see Source."""
+        for path, version in zip(record.location[1:], record.version.split("+")[1:], strict=True):
+            data = self.tree.read(str(path), MAX_CAPTION_BYTES + 1, version=version)
             if caption := caption_from_file(data, self.options, record.key):
                 return caption
         return record.caption
@@ -113,7 +113,7 @@ class FolderSource:
             return True
         try:
             return entry.size > 0 and looks_like_image(self.tree.read(path, SNIFFED_BYTES))
-        except (OSError, SampleRejected):
+        except SampleRejected:
             return True
 
     def _find_captions(

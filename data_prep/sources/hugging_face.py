@@ -10,25 +10,30 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 import huggingface_hub
 
-from data_prep.config import PrepareConfig, SourceConfig
+from data_prep.config import PrepareConfig, ReadConfig, SourceConfig
 from data_prep.config_dict import sha256_json
-from data_prep.errors import DataError
+from data_prep.credentials import redact
+from data_prep.errors import DataError, SampleRejected
 from data_prep.records import Record, Reject
 from data_prep.sources.arrow_rows import arrow_rows
 from data_prep.sources.columns import record_from_row, require_columns, root_column
 from data_prep.sources.detect import DATA_FILE_SUFFIXES, HUB_PREFIX
-from data_prep.sources.fetch import fetch, limit_size
+from data_prep.sources.failures import READ_FAILED, failure_of
+from data_prep.sources.fetch import fetch
 from data_prep.sources.filesystem import (
     FileTree,
     LocalTree,
+    check_version,
     is_file,
     is_local,
+    limit_size,
     open_parent,
     open_tree,
-    reraise_as_oserror,
 )
 from data_prep.sources.names import row_key
+from data_prep.sources.retrying import with_retries
 from data_prep.sources.sequential import HandleCache, SequentialRows
+from data_prep.sources.versions import changed
 from e4t_errors import ConfigError
 
 
@@ -57,7 +62,7 @@ class Dataset:
             yield row | {name: _class_name(names, row[name]) for name, names in self.class_names.items()}
 
     def image(self, part: int, row: int, streams: HandleCache[SequentialRows[Any]]) -> dict[str, Any] | None:
-        """Return the row's image as ``{"bytes", "path"}``. Raises OSError, or whatever the dataset raises."""
+        """Return the row's image as ``{"bytes", "path"}``. Raises IndexError, or whatever the dataset raises."""
         if self.image_rows is None:
             stream = streams.get(part, lambda: SequentialRows(self.parts[part].select_columns([self.image_column])))
             image: dict[str, Any] | None = stream.read(row)[self.image_column]
@@ -66,13 +71,30 @@ class Dataset:
         return image
 
 
-def load(source: str, options: SourceConfig) -> Dataset:
-    """Open the dataset. Raises ConfigError for a missing column or split, and whatever ``datasets`` raises."""
-    dataset = _open(source, options)
+def load(source: str, options: SourceConfig, config: ReadConfig) -> Dataset:
+    """Open the dataset. Raises ConfigError for a missing column or split, DataError, and ReadFailed."""
+
+    def attempt() -> Dataset:
+        try:
+            return _load(source, options, config)
+        except (ConfigError, DataError):
+            raise
+        except Exception as error:  # the hub, networks and corrupt files raise unrelated exceptions
+            failure = failure_of(error)
+            failure.repeat = failure.repeat and failure.reason != READ_FAILED  # probably corrupt
+            outer = (str(error).splitlines() or [type(error).__name__])[0]
+            failure.cause = failure.cause if failure.cause in outer else f"{redact(outer)}: {failure.cause}"
+            raise failure from error
+
+    return with_retries(config, redact(source), attempt)
+
+
+def _load(source: str, options: SourceConfig, config: ReadConfig) -> Dataset:
+    dataset = _open(source, options, config)
     if dataset.features is None:
         dataset = dataset._resolve_features()
     require_columns(f"dataset {source}", dataset.features, options)
-    version = dataset._fingerprint if isinstance(dataset, datasets.Dataset) else _version(source)
+    version = _version(source, config, dataset)
     # Not decoded here: preparation needs the bytes of the file.
     dataset = dataset.cast_column(options.image_column, datasets.Image(decode=False))
     other_features = {name: kind for name, kind in dataset.features.items() if name != options.image_column}
@@ -90,25 +112,24 @@ def load(source: str, options: SourceConfig) -> Dataset:
         },
         label_columns=[name for name, kind in other_features.items() if _is_scalar_feature(kind) or name in nested],
         version=version,
-        image_root=_image_root(source),
+        image_root=_image_root(source, config),
     )
 
 
 @contextmanager
 def reraise_loading_errors(source: str) -> Iterator[None]:
-    """Convert exceptions of loading the dataset to a DataError of one line."""
+    """Convert exceptions of loading and listing the dataset to a DataError of one line."""
     try:
         yield
     except (ConfigError, DataError):
         raise
-    except Exception as error:  # the hub, networks and corrupt files raise unrelated exceptions
-        reason = (str(error).splitlines() or [repr(error)])[0]
+    except Exception as error:  # reading the rows of a corrupt file raises nearly any exception
         raise DataError(
-            f"source {source} cannot be loaded ({reason}); check data.source and data.source_options"
+            f"source {source} cannot be loaded ({failure_of(error)}); check data.source and data.source_options"
         ) from error
 
 
-def _open(source: str, options: SourceConfig) -> Any:  # noqa: ANN401 - datasets has no types
+def _open(source: str, options: SourceConfig, config: ReadConfig) -> Any:  # noqa: ANN401 - datasets has no types
     streaming_kwargs = {"streaming": options.streaming}
     if source.startswith(HUB_PREFIX):
         return datasets.load_dataset(_hub_name(source), split=options.split, **streaming_kwargs)
@@ -117,7 +138,7 @@ def _open(source: str, options: SourceConfig) -> Any:  # noqa: ANN401 - datasets
     if source.endswith(DATA_FILE_SUFFIXES):
         files = _files(source) if is_local(source) else source
         return datasets.load_dataset(source.rpartition(".")[2], data_files=files, split="train", **streaming_kwargs)
-    tree = open_tree(source)
+    tree = open_tree(source, config)
     if is_file(tree, "dataset_dict.json"):
         splits = datasets.load_from_disk(source)
         if options.split not in splits:
@@ -144,19 +165,29 @@ def _files(source: str) -> list[str]:
     return [str(Path(tree.url, name)) for name in names]
 
 
-def _version(source: str) -> str:
-    """Return the version of a streamed dataset: the commit on the hub, or a digest of local file sizes and times."""
+def _version(source: str, config: ReadConfig, dataset: Any) -> str:  # noqa: ANN401 - datasets has no types
+    """Return the fingerprint of a dataset, or the commit on the hub if it is streamed, and the versions of its files.
+
+    Files count only where they are read in place: those of the cache differ between machines.
+    """
+    if isinstance(dataset, datasets.Dataset):
+        in_place = is_local(source) and not source.endswith(".parquet")
+        return _digest_of([dataset._fingerprint], [file["filename"] for file in dataset.cache_files] * in_place)
     if source.startswith(HUB_PREFIX):
         return str(huggingface_hub.HfApi().dataset_info(_hub_name(source).removeprefix("hf://datasets/")).sha)
     if source.endswith(DATA_FILE_SUFFIXES) and is_local(source):
-        return sha256_json([LocalTree("").entry(path).version for path in _files(source)])
+        return _digest_of([], _files(source))
     return ""
 
 
-def _image_root(source: str) -> FileTree:
+def _digest_of(names: list[str], files: list[str]) -> str:
+    return sha256_json([*names, *(LocalTree("").entry(path).version for path in files)])
+
+
+def _image_root(source: str, config: ReadConfig) -> FileTree:
     if source.startswith(HUB_PREFIX):
-        return LocalTree(".")
-    return open_parent(source)[0] if source.endswith(DATA_FILE_SUFFIXES) else open_tree(source)
+        return LocalTree(".", config)
+    return open_parent(source, config)[0] if source.endswith(DATA_FILE_SUFFIXES) else open_tree(source, config)
 
 
 def _class_name(names: list[str], index: int | None) -> str | None:
@@ -183,18 +214,19 @@ class DatasetSource:
 
     source: str
     options: SourceConfig
+    read_config: ReadConfig
     handles: "_Handles" = field(default_factory=lambda: _Handles(), compare=False)
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "DatasetSource":
         """Build the source from the configuration."""
-        return cls(config.source, config.source_options)
+        return cls(config.source, config.source_options, config.read)
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """List the rows in order. Raises DataError if the dataset cannot be read, ConfigError for a missing column."""
         row = 0
         with reraise_loading_errors(self.source):
-            dataset = load(self.source, self.options)
+            dataset = load(self.source, self.options, self.read_config)
             for part_index, part in enumerate(dataset.parts):
                 first_row = row
                 for table in part.with_format("arrow").iter(batch_size=ROW_BATCH_SIZE):
@@ -204,20 +236,26 @@ class DatasetSource:
                         row += 1
 
     def read(self, record: Record) -> bytes:
-        """Read the image file. Raises OSError if that fails, SampleRejected if it is too large."""
-        part, row = (int(number) for number in record.location)
-        with reraise_as_oserror(record.source):
-            dataset = self.handles.dataset.get("", partial(load, self.source, self.options))
-            image = dataset.image(part, row, self.handles.streams)
+        """Read the image file; see Source."""
+        dataset = self.handles.dataset.get("", partial(load, self.source, self.options, self.read_config))
+        check_version(self.source, record.version, dataset.version)
+        image = with_retries(self.read_config, record.source, lambda: self._image(dataset, record))
         if image and image["bytes"] is not None:
             return limit_size(image["bytes"])
         if not image or not image["path"]:
-            raise OSError(f"{record.source} has neither bytes nor a path")
-        return fetch(dataset.image_root, image["path"])
+            raise SampleRejected("no image in row")
+        return fetch(dataset.image_root, image["path"], self.read_config)
 
     def caption(self, record: Record) -> str | None:
         """Return the caption from the caption column."""
         return record.caption
+
+    def _image(self, dataset: Dataset, record: Record) -> dict[str, Any] | None:
+        part, row = (int(number) for number in record.location)
+        try:
+            return dataset.image(part, row, self.handles.streams)
+        except IndexError as error:
+            raise changed(self.source, str(error)) from error
 
     def _to_record(
         self, row: int, location: tuple[int, int], version: str, has_image: bool, cells: dict[str, Any]

@@ -19,7 +19,7 @@ def adapt_folder(config: PrepareConfig) -> PrepareConfig:
     """Make every image of its folders an identity of its own, because the folders are numbers of shards."""
     if config.source_options.identities or config.source_options.pattern != SourceConfig().pattern:
         return config
-    if not _has_statistics(open_tree(config.source)):
+    if not _has_statistics(open_tree(config.source, config.read)):
         return config
     return replace(config, source_options=replace(config.source_options, pattern="{shard}/{identity}"))
 
@@ -29,9 +29,9 @@ def adapt_parquet(config: PrepareConfig) -> PrepareConfig:
     options = config.source_options
     if options.image_column != SourceConfig().image_column or not config.source.lower().endswith(".parquet"):
         return config
-    tree, name = open_parent(config.source)
+    tree, name = open_parent(config.source, config.read)
     if is_pattern(config.source):
-        tree, names = expand_pattern(config.source)
+        tree, names = expand_pattern(config.source, config.read)
         name = (names or [""])[0]
     if not name:
         return config

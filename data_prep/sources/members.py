@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from data_prep.errors import SampleRejected
 from data_prep.sources.names import is_utf8
 
 MemberLocation = tuple[int, ...]
@@ -27,6 +28,13 @@ class Member:
     """Differs after the content has changed."""
     problem: str | None
     """Reject reason if the member must not be read, else None."""
+
+
+class DamagedMember(SampleRejected):
+    """The content of a member is not what the archive says. Trying again cannot help."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__("damaged in archive", cause=cause)
 
 
 def clean_name(name: str) -> str:

@@ -90,7 +90,7 @@ class SequentialRows(Generic[Item]):
         self._next_row, self._recent = -1, deque[Item](maxlen=WINDOW_ROWS)
 
     def read(self, row: int) -> Item:
-        """Return the row. Raises OSError if there are fewer rows, and whatever the iterable raises."""
+        """Return the row. Raises IndexError if there are fewer rows, and whatever the iterable raises."""
         with self._lock:
             if self._next_row < 0 or row < self._next_row - len(self._recent):
                 self._iterator = iter(self._rows)
@@ -102,6 +102,6 @@ class SequentialRows(Generic[Item]):
             except BaseException as error:
                 self._next_row = -1  # do not continue with an iterator that failed
                 if isinstance(error, StopIteration):
-                    raise OSError(f"there are fewer than {row + 1} rows") from error
+                    raise IndexError(f"there are fewer than {row + 1} rows") from error
                 raise
             return self._recent[row - self._next_row]

@@ -6,6 +6,7 @@ from data_prep.config import MANIFEST_NAME, SourceConfig
 from data_prep.errors import DataError
 from data_prep.sources.archive_files import TAR_SUFFIXES, ArchiveFile, ArchiveFiles, find_archives
 from data_prep.sources.archive_reader import ArchiveReader
+from data_prep.sources.failures import listing_errors
 from data_prep.sources.filesystem import FileTree, is_file, open_tree
 from data_prep.sources.selection import Selection, is_hidden, is_image_path
 from data_prep.sources.shard_samples import parse_json_object, split_name
@@ -20,11 +21,13 @@ def find_shards(source: str, selection: Selection) -> tuple[ArchiveFiles, bool]:
 
     Raises DataError if there is none.
     """
-    tree = open_tree(source)
+    tree = open_tree(source, selection.read)
     if not source.lower().endswith(TAR_SUFFIXES) and has_manifest(tree):
         from data_prep.shards.manifest import Manifest
 
-        splits = Manifest.load(source).splits
+        with listing_errors(f"{tree.url}/{MANIFEST_NAME}"):
+            content = tree.read(MANIFEST_NAME)
+        splits = Manifest.parse(content, f"{tree.url}/{MANIFEST_NAME}").splits
         names = [f"{split}/{shard.name}" for split, shards in splits.items() for shard in shards if shard.samples]
         # Keys are unique within a dataset.
         return ArchiveFiles(tree, tuple(ArchiveFile(name, "") for name in names), ()), True
@@ -38,7 +41,8 @@ def has_manifest(tree: FileTree) -> bool:
     """Return whether this is the folder of a dataset that ``e4t prepare`` made."""
     if not is_file(tree, MANIFEST_NAME):
         return False
-    manifest = parse_json_object(tree.read(MANIFEST_NAME))
+    with listing_errors(f"{tree.url}/{MANIFEST_NAME}"):
+        manifest = parse_json_object(tree.read(MANIFEST_NAME))
     return manifest is not None and {"splits", "config_digest"} <= manifest.keys()
 
 

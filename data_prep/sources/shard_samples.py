@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SampleRejected
 from data_prep.images.formats import SNIFFED_BYTES, is_image_suffix, looks_like_image
 from data_prep.records import Scalar
 from data_prep.sources.columns import parse_scalar
@@ -155,7 +155,7 @@ def _read(member: Member, file: BinaryIO, size: int) -> bytes:
     try:
         file.seek(member.location[0])
         return file.read(size)
-    except DataError:
+    except (DataError, SampleRejected):  # a failed read, not a corrupt archive
         raise
     except Exception:  # a corrupt stream, at which the listing will end, too
         return b""

@@ -194,6 +194,5 @@ def reraise_errors(label: str, setting: str) -> Iterator[None]:
         raise DataError(f"{label}, {error}; save it as UTF-8, or set data.source_options.fallback_encoding") from error
     except SampleRejected as error:
         raise DataError(f"{label} cannot be read ({error.cause or error.reason}); check {setting}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{label} cannot be read ({reason}); check {setting}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{label} cannot be read ({error}); check {setting}") from error

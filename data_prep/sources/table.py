@@ -10,13 +10,14 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from data_prep.config import PrepareConfig, SourceConfig
+from data_prep.config import PrepareConfig, ReadConfig, SourceConfig
 from data_prep.credentials import redact
 from data_prep.errors import DataError
 from data_prep.records import Ignored, Listed, Record, Reject
 from data_prep.sources.archive_files import expand_pattern, is_pattern
 from data_prep.sources.arrow_rows import arrow_rows
 from data_prep.sources.columns import record_from_row, require_columns, root_column
+from data_prep.sources.failures import listing_errors
 from data_prep.sources.fetch import fetch, version_of
 from data_prep.sources.filesystem import FileTree, open_parent
 from data_prep.sources.names import escape, hashed_key, row_key, split_suffix
@@ -40,17 +41,18 @@ class TableSource:
     """File names of the tables."""
     options: SourceConfig
     selection: Selection
+    read_config: ReadConfig
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "TableSource":
         """Build the source from the configuration. Raises DataError if there is no table."""
-        tree, name = open_parent(config.source)
+        tree, name = open_parent(config.source, config.read)
         names: list[str] | None = [name]
         if is_pattern(config.source):
-            tree, names = expand_pattern(config.source)
+            tree, names = expand_pattern(config.source, config.read)
         if not names:
             raise DataError(f"source {config.source}: no such table; {WHAT_TO_GIVE}")
-        return cls(tree, tuple(names), config.source_options, Selection(config.read))
+        return cls(tree, tuple(names), config.source_options, Selection(config.read), config.read)
 
     def __iter__(self) -> Iterator[Listed]:
         """List the rows in order. Keys contain path and row number, because several rows may have the same path.
@@ -66,8 +68,8 @@ class TableSource:
             first_row += number + 1
 
     def read(self, record: Record) -> bytes:
-        """Read the file at the path or URL. Raises OSError if that fails, SampleRejected if it is too large."""
-        return fetch(self.tree, str(record.location[0]))
+        """Read the file at the path or URL; see Source."""
+        return fetch(self.tree, str(record.location[0]), self.read_config, record.version)
 
     def caption(self, record: Record) -> str | None:
         """Return the caption from the caption column."""
@@ -91,7 +93,12 @@ class TableSource:
             return Ignored(source=escape(source), reason=reason)
         key = hashed_key(_key_name(source), f"row {row}")
         return record_from_row(
-            cells, self.options, key=key, source=source, location=(path,), version=version_of(self.tree, path)
+            cells,
+            self.options,
+            key=key,
+            source=source,
+            location=(path,),
+            version=version_of(self.tree, path, self.read_config),
         )
 
 
@@ -146,9 +153,8 @@ def _is_text_type(arrow_type: Any) -> bool:  # noqa: ANN401 - pyarrow has no typ
 def _reraise_read_errors(url: str) -> Iterator[None]:
     """Convert exceptions of reading the table to a DataError of one line."""
     try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"source {url}: no such table; {WHAT_TO_GIVE}") from error
+        with listing_errors(url):
+            yield
     except (ConfigError, DataError):
         raise
     except Exception as error:  # corrupt tables and failing networks raise nearly any exception

@@ -6,7 +6,7 @@ import lzma
 import tarfile
 from typing import BinaryIO, cast
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SampleRejected
 from data_prep.sources.filesystem import MAX_FILE_BYTES
 from data_prep.sources.members import Member, Members, clean_name, name_problem
 
@@ -42,8 +42,8 @@ def list_tar(file: BinaryIO, version: str) -> Members:
                 yield Member(
                     name, (info.offset_data, info.size), info.size, version, name_problem(name) or _header_problem(info)
                 )
-    except DataError:
-        raise  # an I/O error, not a corrupt archive
+    except (DataError, SampleRejected):
+        raise  # a failed read, not a corrupt archive
     except Exception:  # for corrupt data, tarfile and the decompressors raise nearly any exception
         yield None
 

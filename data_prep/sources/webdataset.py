@@ -64,8 +64,9 @@ class ShardSource:
         yield from self.files.ignored
         for shard in self.files.archives:
             seen, ignored = set[str](), list[Ignored]()
-            with self.reader.open_stream(shard.name) as file:
-                members = self._drop_ignored(list_tar(file, self.reader.version(shard.name)), shard, ignored)
+            version = self.reader.version(shard.name)
+            with self.reader.listing(shard.name, version) as file:
+                members = self._drop_ignored(list_tar(file, version), shard, ignored)
                 for name, group in groupby(members, sample_name):
                     if name is None:
                         yield shard.as_reject()
@@ -76,11 +77,11 @@ class ShardSource:
                 yield from ignored
 
     def read(self, record: Record) -> bytes:
-        """Read the image file. Raises OSError."""
+        """Read the image file; see Source."""
         return self.reader.read_image(record)
 
     def caption(self, record: Record) -> str | None:
-        """Return the caption from the caption member, or else that of the .json. Raises OSError and SampleRejected."""
+        """Return the caption from the caption member, or else that of the .json; see Source."""
         data = self.reader.read_caption(record)
         return (caption_from_file(data, self.options, record.key) if data else None) or record.caption
 

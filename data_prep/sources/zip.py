@@ -7,9 +7,9 @@ import zlib
 from collections.abc import Callable
 from typing import BinaryIO
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SampleRejected
 from data_prep.sources.filesystem import MAX_FILE_BYTES
-from data_prep.sources.members import Member, MemberLocation, Members, clean_name, name_problem
+from data_prep.sources.members import DamagedMember, Member, MemberLocation, Members, clean_name, name_problem
 
 ENCRYPTED_FLAG = 0x1
 UTF8_NAME_FLAG = 0x800
@@ -30,8 +30,8 @@ def list_zip(file: BinaryIO) -> Members:
     """
     try:
         infos = zipfile.ZipFile(file).infolist()
-    except DataError:
-        raise  # an I/O error, not a corrupt archive
+    except (DataError, SampleRejected):
+        raise  # a failed read, not a corrupt archive
     except Exception:  # for a corrupt directory, zipfile raises nearly any exception
         yield None
         return
@@ -46,7 +46,7 @@ def list_zip(file: BinaryIO) -> Members:
 def read_zip(read_range: Callable[[int, int], bytes], location: MemberLocation, limit: int) -> bytes:
     """Read at most ``limit`` bytes of a member.
 
-    ``read_range`` takes offset and size. Raises OSError if the member differs from the central directory.
+    ``read_range`` takes offset and size. Raises DamagedMember if the member differs from the central directory.
     """
     offset, compressed_size, size, checksum = location
     num_bytes = min(limit, size)
@@ -54,20 +54,20 @@ def read_zip(read_range: Callable[[int, int], bytes], location: MemberLocation, 
         # Of a long caption only the beginning is needed, which compresses to less than twice its size.
         compressed_size = min(compressed_size, 2 * num_bytes)
     if offset < 0:
-        raise OSError("no member before the archive's beginning")
+        raise DamagedMember("no member before the archive's beginning")
     data = read_range(offset, LOCAL_HEADER.size + PREFETCHED_NAME_BYTES + compressed_size)
     if len(data) < LOCAL_HEADER.size or data[:4] != b"PK\3\4":
-        raise OSError("no member where the archive's directory says")
+        raise DamagedMember("no member where the archive's directory says")
     _, method, *lengths = LOCAL_HEADER.unpack_from(data)
     start = LOCAL_HEADER.size + sum(lengths)
     compressed = data[start : start + compressed_size]
     if len(data) < start + compressed_size:
         compressed = read_range(offset + start, compressed_size)
     if len(compressed) < compressed_size:
-        raise OSError("the archive ends within the member")
+        raise DamagedMember("the archive ends within the member")
     content = compressed[: num_bytes + 1] if method == zipfile.ZIP_STORED else _inflate(compressed, num_bytes + 1)
     if num_bytes == size and (len(content) != size or zlib.crc32(content) != checksum):
-        raise OSError("the member is not what the archive's directory says (size or checksum differs)")
+        raise DamagedMember("the member is not what the archive's directory says (size or checksum differs)")
     return content[:num_bytes]
 
 
@@ -75,7 +75,7 @@ def _inflate(compressed: bytes, max_bytes: int) -> bytes:
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(compressed, max_bytes)
     except zlib.error as error:
-        raise OSError(f"the member does not decompress ({error})") from error
+        raise DamagedMember(f"the member does not decompress ({error})") from error
 
 
 def _member_name(info: zipfile.ZipInfo) -> str:

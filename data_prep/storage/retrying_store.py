@@ -1,19 +1,16 @@
 """Retry reads that fail or hang, with exponential backoff."""
 
 import logging
-import random
-import threading
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import cast
 
 import tenacity
 
 from data_prep.config import DataLoaderConfig
+from data_prep.storage.retries import Result, backoff_with_jitter, call_with_timeout, one_line
 from data_prep.storage.store import Store
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
-MAX_BACKOFF_SECONDS = 60.0
 NON_RETRYABLE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 """Errors of a local disk that retrying cannot fix. From a remote store they may be temporary."""
 
@@ -24,11 +21,9 @@ class RetryingStore(Store):
     def __init__(self, url: str, config: DataLoaderConfig) -> None:
         super().__init__(url)
         self._config = config
-        backoff = tenacity.wait_exponential(multiplier=config.backoff_seconds, max=MAX_BACKOFF_SECONDS)
         self._retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(config.retries + 1),
-            # Jitter, so that the ranks of a job do not retry at the same moment.
-            wait=lambda state: backoff(state) * random.uniform(0.75, 1.25),
+            wait=backoff_with_jitter(config.backoff_seconds),
             retry=tenacity.retry_if_exception(self._is_retryable),
             before_sleep=self._log_retry,
         )
@@ -61,10 +56,10 @@ class RetryingStore(Store):
         except tenacity.RetryError as error:
             last = error.last_attempt.exception()
             error_type = FileNotFoundError if isinstance(last, FileNotFoundError) else OSError
-            raise error_type(f"{_one_line(last)}; tried {error.last_attempt.attempt_number} times") from last
+            raise error_type(f"{one_line(last)}; tried {error.last_attempt.attempt_number} times") from last
 
     def _attempt(self, _name: str, attempt: Callable[[], Result]) -> Result:
-        return attempt() if self.is_local else _with_timeout(self._config.timeout_seconds, attempt)
+        return attempt() if self.is_local else call_with_timeout(self._config.timeout_seconds, attempt)
 
     def _is_retryable(self, error: BaseException) -> bool:
         if self.is_local:
@@ -73,28 +68,4 @@ class RetryingStore(Store):
 
     def _log_retry(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        log.warning("%s: %s; retrying in %.1f s", self.url_of(state.args[0]), _one_line(error), state.upcoming_sleep)
-
-
-def _with_timeout(seconds: float, attempt: Callable[[], Result]) -> Result:
-    """Call ``attempt`` in a thread. Raises TimeoutError if it takes longer; the thread is then abandoned."""
-    results: list[Result] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            results.append(attempt())
-        except Exception as error:
-            errors.append(error)
-
-    # A daemon thread, because one that hangs must not keep the process from exiting.
-    thread = threading.Thread(target=run, daemon=True, name="store-read")
-    thread.start()
-    thread.join(seconds)
-    if results:
-        return results[0]
-    raise errors[0] if errors else TimeoutError(f"no answer in {seconds:g} s")
-
-
-def _one_line(error: BaseException | None) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        log.warning("%s: %s; retrying in %.1f s", self.url_of(state.args[0]), one_line(error), state.upcoming_sleep)

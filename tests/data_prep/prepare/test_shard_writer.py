@@ -12,7 +12,7 @@ import xxhash
 from PIL import Image
 
 from data_prep.config import PrepareConfig
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SourceChangedError
 from data_prep.prepare.plan import PlannedShard
 from data_prep.prepare.shard_writer import draft_path, load_if_current, write_draft
 from data_prep.records import Reject
@@ -104,11 +104,13 @@ def test_members_have_no_time_and_no_owner(tar: Path, write: Callable[[], ShardI
         assert {(info.mtime, info.uid, info.gid, info.uname, info.gname) for info in archive} == {(0, 0, 0, "", "")}
 
 
-def test_a_file_that_was_deleted_meanwhile_is_rejected_as_unreadable(
-    images: Path, shard: PlannedShard, write: Callable[[], ShardIndex]
+def test_a_file_that_was_deleted_meanwhile_is_an_error_and_leaves_no_shard(
+    images: Path, tar: Path, shard: PlannedShard, write: Callable[[], ShardIndex]
 ) -> None:
     (images / "cat00" / "1.png").unlink()
-    assert write().reject_counts == {"not an image": 1, "unreadable": 1}
+    with pytest.raises(SourceChangedError, match=r"cat00/1.png was changed since it was listed"):
+        write()
+    assert not tar.exists()
 
 
 @pytest.mark.parametrize("damage", ["none", "tar is gone", "tar is cut", "index is gone", "index is cut", "other"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 BODY = b"the bytes of an image " * 40
-READ, GONE = "read", "listed, but reading raises OSError"
+READ, GONE = "read", "damaged in archive"
 NOT_A_FILE, UNSAFE, NOT_TEXT = "not a file", "unsafe name", "name is not UTF-8"
 TWICE, BROKEN = "duplicate name in archive", "corrupt archive"
 TOO_LARGE = 2**29 + 1

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from data_prep.config import PrepareConfig
-from data_prep.errors import DataError
+from data_prep.errors import DataError, SourceChangedError
 from data_prep.records import Ignored, Listed, Record, Reject
 from data_prep.sources import open_source
 
@@ -117,7 +117,7 @@ def test_a_missing_folder_is_one_clear_error(tmp_path: Path, list_items: ListIte
 def test_a_folder_that_cannot_be_listed_is_one_clear_error(
     list_items: ListItems, ordinary_user: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    refused = pytest.raises(DataError, match=r"ann cannot be listed \(Permission denied\); make it readable")
+    refused = pytest.raises(DataError, match=r"ann cannot be read \(Permission denied\); try again when it is readable")
     with tempfile.TemporaryDirectory() as root:
         Path(root).chmod(0o755)
         Path(root, "ann").mkdir(mode=0)
@@ -136,11 +136,13 @@ def test_the_version_changes_with_the_image_and_with_its_caption(
     assert list_items(tmp_path) != before
 
 
-def test_a_missing_image_is_an_os_error(tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf) -> None:
+def test_an_image_that_is_gone_since_it_was_listed_is_one_clear_error(
+    tmp_path: Path, write_files: WriteFiles, config_of: ConfigOf
+) -> None:
     source = open_source(config_of(write_files(tmp_path, "ann/0.png")))
     (record,) = source
     (tmp_path / "ann" / "0.png").unlink()
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(SourceChangedError, match="0.png was changed since it was listed .*it is gone"):
         source.read(record)  # type: ignore[arg-type]
 
 

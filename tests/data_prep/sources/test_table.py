@@ -15,7 +15,7 @@ import pytest
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError, SampleRejected
 from data_prep.records import Ignored, Listed, Record, Reject
-from data_prep.sources import fetch, open_source
+from data_prep.sources import filesystem, open_source
 from e4t_errors import ConfigError
 
 ConfigOf = Callable[..., PrepareConfig]
@@ -136,8 +136,8 @@ def test_a_missing_column_is_one_clear_error(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("list.csv", None, "list.csv: no such table; give a .csv, .tsv, .jsonl"),
-        ("list.parquet", None, "list.parquet: no such table"),
+        ("list.csv", None, r"list.csv does not exist \(No such file or directory\); check data.source"),
+        ("list.parquet", None, "list.parquet does not exist"),
         ("list.parquet", b"no parquet", r"list.parquet cannot be read .*; repair the table"),
         ("list.csv", b"image\n" + b"x" * 2_000_000, "list.csv cannot be read .*line 2 is too long"),
     ],
@@ -208,27 +208,28 @@ def test_a_folder_of_parquet_files_with_paths_is_a_table(tmp_path: Path, list_it
     assert [item.source for item in list_items(tmp_path)] == ["0.png", "1.png"]
 
 
-def test_a_missing_image_is_an_os_error(tmp_path: Path, config_of: ConfigOf) -> None:
+def test_a_missing_image_is_rejected_for_good(tmp_path: Path, config_of: ConfigOf) -> None:
     source = open_source(config_of(write(tmp_path / "list.csv", {"image": ["0.png", "memory://nowhere/0.png"]})))
     for record in source:
         assert isinstance(record, Record)
-        with pytest.raises(OSError, match="0.png"):
+        with pytest.raises(SampleRejected) as caught:
             source.read(record)
+        assert (caught.value.reason, caught.value.retryable) == ("missing", False)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
-def test_reading_a_pipe_is_an_os_error_and_does_not_block(tmp_path: Path, config_of: ConfigOf) -> None:
+def test_a_pipe_is_rejected_and_does_not_block(tmp_path: Path, config_of: ConfigOf) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     source = open_source(config_of(write(tmp_path / "list.csv", {"image": ["pipe.png"]})))
     (record,) = source
-    with pytest.raises(OSError, match="is not a file"):
+    with pytest.raises(SampleRejected, match="is not a file"):
         source.read(record)  # type: ignore[arg-type]
 
 
 def test_a_file_that_is_too_large_is_rejected(
     table: Callable[[str], Path], config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 5)
+    monkeypatch.setattr(filesystem, "MAX_FILE_BYTES", 5)
     source = open_source(config_of(table(".csv")))
     with pytest.raises(SampleRejected, match="file too large"):
         source.read(next(iter(source)))  # type: ignore[arg-type]

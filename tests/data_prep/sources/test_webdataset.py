@@ -171,7 +171,7 @@ def test_an_unbalanced_brace_pattern_is_one_clear_error(tmp_path: Path, list_ite
 
 def test_a_shard_that_is_missing_from_a_pattern_is_one_clear_error(tmp_path: Path, list_items: ListItems) -> None:
     shard(tmp_path / "set-0.tar", [("0.png", "")])
-    with pytest.raises(DataError, match=r"set-1.tar cannot be read \(No such file or directory\)"):
+    with pytest.raises(DataError, match=r"set-1.tar does not exist \(No such file or directory\)"):
         list_items(f"{tmp_path}/set-{{0..1}}.tar")
 
 
