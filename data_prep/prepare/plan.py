@@ -123,10 +123,14 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
 def no_captions_error(config: PrepareConfig, num_images: int) -> ConfigError:
     """Return the error for a source in which no image has the configured caption."""
     options = config.source_options
+    settings = [f"caption_suffix {options.caption_suffix!r}"]
+    if options.attributes:
+        settings.append(f"attributes {options.attributes!r}")
+    if options.caption_column:
+        settings.append(f"caption_column {options.caption_column!r} (a field of a struct has a dotted name)")
     return ConfigError(
-        f"source {config.source}: none of {num_images} images has the configured caption; check data.source_options: "
-        f"caption_column {options.caption_column!r} (fields of structs have dotted names), caption_suffix "
-        f"{options.caption_suffix!r}, attributes {options.attributes!r}, and metadata files"
+        f"source {config.source}: none of {num_images} images has the configured caption; check metadata files and "
+        f"data.source_options: {', '.join(settings)}"
     )
 
 

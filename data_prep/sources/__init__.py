@@ -7,6 +7,7 @@ from data_prep.sources.archive import ArchiveSource
 from data_prep.sources.detect import detect_type, with_data_files
 from data_prep.sources.folder import FolderSource
 from data_prep.sources.webdataset import ShardSource
+from e4t_errors import ConfigError
 
 
 def open_source(config: PrepareConfig) -> Source:
@@ -21,6 +22,7 @@ def open_source(config: PrepareConfig) -> Source:
         return FolderSource.from_config(img2dataset.adapt_folder(config))
     if source_type == "archive":
         return ArchiveSource.from_config(config)
+    _refuse_side_tables(config, source_type)
     if source_type == "shards":
         return ShardSource.from_config(config)
     config = img2dataset.adapt_parquet(with_data_files(config))
@@ -32,3 +34,12 @@ def open_source(config: PrepareConfig) -> Source:
     from data_prep.sources.hugging_face import DatasetSource
 
     return DatasetSource.from_config(config)
+
+
+def _refuse_side_tables(config: PrepareConfig, source_type: str) -> None:
+    for name in ("identities", "attributes"):
+        if getattr(config.source_options, name):
+            raise ConfigError(
+                f"data.source_options.{name} is for folders and archives, and the source {config.source} is of type "
+                f"{source_type}: put its columns into the source, or check data.source_options.type"
+            )

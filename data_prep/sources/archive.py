@@ -90,7 +90,8 @@ class ArchiveSource:
                 source=source,
                 location=(archive.name, *member.location),
                 version=member.version,
-                caption_file=CaptionFile(caption.location, caption.version) if caption else None,
+                archive_folder=archive.key_prefix,
+                caption_file=_caption_file(caption) if caption else None,
                 metadata=metadata_above(member.name, metadata),
             )
 
@@ -122,10 +123,12 @@ class ArchiveSource:
         """Return the caption member of each image that has one, by the name of the image."""
         listed = [(member, reason) for member, reason in zip(members, reasons, strict=True) if member]
         candidates = {
-            member.name: member
-            for member, reason in listed
-            if reason not in (None, "hidden", "excluded by pattern") and not member.problem
+            member.name: member for member, reason in listed if reason not in (None, "hidden", "excluded by pattern")
         }
         images = [member.name for member, reason in listed if reason is None]
         files = CaptionFiles(candidates, images, self.options)
         return {name: candidates[caption] for name in images if (caption := files.find(name))}
+
+
+def _caption_file(member: Member) -> CaptionFile:
+    return CaptionFile(member.location, member.version, member.problem or "")

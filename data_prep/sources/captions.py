@@ -11,11 +11,11 @@ from unicodedata import normalize
 from data_prep.config import SourceConfig
 from data_prep.errors import SampleRejected
 from data_prep.sources.names import split_suffix
-from data_prep.sources.text import TextError, decode_text
+from data_prep.sources.text import TextError, decode_escaped, decode_text
 
 MAX_CAPTION_BYTES = 2**20
 """Images whose caption file has more bytes are rejected."""
-NOT_TEXT, HAS_NUL = "caption is not UTF-8", "caption holds NUL characters"
+NOT_TEXT, HAS_NUL, UNREADABLE = "caption is not UTF-8", "caption holds NUL characters", "caption cannot be read"
 """Reject reasons."""
 _STRING = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 _LIST_OF_STRINGS = re.compile(rf"\[\s*(?:{_STRING}(?:\s*,\s*{_STRING})*)?\s*,?\s*\]", re.DOTALL)
@@ -176,7 +176,6 @@ def _choose(texts: Iterable[str], options: SourceConfig, key: str, joint: str) -
     if "\0" in caption:
         raise SampleRejected(HAS_NUL, cause="perhaps UTF-16 without a byte order mark")
     try:
-        caption.encode()
-    except UnicodeEncodeError as error:
-        raise SampleRejected(NOT_TEXT, cause=f"no character {caption[error.start]!a}") from error
-    return caption
+        return decode_escaped(caption, None)
+    except TextError as error:
+        raise SampleRejected(NOT_TEXT, cause=str(error)) from error

@@ -90,7 +90,7 @@ class FolderSource:
                 yield Ignored(source=escape(path), reason=left_out)
             else:
                 caption = captions.get(path)
-                caption_file = CaptionFile((caption,), entries[caption].version) if caption else None
+                caption_file = _caption_file(caption, entries[caption]) if caption else None
                 yield _to_record(path, keys.assign(path), entry, caption_file, labels, metadata)
 
     def _needs_stat(self, name: str) -> bool:
@@ -123,7 +123,7 @@ class FolderSource:
         candidates = [
             path
             for path, entry in entries.items()
-            if entry.kind == "file" and reasons[path] not in (None, "hidden", "excluded by pattern")
+            if entry.kind != "folder" and reasons[path] not in (None, "hidden", "excluded by pattern")
         ]
         files = CaptionFiles(candidates, images, self.options)
         return {path: caption for path in images if (caption := files.find(path))}
@@ -135,6 +135,10 @@ class FolderSource:
         if is_local(self.tree.url):
             return {os.path.relpath(url.removeprefix("file://"), self.tree.url) for url in urls if is_local(url)}
         return {url.removeprefix(f"{self.tree.url}/") for url in urls}
+
+
+def _caption_file(path: str, entry: Entry) -> CaptionFile:
+    return CaptionFile((path,), entry.version, "" if entry.kind == "file" else "not a file")
 
 
 def _to_record(

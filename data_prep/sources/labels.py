@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from data_prep.config import SourceConfig
 from data_prep.errors import SampleRejected
 from data_prep.records import Record, Reject
-from data_prep.sources.captions import caption_from_value
+from data_prep.sources.captions import UNREADABLE, caption_from_value
 from data_prep.sources.columns import non_empty, scalars, to_scalar
 from data_prep.sources.metadata_files import Metadata
 from data_prep.sources.names import escape, split_suffix
-from data_prep.sources.path_table import PathTable
+from data_prep.sources.path_table import PathTable, Row
 from data_prep.sources.side_tables import Columns, load_attributes, load_identities
 from e4t_errors import ConfigError
 
@@ -24,6 +24,8 @@ class CaptionFile:
     """Location in the form that the source reads; it is appended to that of the image."""
     version: str
     """Differs after the content has changed."""
+    problem: str = ""
+    """Why it must not be read; empty if it may be."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +65,29 @@ class Labels:
         source: str,
         location: tuple[str | int, ...],
         version: str,
+        archive_folder: str = "",
         caption_file: CaptionFile | None = None,
         metadata: Sequence[Metadata] = (),
     ) -> Record | Reject:
         """Return the record of the image at a path relative to the source, or a Reject.
 
-        ``metadata`` are those of its folder and the folders above it, the nearest first. A caption from the configured
-        column is preferred to the caption file, and that to the caption from a column of metadata by default.
+        ``archive_folder`` is the folder, with a slash, that an archive would be unpacked to, if there are several.
+        ``metadata`` are those of the image's folder and the folders above it, the nearest first. A caption from the
+        configured column is preferred to the caption file, and that to one from a column of metadata by default.
         """
         found = next(((table, row) for table in metadata if (row := table.find(path)) is not None), None)
-        columns = (self.attributes.find(path) or {}) | (found[1] if found else {})
+        columns = (_find(self.attributes, path, archive_folder) or {}) | (found[1] if found else {})
         column = self.options.caption_column or (found[0].caption_column if found else None)
         try:
             caption = caption_from_value(columns.pop(column, None), self.options, key) if column else None
         except SampleRejected as error:
             return Reject(key=key, source=escape(source), reason=error.reason, cause=error.cause)
-        identity = self.identity(path, columns)
+        identity = self._identity(path, archive_folder, columns)
         if identity is None:
-            reason = "path names no identity" if self.identities is None else "not in the identities file"
-            return Reject(key=key, source=escape(source), reason=reason)
+            return Reject(key=key, source=escape(source), reason=self._no_identity_reason)
         if caption_file and not (caption and self.options.caption_column):
+            if caption_file.problem:
+                return Reject(key=key, source=escape(source), reason=UNREADABLE, cause=caption_file.problem)
             location, version = (*location, *caption_file.location), f"{version}+{caption_file.version}"
         expected = self.options.expects_captions or any(table.caption_column for table in metadata)
         return Record(
@@ -96,15 +101,25 @@ class Labels:
             columns=scalars(columns, exclude=(self.options.identity_column,)),
         )
 
-    def identity(self, path: str, columns: Columns) -> str | None:
-        """Return the identity of the image at a path, or None if it is unknown."""
+    def _identity(self, path: str, archive_folder: str, columns: Columns) -> str | None:
         if self.identities is not None:
-            return self.identities.find(path)
-        column = self.options.identity_column
-        if column and column in columns:
-            return non_empty(to_scalar(columns[column]))
+            return _find(self.identities, path, archive_folder)
+        if self.options.identity_column:
+            return non_empty(to_scalar(columns.get(self.options.identity_column)))
         match = self.pattern.fullmatch(split_suffix(path)[0])
         return match["identity"] if match else None
+
+    @property
+    def _no_identity_reason(self) -> str:
+        if self.identities is not None:
+            return "not in the identities file"
+        return "no identity in row" if self.options.identity_column else "path names no identity"
+
+
+def _find(table: PathTable[Row], path: str, archive_folder: str) -> Row | None:
+    """Return the row of an image; tables may list it with or without the folder of its archive."""
+    row = table.find(archive_folder + path)
+    return table.find(path) if row is None and archive_folder else row
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

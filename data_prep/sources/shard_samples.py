@@ -73,8 +73,7 @@ class Sample:
     def caption(self, image: str, suffixes: Iterable[str]) -> Member | None:
         """Return the member with the caption of the image with this suffix: ``0.jpg.txt`` or else ``0.txt``."""
         names = (prefix + suffix.lower() for prefix in (image, "") for suffix in suffixes)
-        found = (self.members[name] for name in names if name in self.members)
-        return next((member for member in found if not member.problem), None)
+        return next((self.members[name] for name in names if name in self.members), None)
 
     @property
     def images(self) -> list[str]:

@@ -16,6 +16,7 @@ from data_prep.records import Ignored, Listed, Record, Reject, Scalar
 from data_prep.sources.archive_files import ArchiveFile, ArchiveFiles
 from data_prep.sources.archive_reader import ArchiveReader
 from data_prep.sources.captions import (
+    UNREADABLE,
     caption_from_file,
     caption_from_value,
     caption_suffixes,
@@ -162,6 +163,8 @@ class ShardSource:
         # A caption from the configured column is preferred to the caption member.
         has_file = not (options.has_json_captions or (caption and options.caption_column))
         caption_member = sample.caption(suffix, caption_suffixes(options)) if has_file else None
+        if caption_member and caption_member.problem:
+            raise SampleRejected(UNREADABLE, cause=caption_member.problem)
         return Record(
             key=key,
             identity=identity or key,

@@ -48,7 +48,7 @@ def test_a_caption_that_no_image_has_is_an_error_before_any_work(
 ) -> None:
     for path in images.rglob("*.txt"):
         path.unlink()
-    with pytest.raises(ConfigError, match=r"none of 48 images has the configured caption; check data.source_options"):
+    with pytest.raises(ConfigError, match=r"none of 48 images has the configured caption; check metadata files"):
         prepare_dataset(config_for(source_options=SourceConfig(**options)))  # type: ignore[arg-type]
 
 

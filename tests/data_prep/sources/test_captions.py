@@ -319,6 +319,13 @@ def test_tables_are_decoded(
     assert captions(tmp_path / "list.csv", caption_column="text", fallback_encoding=fallback) == found
 
 
+def test_the_reject_says_which_bytes_are_not_utf8(tmp_path: Path, config_of: ConfigOf) -> None:
+    (tmp_path / "list.csv").write_bytes(b"image,text\n0.png,caf\xe9\n")
+    (item,) = open_source(config_of(tmp_path / "list.csv", caption_column="text"))
+    assert isinstance(item, Reject)
+    assert item.cause == "line 1: bytes e9 are not UTF-8"
+
+
 def test_a_column_that_is_not_utf8_rejects_its_row(tmp_path: Path, captions: Captions) -> None:
     (tmp_path / "list.csv").write_bytes(b"image,place\n0.png,caf\xe9\n1.png,tea\n")
     assert captions(tmp_path / "list.csv") == ["text is not UTF-8", None]
@@ -434,3 +441,16 @@ def test_captions_of_shards(
 ) -> None:
     path = shard(tmp_path / "set.tar", {"0.jpg": b"image", **members})
     assert captions(path, type="shards", **options) == [found]
+
+
+@pytest.mark.parametrize("container", ["folder", "archive", "shards"])
+def test_a_caption_file_that_must_not_be_read_rejects_the_image(
+    container: str, tmp_path: Path, captions: Captions
+) -> None:
+    folder = write(tmp_path / "set", {"a/0.png": b"image"})
+    (folder / "a" / "0.txt").symlink_to("nowhere.txt")
+    if container != "folder":
+        with tarfile.open(tmp_path / "set.tar", "w") as archive:
+            archive.add(folder, ".")
+    path = folder if container == "folder" else tmp_path / "set.tar"
+    assert captions(path, type=container) == ["caption cannot be read"]

@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.config import PrepareConfig, ReadConfig
 from data_prep.errors import DataError
-from data_prep.records import Ignored, Record
+from data_prep.records import Ignored, Record, Reject
 from data_prep.sources import open_source
 
 ConfigOf = Callable[..., PrepareConfig]
@@ -114,9 +114,14 @@ def test_a_file_without_captions_configures_none(images: Path, config_of: Config
 
 def test_the_identity_may_be_a_column(images: Path, config_of: ConfigOf) -> None:
     write_table(images / "metadata.csv", [{"file_name": name, "who": f"person {name}"} for name in IMAGES[:2]])
-    records = [item for item in open_source(config_of(images, identity_column="who")) if isinstance(item, Record)]
-    assert [record.identity for record in records] == ["person ann/0.png", "person ann/1.png", "bob"]
-    assert [record.columns for record in records] == [{}, {}, {}]
+    *records, reject, _ = open_source(config_of(images, identity_column="who"))
+    assert [record.identity for record in records if isinstance(record, Record)] == [
+        "person ann/0.png",
+        "person ann/1.png",
+    ]
+    assert [record.columns for record in records if isinstance(record, Record)] == [{}, {}]
+    assert isinstance(reject, Reject)
+    assert (reject.source, reject.reason) == ("bob/0.png", "no identity in row")
 
 
 def test_a_file_without_file_names_is_one_clear_error_unless_it_is_left_out(images: Path, config_of: ConfigOf) -> None:

@@ -221,3 +221,22 @@ def test_a_caption_column_that_the_attributes_lack_is_one_clear_error(
     (tmp_path / "attributes.csv").write_text("name,age\na/0.png,31\n")
     with pytest.raises(ConfigError, match="have no column 'text'; check data.source_options.caption_column"):
         list_items(tmp_path / "set", attributes=str(tmp_path / "attributes.csv"), caption_column="text")
+
+
+def test_rows_may_name_the_folder_of_an_archive(tmp_path: Path, list_items: ListItems) -> None:
+    for name in ("cats", "dogs"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr("set/0.png", b"")
+            archive.writestr("set/1.png", b"")
+    (tmp_path / "who.txt").write_text("cats/set/0.png Tom\ndogs/set/0.png Rex\nset/1.png Ann\n")
+    items = list_items(f"{tmp_path}/*.zip", identities=str(tmp_path / "who.txt"))
+    assert [getattr(item, "identity", None) for item in items] == ["Tom", "Ann", "Rex", "Ann"]
+
+
+@pytest.mark.parametrize("setting", ["identities", "attributes"])
+def test_side_tables_of_a_source_that_has_columns_are_refused(
+    setting: str, tmp_path: Path, list_items: ListItems
+) -> None:
+    (tmp_path / "list.csv").write_text("image\n0.png\n")
+    with pytest.raises(ConfigError, match=f"{setting} is for folders and archives, and the source .* of type table"):
+        list_items(tmp_path / "list.csv", **{setting: "who.txt"})
