@@ -52,9 +52,17 @@ def scale_transparent_color(image: Image.Image) -> None:
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """Convert an image of ``to_8bit_opaque``, with its profile in ``info``, to RGB in sRGB without metadata."""
+    """Convert an image of ``to_8bit_opaque``, with its profile in ``info``, to RGB in sRGB without metadata.
+
+    An image that already is in sRGB is not copied, and loses its metadata.
+    """
     transform = _srgb_transform(image.info.get("icc_profile") or b"", image.mode)
-    rgb = image.convert("RGB") if transform is None else transform.apply(image)
+    if transform is not None:
+        rgb = transform.apply(image)
+    elif image.mode == "RGB":
+        rgb = image
+    else:
+        rgb = image.convert("RGB")
     # Encoders copy profiles and comments from ``info`` into the file.
     rgb.info = {}
     return rgb

@@ -1,14 +1,11 @@
 """Fast decoder for ordinary 8-bit RGB PNG files; all other files are left to Pillow."""
 
-from typing import TypeAlias, cast
+from typing import cast
 
-import numpy as np
 from kornia_rs.image import Image as FastImage
-from numpy.typing import NDArray
 from PIL import Image
 
-Pixels: TypeAlias = NDArray[np.uint8]
-"""Array (H, W, 3) of RGB values."""
+from data_prep.images.pixels import Pixels
 
 _IHDR_RGB8 = b"\x08\x02\0\0\0"
 """Bytes 24 to 28 of a PNG: bit depth 8, color type RGB, compression, filter, no interlacing."""

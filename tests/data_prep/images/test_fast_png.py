@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.images.fast_png import Pixels, try_decode_png
+from data_prep.images.fast_png import try_decode_png
+from data_prep.images.pixels import Pixels
 from tests.data_prep.corpus import COLOR, cases, chunk, encode, encode_photo, photo, png_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL\\.")

@@ -117,6 +117,24 @@ def test_a_jpeg_downscaled_by_its_decoder_looks_the_same() -> None:
     assert decibels(pixels(processed.data), np.asarray(expected)) > 45
 
 
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("offset", [0, 8, 1], ids=["at the edge", "aligned", "not aligned"])
+def test_a_jpeg_of_a_multiple_of_the_resolution_is_as_close_to_the_photograph_as_the_mean_of_its_pixels(
+    factor: int, subsampling: int, offset: int
+) -> None:
+    side = 64 * factor
+    image, box = photograph((side + 16, side)), (offset, 0, offset + side, side)
+    data = encode(image, "JPEG", quality=92, subsampling=subsampling)
+    columns = dict(zip(("left", "top", "right", "bottom"), box, strict=True))
+    processed = process_image(data, record(**columns), "", config(crop="box", resolution=64))
+    expected = np.asarray(image.resize((64, 64), Image.Resampling.LANCZOS, box=box))
+    with Image.open(io.BytesIO(data)) as decoded:
+        mean = np.asarray(decoded.reduce(factor, box))
+    assert processed.crop_box == box
+    assert decibels(pixels(processed.data), expected) > decibels(mean, expected) - 1.5
+
+
 def test_each_limit_rejects_images_beyond_it() -> None:
     data = encode(noise((100, 20)), "PNG")
     for reason, filters in {
