@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
+from encoder.backbone.schedulers import check_scheduler
 from encoder.concepts.concept import AppliedConcept, Concept
 from encoder.concepts.concept_tokens import ConceptToken, expand_placeholder
 from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
@@ -300,10 +301,12 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         generator: Generators | None = None,
         callback_on_step_end: EndOfStepCallback | None = None,
     ) -> Tensor:
-        """Sample latents (B, C, h, w) with DDIM; ``generator`` and the callback are those of ``__call__``.
+        """Sample latents (B, C, h, w) with ``scheduler``; ``generator`` and the callback are those of ``__call__``.
 
-        Raises ModelError if a prompt holds ``*s`` and no concept is loaded.
+        Raises ModelError if a prompt holds ``*s`` and no concept is loaded, ConfigError if the scheduler does not fit
+        the base model.
         """
+        check_scheduler(self.scheduler, self.backbone.scheduler)
         token = self._concept_token
         expanded_prompts = expand_placeholder(prompts, token, self.conditioning.config.domain_word)
         tokenized_prompts = self.conditioning.tokenize(expanded_prompts)
@@ -317,7 +320,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         shape = self.backbone.latent_shape(self.resolution)
         noise = initial_noise(shape, len(prompts), generator, self.backbone.device)
         on_step_end = partial(callback_on_step_end, self) if callback_on_step_end else None
-        return denoise(guidance, self.scheduler, noise, config, on_step_end)
+        return denoise(guidance, self.scheduler, noise, config, on_step_end, generator)
 
 
 def base_only_id(config: BackboneConfig) -> str:

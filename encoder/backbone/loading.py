@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from e4t_errors import ConfigError
+from encoder.backbone.schedulers import ddim_scheduler
 from encoder.backbone.text_encoders import TextEncoders
 from encoder.config import BackboneConfig
 from encoder.hub_client import is_hub_id
@@ -46,7 +47,9 @@ def load_parts(config: BackboneConfig) -> dict[str, Any]:
             "vae": _vae(config),
             "text_encoders": _text_encoders(config, index),
             "unet": _unet(config),
-            "scheduler": DDIMScheduler.from_pretrained(config.model, subfolder="scheduler", revision=config.revision),
+            "scheduler": ddim_scheduler(
+                DDIMScheduler.load_config(config.model, subfolder="scheduler", revision=config.revision), config.model
+            ),
             "image_encoder": _image_encoder(config),
         }
     except (OSError, ValueError, SafetensorError) as error:

@@ -21,6 +21,7 @@ from transformers import (
 
 from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
+from encoder.backbone.schedulers import ddim_scheduler
 from encoder.backbone.text_encoders import TextEncoders
 from encoder.config import BackboneConfig
 
@@ -42,7 +43,7 @@ def build_meta_backbone(config: BackboneConfig, device: torch.device | str = "me
             "text_encoders": _text_encoders(shapes),
             "image_encoder": CLIPVisionModel(CLIPVisionConfig(**shapes["image_encoder"])),
         }
-    return Backbone(**parts, scheduler=DDIMScheduler.from_config(shapes["scheduler"]), config=config)
+    return Backbone(**parts, scheduler=ddim_scheduler(shapes["scheduler"], config.model), config=config)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Sample latents with classifier-free guidance, from reproducible noise."""
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -42,18 +43,23 @@ def initial_noise(shape: Sequence[int], count: int, generator: Generators | None
 
 def denoise(
     guidance: ClassifierFreeGuidance,
-    scheduler: DDIMScheduler,
+    scheduler: SchedulerMixin,
     noise: Tensor,
     config: SampleConfig,
     on_step_end: StepCallback | None = None,
+    generator: Generators | None = None,
 ) -> Tensor:
-    """Denoise unit noise (B, C, h, w) to latents of the same shape."""
-    latents = noise * float(scheduler.init_noise_sigma)
+    """Denoise unit noise (B, C, h, w) to latents of the same shape, with a scheduler that ``check_scheduler`` accepts.
+
+    ``generator`` is for schedulers that add noise in each step, such as the ancestral ones.
+    """
     scheduler.set_timesteps(config.num_inference_steps)
+    latents = noise * float(scheduler.init_noise_sigma)  # depends on the timesteps
+    step_kwargs = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
     for index, timestep in enumerate(scheduler.timesteps):
-        unconditional, conditional = guidance(latents, timestep)
+        unconditional, conditional = guidance(scheduler.scale_model_input(latents, timestep), timestep)
         prediction = apply_guidance(unconditional, conditional, config)
-        latents = scheduler.step(prediction, timestep, latents).prev_sample
+        latents = scheduler.step(prediction, timestep, latents, **step_kwargs).prev_sample
         if on_step_end:
             latents = on_step_end(index, timestep, {"latents": latents}).get("latents", latents)
     return latents

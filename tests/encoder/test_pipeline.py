@@ -1,9 +1,23 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LCMScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
 from PIL import Image
 from torch import Tensor
 
@@ -46,6 +60,44 @@ def test_without_a_concept_it_generates_the_same_image_as_stable_diffusion_pipel
     ).images
     actual = pipe.backbone.decode(pipe.sample([prompt], pipe.sample_config, seeded_generators(3, 1)))
     torch.testing.assert_close((actual + 1) / 2, expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        DDPMScheduler,
+        DEISMultistepScheduler,
+        DPMSolverMultistepScheduler,
+        EulerAncestralDiscreteScheduler,
+        EulerDiscreteScheduler,
+        HeunDiscreteScheduler,
+        KDPM2DiscreteScheduler,
+        LMSDiscreteScheduler,
+        PNDMScheduler,
+        UniPCMultistepScheduler,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+def test_with_another_scheduler_it_generates_the_same_image_as_stable_diffusion_pipeline(
+    pipe: E4TPipeline, kind: Any
+) -> None:
+    prompt = "a portrait of a smiling person in a red shirt on a navy background"
+    diffusers_pipeline = StableDiffusionPipeline.from_pretrained(BASE, dtype=torch.float32)
+    diffusers_pipeline.set_progress_bar_config(disable=True)
+    diffusers_pipeline.scheduler = kind.from_config(diffusers_pipeline.scheduler.config)
+    pipe.scheduler = kind.from_config(pipe.scheduler.config)
+    expected = diffusers_pipeline(
+        prompt, num_inference_steps=4, guidance_scale=3.0, generator=seeded_generators(3, 1), output_type="pt"
+    ).images
+    config = SampleConfig(num_inference_steps=4, guidance_scale=3.0)
+    actual = pipe.backbone.decode(pipe.sample([prompt], config, seeded_generators(3, 1)))
+    torch.testing.assert_close((actual + 1) / 2, expected, rtol=0, atol=5e-3)
+
+
+def test_a_scheduler_for_another_kind_of_model_is_refused(pipe: E4TPipeline) -> None:
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(ConfigError, match="LCMScheduler needs a model that was trained or distilled for it"):
+        pipe("a portrait")
 
 
 def test_a_tuned_concept_changes_the_image_and_unloading_it_restores_the_first_one(
