@@ -81,7 +81,10 @@ def record_from_row(
             return Reject(key=key, source=source, reason="no identity in row")
         column = options.caption_column
         caption = caption_from_value(lookup(cells, column), options, key) if column else None
-        columns = scalars(cells, exclude=(options.image_column, options.identity_column, column))
+        labels = (options.image_column, options.identity_column, column)
+        # Null in a column of structs: in other rows, the column is left out.
+        nulls = [root for label in labels if label and cells.get(root := root_column(label, cells) or "") is None]
+        columns = scalars(cells, exclude=(*labels, *nulls))
     except TextError as error:
         return Reject(key=key, source=source, reason=NOT_TEXT, cause=str(error))
     except SampleRejected as error:

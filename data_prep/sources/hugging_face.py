@@ -48,7 +48,7 @@ class Dataset:
     image_column: str
     """Name of the image column."""
     class_names: dict[str, list[str]]
-    """Class names of each ``ClassLabel`` column."""
+    """Class names of each column with classes or lists of classes."""
     label_columns: list[str]
     """Columns with strings, numbers and classes, and those of identity and caption, which may hold lists or structs."""
     version: str
@@ -100,6 +100,7 @@ def _load(source: str, options: SourceConfig, config: ReadConfig) -> Dataset:
     other_features = {name: kind for name, kind in dataset.features.items() if name != options.image_column}
     labels = (options.identity_column, options.caption_column)
     nested = {root_column(label, other_features) for label in labels if label}
+    label_features = {name: kind for name, kind in other_features.items() if _is_scalar_feature(kind) or name in nested}
     streamed = isinstance(dataset, datasets.IterableDataset)
     return Dataset(
         parts=[dataset.shard(dataset.num_shards, index) for index in range(dataset.num_shards)]
@@ -107,10 +108,8 @@ def _load(source: str, options: SourceConfig, config: ReadConfig) -> Dataset:
         else [dataset],
         image_rows=None if streamed else dataset.select_columns([options.image_column]),
         image_column=options.image_column,
-        class_names={
-            name: kind.names for name, kind in other_features.items() if isinstance(kind, datasets.ClassLabel)
-        },
-        label_columns=[name for name, kind in other_features.items() if _is_scalar_feature(kind) or name in nested],
+        class_names={name: names for name, kind in label_features.items() if (names := _names_of_classes(kind))},
+        label_columns=list(label_features),
         version=version,
         image_root=_image_root(source, config),
     )
@@ -190,7 +189,16 @@ def _image_root(source: str, config: ReadConfig) -> FileTree:
     return open_parent(source, config)[0] if source.endswith(DATA_FILE_SUFFIXES) else open_tree(source, config)
 
 
-def _class_name(names: list[str], index: int | None) -> str | None:
+def _names_of_classes(feature: object) -> list[str]:
+    """Return the class names of a feature that holds a class or a list of classes."""
+    feature = getattr(feature, "feature", feature)
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else []
+
+
+def _class_name(names: list[str], index: Any) -> Any:  # noqa: ANN401 - a number, a list of numbers or None
+    """Return the class name of a number, or those of a list of numbers."""
+    if isinstance(index, list):
+        return [_class_name(names, item) for item in index]
     return names[index] if index is not None and 0 <= index < len(names) else None
 
 

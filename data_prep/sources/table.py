@@ -123,7 +123,7 @@ def _read_rows(tree: FileTree, name: str, options: SourceConfig) -> Iterator[Row
             batches = table.iter_batches(ROW_BATCH_SIZE, columns=columns)
             yield from chain.from_iterable(map(arrow_rows, batches))
             return
-        yield from read_text_rows(open_text(open_table(file, name)), url, options)
+        yield from read_text_rows(open_text(open_table(file, name), options.fallback_encoding), url, options)
 
 
 def _key_name(path: str) -> str:

@@ -53,10 +53,11 @@ def decode_escaped(value: str, fallback: str | None) -> str:
     return value
 
 
-def open_text(file: BinaryIO) -> TextIO:
+def open_text(file: BinaryIO, fallback: str | None) -> TextIO:
     """Open a text file whose lines are decoded while they are read; line ends are not translated.
 
-    Without a byte order mark, bytes that are not UTF-8 become lone surrogates, for ``decode_escaped``.
+    Without a byte order mark, bytes that are not UTF-8 become lone surrogates, for ``decode_escaped``. A file that
+    begins with NUL characters may be UTF-16 and is decoded with ``fallback``.
     """
     buffered = io.BufferedReader(cast("io.RawIOBase", file))
     start = buffered.peek(4)[:4]
@@ -64,6 +65,8 @@ def open_text(file: BinaryIO) -> TextIO:
         if start.startswith(mark):
             buffered.read(len(mark))
             return io.TextIOWrapper(buffered, encoding=encoding, newline="")
+    if fallback and b"\0" in start:
+        return io.TextIOWrapper(buffered, encoding=fallback, newline="")
     return io.TextIOWrapper(buffered, encoding="utf-8", errors="surrogateescape", newline="")
 
 

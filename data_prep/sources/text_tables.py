@@ -6,9 +6,11 @@ from itertools import chain, islice
 from typing import Any, BinaryIO, TextIO
 
 from data_prep.config import SourceConfig
+from data_prep.errors import DataError
 from data_prep.sources.columns import parse_scalar, require_columns, root_column
 from data_prep.sources.delimited import DelimitedReader
 from data_prep.sources.tar import open_decompressed
+from data_prep.sources.text import TextError, decode_escaped
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
@@ -25,7 +27,10 @@ def open_table(file: BinaryIO, name: str) -> BinaryIO:
 
 
 def read_text_rows(lines: TextIO, url: str, options: SourceConfig) -> Iterator[Row | str]:
-    """Yield the cells of each row by column, or why a row is malformed. Raises ConfigError for a missing column."""
+    """Yield the cells of each row by column, or why a row is malformed.
+
+    Raises ConfigError for a missing column and DataError for names of columns that cannot be decoded.
+    """
     name = url.lower().removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
     if name.endswith(".txt"):
         require_columns(f"list {url}", [options.image_column], options)
@@ -37,6 +42,12 @@ def read_text_rows(lines: TextIO, url: str, options: SourceConfig) -> Iterator[R
 
 def _read_delimited(lines: TextIO, url: str, options: SourceConfig, delimiter: str) -> Iterator[Row | str]:
     reader = DelimitedReader(lines, delimiter, options.image_column)
+    try:
+        reader.columns = [decode_escaped(name, options.fallback_encoding) for name in reader.columns]
+    except TextError as error:
+        raise DataError(
+            f"source {url}, {error}; save it as UTF-8, or set data.source_options.fallback_encoding"
+        ) from error
     require_columns(f"table {url}", reader.columns, options)
     text_labels = (options.image_column, options.identity_column, options.caption_column)
     text_columns = {root_column(label, reader.columns) for label in text_labels if label}
@@ -47,7 +58,11 @@ def _read_delimited(lines: TextIO, url: str, options: SourceConfig, delimiter: s
 
 
 def _read_json_lines(lines: TextIO, url: str, options: SourceConfig) -> Iterator[Row | str]:
-    rows = (_parse_json_line(number, line) for number, line in enumerate(lines, 1) if line.strip())
+    rows = (
+        _parse_json_line(number, line, options.fallback_encoding)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    )
     first = list(islice(rows, INSPECTED_ROWS))
     require_columns(
         f"table {url}", dict.fromkeys(name for row in first if isinstance(row, dict) for name in row), options
@@ -55,9 +70,9 @@ def _read_json_lines(lines: TextIO, url: str, options: SourceConfig) -> Iterator
     yield from chain(first, rows)
 
 
-def _parse_json_line(number: int, line: str) -> Row | str:
+def _parse_json_line(number: int, line: str, fallback: str | None) -> Row | str:
     try:
-        row = json.loads(line)
+        row = json.loads(line if fallback is None else decode_escaped(line, fallback))
     except (ValueError, RecursionError):
         row = None
     return row if isinstance(row, dict) else f"line {number} is not a JSON object"

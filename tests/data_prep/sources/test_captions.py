@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.config import PrepareConfig, SourceConfig
-from data_prep.errors import SampleRejected
+from data_prep.errors import DataError, SampleRejected
 from data_prep.records import Ignored, Record, Reject
 from data_prep.sources import open_source
 from data_prep.sources.captions import (
@@ -317,6 +317,29 @@ def test_tables_are_decoded(
 ) -> None:
     (tmp_path / "list.csv").write_bytes("image,text\n0.png,café\n1.png,tea\n".encode(encoding))
     assert captions(tmp_path / "list.csv", caption_column="text", fallback_encoding=fallback) == found
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le", "utf-8"])
+def test_names_of_columns_are_decoded(suffix: str, encoding: str, tmp_path: Path, captions: Captions) -> None:
+    rows = {"csv": "image,légende\n0.png,café\n", "jsonl": '{"image": "0.png", "légende": "café"}\n'}
+    path = tmp_path / f"list{suffix}"
+    path.write_bytes(rows[suffix[1:]].encode(encoding))
+    assert captions(path, caption_column="légende", fallback_encoding=encoding) == ["café"]
+
+
+def test_json_lines_are_decoded_before_they_are_parsed(tmp_path: Path, captions: Captions) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_bytes('{"image": "0.png", "text": "表"}\n'.encode("shift_jis"))  # its second byte is a backslash
+    assert captions(path, caption_column="text", fallback_encoding="shift_jis") == ["表"]
+
+
+def test_names_of_columns_that_are_not_utf8_are_one_clear_error(tmp_path: Path, captions: Captions) -> None:
+    (tmp_path / "list.csv").write_bytes("image,légende\n0.png,café\n".encode("cp1252"))
+    with pytest.raises(
+        DataError, match=r"list.csv, line 1: bytes e9 are not UTF-8; save it as UTF-8, or set data.sour"
+    ):
+        captions(tmp_path / "list.csv", caption_column="légende")
 
 
 def test_the_reject_says_which_bytes_are_not_utf8(tmp_path: Path, config_of: ConfigOf) -> None:

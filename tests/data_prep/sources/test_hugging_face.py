@@ -179,3 +179,37 @@ def test_the_version_changes_with_the_data(tmp_path: Path, dataset: datasets.Dat
     dataset.select(range(ROWS)[::-1]).save_to_disk(tmp_path / "b")
     assert list_items(tmp_path / "a") == before
     assert list_items(tmp_path / "b")[0].version != before[0].version  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("column", "captions"),
+    [
+        ("texts", ["one", None]),
+        ("meta.text", ["field", None]),
+        ("sentences.raw", ["raw 0", None]),
+        ("tags", ["red, blue", None]),
+    ],
+)
+def test_the_caption_column_may_hold_lists_and_structs(
+    column: str, captions: list[str | None], tmp_path: Path, list_items: ListItems
+) -> None:
+    text = datasets.Value("string")
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "texts": datasets.List(text),
+            "meta": {"text": text},
+            "sentences": datasets.List({"raw": text}),
+            "tags": datasets.List(datasets.ClassLabel(names=["red", "green", "blue"])),
+        }
+    )
+    rows = {
+        "image": [{"bytes": IMAGES[0], "path": None}] * 2,
+        "texts": [["one"], []],
+        "meta": [{"text": "field"}, {"text": None}],
+        "sentences": [[{"raw": "raw 0"}], None],
+        "tags": [[0, 2], []],
+    }
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    items = list_items(tmp_path / "saved", caption_column=column, caption_choice="join")
+    assert [(item.caption, item.columns) for item in items if isinstance(item, Record)] == [(c, {}) for c in captions]
