@@ -365,6 +365,8 @@ def table_bytes(texts: Iterable[str], suffix: str) -> bytes:
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
         return buffer.getvalue()
+    if suffix == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     lines = io.StringIO(newline="")
     writer = csv.DictWriter(lines, ["image", "text"], delimiter="\t" if suffix == ".tsv" else ",")
     writer.writeheader()
@@ -372,7 +374,7 @@ def table_bytes(texts: Iterable[str], suffix: str) -> bytes:
     return lines.getvalue().encode()
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl"])
 def test_captions_of_tables_arrive_as_written(
     suffix: str, tmp_path_factory: pytest.TempPathFactory, config_of: ConfigOf
 ) -> None:
@@ -383,6 +385,23 @@ def test_captions_of_tables_arrive_as_written(
     def check(texts: list[str]) -> None:
         path.write_bytes(table_bytes(texts, suffix))
         items = list(open_source(config_of(path, type="table", caption_column="text")))
+        assert [item.caption for item in items if isinstance(item, Record)] == texts
+
+    check()
+
+
+def test_captions_of_metadata_files_arrive_as_written(
+    tmp_path_factory: pytest.TempPathFactory, config_of: ConfigOf
+) -> None:
+    folder = tmp_path_factory.mktemp("images")
+    write(folder, {f"a/{number}.png": b"" for number in range(3)})
+
+    @bounded
+    @given(texts=st.lists(plain, min_size=3, max_size=3))
+    def check(texts: list[str]) -> None:
+        rows = [{"file_name": f"a/{number}.png", "text": text} for number, text in enumerate(texts)]
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        items = list(open_source(config_of(folder)))
         assert [item.caption for item in items if isinstance(item, Record)] == texts
 
     check()

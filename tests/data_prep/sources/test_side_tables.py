@@ -122,6 +122,15 @@ def test_ffhq_json_gives_plain_columns_and_each_image_is_its_own_identity(
     }
 
 
+@pytest.mark.parametrize("folder", ["images1024x1024", "thumbnails128x128", "my ffhq", "a/b"])
+def test_ffhq_may_lie_in_any_folder(folder: str, ffhq: Path, write_files: WriteFiles, list_items: ListItems) -> None:
+    write_files(ffhq / "set", f"{folder}/00000/00000.png", f"{folder}/69000/69999.png")
+    attributes = str(ffhq / "ffhq-dataset-v2.json")
+    for source, prefix in ((ffhq / "set", f"{folder}/"), (ffhq / "set" / folder, "")):
+        items = list_items(source, attributes=attributes, pattern=f"{prefix}{{folder}}/{{identity}}")
+        assert [item.columns["category"] for item in items if isinstance(item, Record)] == ["training", "validation"]
+
+
 def test_the_first_column_of_a_csv_is_the_name_and_another_may_be_the_caption(
     tmp_path: Path, write_files: WriteFiles, list_items: ListItems
 ) -> None:
