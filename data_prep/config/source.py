@@ -17,9 +17,10 @@ class SourceConfig:
     """How to read the source: its type, and where identities and captions come from."""
 
     type: Literal["auto", "folder", "archive", "shards", "table", "datasets"] = "auto"
-    """Type of ``data.source``. ``auto`` detects a folder of images; archives (.zip, .tar, .tar.gz, .tgz, or a folder of
-    archives only); webdataset shards (a brace pattern such as ``set-{000..041}.tar``, or a folder with a manifest.json
-    of e4t); a table (.csv, or .parquet with a column of paths); and Hugging Face datasets (``hf://name``, a folder
+    """Type of ``data.source``. ``auto`` detects a folder of images; archives (.zip, .tar, .tar.gz, ..., a pattern or a
+    folder of archives); webdataset shards (a brace pattern such as ``set-{000..041}.tar``, a folder with a
+    manifest.json of e4t, tars with metadata beside their images and without folders); a table (.csv, .tsv, .jsonl, .txt
+    with a path per line, or .parquet with a column of paths); and Hugging Face datasets (``hf://name``, a folder
     written by ``save_to_disk``, .arrow, or .parquet with a column of images). Set it if detection is wrong."""
     pattern: str = "{identity}/{image}"
     """Pattern of the paths (relative to the source, without suffix) that tells the identity from the path. A field

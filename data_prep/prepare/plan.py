@@ -103,9 +103,7 @@ def make_plan(config: PrepareConfig, store: Store) -> Plan:
             flush_shard(split)
     if not num_images:
         store.delete_folder(WORK_DIR)
-        raise DataError(
-            f"source {config.source} holds {_contents(rejected, ignored)}; check data.source and data.source_options"
-        )
+        raise DataError(f"source {config.source} holds {_contents(rejected, ignored)}; {_what_to_set(rejected)}")
     if num_without_caption == num_images:
         store.delete_folder(WORK_DIR)
         raise no_captions_error(config, num_images)
@@ -158,6 +156,16 @@ def _contents(rejected: Counter[str], ignored: Counter[str]) -> str:
     if ignored:
         parts.append(f"{ignored.total()} other entries ({describe_counts(ignored)})")
     return ", and ".join(parts) if rejected else "no images" + (f" but {parts[0]}" if parts else "")
+
+
+def _what_to_set(rejected: Counter[str]) -> str:
+    """Say which settings a source without images needs."""
+    if rejected["path names no identity"]:
+        return (
+            "set data.source_options.pattern to the form of the paths, such as '{identity}' if each image is an "
+            "identity of its own, or data.source_options.type to shards for webdataset shards"
+        )
+    return "check data.source, data.source_options and data.read"
 
 
 def add_counts(*counts: Mapping[str, int]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from data_prep.errors import DataError, SampleRejected
 from data_prep.images.formats import SNIFFED_BYTES, looks_like_image
 from data_prep.records import Ignored, Listed, Record, Reject
 from data_prep.sources.captions import MAX_CAPTION_BYTES, CaptionFiles, caption_from_file, is_caption_path
-from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, FileTree, is_folder, is_local, open_tree
+from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, FileTree, expand_home, is_folder, is_local, open_tree
 from data_prep.sources.labels import CaptionFile, Labels
 from data_prep.sources.metadata_files import Metadata, load_metadata, metadata_above
 from data_prep.sources.names import Keys, escape, is_utf8
@@ -133,7 +133,8 @@ class FolderSource:
         """Paths of the tables of identities and attributes, relative to the source."""
         urls = [url for url in (self.options.identities, self.options.attributes) if url]
         if is_local(self.tree.url):
-            return {os.path.relpath(url.removeprefix("file://"), self.tree.url) for url in urls if is_local(url)}
+            paths = [expand_home(url.removeprefix("file://")) for url in urls if is_local(url)]
+            return {os.path.relpath(path, self.tree.url) for path in paths}
         return {url.removeprefix(f"{self.tree.url}/") for url in urls}
 
 

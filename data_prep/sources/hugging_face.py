@@ -227,7 +227,12 @@ class DatasetSource:
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "DatasetSource":
-        """Build the source from the configuration."""
+        """Build the source from the configuration. Raises ConfigError for patterns, because rows have no paths."""
+        if config.read.include or config.read.exclude:
+            raise ConfigError(
+                f"dataset {config.source} has rows without paths, so data.read.include and data.read.exclude must be "
+                "empty; choose rows with data.filters.filter_fn"
+            )
         return cls(config.source, config.source_options, config.read)
 
     def __iter__(self) -> Iterator[Record | Reject]:

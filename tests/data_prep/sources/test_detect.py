@@ -167,8 +167,8 @@ def test_a_tilde_is_the_home_folder(
     write_files(tmp_path / "images", "a/0.png")
     (tmp_path / "list.csv").write_text("image\nimages/a/0.png\n")
     (tmp_path / "who.txt").write_text("a/0.png Ann\n")
-    for source in ("~/images", "~/list.csv", "~/list*.csv"):
-        opened = open_source(config_of(source, identities="~/who.txt"))
+    for source, options in (("~/images", {"identities": "~/who.txt"}), ("~/list.csv", {}), ("~/list*.csv", {})):
+        opened = open_source(config_of(source, **options))
         (record,) = (item for item in opened if isinstance(item, Record))
         assert opened.read(record) == b"a/0.png"
     write_files(tmp_path / "~", "a/1.png")

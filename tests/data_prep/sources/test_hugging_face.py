@@ -213,3 +213,9 @@ def test_the_caption_column_may_hold_lists_and_structs(
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
     items = list_items(tmp_path / "saved", caption_column=column, caption_choice="join")
     assert [(item.caption, item.columns) for item in items if isinstance(item, Record)] == [(c, {}) for c in captions]
+
+
+def test_patterns_of_paths_are_refused_because_rows_have_none(config_of: ConfigOf) -> None:
+    for read in ({"include": ("*.jpg",)}, {"exclude": ("*.jpg",)}):
+        with pytest.raises(ConfigError, match="rows without paths"):
+            open_source(config_of("hf://org/name", read=read))
