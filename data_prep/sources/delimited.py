@@ -98,15 +98,20 @@ class DelimitedReader:
         if self._delimiter == "\t":
             return len(plain) == len(self.columns)
         # A line that begins with the path is a row. A path further back may also follow the end of a quoted cell.
-        may_start_row = self._path_index == 0 or self._has_path(plain_first)
-        return may_start_row and (self._has_path(plain) or self._has_path(self._parse([text]) or []))
+        may_be_row = self._path_index == 0 or '"' not in text or self._names_image(plain_first, [])
+        return may_be_row and any(self._names_image(cells, plain_first) for cells in (plain, self._parse([text]) or []))
 
-    def _has_path(self, cells: list[str]) -> bool:
-        """Return whether these are the cells of a row with the path of an image or a URL."""
-        if len(cells) < len(self.columns):
-            return False
-        path = cells[self._path_index].strip().strip('"')
-        return "://" in path or is_image_suffix(split_suffix(path)[1])
+    def _path(self, cells: list[str]) -> str:
+        """Return the path in the cells of a row; empty if there are too few cells."""
+        return cells[self._path_index].strip().strip('"') if len(cells) >= len(self.columns) else ""
+
+    def _names_image(self, cells: list[str], plain_first: list[str]) -> bool:
+        """Return whether these cells hold a URL, a path with an image suffix, or one in the folder of the first row.
+
+        ``plain_first`` are the cells of the line with the open quote.
+        """
+        path, folder = self._path(cells), self._path(plain_first).rpartition("/")[0]
+        return "://" in path or is_image_suffix(split_suffix(path)[1]) or bool(folder and path.startswith(f"{folder}/"))
 
 
 class _Lines:

@@ -45,6 +45,18 @@ def test_a_quoted_cell_with_line_breaks_may_stand_before_the_path() -> None:
     ]
 
 
+@pytest.mark.parametrize("third", ['"three,c.png', 'three",c.png', '"three, four",c.png', 'c"'])
+def test_a_stray_quote_before_the_path_glues_no_rows(third: str) -> None:
+    found = rows(f'text,image\n"one, more,a.png\ntwo,b.png\n{third}\n')
+    assert found[:2] == [["line 2 has 3 cells for 2 columns"], ["two", "b.png"]]
+    assert len(found) == 3
+
+
+def test_paths_without_suffix_are_recognized_by_their_folder() -> None:
+    assert rows('image,text\na/0,"one\na/1,two\na/2,three"\n') == [["a/0", '"one'], ["a/1", "two"], ["a/2", 'three"']]
+    assert rows('image,text\na/0,"one\nb/1,two"\n') == [["a/0", "one\nb/1,two"]]
+
+
 def test_a_row_with_too_many_cells_is_a_problem_and_one_with_few_is_not() -> None:
     assert rows("image,text\na.png,x,y\nb.png\n\nc.png,z,,\n") == [
         ["line 2 has 3 cells for 2 columns"],
@@ -76,8 +88,9 @@ def test_what_csv_writes_is_read_back(cells: list[tuple[str, str]], delimiter: s
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.text(st.sampled_from('a", .'), max_size=8), min_size=1, max_size=6))
-def test_no_line_of_a_tsv_is_lost(texts: list[str]) -> None:
-    lines = [f"{number}.png\t{text}" for number, text in enumerate(texts)]
-    found = rows("image\ttext\n" + "\n".join(lines), "\t")
-    assert [row[0] for row in found] == [f"{number}.png" for number in range(len(texts))]
+@given(st.lists(st.text(st.sampled_from('a", .'), max_size=8), min_size=1, max_size=6), st.sampled_from([",", "\t"]))
+def test_no_line_that_begins_with_a_path_is_lost(texts: list[str], delimiter: str) -> None:
+    lines = [f"{number}.png{delimiter}{text}" for number, text in enumerate(texts)]
+    found = rows(f"image{delimiter}text\n" + "\n".join(lines), delimiter)
+    assert len(found) == len(texts)
+    assert all(row[0] == f"{number}.png" for number, row in enumerate(found) if len(row) == 2)
