@@ -42,16 +42,16 @@ class CaptionFiles:
     def __init__(self, paths: Iterable[str], images: Iterable[str], options: SourceConfig) -> None:
         """Index the caption files among ``paths``; ``images`` are the paths of all images."""
         self._suffixes = [suffix.lower() for suffix in caption_suffixes(options)]
-        self._files = dict[str, list[tuple[str, str]]]()  # (name without suffix, path) by folded name with suffix
+        self._files = dict[str, tuple[str, ...]]()  # by folded path; mostly one, and there may be millions
         for path in paths:
             folded = _fold(path)
-            for suffix in self._suffixes:
-                if folded.endswith(suffix):
-                    self._files.setdefault(folded, []).append((path[: -len(suffix)], path))
-        self._image_names = dict[str, set[str]]()
+            if folded.endswith(tuple(self._suffixes)):
+                self._files[folded] = (*self._files.get(folded, ()), path)
+        self._image_names = dict[str, str | None]()  # name without suffix by folded name, None if there are several
         for image in images if self._files else ():
             name = split_suffix(image)[0]
-            self._image_names.setdefault(_fold(name), set()).add(name)
+            if self._image_names.setdefault(_fold(name), name) != name:
+                self._image_names[_fold(name)] = None
 
     def find(self, image: str) -> str | None:
         """Return the path of the caption file that belongs to an image, or None."""
@@ -59,20 +59,20 @@ class CaptionFiles:
             return None
         name = split_suffix(image)[0]
         folded = _fold(name)
-        alone = len(self._image_names.get(folded, ())) == 1
+        alone = self._image_names.get(folded) is not None
         for whole, start in ((image, _fold(image)), (name, folded)):
             for suffix in self._suffixes:
                 found = self._files.get(start + suffix)
-                path = _only_match(found, whole, alone) if found else None
+                path = _only_match(found, whole, suffix, alone) if found else None
                 if path:
                     return path
         return None
 
 
-def _only_match(files: list[tuple[str, str]], name: str, alone: bool) -> str | None:
+def _only_match(files: tuple[str, ...], name: str, suffix: str, alone: bool) -> str | None:
     """Return the caption file of an image name; if the image is ``alone``, letter case is ignored in the name."""
-    same_name = [path for base, path in files if base == name]
-    found = same_name or ([path for _, path in files] if alone else [])
+    same_name = [path for path in files if path[: -len(suffix)] == name]
+    found = same_name or (files if alone else ())
     # Of A.txt and A.TXT the usual one counts.
     return found[0] if len(found) == 1 else next((path for path in same_name if path[len(name) :].islower()), None)
 
