@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from encoder.errors import ModelError
+from encoder.finite import check_finite
 
 if TYPE_CHECKING:
     from diffusers.image_processor import VaeImageProcessor
@@ -38,7 +39,12 @@ def preprocess_batch(images: Sequence[Image.Image], size: int) -> Tensor:
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
-    """Convert a tensor (B, 3, H, W) in [-1, 1] to PIL images."""
+    """Convert a tensor (B, 3, H, W) in [-1, 1] to PIL images. Raises ModelError if a value is not finite."""
+    check_finite(
+        {f"image {index}": each for index, each in enumerate(pixels)},
+        "generated images",
+        "the base model's precision may be too low for it: use float32 or bfloat16",
+    )
     return _processor().postprocess(pixels, output_type="pil")  # type: ignore[no-any-return]
 
 

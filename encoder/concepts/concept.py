@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from encoder.concepts.concept_tokens import ConceptToken, EncodedToken, LearnedToken, RareToken
 from encoder.concepts.weight_deltas import WeightDeltas, from_tensors, to_dense, to_tensors
 from encoder.errors import ModelError
+from encoder.finite import check_finite
 from encoder.legacy_keys import rename_legacy_tensors
 
 FORMAT_VERSION = 4
@@ -28,6 +29,8 @@ _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RecursionError, Safete
 class Concept:
     """A tuned concept: what ``*s`` stands for in prompts, and weight deltas.
 
+    Raises ModelError if a value is not finite, so that no such concept is saved, loaded or used.
+
     Deltas are rounded to ``tune.delta_bits`` before first use, so that a concept generates the same images before and
     after it was saved.
     """
@@ -40,6 +43,13 @@ class Concept:
     """Name and version of the release that it was tuned on (``Release.id``)."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the tuning and its rounding error, for information only."""
+
+    def __post_init__(self) -> None:
+        check_finite(
+            self._serialize()[0],
+            f"concept of {self.release}",
+            "tuning has diverged, or the file is damaged: tune again with a lower --learning-rate",
+        )
 
     def save(self, folder: Path | str) -> Path:
         """Write concept.safetensors and concept.json to a new folder, which appears by rename once it is complete."""

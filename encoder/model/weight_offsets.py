@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from encoder.config import OffsetType
 from encoder.errors import ModelError
+from encoder.finite import check_finite
 
 _OFFSET_WEIGHT = "offset_weight"
 Offsets = dict[str, tuple[Tensor, Tensor]]
@@ -206,6 +207,7 @@ def load_offsets(path: Path) -> Offsets:
     """Read a file of ``save_offsets``. Raises ModelError if it is missing or broken."""
     try:
         tensors = load_file(path)
+        check_finite(tensors, f"weight offsets {path}", "get the release again, or release an earlier checkpoint")
         names = [key.removesuffix(".u") for key in tensors if key.endswith(".u")]
         return {name: (tensors[f"{name}.u"], F.pad(tensors[f"{name}.v"], (0, 1), value=1.0)) for name in names}
     except (OSError, SafetensorError, KeyError) as error:

@@ -15,6 +15,7 @@ from torch import nn
 from e4t_errors import ConfigError
 from encoder.config import BackboneConfig, Precision
 from encoder.errors import ModelError
+from encoder.finite import check_finite
 from encoder.legacy_keys import rename_legacy_tensors
 from encoder.releases.index import (
     INDEX,
@@ -107,6 +108,14 @@ class Release(ReleaseIndex):
         """Return whether ``model`` is a folder relative to the release's that does not exist, as after a download."""
         return model.startswith(".") and not Path(resolve(model, self.folder)).exists()
 
+    def check_weights(self) -> None:
+        """Raise ModelError if weights are missing, damaged, or hold values that are not finite."""
+        for path in (self.folder / ENCODER / WEIGHTS, self.offsets):
+            try:
+                check_finite(load_file(path), str(path), "release an earlier checkpoint")
+            except (OSError, SafetensorError) as error:
+                raise ModelError(f"{path} cannot be loaded ({error}); get the release again") from error
+
     def build(self, build_encoder: Callable[..., ConfigT]) -> ConfigT:
         """Call ``build_encoder`` with the encoder's config. Raises ModelError if it has keys unknown to this e4t."""
         return parse_config(self.folder, build_encoder, self.encoder_config)
@@ -115,7 +124,9 @@ class Release(ReleaseIndex):
         """Load the released weights into ``encoder``. Raises ModelError if they are damaged or do not fit it."""
         path = self.folder / ENCODER / WEIGHTS
         try:
-            encoder.load_state_dict(rename_legacy_tensors(load_file(path)))
+            tensors = load_file(path)
+            check_finite(tensors, str(path), "get the release again, or release an earlier checkpoint")
+            encoder.load_state_dict(rename_legacy_tensors(tensors))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ModelError(
                 f"{path} cannot be loaded ({str(error).splitlines()[0]}); get the release again"

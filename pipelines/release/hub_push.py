@@ -22,11 +22,12 @@ def push(release: Release, repo: str, *, private: bool = False) -> str:
     """Commit a release to the model repository ``repo`` (owner/name), tag it v<version>, and return the URL of the tag.
 
     The repository is created if necessary. An existing tag with identical files is left as it is. Raises ConfigError if
-    ``repo`` is not a hub id; RunError if the tag exists with other files, a link leads out of the release, a
-    ``private`` release would become public, or the hub refuses the push.
+    ``repo`` is not a hub id; ModelError if a weight is not finite; RunError if the tag exists with other files, a link
+    leads out of the release, a ``private`` release would become public, or the hub refuses the push.
     """
     if not is_hub_id(repo):
         raise ConfigError(f"{repo} is not a hub id; give one of the form owner/name")
+    release.check_weights()
     files = _release_files(release)
     token = get_token()
     if token is None:

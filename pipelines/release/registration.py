@@ -48,8 +48,9 @@ def register(recipe: Recipe, release: Release) -> int:
     """Register the release as a servable model version with alias ``candidate``; return the version number.
 
     An identical release is registered once. Raises ConfigError if its semantic version is registered with other
-    content; RunError if MLflow cannot be reached.
+    content, ModelError if a weight is not finite, RunError if MLflow cannot be reached.
     """
+    release.check_weights()
     uri = redacted_uri(recipe.runs)
     try:
         client = connect(recipe.runs)

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from data_prep.storage.atomic import atomic_dir, sha256_file
 from encoder.backbone.backbone import Backbone
 from encoder.errors import ModelError
+from encoder.finite import check_finite
 from encoder.model.domain_encoder import DomainEncoderConfig
 from encoder.releases.index import ReleaseIndex, read_index
 from encoder.releases.release import ENCODER, OFFSETS, WEIGHTS, Release
@@ -22,13 +25,17 @@ RELEASE_FILES = {ENCODER: saved_state.ENCODER_FILE, OFFSETS: saved_state.OFFSETS
 
 
 def write_release(recipe: Recipe, checkpoint: Path, output: Path, version: str, finish: FinishFn) -> Release:
-    """Write the release of a checkpoint; ``finish`` may add files before the folder is moved to ``output``."""
+    """Write the release of a checkpoint; ``finish`` may add files before the folder is moved to ``output``.
+
+    Raises ModelError if a weight is not finite.
+    """
     hidden_width, encoder_inputs = recipe.pretrain.hidden_width, recipe.pretrain.encoder_inputs
     encoder_config = DomainEncoderConfig.for_backbone(Backbone.load(recipe.base), hidden_width, encoder_inputs)
     with atomic_dir(output) as folder:
         for part, file in RELEASE_FILES.items():
             (folder / part).mkdir()
             shutil.copyfile(weights_dir(checkpoint) / file, folder / part / WEIGHTS)
+            check_finite(load_file(folder / part / WEIGHTS), f"checkpoint {checkpoint}", "release an earlier one")
         write_index(
             folder, index=_release_index(recipe, checkpoint, output, version), encoder_config=asdict(encoder_config)
         )

@@ -1,9 +1,11 @@
 """Conversion between images and tensors. The expected values are written out, so that an update of diffusers shows."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from encoder.errors import ModelError
 from encoder.images import center_crop, preprocess, preprocess_batch, to_images
 
 
@@ -43,3 +45,10 @@ def test_tensors_become_images_rounded_and_clamped() -> None:
 def test_an_image_survives_the_way_to_a_tensor_and_back() -> None:
     image = random_image(24, 24)
     assert np.array_equal(np.array(to_images(preprocess(image, 24))[0]), np.array(image))
+
+
+def test_pixels_that_are_not_finite_become_no_image() -> None:
+    pixels = torch.zeros(2, 3, 4, 4)
+    pixels[1, 0, 0, 0] = torch.nan
+    with pytest.raises(ModelError, match="generated images: image 1 holds values that are not finite"):
+        to_images(pixels)

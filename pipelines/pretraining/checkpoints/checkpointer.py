@@ -8,7 +8,9 @@ from typing import Any
 
 from deepspeed import DeepSpeedEngine
 
+from encoder.finite import first_nonfinite
 from encoder.model.weight_offsets import OffsetPredictor
+from pipelines.errors import RunError
 from pipelines.pretraining.checkpoints.format import Progress, load_metadata, load_progress, load_state, save_state
 from pipelines.pretraining.checkpoints.gather import gather_state
 from pipelines.pretraining.checkpoints.manager import CheckpointManager
@@ -41,7 +43,16 @@ class Checkpointer:
         return gather_state(self.engine, self.optimizer, keep=self.process_group.rank == 0)
 
     def save(self, state: TrainingState | None, progress: Progress) -> None:
-        """Start writing a checkpoint on the rank that has the state. Every rank must call this."""
+        """Start writing a checkpoint on the rank that has the state. Every rank must call this.
+
+        Raises RunError on every rank, and writes nothing, if a weight is not finite.
+        """
+        diverged = self.process_group.broadcast_from_rank_0(first_nonfinite(state.weights) or "" if state else "")
+        if diverged:
+            raise RunError(
+                f"step {progress.step}: {diverged} holds values that are not finite (NaN or infinite), and no "
+                "checkpoint was written; lower pretrain.learning_rate and rerun: it resumes from the last checkpoint"
+            )
         self.saved_step = progress.step
         if state is not None:
             snapshot = replace(progress)

@@ -77,3 +77,23 @@ def test_a_concept_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": FORMAT_VERSION + 1}))
     with pytest.raises(ModelError, match="upgrade e4t"):
         Concept.load(tmp_path / "concept")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", ["token", "delta", "low rank"])
+def test_a_concept_with_a_value_that_is_not_finite_cannot_be_made(where: str, value: float) -> None:
+    broken, sound = torch.tensor([[1.0, value]]), torch.ones(2)
+    token: ConceptToken = LearnedToken(broken[0] if where == "token" else sound, (2,))
+    deltas = {"delta": {"conv.bias": broken[0]}, "low rank": {"to_q.weight": LowRankDelta(broken.T, sound[None])}}
+    with pytest.raises(ModelError, match=r"concept of faces 1.0.0: .* not finite .* lower --learning-rate"):
+        Concept(weight_deltas={"unet": deltas.get(where, {})}, token=token, release="faces 1.0.0")
+
+
+def test_a_concept_file_with_a_value_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    concept = Concept(weight_deltas={"unet": {"conv.bias": torch.ones(2)}}, token=RareToken("sks"), release="faces 1")
+    concept.save(tmp_path / "concept")
+    tensors = load_file(tmp_path / "concept" / "concept.safetensors")
+    save_file({name: tensor * float("nan") for name, tensor in tensors.items()},
+              tmp_path / "concept" / "concept.safetensors")  # fmt: skip
+    with pytest.raises(ModelError, match="not finite"):
+        Concept.load(tmp_path / "concept")

@@ -236,3 +236,9 @@ def test_several_images_are_tuned_together(tuned: Tune, pixels: Tensor) -> None:
 def test_negative_steps_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"tune\.steps"):
         TuneConfig(steps=-1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"trainable": "lora"}, {"token_type": "embedding", "trainable": "none"}])
+def test_tuning_that_diverges_makes_no_concept(tuned: Tune, settings: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=r"not finite .* tuning has diverged.* lower --learning-rate"):
+        tuned(learning_rate=1e39, **settings)

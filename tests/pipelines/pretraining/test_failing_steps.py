@@ -35,6 +35,15 @@ def test_a_run_ends_after_consecutive_non_finite_steps_and_logs_their_images(
     )
 
 
+def test_weights_that_are_not_finite_are_never_saved(e4t: E4T, recipe: Path, tmp_path: Path) -> None:
+    diverging = ("--pretrain.learning_rate", "1e39", "--pretrain.max_steps", "2", "--pretrain.max_grad_norm", "0")
+    code, _, err = e4t("pretrain", "--recipe", recipe, *diverging)
+    assert code == 1
+    assert "holds values that are not finite (NaN or infinite), and no checkpoint was written" in err
+    assert "lower pretrain.learning_rate" in err
+    assert not list((tmp_path / "runs" / "small" / "checkpoints").glob("step_*"))
+
+
 @pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="limits the host's memory, and the batch is on a GPU")
 def test_a_batch_that_does_not_fit_into_memory_is_refused_before_the_first_step(recipe: Path) -> None:

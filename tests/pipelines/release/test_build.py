@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from e4t_errors import ConfigError
@@ -23,6 +24,7 @@ from pipelines.pretraining.checkpoints.state import TrainingState
 from pipelines.pretraining.optimizer import EMA
 from pipelines.pretraining.run_folder import Run
 from pipelines.release.build import candidate_release, make_release
+from pipelines.release.registration import register
 from tests.bases import SHIPPED
 from tests.pipelines.made_run import Trained, evaluate, made_run, recipe_in, save
 
@@ -66,6 +68,29 @@ def test_a_release_holds_the_ema_weights_if_there_are_some(
     loaded = DomainEncoder(trained.encoder.config)
     build_release(recipe, tmp_path / "release", "1.2.3").load_encoder(loaded)
     assert all(torch.equal(weights(loaded)[name], tensor + 1) for name, tensor in weights(trained.encoder).items())
+
+
+def test_a_checkpoint_with_weights_that_are_not_finite_is_not_released(
+    recipe: Recipe, trained: Trained, tmp_path: Path
+) -> None:
+    made_run(recipe, trained)
+    state = trained.state
+    broken = {name: tensor * float("nan") for name, tensor in state.weights.items()}
+    save(recipe, trained, 300, TrainingState(broken, state.moments, 300, 0.0))
+    with pytest.raises(ModelError, match=r"checkpoint .*step_00000300.* not finite .* release an earlier one"):
+        build_release(recipe, tmp_path / "release")
+    assert not (tmp_path / "release").exists()
+
+
+def test_a_release_with_weights_that_are_not_finite_is_neither_loaded_nor_registered(
+    recipe: Recipe, run: Run, trained: Trained, tmp_path: Path
+) -> None:
+    release = build_release(recipe, tmp_path / "release")
+    path = release.folder / "domain_encoder" / "model.safetensors"
+    save_file({name: tensor * float("inf") for name, tensor in load_file(path).items()}, path)
+    for use in (lambda: release.load_encoder(trained.encoder), lambda: register(recipe, release)):
+        with pytest.raises(ModelError, match="not finite"):
+            use()
 
 
 def test_a_damaged_checkpoint_is_passed_over(recipe: Recipe, run: Run, trained: Trained, tmp_path: Path) -> None:
