@@ -23,15 +23,16 @@ from PIL import ImageFile
 from benchmarks.data_prep.baselines import QUALITY, RESOLUTION, list_images
 from data_prep.config import PrepareConfig
 from data_prep.images import transform
-from data_prep.prepare.shard_writer import write_tar
 from data_prep.prepare.worker import configure_worker_process
 from data_prep.records import Record
+from data_prep.shards.tar_writer import write_tar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 TIMED_FUNCTIONS = (
     ("decode", ImageFile.ImageFile, "load"),
+    ("decode", transform, "try_decode_jpeg"),
     ("decode", transform, "try_decode_png"),
     ("resize", transform, "crop_and_resize"),
     ("color", transform, "to_8bit_opaque"),

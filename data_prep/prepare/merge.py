@@ -35,17 +35,16 @@ from data_prep.prepare.shard_writer import (
     count_reasons,
     draft_path,
     find_finished,
-    index_tar,
     load_if_current,
     read_members,
     write_draft,
-    write_tar,
 )
 from data_prep.prepare.splits import SPLITS
 from data_prep.records import Reject
 from data_prep.shards.manifest import Manifest, Shard
 from data_prep.shards.shard_index import ShardIndex, index_path
 from data_prep.shards.statistics import Statistics, merge_statistics
+from data_prep.shards.tar_writer import write_tar
 from data_prep.sources import open_source
 from data_prep.storage.atomic import complete_name_of
 from data_prep.storage.store import Store
@@ -209,9 +208,16 @@ def _drop_duplicates(draft: ShardIndex, reasons: NDArray[np.int8], name: str, st
         for key, reason in duplicates.items()
     ]
     with store.open(draft_path(name)) as old, store.atomic_open(final_path(name)) as new:
-        write_tar(new, read_members(old, kept, store.url_of(draft_path(name))))
-        updated = replace(draft, samples=len(kept), rejects=rejects, reject_counts=count_reasons(rejects))
-        return index_tar(new, updated, store.url_of(final_path(name)))
+        written = write_tar(new, read_members(old, kept, store.url_of(draft_path(name))))
+    return replace(
+        draft,
+        samples=len(kept),
+        rejects=rejects,
+        reject_counts=count_reasons(rejects),
+        bytes=written.bytes,
+        sha256=written.sha256,
+        members=written.members,
+    )
 
 
 def _write_manifest(config: PrepareConfig, plan: Plan, totals: _Totals, store: Store) -> Manifest:

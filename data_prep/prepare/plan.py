@@ -47,7 +47,7 @@ class PlannedShard:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the records."""
-        return sha256_json([asdict(record) for record in self.records])
+        return sha256_json([vars(record) for record in self.records])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,7 @@ def json_line(data: Mapping[str, object]) -> bytes:
 
 
 def _save_shard(shard: PlannedShard, store: Store) -> None:
-    store.write(f"{PLAN_DIR}/{shard.name}.jsonl", b"".join(json_line(asdict(record)) for record in shard.records))
+    store.write(f"{PLAN_DIR}/{shard.name}.jsonl", b"".join(json_line(vars(record)) for record in shard.records))
 
 
 def _parse_records(lines: bytes) -> Iterator[Record]:

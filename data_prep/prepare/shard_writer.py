@@ -3,15 +3,13 @@
 A shard with images whose reads failed is written again from the finished one: only those images are read.
 """
 
-import io
 import json
-import tarfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BufferedRandom
 
 from data_prep.config import PrepareConfig
@@ -20,7 +18,7 @@ from data_prep.images.transform import ProcessedImage, process_image
 from data_prep.prepare.plan import WORK_DIR, PlannedShard, final_path
 from data_prep.records import Ignored, Record, Reject, Source
 from data_prep.shards.shard_index import Members, SampleStats, ShardIndex, index_path
-from data_prep.shards.tar_scan import TarScan
+from data_prep.shards.tar_writer import write_tar
 from data_prep.storage.store import Store
 
 DRAFTS_DIR = f"{WORK_DIR}/drafts"
@@ -101,24 +99,20 @@ def write_draft(
     with ExitStack() as stack:
         copy = _SampleCopy(finished, retry, store, stack)
         file = stack.enter_context(store.atomic_open(tar))
-        write_tar(file, _process_records(shard, source, config, copy, stats, rejects))
-        index = index_tar(
-            file,
-            ShardIndex(
-                shard=f"{shard.name}.tar",
-                config_digest=config.digest,
-                plan_digest=shard.digest,
-                samples=len(stats),
-                reject_counts=count_reasons(rejects),
-                rejects=rejects,
-                bytes=0,
-                sha256="",
-                members={},
-                sample_stats=stats,
-                started=started,
-                seconds=0.0,
-            ),
-            store.url_of(tar),
+        written = write_tar(file, _process_records(shard, source, config, copy, stats, rejects))
+        index = ShardIndex(
+            shard=f"{shard.name}.tar",
+            config_digest=config.digest,
+            plan_digest=shard.digest,
+            samples=len(stats),
+            reject_counts=count_reasons(rejects),
+            rejects=rejects,
+            bytes=written.bytes,
+            sha256=written.sha256,
+            members=written.members,
+            sample_stats=stats,
+            started=started,
+            seconds=round(time.time() - started, 3),
         )
         store.delete(index_path(tar))  # a tar must never lie next to the index of another one
     index.save(store, tar)
@@ -164,35 +158,6 @@ def read_members(tar: BufferedRandom, members: Members, url: str) -> Iterator[tu
             except ValueError as error:
                 raise DataError(f"shard {url}: sample {key} ({error}); delete the shard and rerun") from error
             yield f"{key}.{extension}", data
-
-
-def write_tar(file: BufferedRandom, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write members to a tar whose bytes depend only on their content: no time, no owner, a fixed mode."""
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
-def index_tar(file: BufferedRandom, index: ShardIndex, url: str) -> ShardIndex:
-    """Complete an index from the written tar: location and checksum of the members, SHA-256, size and duration.
-
-    Raises DataError if samples are missing from the tar.
-    """
-    file.flush()
-    file.seek(0)
-    members: Members = {}
-    scan = TarScan(file)
-    for name, member, _ in scan:
-        key, _, extension = name.rpartition(".")
-        members.setdefault(key, {})[extension] = member
-    if len(members) != index.samples or any(len(parts) != 2 for parts in members.values()):
-        raise DataError(
-            f"shard {url}: {len(members)} samples read back, {index.samples} written; check the disk and rerun"
-        )
-    seconds = round(time.time() - index.started, 3)
-    return replace(index, members=members, sha256=scan.sha256, bytes=scan.size, seconds=seconds)
 
 
 def count_reasons(entries: Iterable[Reject | Ignored]) -> dict[str, int]:

