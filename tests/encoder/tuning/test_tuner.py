@@ -238,7 +238,15 @@ def test_negative_steps_are_refused() -> None:
         TuneConfig(steps=-1)
 
 
-@pytest.mark.parametrize("settings", [{}, {"trainable": "lora"}, {"token_type": "embedding", "trainable": "none"}])
+@pytest.mark.parametrize("settings", [{}, {"trainable": "lora"}])
 def test_tuning_that_diverges_makes_no_concept(tuned: Tune, settings: dict[str, object]) -> None:
     with pytest.raises(ModelError, match=r"not finite .* tuning has diverged.* lower --learning-rate"):
         tuned(learning_rate=1e39, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"token_type": "embedding", "trainable": "none"}])
+def test_tuning_on_latents_that_are_not_finite_makes_no_concept(
+    tuned: Tune, pixels: Tensor, settings: dict[str, object]
+) -> None:
+    with pytest.raises(ModelError, match="not finite"):
+        tuned(TuningImages(pixels=pixels[:1] * torch.nan), **settings)
