@@ -75,6 +75,8 @@ class SignalHandler:
         """Ignore signals from now on: the process has cleaned up and exits with this code."""
         self._exit_code = exit_code
         self._exiting.set()
+        for number in INTERRUPT_SIGNALS if self.received else ():
+            signal.signal(number, signal.SIG_IGN)  # the interpreter restores other handlers to those that kill
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.received or self._exiting.is_set():

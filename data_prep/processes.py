@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -85,12 +85,15 @@ def handle_signals_in_process() -> None:
 def _process_main(function: Callable[..., None], arguments: tuple[Any, ...], sender: Connection) -> None:
     """Call the function, and send the exception that it raised, or None."""
     handle_signals_in_process()
+    raised: Exception | None = None
     try:
-        function(*arguments)
-        sender.send(None)
-    except Exception as error:
-        error.add_note(f"In the process:\n{traceback.format_exc()}")
-        sender.send(error)
+        try:
+            function(*arguments)
+        except Exception as error:
+            error.add_note(f"In the process:\n{traceback.format_exc()}")
+            raised = error
+        with suppress(BrokenPipeError):  # the parent has been killed
+            sender.send(raised)
     except Interrupted as error:
         os._exit(interrupt_exit_code(error.number))  # does not wait for threads that read
 

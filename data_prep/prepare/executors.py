@@ -2,17 +2,15 @@
 
 import os
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
+from data_prep.interrupts import Interrupted
 from data_prep.prepare.shard_writer import RetryPolicy
 from data_prep.prepare.worker import run_worker
-from data_prep.processes import POLL_SECONDS, PollCallback, ProcessDiedError, run_processes
+from data_prep.processes import POLL_SECONDS, PollCallback, ProcessDiedError, run_processes, starting_processes
 from e4t_errors import ConfigError
 
 
@@ -66,8 +64,11 @@ class RayExecutor:
             raise ConfigError("the Ray executor needs Ray: pip install 'e4t[ray]'") from error
         started_ray = not ray.is_initialized()
         if started_ray:
-            with _kept_sigterm_handler():
-                ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
+            try:
+                with starting_processes():
+                    ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
+            except SystemExit as error:  # raised by Ray's own handler of SIGTERM, which it has only while it starts
+                raise Interrupted(signal.SIGTERM) from error
         try:
             world_size = self.workers or int(ray.cluster_resources().get("CPU", 1))
             task = ray.remote(num_cpus=1, max_retries=3)(_run_task)
@@ -80,15 +81,6 @@ class RayExecutor:
         finally:
             if started_ray:
                 ray.shutdown()
-
-
-@contextmanager
-def _kept_sigterm_handler() -> Iterator[None]:
-    """Restore the handler of SIGTERM, which Ray replaces by one that exits with code 15."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
 
 
 def available_cpus() -> int:

@@ -121,7 +121,7 @@ def _summary(output: str, manifest: "Manifest") -> str:
 def _print_problems(location: str, num_files: int, problems: "Iterable[str]") -> int:
     """Print a line for each problem, and the result."""
     lines = list(problems)
-    result = f"damaged, {len(lines)} problems" if lines else f"all {num_files} files match their digests"
+    result = f"damaged, problems: {len(lines)}" if lines else f"all {num_files} files match their digests"
     print_lines(*lines, f"{location}: {result}")
     return EXIT_FAILURE if lines else EXIT_OK
 

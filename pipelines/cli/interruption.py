@@ -40,8 +40,9 @@ class Interruption:
             raise Interrupted(self._handler.received)
 
     def report(self, error: KeyboardInterrupt) -> int:
-        """Print one line and return the exit code."""
-        return self._report(error.number if isinstance(error, Interrupted) else signal.SIGINT)
+        """Print one line and return the exit code. Libraries raise a KeyboardInterrupt of their own for any signal."""
+        number = error.number if isinstance(error, Interrupted) else self._handler.received
+        return self._report(number or signal.SIGINT)
 
     def exiting(self, exit_code: int) -> None:
         """Ignore signals from now on, because the process exits."""
