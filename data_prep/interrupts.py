@@ -78,13 +78,14 @@ class SignalHandler:
         for number in INTERRUPT_SIGNALS if self.received else ():
             signal.signal(number, signal.SIG_IGN)  # the interpreter restores other handlers to those that kill
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received or self._exiting.is_set():
             return
-        self.received = number
         if self.exit_at_once:
             os._exit(self._before_forced_exit(number))
-        raise Interrupted(number)
+        if not _is_importing(frame):  # otherwise the thread sends the signal again
+            self.received = number
+            raise Interrupted(number)
 
     def _note_discarded(self, unraisable: "sys.UnraisableHookArgs") -> None:
         """Note an Interrupted that was raised where Python discards exceptions, such as in a callback of a weakref."""
@@ -109,9 +110,19 @@ class SignalHandler:
         """End the process if it does not end by itself in time."""
         deadline = time.monotonic() + CLEANUP_SECONDS
         while time.monotonic() < deadline:
-            if not self.received:  # the system gave the signal to another thread, or the exception was discarded
+            # The main thread imports a module, another thread got the signal, or the exception was discarded.
+            if not self.received:
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
             if self._exiting.wait(RESEND_SECONDS):
                 time.sleep(EXIT_SECONDS)
                 break
         os._exit(self._before_forced_exit(number) if self._exit_code is None else self._exit_code)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported. An exception would abort the process if the module is written in C++."""
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

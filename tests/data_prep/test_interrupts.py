@@ -13,7 +13,7 @@ import ctypes, sys, threading, weakref
 from data_prep import interrupts
 from data_prep.interrupts import Interrupted, SignalHandler
 
-interrupts.CLEANUP_SECONDS = 1.0
+interrupts.CLEANUP_SECONDS = float(sys.argv[1])
 handler = SignalHandler()
 handler.install()
 
@@ -54,16 +54,23 @@ SLOW_CLEANUP = """
     finally:
         wait("cleaning up")
 """
+IMPORTING = """
+    from pathlib import Path
+    Path(__file__).with_name("module.py").write_text("import sys, time; print('ready', flush=True); time.sleep(0.5)")
+    import module
+    print("imported", flush=True)
+    wait("not interrupted")
+"""
 WAITING_THREAD = """
     threading.Thread(target=wait).start()
     threading.Event().wait()
 """
 
 
-def run(folder: Path, body: str) -> "subprocess.Popen[str]":
+def run(folder: Path, body: str, cleanup_seconds: float = 60.0) -> "subprocess.Popen[str]":
     """Start a script, and wait until it is ready for a signal."""
     (folder / "script.py").write_text(SCRIPT.format(body=body.strip()))
-    process = start(folder / "script.py")
+    process = start(folder / "script.py", str(cleanup_seconds))
     assert process.stdout and process.stdout.readline() == "ready\n"
     return process
 
@@ -77,7 +84,7 @@ def test_a_signal_raises_an_exception(tmp_path: Path, name: str) -> None:
 
 
 def test_a_second_signal_does_not_disturb_the_clean_up(tmp_path: Path) -> None:
-    process = run(tmp_path, SLOW_CLEANUP)
+    process = run(tmp_path, SLOW_CLEANUP, cleanup_seconds=1.0)
     process.send_signal(signal.SIGINT)
     assert process.stdout and process.stdout.readline() == "cleaning up\n"
     process.send_signal(signal.SIGTERM)
@@ -86,7 +93,7 @@ def test_a_second_signal_does_not_disturb_the_clean_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("body", [HANGS_IN_C, DISCARDED_BY_LIBRARY])
 def test_a_process_without_the_exception_ends_nevertheless(tmp_path: Path, body: str) -> None:
-    process = run(tmp_path, body)
+    process = run(tmp_path, body, cleanup_seconds=1.0)
     process.send_signal(signal.SIGTERM)
     assert end(process) == (143, "")
 
@@ -99,6 +106,13 @@ def test_an_exception_that_python_discards_is_raised_again(tmp_path: Path) -> No
     assert end(process) == (143, "")
 
 
+def test_an_import_is_completed_first(tmp_path: Path) -> None:
+    process = run(tmp_path, IMPORTING)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout and process.stdout.readline() == "imported\n"
+    assert end(process) == (143, "")
+
+
 def test_a_thread_that_waits_does_not_hold_the_process(tmp_path: Path) -> None:
     process = run(tmp_path, WAITING_THREAD)
     process.send_signal(signal.SIGTERM)
@@ -107,7 +121,7 @@ def test_a_thread_that_waits_does_not_hold_the_process(tmp_path: Path) -> None:
 
 def test_a_signal_that_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT.format(body="wait()"))
-    process = start("-c", f"import os, signal, sys; signal.signal(1, 1); os.execv(sys.executable, ['python', {str(tmp_path / 'script.py')!r}])")  # fmt: skip  # noqa: E501
+    process = start("-c", f"import os, signal, sys; signal.signal(1, 1); os.execv(sys.executable, ['python', {str(tmp_path / 'script.py')!r}, '60'])")  # fmt: skip  # noqa: E501
     assert process.stdout and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
