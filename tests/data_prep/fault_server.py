@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -24,6 +24,8 @@ class FaultServer:
         self.files: dict[str, bytes] = {}
         self.faults: defaultdict[str, deque[str]] = defaultdict(deque)
         self.always: dict[str, str] = {}
+        self.choose: Callable[[str], str] = lambda name: ""
+        """Returns the fault of a request, also of HEAD requests, for which only a status and ``close`` matter."""
         self.headers: dict[str, list[tuple[str, str]]] = {}
         """Additional headers by file."""
         self.refuses_head = self.hides_size = False
@@ -43,8 +45,9 @@ class FaultServer:
 
     def fault(self, name: str) -> str:
         """Return the fault of the next GET for a file, or an empty string."""
-        queued = self.faults[name]
-        return queued.popleft() if queued else self.always.get(name, "")
+        with self.lock:
+            queued = self.faults[name]
+            return queued.popleft() if queued else self.always.get(name) or self.choose(name)
 
 
 @contextmanager
@@ -60,8 +63,12 @@ def fault_server() -> Iterator[FaultServer]:
                 self._send(405, b"", [], with_body=False)
             elif known.hides_size and self._name() in known.files:
                 self._send(200, b"", [], with_body=False)
-            elif self._name() not in known.files or known.always.get(self._name(), "")[:3].isdigit():
-                self._send(int((known.always.get(self._name()) or "404")[:3]), b"", [], with_body=False)
+            elif self._name() not in known.files:
+                self._send(404, b"", [], with_body=False)
+            elif (fault := known.always.get(self._name()) or known.choose(self._name()))[:3].isdigit():
+                self._send(int(fault[:3]), b"", [], with_body=False)
+            elif fault == "close":
+                self.close_connection = True
             else:
                 data = known.files[self._name()]
                 self._send(200, data, known.headers.get(self._name(), []), with_body=False)
