@@ -19,6 +19,7 @@ MISSING, NOT_A_FILE, BAD_URL = "missing", "not a file", "bad url"
 TIMEOUT, CONNECTION_FAILED, INCOMPLETE = "timeout", "connection failed", "incomplete answer"
 READ_FAILED = "read failed"
 """Any other error of a remote store."""
+_NETWORK_REASONS = (TIMEOUT, CONNECTION_FAILED, INCOMPLETE)
 _MISSING_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _NOT_REPEATED_ERRNOS = (errno.EACCES, errno.EPERM, errno.EINVAL)
 _CONNECTION_ERRNOS = frozenset(
@@ -67,12 +68,10 @@ def failure_of(error: BaseException) -> ReadFailed:
     status = next(filter(None, map(_status_of, chain)), None)
     if status:
         return status_failure(status)
-    # Libraries report a server that is down as a missing file: the cause decides.
-    for candidate in reversed(chain):
-        failure = _classify(candidate)
-        if failure is not None:
-            return failure
-    return ReadFailed(READ_FAILED, f"{type(root).__name__}: {root}")
+    failures = [failure for cause in chain if (failure := _classify(cause))]
+    # Libraries report a server that is down as a missing file, and look for it in a cache first.
+    network = next((failure for failure in reversed(failures) if failure.reason in _NETWORK_REASONS), None)
+    return network or next(iter(failures), None) or ReadFailed(READ_FAILED, f"{type(root).__name__}: {root}")
 
 
 @contextmanager
@@ -109,7 +108,7 @@ def missing_is_change(label: object, version: str) -> Iterator[None]:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that it was raised from, the outermost first."""
+    """Yield an exception and those that led to it, the outermost first."""
     seen = set[int]()
     following: BaseException | None = error
     while following is not None and id(following) not in seen:
@@ -117,7 +116,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield following
         inner = getattr(following, "reason", None)  # urllib3 wraps errors without raising from them
         nested = next((part for part in following.args if isinstance(part, BaseException)), None)
-        following = inner if isinstance(inner, BaseException) else nested or following.__cause__
+        inner = inner if isinstance(inner, BaseException) else nested
+        following = inner or following.__cause__ or following.__context__
 
 
 def _classify(error: BaseException) -> ReadFailed | None:

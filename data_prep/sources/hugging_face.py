@@ -83,7 +83,7 @@ def load(source: str, options: SourceConfig, config: ReadConfig) -> Dataset:
             failure = failure_of(error)
             failure.repeat = failure.repeat and failure.reason != READ_FAILED  # probably corrupt
             outer = (str(error).splitlines() or [type(error).__name__])[0]
-            failure.cause = failure.cause if failure.cause in outer else f"{redact(outer)}: {failure.cause}"
+            failure.cause = failure.cause if failure.cause in outer else f"{failure.cause}: {redact(outer)}"
             raise failure from error
 
     return with_retries(config, redact(source), attempt)

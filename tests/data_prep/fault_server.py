@@ -63,12 +63,12 @@ def fault_server() -> Iterator[FaultServer]:
                 self._send(405, b"", [], with_body=False)
             elif known.hides_size and self._name() in known.files:
                 self._send(200, b"", [], with_body=False)
-            elif self._name() not in known.files:
-                self._send(404, b"", [], with_body=False)
             elif (fault := known.always.get(self._name()) or known.choose(self._name()))[:3].isdigit():
                 self._send(int(fault[:3]), b"", [], with_body=False)
             elif fault == "close":
                 self.close_connection = True
+            elif self._name() not in known.files:
+                self._send(404, b"", [], with_body=False)
             else:
                 data = known.files[self._name()]
                 self._send(200, data, known.headers.get(self._name(), []), with_body=False)

@@ -1,4 +1,7 @@
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +17,7 @@ from data_prep.errors import DataError
 from data_prep.records import Record, Reject
 from data_prep.sources import open_source
 from e4t_errors import ConfigError
+from tests.data_prep.fault_server import fault_server
 
 ConfigOf = Callable[..., PrepareConfig]
 ReadAll = Callable[..., dict[str, bytes]]
@@ -219,3 +223,19 @@ def test_patterns_of_paths_are_refused_because_rows_have_none(config_of: ConfigO
     for read in ({"include": ("*.jpg",)}, {"exclude": ("*.jpg",)}):
         with pytest.raises(ConfigError, match="rows without paths"):
             open_source(config_of("hf://org/name", read=read))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_answer_of_the_hub_is_named_as_the_cause(streaming: bool, tmp_path: Path) -> None:
+    program = (
+        "from data_prep.config import PrepareConfig, SourceConfig; from data_prep.sources import open_source\n"
+        f"options = SourceConfig(streaming={streaming})\n"
+        "list(open_source(PrepareConfig(source='hf://me/cats', output='x', domain='cat', source_options=options)))"
+    )
+    with fault_server() as server:
+        server.choose = lambda _: "403"
+        environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path)}  # read when it is imported
+        command = [sys.executable, "-c", program]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
+    assert "DataError: source hf://me/cats cannot be loaded (HTTP 403 Forbidden: " in run.stderr
