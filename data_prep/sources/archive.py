@@ -42,7 +42,7 @@ class ArchiveSource:
         within the archive; with several archives, keys start with the archive name. Raises DataError for bad side
         tables and for archives that cannot be read.
         """
-        labels = Labels.load(self.options)
+        labels = Labels.load(self.options, self.selection.read)
         yield from self.files.ignored
         for archive in self.files.archives:
             yield from self._list_archive(archive, labels)

@@ -45,7 +45,7 @@ class FolderSource:
         """
         if not is_folder(self.tree):
             raise DataError(f"source {self.tree.url}: no such folder; give a folder of images as data.source")
-        yield from self._list_folder("", Labels.load(self.options), {}, (self.tree.inode_key(""),))
+        yield from self._list_folder("", Labels.load(self.options, self.selection.read), {}, (self.tree.inode_key(""),))
 
     def read(self, record: Record) -> bytes:
         """Read the image file; see Source."""

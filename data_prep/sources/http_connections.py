@@ -5,6 +5,7 @@ import io
 import os
 import socket
 import time
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, cast
 from urllib.request import getproxies, proxy_bypass
@@ -107,14 +108,11 @@ class _BoundedSocketFile(io.RawIOBase):
         if remaining <= 0:
             raise TimeoutError(f"the answer is not complete after {self._total_seconds:g} s")
         self._sock.settimeout(min(self._idle_seconds, remaining))
-        try:
+        with suppress(TimeoutError):
             return cast("int | None", self._raw.readinto(buffer))
-        except TimeoutError:
-            raise TimeoutError(
-                f"no byte from the server in {self._idle_seconds:g} s"
-                if remaining > self._idle_seconds
-                else f"the answer is not complete after {self._total_seconds:g} s"
-            ) from None
+        if remaining > self._idle_seconds:
+            raise TimeoutError(f"no byte from the server in {self._idle_seconds:g} s")
+        raise TimeoutError(f"the answer is not complete after {self._total_seconds:g} s")
 
     def close(self) -> None:
         if not self.closed:

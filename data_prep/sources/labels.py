@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_prep.config import SourceConfig
+from data_prep.config import ReadConfig, SourceConfig
 from data_prep.errors import SampleRejected
 from data_prep.records import Record, Reject
 from data_prep.sources.captions import UNREADABLE, caption_from_value
@@ -38,18 +38,19 @@ class Labels:
     attributes: PathTable[Columns]
 
     @classmethod
-    def load(cls, options: SourceConfig) -> "Labels":
+    def load(cls, options: SourceConfig, read: ReadConfig | None = None) -> "Labels":
         """Load the tables that the options name.
 
         Raises DataError if a table cannot be read and ConfigError if the attributes lack the caption column.
         """
-        attributes = load_attributes(options.attributes, options) if options.attributes else {}
+        attributes = load_attributes(options.attributes, options, read) if options.attributes else {}
         column = options.caption_column if attributes else None
         if column and not any(column in columns for columns in attributes.values()):
             raise ConfigError(
                 f"attributes {options.attributes} have no column {column!r}; check data.source_options.caption_column"
             )
-        identities = load_identities(options.identities, options.fallback_encoding) if options.identities else None
+        fallback = options.fallback_encoding
+        identities = load_identities(options.identities, fallback, read) if options.identities else None
         return cls(
             options=options,
             pattern=_compile(options.pattern),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from data_prep.config import SourceConfig
+from data_prep.config import ReadConfig, SourceConfig
 from data_prep.errors import DataError, SampleRejected
 from data_prep.sources.captions import lookup
 from data_prep.sources.columns import parse_scalar, root_column, scalars
@@ -33,11 +33,11 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _FFHQ_FOLDER = re.compile(r"^(images1024x1024|thumbnails128x128|in-the-wild-images)/")
 
 
-def load_identities(url: str, fallback: str | None = None) -> dict[str, str]:
+def load_identities(url: str, fallback: str | None = None, read: ReadConfig | None = None) -> dict[str, str]:
     """Load identities by image name from lines ``<image> <identity>``. Raises DataError if that fails."""
     identities = dict[str, str]()
     with reraise_errors(f"identities {url}", "data.source_options.identities"):
-        for number, line in enumerate(io.StringIO(decode_text(_read(url), fallback)), 1):
+        for number, line in enumerate(io.StringIO(decode_text(_read(url, read), fallback)), 1):
             fields = line.rsplit(maxsplit=1)
             if len(fields) == 1:
                 raise DataError(f"identities {url}, line {number}: {line.strip()!r} is not a line `<image> <identity>`")
@@ -48,7 +48,7 @@ def load_identities(url: str, fallback: str | None = None) -> dict[str, str]:
     return identities
 
 
-def load_attributes(url: str, options: SourceConfig) -> dict[str, Columns]:
+def load_attributes(url: str, options: SourceConfig, read: ReadConfig | None = None) -> dict[str, Columns]:
     """Load columns by image name.
 
     The file is FFHQ's or another .json with rows by image, one of CelebA's lists, or a table whose first column has the
@@ -56,7 +56,7 @@ def load_attributes(url: str, options: SourceConfig) -> dict[str, Columns]:
     """
     column = options.caption_column
     with reraise_errors(f"attributes {url}", "data.source_options.attributes"):
-        data, name = _read(url), url.lower()
+        data, name = _read(url, read), url.lower()
         if name.endswith(TABLE_SUFFIXES):
             return index_rows(_name_first(table_rows(data, name, options)), column)
         text = decode_text(data, options.fallback_encoding)
@@ -179,8 +179,8 @@ def _without_number_lists(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(url: str) -> bytes:
-    tree, name = open_parent(url)
+def _read(url: str, read: ReadConfig | None) -> bytes:
+    tree, name = open_parent(url, read)
     with tree.open(name) as file:
         return file.read()
 
