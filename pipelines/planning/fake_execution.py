@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
+
+from pipelines.runtime.flop_counter import FlopCounter
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ def fake_tensors() -> Iterator[None]:
 
 def measure_cost(fn: Callable[[], object]) -> Cost:
     """Run ``fn`` and return its cost; call it within ``fake_tensors``."""
-    with FlopCounterMode(display=False) as flop_counter, _PeakMemoryMode() as memory_mode:
+    with FlopCounter() as flop_counter, _PeakMemoryMode() as memory_mode:
         fn()
-    return Cost(flop_counter.get_total_flops(), memory_mode.peak_bytes)
+    return Cost(flop_counter.flops, memory_mode.peak_bytes)
 
 
 def module_bytes(module: nn.Module) -> int:

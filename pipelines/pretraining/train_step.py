@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from deepspeed import DeepSpeedEngine
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.shards.reader import to_float
 from data_prep.stream.stream import Batch
@@ -18,6 +17,7 @@ from pipelines.config.recipe import Recipe
 from pipelines.pretraining.feature_cache import to_encoded_images
 from pipelines.pretraining.model import sample_noise
 from pipelines.pretraining.optimizer import SkipStepAdamW, learning_rate_factor
+from pipelines.runtime.flop_counter import FlopCounter
 
 SEED_STRIDE = 1_000_003
 """Distance between the noise seeds of two recipe seeds: samples closer than this never share a seed."""
@@ -73,9 +73,10 @@ class TrainStep:
             if self.recipe.pretrain.compile:
                 self(batch, 0)
                 return 0.0
-            with FlopCounterMode(display=False) as counter:
+            counter = FlopCounter()
+            with counter:
                 self(batch, 0)
-            return float(counter.get_total_flops()) / 1e12
+            return counter.flops / 1e12
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
