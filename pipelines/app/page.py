@@ -18,6 +18,8 @@ TITLE_HTML = """<header><h1>One image, any scene</h1>
 UPLOAD_HINT = "Drop an image here, or click to select one"
 EXAMPLE_PROMPTS = "a portrait of a laughing *s in a red shirt\na portrait of a *s on a teal background"
 FILE_TTL_SECONDS = FILE_TTL_HOURS * 3600
+QUEUE_POLL_SECONDS = 0.05
+"""Interval at which Gradio's queue looks for events; also the longest delay of a click."""
 WidgetUpdates = dict[Any, Any]
 """New values, keyed by widget."""
 
@@ -150,6 +152,9 @@ class Page:
         )
         self.blocks.unload(request_stop)
         self.blocks.queue(max_size=2 * MAX_WAITING)
+        # Gradio looks for events a thousand times a second, which takes a tenth of a core while nobody uses the page.
+        queue = self.blocks._queue
+        queue.sleep_when_free = queue.progress_update_sleep_when_free = QUEUE_POLL_SECONDS
 
     def _to_widget_updates(self, update: PageUpdate) -> WidgetUpdates:
         """Translate an update of the page to values of widgets."""

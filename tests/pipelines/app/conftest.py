@@ -12,9 +12,9 @@ from data_prep.synthetic.faces import Identity, Scene, render
 from tests.pipelines.app.served import serving
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """URL of a server that all tests share."""
+    """URL of a server that the tests of a file share."""
     with serving() as (address, _):
         yield address
 
