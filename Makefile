@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# Workers of pytest share the cores; a test file stays with one worker. Durations show what to make faster.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 10
+# Workers of pytest share the cores; a test file stays with one worker. tests/conftest.py sorts the files: pytest-xdist
+# would start those with the most tests first, not those that take longest. Durations show what to make faster.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 
 .PHONY: quickstart test test-cluster test-pods test-browser test-long test-slow test-all lint audit clean
 .DELETE_ON_ERROR:
