@@ -52,7 +52,7 @@ def small_recipe(shards: Path) -> dict[str, Any]:
             "log_every": 1, "checkpoint_every": 2, "eval_every": 4, "eval_samples": 4, "zero_stage": 2,
         },
         "tune": {"steps": 2, "batch_size": 2, "learning_rate": 5.0e-5},
-        "sample": {"num_inference_steps": 3, "guidance_scale": 3.0},
+        "sample": {"num_inference_steps": 2, "guidance_scale": 3.0},
         "evaluate": {"num_concepts": 2, "num_grid_concepts": 1, "num_prompts": 1, "steps": [0, 2]},
     }  # fmt: skip
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tests.warm_process import Result, WarmCommand
 
 E4T = Callable[..., tuple[int, str, str]]
-LAST = "checkpoints/step_00000004"
-"""The last checkpoint of the small recipe."""
+FIRST, LAST = "checkpoints/step_00000002", "checkpoints/step_00000004"
+"""The checkpoints of the small recipe."""
 
 
 def lines(path: Path) -> list[dict]:
@@ -49,18 +49,22 @@ class BackgroundRun:
         arguments = ["pretrain", "--recipe", str(recipe), "--nproc", "2", *options]
         self.process = _RealCommand(*arguments) if real else WarmCommand(*arguments)
         self.run = recipe.parent / "runs" / "small"
+        self._steps_before = len(self._steps())
 
     def ranks(self) -> list[int]:
         pid = self.process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
-    def after_step(self, step: int) -> "BackgroundRun":
-        """Wait until a step is complete."""
-        record = self.run / "metrics.jsonl"
-        while not (record.exists() and any(line.get("step", 0) >= step for line in lines(record))):
+    def after_steps(self, count: int) -> "BackgroundRun":
+        """Wait until ``count`` steps are complete, in addition to those of earlier attempts."""
+        while len(self._steps()) < self._steps_before + count:
             assert self.process.poll() is None, self.process.wait()
             time.sleep(0.05)
         return self
+
+    def _steps(self) -> list[dict]:
+        record = self.run / "metrics.jsonl"
+        return [line for line in lines(record) if "images_per_second" in line] if record.exists() else []
 
     def end(self) -> Result:
         return self.process.wait()

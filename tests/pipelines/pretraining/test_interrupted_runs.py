@@ -11,21 +11,27 @@ from tests.pipelines.pretraining.runs import E4T, LAST, BackgroundRun, same
 pytestmark = pytest.mark.distributed
 
 
-def test_a_signal_to_one_rank_stops_all_ranks_and_the_run_resumes_to_the_same_bits(
+def test_a_run_with_a_warned_and_then_a_killed_rank_resumes_to_the_same_bits(recipe: Path, finished: Path) -> None:
+    warned = BackgroundRun(recipe).after_steps(1)
+    os.kill(warned.ranks()[1], signal.SIGUSR2)
+    code, out, err = warned.end()
+    assert (code, "(SIGUSR2)" in out) == (75, True), err
+    killed = BackgroundRun(recipe).after_steps(1)
+    os.kill(killed.ranks()[1], signal.SIGKILL)
+    code, out, err = killed.end()
+    assert (code, "resuming" in out) == (1, True), err
+    assert "killed by SIGKILL" in err
+    assert "Traceback" not in err
+    code, _, err = BackgroundRun(recipe).end()
+    assert code == 0, err
+    assert same(killed.run / LAST, finished / "small" / LAST)
+
+
+@pytest.mark.long
+def test_a_run_with_a_killed_rank_that_was_really_launched_resumes_to_the_same_bits(
     recipe: Path, finished: Path
 ) -> None:
-    started = BackgroundRun(recipe).after_step(1)
-    os.kill(started.ranks()[1], signal.SIGUSR2)
-    code, out, err = started.end()
-    assert (code, "(SIGUSR2)" in out) == (75, True), err
-    code, out, err = BackgroundRun(recipe).end()
-    assert code == 0, err
-    assert "resuming" in out
-    assert same(started.run / LAST, finished / "small" / LAST)
-
-
-def test_a_run_with_a_killed_rank_resumes_to_the_same_bits(recipe: Path, finished: Path) -> None:
-    started = BackgroundRun(recipe, real=True).after_step(3)
+    started = BackgroundRun(recipe, real=True).after_steps(3)
     os.kill(started.ranks()[1], signal.SIGKILL)
     code, _, err = started.end()
     assert code == 1
@@ -39,7 +45,7 @@ def test_a_run_with_a_killed_rank_resumes_to_the_same_bits(recipe: Path, finishe
 @pytest.mark.long
 def test_the_watchdog_ends_a_rank_that_hangs_and_writes_its_stacks(recipe: Path) -> None:
     unlimited = ("--pretrain.max_steps", "1000", "--pretrain.checkpoint_every", "1000", "--pretrain.eval_every", "1000")
-    started = BackgroundRun(recipe, "--pretrain.step_timeout_seconds", "20", *unlimited).after_step(2)
+    started = BackgroundRun(recipe, "--pretrain.step_timeout_seconds", "20", *unlimited).after_steps(2)
     stopped = started.ranks()[1]
     os.kill(stopped, signal.SIGSTOP)
     code, _, err = started.end()

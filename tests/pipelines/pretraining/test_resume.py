@@ -12,10 +12,10 @@ pytestmark = pytest.mark.distributed
 
 def test_a_run_resumes_from_its_latest_complete_checkpoint(e4t: E4T, recipe: Path, run: Path) -> None:
     (run / "checkpoints" / "step_00000099").mkdir()  # incomplete
-    code, out, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", "--pretrain.max_steps", "6")
+    code, out, err = e4t("pretrain", "--recipe", recipe, "--nproc", "2", "--pretrain.max_steps", "5")
     assert code == 0, err
     assert "at step 4" in out
-    assert [line["step"] for line in lines(run / "metrics.jsonl") if "images_per_second" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines(run / "metrics.jsonl") if "images_per_second" in line] == [1, 2, 3, 4, 5]
 
 
 def test_a_finished_run_is_not_changed(e4t: E4T, recipe: Path, run: Path) -> None:

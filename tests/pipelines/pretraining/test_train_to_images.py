@@ -17,11 +17,12 @@ def test_the_commands_lead_from_a_run_to_images(
 ) -> None:
     image = next((shards.parent / "faces").glob("*/000.png"))
     release, concept, images = tmp_path / "release", tmp_path / "concept", tmp_path / "images"
+    few = ("--evaluate.num_concepts", "1", "--evaluate.steps", "[0]")
     commands = (
         ("release", "--recipe", recipe, "--version", "1.0.0", "--output", release),
         ("tune", "--release", release, "--image", image, "--steps", "1", "--output", concept),
         ("generate", "--release", release, "--concept", concept, "--prompt", "*s", "--count", "1", "--output", images),
-        ("evaluate", "--recipe", recipe, "--release", release, "--output", tmp_path / "evaluation"),
+        ("evaluate", "--recipe", recipe, "--release", release, "--output", tmp_path / "evaluation", *few),
     )
     for command in commands:
         code, out, err = e4t(*command)

@@ -9,18 +9,18 @@ from tests.pipelines.pretraining.runs import E4T, LAST, engine_of, lines
 pytestmark = pytest.mark.distributed
 
 OPTIONS = {
-    "fp32": ["--pretrain.precision", "fp32"],
-    "no gradient checkpointing, deterministic": [
+    "offloaded optimizer, moving average of the weights": [
+        "--pretrain.offload_optimizer", "true", "--pretrain.ema_decay", "0.9",
+    ],
+    "fp32, no gradient checkpointing, deterministic": [
+        "--pretrain.precision", "fp32",
         "--pretrain.gradient_checkpointing", "false", "--pretrain.deterministic", "true",
     ],
-    "offloaded optimizer": ["--pretrain.offload_optimizer", "true"],
-    "low-rank offsets": ["--pretrain.offset_type", "low_rank"],
+    "low-rank offsets, profiled": ["--pretrain.offset_type", "low_rank", "--profile", "--pretrain.max_steps", "5"],
     "no offsets, no UNet features": ["--pretrain.offset_type", "none", "--pretrain.encoder_inputs", "no_unet_features"],
-    "moving average of the weights": ["--pretrain.ema_decay", "0.9"],
     "compiled": ["--pretrain.compile", "true", "--pretrain.gradient_checkpointing", "false"],
-    "profiled": ["--profile", "--pretrain.max_steps", "5"],
 }  # fmt: skip
-QUICK = ("offloaded optimizer", "moving average of the weights")
+QUICK = ("offloaded optimizer, moving average of the weights",)
 """The options that the quick tier trains with; the others are in the long tier."""
 
 

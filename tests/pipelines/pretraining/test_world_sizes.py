@@ -8,10 +8,9 @@ from safetensors.torch import load_file
 
 from tests.pipelines.pretraining.runs import E4T, LAST, engine_of, lines, tensors
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.long]
 
 
-@pytest.mark.long
 def test_a_run_resumes_on_another_number_of_ranks_and_with_another_zero_stage(
     e4t: E4T, recipe: Path, finished: Path, tmp_path: Path
 ) -> None:
