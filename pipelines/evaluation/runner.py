@@ -135,8 +135,10 @@ class _Timer:
 def run_local(comparison: Comparison, on_progress: Callable[[int, int], None] | None = None) -> None:
     """Compute all missing results with one process per GPU of this machine, or per CPU core if it has none.
 
-    ``on_progress`` receives the number of finished results and their total.
+    ``on_progress`` receives the number of finished results and their total. Starts no process if nothing is missing.
     """
+    if not comparison.num_missing():
+        return
     total = len(comparison.systems) * len(comparison.cases)
     num_workers = max(1, min(torch.cuda.device_count() or os.cpu_count() or 1, len(comparison.cases)))
 

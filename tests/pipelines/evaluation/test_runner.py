@@ -41,6 +41,8 @@ def test_existing_results_are_not_computed_again(comparison: Comparison, monkeyp
     comparison.run(0, 1)
     monkeypatch.setattr(runner, "tune_and_sample", None)
     comparison.run(0, 1)
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", None)
+    runner.run_local(comparison)
 
 
 def test_an_interrupted_result_is_computed_again_and_others_are_kept(comparison: Comparison, tmp_path: Path) -> None:
