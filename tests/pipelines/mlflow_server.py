@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from tests.shared import copy_mlflow_database
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -30,6 +32,7 @@ class Server:
     """A real MLflow server on this machine, which can be killed and started again on the same port and store."""
 
     def __init__(self, folder: Path) -> None:
+        copy_mlflow_database(folder)
         port = free_port()
         self.uri = f"http://127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None
