@@ -25,15 +25,16 @@ def open_source(config: PrepareConfig) -> Source:
     _refuse_side_tables(config, source_type)
     if source_type == "shards":
         return ShardSource.from_config(config)
-    config = img2dataset.adapt_parquet(with_data_files(config))
+    config, ignored = with_data_files(config)
+    config = img2dataset.adapt_parquet(config)
     # Imported late: pyarrow and datasets take seconds to import.
     if source_type == "table":
         from data_prep.sources.table import TableSource
 
-        return TableSource.from_config(config)
+        return TableSource.from_config(config, ignored)
     from data_prep.sources.hugging_face import DatasetSource
 
-    return DatasetSource.from_config(config)
+    return DatasetSource.from_config(config, ignored)
 
 
 def _refuse_side_tables(config: PrepareConfig, source_type: str) -> None:

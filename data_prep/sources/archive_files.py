@@ -4,6 +4,7 @@ import glob
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -14,7 +15,7 @@ from data_prep.records import Ignored, Reject
 from data_prep.sources.failures import listing_errors
 from data_prep.sources.filesystem import FileTree, expand_home, is_file, is_folder, is_local, open_parent, open_tree
 from data_prep.sources.names import Keys, escape, hashed_key, is_utf8
-from data_prep.sources.selection import Selection, other_reason
+from data_prep.sources.selection import Selection, is_hidden, other_reason
 from data_prep.sources.tar import COMPRESSED_SUFFIXES
 
 TAR_SUFFIXES = (".tar", *COMPRESSED_SUFFIXES)
@@ -83,7 +84,8 @@ def expand_pattern(source: str, config: ReadConfig) -> tuple[FileTree, list[str]
     tree = open_tree(folder, config)
     if "{" not in pattern:
         literal, star, rest = pattern.partition("*")
-        return tree, tree.glob(glob.escape(literal) + star + rest)
+        names = tree.glob(glob.escape(literal) + star + rest)
+        return tree, [name for name in names if not _is_hidden_match(name, pattern)]
     try:
         return tree, list(braceexpand(pattern, escape=False))
     except ValueError as error:
@@ -106,6 +108,12 @@ def split_pattern(source: str) -> tuple[str, str]:
     if folder.endswith(":/"):  # memory://*.tar
         folder += "/"
     return folder or ("/" if path.startswith("/") else "."), pattern
+
+
+def _is_hidden_match(name: str, pattern: str) -> bool:
+    """Return whether a part of a path is hidden although the pattern does not begin with that; as in a shell."""
+    parts = zip_longest(name.split("/"), pattern.split("/"), fillvalue="")
+    return any(is_hidden(part) and part[:1] != wanted[:1] for part, wanted in parts)
 
 
 def is_pattern(source: str) -> bool:

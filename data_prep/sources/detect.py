@@ -8,6 +8,7 @@ from typing import Literal
 
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
+from data_prep.records import Ignored
 from data_prep.sources.archive_files import (
     ARCHIVE_SUFFIXES,
     TAR_SUFFIXES,
@@ -19,7 +20,8 @@ from data_prep.sources.archive_files import (
 )
 from data_prep.sources.failures import ReadFailed
 from data_prep.sources.filesystem import FileTree, is_file, is_folder, is_local, open_parent, open_tree
-from data_prep.sources.selection import PACKED_SUFFIXES, Selection, is_hidden, is_image_path
+from data_prep.sources.names import escape
+from data_prep.sources.selection import PACKED_SUFFIXES, Selection, is_hidden, is_image_path, other_reason
 from data_prep.sources.shard_files import are_shards, has_manifest
 from data_prep.sources.text_tables import TEXT_TABLE_SUFFIXES
 
@@ -54,18 +56,35 @@ def detect_type(config: PrepareConfig) -> SourceType:
     return "archive" if is_pattern(source) else _detect_folder_type(tree or open_tree(source, config.read), config)
 
 
-def with_data_files(config: PrepareConfig) -> PrepareConfig:
-    """Return the configuration with a pattern of the parquet or arrow files instead of the folder that holds them."""
+def with_data_files(config: PrepareConfig) -> tuple[PrepareConfig, tuple[Ignored, ...]]:
+    """Return the configuration with a pattern of the parquet or arrow files instead of the folder that holds them.
+
+    Also returns the other entries of the folder.
+    """
     if config.source.startswith(HUB_PREFIX) or config.source.lower().endswith(
         (*DATA_FILE_SUFFIXES, *TEXT_TABLE_SUFFIXES)
     ):
-        return config
+        return config, ()
     tree = open_tree(config.source, config.read)
     if not is_folder(tree) or any(is_file(tree, name) for name in ("dataset_dict.json", "state.json")):
-        return config
+        return config, ()
     suffixes = {PurePosixPath(name).suffix for name in _visible_names(tree)}
     suffix = next((suffix for suffix in DATA_FILE_SUFFIXES if suffix in suffixes), None)
-    return replace(config, source=f"{tree.url}/*{suffix}") if suffix else config
+    if suffix is None:
+        return config, ()
+    others = (
+        f"{entry.name}/" if entry.kind == "folder" else entry.name
+        for entry in tree.entries("", lambda _: False)
+        if is_hidden(entry.name) or not entry.name.endswith(suffix)
+    )
+    ignored = tuple(Ignored(source=escape(name), reason=_reason_beside_tables(name)) for name in others)
+    return replace(config, source=f"{tree.url}/*{suffix}"), ignored
+
+
+def _reason_beside_tables(name: str) -> str:
+    if is_hidden(name.rstrip("/")):
+        return "hidden"
+    return "folder beside tables" if name.endswith("/") else other_reason(name)
 
 
 def _detect_folder_type(tree: FileTree, config: PrepareConfig) -> SourceType:

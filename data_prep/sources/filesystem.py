@@ -210,7 +210,7 @@ class LocalTree:
         root = Path(self.root)
 
         def find() -> list[str]:
-            return sorted(path.relative_to(root).as_posix() for path in root.glob(pattern) if path.is_file())
+            return sorted(path.relative_to(root).as_posix() for path in root.glob(pattern) if not path.is_dir())
 
         with listing_errors(root / pattern):
             return with_retries(self.config, root, find)

@@ -14,7 +14,8 @@ from data_prep.config import PrepareConfig, ReadConfig, SourceConfig
 from data_prep.config_dict import sha256_json
 from data_prep.credentials import redact
 from data_prep.errors import DataError, SampleRejected
-from data_prep.records import Record, Reject
+from data_prep.records import Ignored, Listed, Record, Reject
+from data_prep.sources.archive_files import expand_pattern
 from data_prep.sources.arrow_rows import arrow_rows
 from data_prep.sources.columns import record_from_row, require_columns, root_column
 from data_prep.sources.detect import DATA_FILE_SUFFIXES, HUB_PREFIX
@@ -156,9 +157,8 @@ def _hub_name(source: str) -> str:
 
 
 def _files(source: str) -> list[str]:
-    """Return the local files that match a pattern with ``*``, or the one file. Raises DataError if there is none."""
-    tree, name = open_parent(source)
-    names = tree.glob(name) if "*" in name else [name] * is_file(tree, name)
+    """Return the local files that match a pattern, or the one file. Raises DataError if there is none."""
+    tree, names = expand_pattern(source, ReadConfig())
     if not names:
         raise DataError(f"source {source}: no such file; give .parquet or .arrow as data.source")
     return [str(Path(tree.url, name)) for name in names]
@@ -223,20 +223,23 @@ class DatasetSource:
     source: str
     options: SourceConfig
     read_config: ReadConfig
+    ignored: tuple[Ignored, ...] = ()
+    """Other entries of the folder of the data files."""
     handles: "_Handles" = field(default_factory=lambda: _Handles(), compare=False)
 
     @classmethod
-    def from_config(cls, config: PrepareConfig) -> "DatasetSource":
+    def from_config(cls, config: PrepareConfig, ignored: tuple[Ignored, ...] = ()) -> "DatasetSource":
         """Build the source from the configuration. Raises ConfigError for patterns, because rows have no paths."""
         if config.read.include or config.read.exclude:
             raise ConfigError(
                 f"dataset {config.source} has rows without paths, so data.read.include and data.read.exclude must be "
                 "empty; choose rows with data.filters.filter_fn"
             )
-        return cls(config.source, config.source_options, config.read)
+        return cls(config.source, config.source_options, config.read, ignored)
 
-    def __iter__(self) -> Iterator[Record | Reject]:
+    def __iter__(self) -> Iterator[Listed]:
         """List the rows in order. Raises DataError if the dataset cannot be read, ConfigError for a missing column."""
+        yield from self.ignored
         row = 0
         with reraise_loading_errors(self.source):
             dataset = load(self.source, self.options, self.read_config)

@@ -42,9 +42,11 @@ class TableSource:
     options: SourceConfig
     selection: Selection
     read_config: ReadConfig
+    ignored: tuple[Ignored, ...] = ()
+    """Other entries of the folder of the tables."""
 
     @classmethod
-    def from_config(cls, config: PrepareConfig) -> "TableSource":
+    def from_config(cls, config: PrepareConfig, ignored: tuple[Ignored, ...] = ()) -> "TableSource":
         """Build the source from the configuration. Raises DataError if there is no table."""
         tree, name = open_parent(config.source, config.read)
         names: list[str] | None = [name]
@@ -52,7 +54,7 @@ class TableSource:
             tree, names = expand_pattern(config.source, config.read)
         if not names:
             raise DataError(f"source {config.source}: no such table; {WHAT_TO_GIVE}")
-        return cls(tree, tuple(names), config.source_options, Selection(config.read), config.read)
+        return cls(tree, tuple(names), config.source_options, Selection(config.read), config.read, ignored)
 
     def __iter__(self) -> Iterator[Listed]:
         """List the rows in order. Keys contain path and row number, because several rows may have the same path.
@@ -60,6 +62,7 @@ class TableSource:
         Patterns of ``data.read`` apply to the path or URL of the image. Raises DataError if a table cannot be read and
         ConfigError if it lacks a configured column.
         """
+        yield from self.ignored
         first_row = 0
         for name in self.names:
             number = -1

@@ -41,7 +41,7 @@ REASONS = {
     "too small",
     "truncated or damaged",
 }
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "HEIF", "JXL", "TGA")
 
 
 def outcome(data: bytes) -> str | np.ndarray:

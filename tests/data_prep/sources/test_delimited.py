@@ -75,7 +75,7 @@ def test_a_file_that_is_no_text_is_an_error() -> None:
             rows(text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(AWKWARD, AWKWARD), max_size=5), st.sampled_from([",", "\t"]))
 def test_what_csv_writes_is_read_back(cells: list[tuple[str, str]], delimiter: str) -> None:
     table = [[f"{number}.png", *row] for number, row in enumerate(cells)]
@@ -87,7 +87,7 @@ def test_what_csv_writes_is_read_back(cells: list[tuple[str, str]], delimiter: s
     assert rows(buffer.getvalue(), delimiter) == table
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.text(st.sampled_from('a", .'), max_size=8), min_size=1, max_size=6), st.sampled_from([",", "\t"]))
 def test_no_line_that_begins_with_a_path_is_lost(texts: list[str], delimiter: str) -> None:
     lines = [f"{number}.png{delimiter}{text}" for number, text in enumerate(texts)]

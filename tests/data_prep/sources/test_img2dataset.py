@@ -67,6 +67,7 @@ def test_every_image_is_read_with_its_caption_as_an_identity_of_its_own(output: 
     assert [source.caption(record) for record in records] == [f"caption {KEYS[0]}", f"caption {KEYS[2]}"]
     assert len({record.identity for record in records}) == 2
     assert {item.reason for item in items if isinstance(item, Reject)} <= {"no image in row"}
+    assert any("_stats.json" in item.source for item in items if isinstance(item, Ignored))
     assert {item.reason for item in items if isinstance(item, Ignored)} <= {
         "side table",
         "extension .json",

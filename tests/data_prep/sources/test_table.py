@@ -202,10 +202,19 @@ def test_several_tables_are_one_source(tmp_path: Path, list_items: ListItems, re
     }
 
 
-def test_a_folder_of_parquet_files_with_paths_is_a_table(tmp_path: Path, list_items: ListItems) -> None:
+def test_a_folder_of_parquet_files_with_paths_is_a_table(
+    tmp_path: Path, write_files: WriteFiles, list_items: ListItems
+) -> None:
     write(tmp_path / "0.parquet", {"image": ["0.png"]})
     write(tmp_path / "1.parquet", {"image": ["1.png"]})
-    assert [item.source for item in list_items(tmp_path)] == ["0.png", "1.png"]
+    write_files(tmp_path, "._0.parquet", "readme.md", "_tmp/x")
+    items = list_items(tmp_path)
+    assert {item.source: item.reason for item in items if isinstance(item, Ignored)} == {
+        "._0.parquet": "hidden",
+        "readme.md": "extension .md",
+        "_tmp/": "folder beside tables",
+    }
+    assert [item.source for item in items if isinstance(item, Record)] == ["0.png", "1.png"]
 
 
 def test_a_missing_image_is_rejected_for_good(tmp_path: Path, config_of: ConfigOf) -> None:
