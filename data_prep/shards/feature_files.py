@@ -13,11 +13,32 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from data_prep.config_dict import parse_json
+from data_prep.errors import DataError
 from data_prep.shards.checksum import checksum
 from data_prep.shards.manifest import Manifest, Shard
 from data_prep.storage.store import Store
 
+VERSION = 2
+INDEX_NAME = "features.json"
+_VERSION_1_FINGERPRINT_KEYS = {"autoencoder": "vae", "picture tower": "image_encoder"}
+"""Fingerprint keys that version 1 wrote and what they are called since version 2."""
 REBUILD_HINT = "delete the file and rerun `e4t cache`"
+
+
+def load_fingerprint(store: Store) -> dict[str, str]:
+    """Read the recorded fingerprint. Raises DataError if the file is missing, malformed or of a newer version."""
+    path = store.url_of(INDEX_NAME)
+    try:
+        index = parse_json(store.read(INDEX_NAME))
+        if index["version"] > VERSION:
+            raise DataError(f"{path} was written by a newer e4t (format {index['version']}); upgrade e4t")
+        if index["version"] == 1:
+            return {_VERSION_1_FINGERPRINT_KEYS.get(key, key): value for key, value in index["made_for"].items()}
+        return dict(index["fingerprint"])
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; run `e4t cache`; if the folder has files, delete it first") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); delete {store.url} and rerun `e4t cache`") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +110,15 @@ def load_valid_entry(store: Store, split: str, shard: Shard) -> FeatureEntry | N
 
 def verify_features(root: str, folder: str) -> Iterator[str]:
     """Check the SHA-256 of every file and the checksum of every row; yield one line for each problem."""
-    store = Store(f"{root}/{folder}")
-    for split, shards in Manifest.load(root).splits.items():
+    store, manifest = Store(f"{root}/{folder}"), Manifest.load(root)
+    try:
+        if load_fingerprint(store).get("manifest") != manifest.digest:
+            yield f"features {store.url} were computed for other data; give another cache.folder"
+            return
+    except DataError as error:
+        yield str(error)
+        return
+    for split, shards in manifest.splits.items():
         for shard in shards:
             if shard.samples:
                 yield from _file_problems(store, split, shard)
@@ -101,7 +129,11 @@ def _file_problems(store: Store, split: str, shard: Shard) -> Iterator[str]:
     if entry is None:
         yield f"features {file} are missing or belong to another shard; rerun `e4t cache`"
         return
-    data = store.read(features_path(split, shard))
+    try:
+        data = store.read(features_path(split, shard))
+    except OSError as error:
+        yield f"features {file} cannot be read ({error.strerror or error}); check the disk or the connection"
+        return
     damaged = list(_damaged_rows(data, entry))
     if damaged:
         rows = ", ".join(f"{shard.name}[{row}]" for row in damaged[:8]) + (", ..." if len(damaged) > 8 else "")

@@ -10,15 +10,18 @@ from safetensors import safe_open
 from torch import Tensor
 
 from data_prep.config import DataLoaderConfig, ProgressCallback
-from data_prep.config_dict import differences, parse_json
+from data_prep.config_dict import differences
 from data_prep.errors import DataError, SampleReadError
 from data_prep.shards.feature_files import (
+    INDEX_NAME,
     REBUILD_HINT,
+    VERSION,
     FeatureEntry,
     FeatureTable,
     entry_path,
     features_path,
     load_entry,
+    load_fingerprint,
     load_valid_entry,
     write_feature_files,
 )
@@ -31,10 +34,6 @@ from data_prep.storage.retrying_store import RetryingStore
 from data_prep.storage.store import Store
 from e4t_errors import ConfigError
 
-VERSION = 2
-INDEX_NAME = "features.json"
-_VERSION_1_FINGERPRINT_KEYS = {"autoencoder": "vae", "picture tower": "image_encoder"}
-"""Fingerprint keys that version 1 wrote and what they are called since version 2."""
 Compute = Callable[[Tensor], dict[str, Tensor]]
 """Maps images (B, 3, H, W), float32 in [-1, 1], to tensors (B, ...) by name."""
 
@@ -79,28 +78,12 @@ def write_features(
 
 def check_fingerprint(store: Store, fingerprint: dict[str, str]) -> None:
     """Raise ConfigError, naming the differences, if the folder holds features with another fingerprint."""
-    changed = differences(_load_fingerprint(store), fingerprint)
+    changed = differences(load_fingerprint(store), fingerprint)
     if changed:
         details = "; ".join(f"{name}: {old} there, {new} now" for name, old, new in changed)
         raise ConfigError(
             f"features {store.url} were computed for other models or data ({details}); give another cache.folder"
         )
-
-
-def _load_fingerprint(store: Store) -> dict[str, str]:
-    """Read the recorded fingerprint. Raises DataError if the file is missing, malformed or of a newer version."""
-    path = store.url_of(INDEX_NAME)
-    try:
-        index = parse_json(store.read(INDEX_NAME))
-        if index["version"] > VERSION:
-            raise DataError(f"{path} was written by a newer e4t (format {index['version']}); upgrade e4t")
-        if index["version"] == 1:
-            return {_VERSION_1_FINGERPRINT_KEYS.get(key, key): value for key, value in index["made_for"].items()}
-        return dict(index["fingerprint"])
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; run `e4t cache`; if the folder has files, delete it first") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); delete {store.url} and rerun `e4t cache`") from error
 
 
 class FeatureReader:

@@ -74,7 +74,7 @@ def _content_problems(path: str, tar: str, index: ShardIndex, store: Store) -> I
     if len(problems) > MAX_SAMPLES_LISTED:
         yield f"{path}: {len(problems) - MAX_SAMPLES_LISTED} further samples are damaged; {REBUILD_HINT}"
     if not problems and scan.sha256 != index.sha256:
-        yield f"{path} was changed after it was written (sha256 differs), outside of its samples; {REBUILD_HINT}"
+        yield f"{path} was changed after it was written (sha256 differs); {REBUILD_HINT}"
     if sum(index.reject_counts.values()) != len(index.rejects):
         yield f"{path}: its index counts other rejects than it lists; {REBUILD_HINT}"
 

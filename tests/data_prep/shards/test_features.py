@@ -195,3 +195,20 @@ def test_a_malformed_entry_is_reported(root: str, text: str) -> None:
     assert "are missing or belong to another shard; rerun `e4t cache`" in line
     with pytest.raises(SampleReadError, match="missing or belong to another shard"):
         FeatureReader(root, "features", "train", FINGERPRINT).read(0, 0, flipped=False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda index: index.unlink(), "features.json is missing; run `e4t cache`"),
+        (lambda index: index.write_text("{}"), "features.json cannot be read"),
+        (lambda index: edit_json(index, lambda data: data["fingerprint"].update(manifest="0")), "for other data"),
+    ],
+    ids=["missing", "malformed", "other data"],
+)
+def test_verify_checks_what_the_features_were_computed_for(
+    root: str, damage: Callable[[Path], object], problem: str
+) -> None:
+    damage(Path(root) / "features" / "features.json")
+    (line,) = verify_features(root, "features")
+    assert problem in line

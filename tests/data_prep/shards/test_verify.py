@@ -46,7 +46,7 @@ def test_a_changed_member_is_named_with_its_sample(dataset: Path) -> None:
 def test_a_change_between_the_members_is_found(dataset: Path) -> None:
     flip_bit(dataset / TAR, (dataset / TAR).stat().st_size - 1)
     (line,) = verify_shards(dataset)
-    assert "(sha256 differs), outside of its samples; delete the shard" in line
+    assert "was changed after it was written (sha256 differs); delete the shard" in line
 
 
 def test_the_samples_behind_a_damaged_header_are_one_problem(dataset: Path) -> None:
