@@ -174,8 +174,7 @@ def cache(arguments: Namespace, raw: list[str]) -> int:
 
 
 def _verify_cache(dataset: str, folder: str) -> int:
-    from data_prep.shards.feature_files import verify_features
-    from data_prep.shards.features import INDEX_NAME
+    from data_prep.shards.feature_files import INDEX_NAME, verify_features
     from data_prep.storage.store import Store
 
     num_files, location = _num_files(dataset), f"{dataset.rstrip('/')}/{folder}"
