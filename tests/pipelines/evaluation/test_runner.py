@@ -41,7 +41,7 @@ def test_existing_results_are_not_computed_again(comparison: Comparison, monkeyp
     comparison.run(0, 1)
     monkeypatch.setattr(runner, "tune_and_sample", None)
     comparison.run(0, 1)
-    monkeypatch.setattr(runner, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(runner, "run_processes", None)
     runner.run_local(comparison)
 
 
