@@ -20,7 +20,7 @@ def test_a_run_with_a_warned_and_then_a_killed_rank_resumes_to_the_same_bits(rec
     os.kill(killed.ranks()[1], signal.SIGKILL)
     code, out, err = killed.end()
     assert (code, "resuming" in out) == (1, True), err
-    assert "killed by SIGKILL" in err
+    assert "ended by SIGKILL" in err
     assert "Traceback" not in err
     code, _, err = BackgroundRun(recipe).end()
     assert code == 0, err
@@ -35,7 +35,7 @@ def test_a_run_with_a_killed_rank_that_was_really_launched_resumes_to_the_same_b
     os.kill(started.ranks()[1], signal.SIGKILL)
     code, _, err = started.end()
     assert code == 1
-    assert "killed by SIGKILL" in err
+    assert "ended by SIGKILL" in err
     assert "Traceback" not in err
     code, _, err = BackgroundRun(recipe).end()  # the real run continues in forked ranks
     assert code == 0, err
