@@ -19,7 +19,7 @@ from data_prep.sources.archive_files import (
     split_pattern,
 )
 from data_prep.sources.failures import ReadFailed
-from data_prep.sources.filesystem import FileTree, is_file, is_folder, is_local, open_parent, open_tree
+from data_prep.sources.filesystem import FileTree, is_file, is_folder, is_local, open_parent, open_tree, split_chain
 from data_prep.sources.names import escape
 from data_prep.sources.selection import PACKED_SUFFIXES, Selection, is_hidden, is_image_path, other_reason
 from data_prep.sources.shard_files import are_shards, has_manifest
@@ -40,7 +40,7 @@ def detect_type(config: PrepareConfig) -> SourceType:
     Raises DataError if a file to inspect is missing, and for files that are recognized but cannot be read. A missing
     source of unknown type counts as a folder; opening it reports that it is missing.
     """
-    source, name = config.source, config.source.lower()
+    source, name = config.source, split_chain(config.source)[0].lower()
     tree = open_tree(source, config.read) if is_local(source) else None
     if tree and is_folder(tree):
         return _detect_folder_type(tree, config)
@@ -52,7 +52,8 @@ def detect_type(config: PrepareConfig) -> SourceType:
         return "table"
     if is_archive(name):
         return _detect_archive_type(config)
-    _refuse_unreadable(source)
+    if name == source.lower():  # otherwise a folder in an archive
+        _refuse_unreadable(source)
     return "archive" if is_pattern(source) else _detect_folder_type(tree or open_tree(source, config.read), config)
 
 

@@ -131,6 +131,8 @@ def _classify(error: BaseException) -> ReadFailed | None:
         return ReadFailed("too many redirects", text, repeat=False)
     if isinstance(error, ssl.SSLError) or name.startswith("ClientConnector"):
         return ReadFailed(CONNECTION_FAILED, text, repeat=not isinstance(error, ssl.SSLCertVerificationError))
+    if isinstance(error, ValueError) and "embedded null" in text:
+        return ReadFailed(MISSING, text, retryable=False)
     code: int | None = getattr(error, "errno", None)
     if isinstance(error, ConnectionError | socket.gaierror) or code in _CONNECTION_ERRNOS:
         return ReadFailed(CONNECTION_FAILED, text)

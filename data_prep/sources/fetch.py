@@ -2,7 +2,8 @@
 
 from data_prep.config import ReadConfig
 from data_prep.sources.failures import ReadFailed
-from data_prep.sources.filesystem import FileTree, LocalTree, is_http, is_local
+from data_prep.sources.filesystem import FileTree, is_http, is_local
+from data_prep.sources.local_tree import LocalTree
 
 
 def fetch(tree: FileTree, path: str, config: ReadConfig, version: str = "") -> bytes:

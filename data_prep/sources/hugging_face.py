@@ -23,7 +23,6 @@ from data_prep.sources.failures import READ_FAILED, failure_of
 from data_prep.sources.fetch import fetch
 from data_prep.sources.filesystem import (
     FileTree,
-    LocalTree,
     check_version,
     is_file,
     is_local,
@@ -31,6 +30,7 @@ from data_prep.sources.filesystem import (
     open_parent,
     open_tree,
 )
+from data_prep.sources.local_tree import LocalTree
 from data_prep.sources.names import row_key
 from data_prep.sources.retrying import with_retries
 from data_prep.sources.sequential import HandleCache, SequentialRows

@@ -67,4 +67,4 @@ def _pauses(backoff_seconds: float) -> Callable[[tenacity.RetryCallState], float
 
 def _log_retry(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    log.warning("%s: %s; retrying in %.1f s", state.args[0], error, state.upcoming_sleep)
+    log.info("%s: %s; retrying in %.1f s", state.args[0], error, state.upcoming_sleep)

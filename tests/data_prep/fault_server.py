@@ -56,6 +56,7 @@ def fault_server() -> Iterator[FaultServer]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # otherwise the body waits 40 ms for the acknowledgement of the headers
 
         def do_HEAD(self) -> None:
             known.log.append(("HEAD", self._name()))
@@ -162,8 +163,13 @@ def fault_server() -> Iterator[FaultServer]:
             first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
             return int(first), min(int(last or size - 1) + 1, size)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """Do not print that a client closed its connection."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     known = FaultServer(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -147,3 +147,18 @@ def test_a_missing_archive_is_one_clear_error(tmp_path: Path, list_items: ListIt
         list_items(tmp_path / "nowhere.zip")
     with pytest.raises(DataError, match=r"no such archive; give .zip, .tar, .tar.gz"):
         list_items(tmp_path / "*.tar")
+
+
+def test_a_chained_url_names_a_folder_or_a_file_in_an_archive(
+    tmp_path: Path, read_all: ReadAll, list_items: ListItems
+) -> None:
+    table = {"list.csv": b"image\na/0.png\n", "inner.tar": pack(tmp_path / "inner.tar", IMAGES).read_bytes()}
+    archive = pack(tmp_path / "set.zip", IMAGES | table)
+    assert list(read_all(f"zip::{archive}").values()) == [b"a0", b"a1", b"b0"]
+    assert list(read_all(f"zip://list.csv::{archive}").values()) == [b"a0"]
+    assert list(read_all(f"zip://inner.tar::{archive}").values()) == [b"a0", b"a1", b"b0"]
+    for source in (f"zip::{tmp_path}/nowhere.zip", f"zip://list.csv::{tmp_path}/nowhere.zip"):
+        with pytest.raises(DataError, match=r"nowhere.zip does not exist \(.*\); check data.source"):
+            list_items(source)
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
+        list_items(f"zip::{tmp_path}")

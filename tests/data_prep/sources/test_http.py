@@ -1,6 +1,7 @@
 """Images and archives at URLs of servers that fail in every way."""
 
 import io
+import logging
 import re
 import socket
 import tarfile
@@ -180,6 +181,7 @@ def test_a_longer_retry_after_is_respected_up_to_a_limit(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    caplog.set_level(logging.INFO, "data_prep")
     monkeypatch.setattr(retrying, "MAX_RETRY_AFTER_SECONDS", limit)
     source, (record,) = open_list(f"{server.url}/0.png")
     server.faults["0.png"].append(f"503 Retry-After: {0.3 if limit == 300 else 86400}")
