@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from e4t_errors import ConfigError
+from encoder.placeholder import PLACEHOLDER, has_placeholder
 
-PLACEHOLDER = "*s"
-"""Stands for the concept in prompts."""
 SEED_STRIDE = 1_000_003
 """Distance between the noise seeds of two tuning seeds, so that their samples never share noise."""
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -54,7 +53,7 @@ class ConditioningConfig:
         object.__setattr__(self, "templates", tuple(self.templates))
         if not self.templates:
             raise ConfigError(f"conditioning.templates is empty; give at least one prompt with {PLACEHOLDER}")
-        if invalid := [template for template in self.templates if PLACEHOLDER not in template]:
+        if invalid := [template for template in self.templates if not has_placeholder(template)]:
             raise ConfigError(f"conditioning.templates: {invalid[0]!r} lacks {PLACEHOLDER}, which every template needs")
         if not 0 <= self.caption_probability <= 1:
             raise ConfigError(

@@ -15,8 +15,8 @@ from torch import Tensor
 from encoder.backbone.backbone import Backbone
 from encoder.backbone.schedulers import check_scheduler
 from encoder.concepts.concept import AppliedConcept, Concept
-from encoder.concepts.concept_tokens import ConceptToken, expand_placeholder
-from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
+from encoder.concepts.concept_tokens import ConceptToken, RareToken, expand_placeholder
+from encoder.config import BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
 from encoder.errors import ModelError
 from encoder.images import preprocess, preprocess_batch, to_images
 from encoder.model.conditioning import Conditioning
@@ -26,6 +26,7 @@ from encoder.model.losses import Losses
 from encoder.model.registry import AnyDomainEncoder, build_encoder
 from encoder.model.sampling import Generators, denoise, initial_noise, seeded_generators
 from encoder.model.weight_offsets import load_offsets, merge_offsets
+from encoder.placeholder import PLACEHOLDER
 from encoder.releases.download import release_folder
 from encoder.releases.release import Release
 from encoder.tuning.inputs import Mask, TuningInputs
@@ -308,6 +309,8 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         check_scheduler(self.scheduler, self.backbone.scheduler)
         token = self._concept_token
+        if isinstance(token, RareToken):
+            self.conditioning.tokenize(prompts)  # raises if the placeholder would be cut off
         expanded_prompts = expand_placeholder(prompts, token, self.conditioning.config.domain_word)
         tokenized_prompts = self.conditioning.tokenize(expanded_prompts)
         if token is None and tokenized_prompts.placeholder_mask.any():

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from encoder.config import PLACEHOLDER
+from encoder.placeholder import replace_placeholder
 
 
 class EncodedToken(NamedTuple):
@@ -38,4 +38,4 @@ def expand_placeholder(prompts: Sequence[str], token: ConceptToken | None, domai
     """Replace ``*s`` by '<rare token> <domain word>' for a RareToken; return prompts of other tokens unchanged."""
     if not isinstance(token, RareToken):
         return list(prompts)
-    return [prompt.replace(PLACEHOLDER, f"{token.text} {domain_word}") for prompt in prompts]
+    return [replace_placeholder(prompt, f"{token.text} {domain_word}") for prompt in prompts]

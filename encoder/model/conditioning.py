@@ -13,7 +13,9 @@ from transformers import CLIPTokenizer
 from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.backbone.text_encoders import PromptEmbeddings, TextEncoders, TokenizedPrompts
-from encoder.config import PLACEHOLDER, ConditioningConfig
+from encoder.config import ConditioningConfig
+from encoder.errors import ModelError
+from encoder.placeholder import PLACEHOLDER, count_placeholders, insert_placeholder, replace_placeholder
 
 
 class Conditioning:
@@ -33,10 +35,30 @@ class Conditioning:
         return cls(backbone.text_encoders, config)
 
     def tokenize(self, prompts: Sequence[str]) -> TokenizedPrompts:
-        """Tokenize prompts. The domain word's token stands at every ``*s``, and the mask marks these positions."""
+        """Tokenize prompts. The domain word's token stands at every ``*s``, and the mask marks these positions.
+
+        Prompts that are longer than the text encoder reads are cut. Raises ModelError if that cuts off a placeholder.
+        """
+        tokenized = self._tokenize(prompts)
+        for prompt, kept in zip(prompts, self._kept_placeholders(tokenized), strict=True):
+            if kept < count_placeholders(prompt):
+                limit = tokenized.input_ids.shape[-1] - 2  # without the tokens for start and end
+                raise ModelError(
+                    f"the prompt {prompt[:40]!r}... is longer than the {limit} tokens that this base model reads, and "
+                    f"{PLACEHOLDER} is beyond them; shorten it, or move {PLACEHOLDER} to the front"
+                )
+        return tokenized
+
+    def _tokenize(self, prompts: Sequence[str]) -> TokenizedPrompts:
         pairs = [tokenizer.tokenize(prompts) for tokenizer in self._tokenizers]
         input_ids, placeholder_mask = (torch.stack(each, dim=1) for each in zip(*pairs, strict=True))
         return TokenizedPrompts(input_ids, placeholder_mask)
+
+    @staticmethod
+    def _kept_placeholders(prompts: TokenizedPrompts) -> list[int]:
+        """Return the number of placeholders of each prompt that every text encoder sees."""
+        counts: list[int] = prompts.placeholder_mask.sum(-1).amin(-1).tolist()
+        return counts
 
     def encode_prompts(
         self, prompts: TokenizedPrompts, placeholder_embeddings: Tensor | None = None
@@ -68,9 +90,14 @@ class Conditioning:
     def sample_prompts(self, captions: Sequence[str], prompt_choice: Tensor) -> TokenizedPrompts:
         """Choose and tokenize a prompt for each caption.
 
-        ``prompt_choice`` (B,), uniform in [0, 1), decides as in ``choose_prompt``.
+        ``prompt_choice`` (B,), uniform in [0, 1), decides as in ``choose_prompt``. Captions that are so long that the
+        placeholder would be cut off are replaced by the first template.
         """
-        return self.tokenize([self.choose_prompt(*pair) for pair in zip(captions, prompt_choice.tolist(), strict=True)])
+        prompts = [self.choose_prompt(*pair) for pair in zip(captions, prompt_choice.tolist(), strict=True)]
+        kept = self._kept_placeholders(self._tokenize(prompts))
+        return self.tokenize(
+            [prompt if count else self.config.templates[0] for prompt, count in zip(prompts, kept, strict=True)]
+        )
 
     def choose_prompt(self, caption: str, prompt_choice: float) -> str:
         """Choose an image's caption or one of the templates by ``prompt_choice``, a number uniform in [0, 1)."""
@@ -86,11 +113,11 @@ class Conditioning:
 
 def caption_prompt(caption: str, config: ConditioningConfig) -> str:
     """Replace the first domain word of a caption by ``*s``; return the first template if the caption lacks the word."""
-    words = caption.split()
-    if config.domain_word not in words:
-        return config.templates[0]
-    index = words.index(config.domain_word)
-    return " ".join([*words[:index], PLACEHOLDER, *words[index + 1 :]])
+    return insert_placeholder(caption, config.domain_word) or config.templates[0]
+
+
+PLACEHOLDER_TOKEN = "<|concept|>"
+"""Token that the tokenizers see in place of the placeholder; unlike ``*s``, no text contains it by chance."""
 
 
 class _PlaceholderTokenizer:
@@ -98,8 +125,8 @@ class _PlaceholderTokenizer:
 
     def __init__(self, tokenizer: CLIPTokenizer, domain_word: str) -> None:
         self.tokenizer = copy.deepcopy(tokenizer)
-        self.tokenizer.add_tokens(PLACEHOLDER)
-        self.placeholder_id = self.tokenizer.convert_tokens_to_ids(PLACEHOLDER)
+        self.tokenizer.add_tokens(PLACEHOLDER_TOKEN)
+        self.placeholder_id = self.tokenizer.convert_tokens_to_ids(PLACEHOLDER_TOKEN)
         token_ids = tokenizer(domain_word, add_special_tokens=False).input_ids
         if len(token_ids) != 1:
             raise ConfigError(
@@ -110,6 +137,7 @@ class _PlaceholderTokenizer:
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return token ids and the mask of the placeholder, each (B, L)."""
-        input_ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        texts = [replace_placeholder(prompt, PLACEHOLDER_TOKEN) for prompt in prompts]
+        input_ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         placeholder_mask = input_ids == self.placeholder_id
         return input_ids.masked_fill(placeholder_mask, self.domain_token_id), placeholder_mask

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encoder.concepts.concept import Concept
-from encoder.config import PLACEHOLDER
 from encoder.errors import ModelError
 from encoder.images import preprocess, preprocess_batch
+from encoder.placeholder import PLACEHOLDER, has_placeholder
 
 Mask = Image.Image | Callable[[Image.Image], Image.Image]
 """An image that is white where the concept is, or a function that returns one for an image, such as a segmentation
@@ -59,7 +59,7 @@ class TuningInputs:
         if not self.images:
             raise ModelError("there is no image to tune on; give at least one")
         if self.captions is not None and (
-            len(self.captions) != len(self.images) or any(PLACEHOLDER not in caption for caption in self.captions)
+            len(self.captions) != len(self.images) or not all(map(has_placeholder, self.captions))
         ):
             raise ModelError(f"give one caption per image, each with {PLACEHOLDER} in place of the concept")
         if self.masks is not None and len(self.masks) != len(self.images):

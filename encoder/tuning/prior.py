@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from encoder.backbone.backbone import Backbone, Posterior
-from encoder.config import PLACEHOLDER, SEED_STRIDE, TuneConfig
+from encoder.config import SEED_STRIDE, TuneConfig
 from encoder.model.conditioning import Conditioning
 from encoder.model.losses import NoiseSample, diffusion_loss
+from encoder.placeholder import replace_placeholder
 
 PRIOR_SEED_OFFSET = SEED_STRIDE // 2
 """Offset between the noise seeds of the tuning images and those of the class images."""
@@ -41,4 +42,4 @@ class Prior:
 
 def domain_prompt(conditioning: Conditioning) -> str:
     """Return the first template with the domain word in place of the concept: ``a photo of person``."""
-    return conditioning.config.templates[0].replace(PLACEHOLDER, conditioning.config.domain_word)
+    return replace_placeholder(conditioning.config.templates[0], conditioning.config.domain_word)

@@ -9,9 +9,9 @@ from tempfile import mkdtemp
 from PIL import Image
 
 from e4t_errors import ConfigError
-from encoder.config import PLACEHOLDER
 from encoder.errors import ModelError
 from encoder.images import open_image
+from encoder.placeholder import PLACEHOLDER, has_placeholder
 from pipelines.app import html
 from pipelines.app.backend import TuningBackend
 from pipelines.app.wait_queue import Ticket, WaitQueue
@@ -172,7 +172,7 @@ def _parse_prompts(text: str) -> list[str]:
     if len(prompts) > MAX_PROMPTS or max(map(len, prompts)) > MAX_PROMPT_LENGTH:
         raise ModelError(f"Write at most {MAX_PROMPTS} prompts of {MAX_PROMPT_LENGTH} characters.")
     for prompt in prompts:
-        if PLACEHOLDER not in prompt:
+        if not has_placeholder(prompt):
             raise ModelError(
                 f"Write {PLACEHOLDER} where the concept belongs in “{prompt}”: a portrait of a {PLACEHOLDER}."
             )

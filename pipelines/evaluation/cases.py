@@ -11,8 +11,8 @@ from PIL import Image
 
 from data_prep.shards.reader import Sample, ShardReader
 from e4t_errors import ConfigError
-from encoder.config import PLACEHOLDER
 from encoder.model.conditioning import caption_prompt
+from encoder.placeholder import PLACEHOLDER, has_placeholder
 from pipelines.config.recipe import Recipe
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -100,6 +100,6 @@ def read_prompts(name: str) -> list[str]:
         available = ", ".join(sorted(each.stem for each in PROMPTS.glob("*.txt")))
         raise ConfigError(f"evaluate.prompts {name}: no such file, and no prompt list of e4t ({available})")
     prompts = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    if bad := [prompt for prompt in prompts if PLACEHOLDER not in prompt]:
+    if bad := [prompt for prompt in prompts if not has_placeholder(prompt)]:
         raise ConfigError(f"{path}: {bad[0]!r} lacks {PLACEHOLDER}, the placeholder of the concept; add it")
     return prompts

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from data_prep.errors import DataError
 from data_prep.synthetic.faces import Identity
-from encoder.config import PLACEHOLDER
 from encoder.images import preprocess_batch
 from encoder.metrics import ClipScorer, ImageFeatureExtractor, cosine_similarity
+from encoder.placeholder import replace_placeholder
 from pipelines.config.recipe import Recipe
 from pipelines.evaluation.cases import Case
 from pipelines.tiny_base.attribute_classifier import (
@@ -78,7 +78,7 @@ class ClipMetric:
     @cache  # noqa: B019 - a metric lives as long as the command
     def _reference_features(self, case: Case, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return features of the input image, of the edit prompts and of the reference images."""
-        prompts = [edit.replace(PLACEHOLDER, self._domain_word) for edit in case.edit_prompts]
+        prompts = [replace_placeholder(edit, self._domain_word) for edit in case.edit_prompts]
         reference_features = (
             self._clip.image_features(preprocess_batch(case.reference_images, size)) if case.reference_images else None
         )

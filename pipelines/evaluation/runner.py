@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from data_prep.processes import run_processes
-from encoder.config import PLACEHOLDER, TuneConfig
+from encoder.config import TuneConfig
 from encoder.model.losses import Losses
 from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
+from encoder.placeholder import replace_placeholder
 from encoder.tuning.inputs import TuningInputs
 from pipelines.config.evaluation import BASE, RELEASE, System
 from pipelines.config.recipe import Recipe
@@ -95,7 +96,7 @@ def tune_and_sample(
     """Tune on the images of the case, and sample its prompts after each of the system's numbers of tuning steps."""
     if system.method == "none":
         domain_word = pipe.conditioning.config.domain_word
-        prompts = [prompt.replace(PLACEHOLDER, domain_word) for prompt in case.prompts]
+        prompts = [replace_placeholder(prompt, domain_word) for prompt in case.prompts]
         images = pipe(prompts, generator=seeded_generators(case.seed, len(prompts)))
         return Result(images={0: images}, seconds={0: 0.0}, peak_gib=0.0)
     timer = _Timer(max(init_result.seconds.values()) if init_result else 0.0)

@@ -7,9 +7,9 @@ import torch
 
 from encoder.backbone.backbone import Backbone
 from encoder.backbone.shapes import DUMMY_TOKEN, build_meta_backbone, default_dtype
-from encoder.config import PLACEHOLDER
 from encoder.model.conditioning import Conditioning
 from encoder.model.features import encode_images
+from encoder.placeholder import PLACEHOLDER
 from pipelines.config.pretraining import ZERO_BUCKET_SIZE, PretrainConfig
 from pipelines.config.recipe import Recipe
 from pipelines.planning.fake_execution import fake_tensors, measure_cost, module_bytes, num_parameters

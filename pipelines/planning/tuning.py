@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from encoder.backbone.shapes import DUMMY_TOKEN, build_meta_backbone
-from encoder.config import PLACEHOLDER
 from encoder.model.domain_encoder import DomainEncoder, DomainEncoderConfig
+from encoder.placeholder import PLACEHOLDER
 from encoder.tuning.inputs import TuningImages
 from encoder.tuning.tuner import Tuner
 from pipelines.config.recipe import Recipe

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from data_prep.storage.atomic import atomic_dir, sha256_file
 from e4t_errors import ConfigError
 from encoder.backbone.shapes import build_meta_backbone
-from encoder.config import PLACEHOLDER, BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
+from encoder.config import BackboneConfig, ConditioningConfig, SampleConfig, TuneConfig
 from encoder.errors import ModelError
 from encoder.model.registry import PATCHES
 from encoder.model.weight_offsets import save_offsets
+from encoder.placeholder import PLACEHOLDER
 from encoder.releases.mkshing import read_encoder, read_offsets
 from encoder.releases.release import ENCODER, OFFSETS, WEIGHTS, Release
 from pipelines.release.index import build_index, check_output_is_new, check_version, write_index

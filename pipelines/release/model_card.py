@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from encoder.config import PLACEHOLDER
+from encoder.placeholder import PLACEHOLDER, replace_placeholder
 from pipelines.config.recipe import Recipe
 from pipelines.evaluation.report import Report
 
@@ -30,7 +30,7 @@ def render_card(
         figure=FIGURE if has_figure else None,
         domain_word=recipe.conditioning.domain_word,
         prompt=prompt,
-        edit_prompt=prompt.replace(PLACEHOLDER, f"{PLACEHOLDER} smiling"),
+        edit_prompt=replace_placeholder(prompt, f"{PLACEHOLDER} smiling"),
     )
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import EncodedToken
+from encoder.concepts.concept_tokens import EncodedToken, RareToken
 from encoder.config import BackboneConfig, SampleConfig, TuneConfig
 from encoder.errors import ModelError
 from encoder.images import open_image, to_images
@@ -239,3 +239,11 @@ def test_a_release_generates_and_tunes_at_its_training_resolution(
     )
     assert smaller.preprocess(image).shape == (1, 3, 32, 32)
     assert smaller("a portrait of a person")[0].size == (32, 32)
+
+
+def test_a_rare_token_stands_for_the_placeholder_in_either_case_and_is_never_cut_off(pipe: E4TPipeline) -> None:
+    pipe.load_concept(Concept(weight_deltas={}, token=RareToken("sks"), release="test 1.0.0"))
+    lower, upper = (pipe(f"a portrait of {text}", generator=seeded_generators(0, 1))[0] for text in ("*s", "*S"))
+    assert lower.tobytes() == upper.tobytes()
+    with pytest.raises(ModelError, match="is beyond them; shorten it"):
+        pipe("red " * 80 + "*s")

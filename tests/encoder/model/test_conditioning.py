@@ -1,11 +1,14 @@
 """Prompts with a concept at the placeholder, and the choice of prompts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.config import ConditioningConfig
+from encoder.errors import ModelError
 from encoder.model.conditioning import Conditioning
 
 
@@ -52,3 +55,26 @@ def test_a_domain_word_of_several_tokens_is_refused(backbone: Backbone) -> None:
 def test_a_template_without_the_placeholder_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"\*s"):
         ConditioningConfig(domain_word="person", templates=("a portrait",))
+
+
+def test_a_placeholder_beyond_the_limit_of_the_text_encoder_is_refused(conditioning: Conditioning) -> None:
+    long = "red " * 80
+    for prompt in (f"{long} *s", f"*s {long} *s"):
+        with pytest.raises(ModelError, match=r"longer than the \d+ tokens .* and \*s is beyond them; shorten it"):
+            conditioning.tokenize(["a *s", prompt])
+    assert conditioning.tokenize([f"*s {long}"]).placeholder_mask.sum() == 1
+
+
+def test_a_caption_whose_domain_word_would_be_cut_off_is_replaced_by_a_template(conditioning: Conditioning) -> None:
+    captions_only = Conditioning(conditioning.text_encoders, replace(conditioning.config, caption_probability=1.0))
+    prompts = captions_only.sample_prompts(["red " * 80 + "person", "a person, smiling"], torch.zeros(2))
+    template, caption = conditioning.tokenize(["a portrait of a *s", "a *s, smiling"])[:].input_ids
+    assert torch.equal(prompts.input_ids[0], template)
+    assert torch.equal(prompts.input_ids[1], caption)
+
+
+def test_upper_case_is_the_placeholder_and_a_part_of_a_word_is_not(conditioning: Conditioning) -> None:
+    lower, upper, shirt = conditioning.tokenize(["a *s, smiling", "a *S, smiling", "a *shirt"]).placeholder_mask
+    assert torch.equal(lower, upper)
+    assert lower.sum() == 1
+    assert not shirt.any()
