@@ -14,8 +14,8 @@ from torch import Tensor
 
 from encoder.backbone.backbone import Backbone
 from encoder.backbone.schedulers import check_scheduler
-from encoder.concepts.concept import AppliedConcept, Concept
-from encoder.concepts.concept_tokens import ConceptToken, RareToken, expand_placeholder
+from encoder.concepts.concept import AppliedConcept, Concept, check_fits
+from encoder.concepts.concept_tokens import ConceptToken, LearnedToken, RareToken, expand_placeholder
 from encoder.config import BackboneConfig, ConditioningConfig, Precision, SampleConfig, TuneConfig
 from encoder.errors import ModelError
 from encoder.images import preprocess, preprocess_batch, to_images
@@ -235,7 +235,7 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
     def load_concept(self, concept: Concept | str | Path) -> None:
         """Load a concept, or a concept from its folder or file, in place of the one loaded before.
 
-        Raises ModelError if it was tuned on another release.
+        Raises ModelError if it was tuned on another release or does not fit; the release's weights are unchanged then.
         """
         if not isinstance(concept, Concept):
             concept = Concept.load(concept)
@@ -243,9 +243,16 @@ class E4TPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ModelError(
                 f"the concept was tuned on release {concept.release}, this is {self.release}; tune it again here"
             )
+        modules, widths = concept_modules(self.backbone, self.domain_encoder), tuple(self.backbone.text_encoders.widths)
+        check_fits(concept, modules)
+        if isinstance(concept.token, LearnedToken) and concept.token.widths != widths:
+            raise ModelError(
+                f"the concept's token embedding has widths {concept.token.widths}, this base model {widths}; tune it "
+                "again here"
+            )
         self.unload_concept()
         self.conditioning.unconditional_embeddings()  # cached before the concept changes the text encoder
-        self._applied_concept = AppliedConcept(concept, concept_modules(self.backbone, self.domain_encoder))
+        self._applied_concept = AppliedConcept(concept, modules)
 
     def unload_concept(self) -> None:
         """Restore the release's weights, bit for bit."""

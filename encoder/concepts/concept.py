@@ -12,7 +12,7 @@ from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
 from encoder.concepts.concept_tokens import ConceptToken, EncodedToken, LearnedToken, RareToken
-from encoder.concepts.weight_deltas import WeightDeltas, from_tensors, to_dense, to_tensors
+from encoder.concepts.weight_deltas import WeightDeltas, from_tensors, has_shape, to_dense, to_tensors
 from encoder.errors import ModelError
 from encoder.finite import check_finite
 from encoder.legacy_keys import rename_legacy_tensors
@@ -149,7 +149,11 @@ class AppliedConcept:
     """A concept whose deltas are added to the model's weights. It keeps the original weights for ``unload``."""
 
     def __init__(self, concept: Concept, modules: dict[str, nn.Module]) -> None:
-        """Add the deltas of ``concept`` to the modules of the same names."""
+        """Add the deltas of ``concept`` to the modules of the same names.
+
+        Raises ModelError, before any weight changes, if the concept does not fit them.
+        """
+        check_fits(concept, modules)
         self.concept, self._modules = concept, modules
         self._original_values = {
             part: apply_deltas(modules[part], deltas) for part, deltas in concept.weight_deltas.items()
@@ -161,14 +165,35 @@ class AppliedConcept:
             restore(self._modules[part], original_values)
 
 
-@torch.no_grad()
-def apply_deltas(module: nn.Module, deltas: WeightDeltas) -> dict[str, Tensor]:
-    """Add weight deltas to the parameters of a module, and return the original values for ``restore``."""
+def check_fits(concept: Concept, modules: dict[str, nn.Module]) -> None:
+    """Check that the deltas of a concept fit the modules of the same names. Raises ModelError."""
+    for part, deltas in concept.weight_deltas.items():
+        if part not in modules:
+            raise ModelError(f"the concept changes {part}, which this model lacks; it was tuned on another release")
+        check_deltas(modules[part], deltas, part)
+
+
+def check_deltas(module: nn.Module, deltas: WeightDeltas, part: str = "") -> None:
+    """Check that deltas fit the parameters of a module. Raises ModelError that names the first one that does not."""
     parameters = dict(module.named_parameters())
     if unknown := deltas.keys() - parameters.keys():
         raise ModelError(
             f"the concept has a parameter that this model lacks, {sorted(unknown)[0]}; it was tuned on another release"
         )
+    for name, delta in deltas.items():
+        expected = parameters[name].shape
+        if not has_shape(delta, expected):
+            raise ModelError(
+                f"the concept's change of {part}/{name} does not have this model's shape {tuple(expected)}; it was "
+                "tuned on another release"
+            )
+
+
+@torch.no_grad()
+def apply_deltas(module: nn.Module, deltas: WeightDeltas) -> dict[str, Tensor]:
+    """Add weight deltas to the parameters of a module, and return the original values for ``restore``."""
+    check_deltas(module, deltas)
+    parameters = dict(module.named_parameters())
     original_values = {name: parameters[name].detach().clone() for name in deltas}
     for name, delta in deltas.items():
         original = original_values[name]

@@ -78,6 +78,23 @@ def to_dense(delta: WeightDelta, shape: torch.Size) -> Tensor:
     return delta.float()
 
 
+def has_shape(delta: WeightDelta, shape: torch.Size) -> bool:
+    """Return whether a delta can be made dense in this shape."""
+    rows, columns = shape[0] if shape else 1, shape[1:].numel()
+    if isinstance(delta, LowRankDelta):
+        up, down = delta
+        return (
+            len(shape) == 2
+            and up.ndim == down.ndim == 2
+            and (up.shape[0], down.shape[1]) == (rows, columns)
+            and (up.shape[1] == down.shape[0])
+        )
+    if isinstance(delta, QuantizedDelta):
+        stored_columns = columns if delta.values.dtype == torch.int8 else (columns + 1) // 2
+        return delta.values.shape == (rows, stored_columns) and delta.scale.shape == (rows, 1)
+    return delta.shape == shape
+
+
 def to_tensors(key: str, delta: WeightDelta) -> dict[str, Tensor]:
     """Return the tensors that represent a delta in a file, by name."""
     if isinstance(delta, LowRankDelta):

@@ -24,7 +24,8 @@ from torch import Tensor
 from e4t_errors import ConfigError
 from encoder.backbone.backbone import Backbone
 from encoder.concepts.concept import Concept
-from encoder.concepts.concept_tokens import EncodedToken, RareToken
+from encoder.concepts.concept_tokens import EncodedToken, LearnedToken, RareToken
+from encoder.concepts.weight_deltas import LowRankDelta, QuantizedDelta
 from encoder.config import BackboneConfig, SampleConfig, TuneConfig
 from encoder.errors import ModelError
 from encoder.images import open_image, to_images
@@ -33,6 +34,7 @@ from encoder.model.domain_encoder import DomainEncoder
 from encoder.model.sampling import seeded_generators
 from encoder.pipeline import E4TPipeline
 
+ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
 BASE = Path(__file__).parents[2] / "models" / "base"
 
 
@@ -119,6 +121,32 @@ def test_a_saved_concept_generates_the_same_image_after_loading(
     pipe.unload_concept()
     pipe.load_concept(tmp_path / "concept")
     assert pipe("a portrait of a *s", generator=seeded_generators(0, 1))[0].tobytes() == first.tobytes()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"unet": {"conv_in.bias": torch.ones(3)}},
+        {"unet": {"conv_out.nothing": torch.ones(3)}},
+        {"encoder": {"to_embedding.weight": QuantizedDelta(torch.ones(3, 3, dtype=torch.int8), torch.ones(3, 1))}},
+        {"unet": {ATTENTION: LowRankDelta(torch.ones(5, 1), torch.ones(1, 5))}},
+        {"text_encoder_2": {"x": torch.ones(1)}},
+        "token",
+    ],
+    ids=["dense", "unknown", "quantized", "low rank", "missing module", "token"],
+)
+def test_a_concept_that_does_not_fit_is_refused_and_changes_nothing(pipe: E4TPipeline, broken: Any) -> None:
+    fitting = {"unet": {"conv_in.weight": torch.ones_like(pipe.backbone.unet.conv_in.weight) * 0.1}}
+    before = pipe("a portrait", generator=seeded_generators(0, 1))[0]
+    pipe.load_concept(Concept(weight_deltas=fitting, token=RareToken("sks"), release="test 1.0.0"))
+    loaded = pipe("a portrait", generator=seeded_generators(0, 1))[0]
+    token = LearnedToken(torch.ones(3), (3,)) if broken == "token" else RareToken("sks")
+    deltas = fitting if broken == "token" else fitting | broken
+    with pytest.raises(ModelError, match="another release|tune it again here"):
+        pipe.load_concept(Concept(weight_deltas=deltas, token=token, release="test 1.0.0"))
+    assert pipe("a portrait", generator=seeded_generators(0, 1))[0].tobytes() == loaded.tobytes()
+    pipe.unload_concept()
+    assert pipe("a portrait", generator=seeded_generators(0, 1))[0].tobytes() == before.tobytes()
 
 
 def test_a_concept_in_one_file_generates_the_same_image_after_loading(
