@@ -61,15 +61,17 @@ class ArchiveSource:
         reasons = [self._reason_to_ignore(archive.name, member) if member else None for member in members]
         metadata = self._load_metadata(archive.name, members, reasons)
         captions = self._find_captions(members, reasons)
-        belonging = {id(member) for member in captions.values()}
+        belonging = {member.name: member for found in captions.values() for member in found}
         keys, seen = Keys(), set[str]()
         for index, (member, reason) in enumerate(zip(members, reasons, strict=True)):
             if member is None:
                 yield archive.as_reject()
                 continue
             source = escape(f"{archive.name}!{member.name}")
-            if id(member) in belonging:
+            if member is belonging.get(member.name):
                 continue
+            if member.name in belonging:
+                reason = "duplicate name in archive"
             reason = reason or self.selection.reason_to_leave_out(member.name)
             if reason is not None:
                 yield Ignored(source=source, reason=reason)
@@ -83,7 +85,7 @@ class ArchiveSource:
             if problem:
                 yield Reject(key=key, source=source, reason=problem)
                 continue
-            caption = captions.get(member.name)
+            caption = next(iter(captions[member.name]), None)
             yield labels.to_record(
                 member.name,
                 key=key,
@@ -119,15 +121,15 @@ class ArchiveSource:
             tables, lambda name: self.reader.read_member(archive, tables[name]), self.options, f"{archive}!"
         )
 
-    def _find_captions(self, members: list[Member | None], reasons: list[str | None]) -> dict[str, Member]:
-        """Return the caption member of each image that has one, by the name of the image."""
+    def _find_captions(self, members: list[Member | None], reasons: list[str | None]) -> dict[str, list[Member]]:
+        """Return the caption members of each image, by its name; the one to be read first."""
         listed = [(member, reason) for member, reason in zip(members, reasons, strict=True) if member]
         candidates = {
             member.name: member for member, reason in listed if reason not in (None, "hidden", "excluded by pattern")
         }
         images = [member.name for member, reason in listed if reason is None]
         files = CaptionFiles(candidates, images, self.options)
-        return {name: candidates[caption] for name in images if (caption := files.find(name))}
+        return {name: [candidates[caption] for caption in files.find_all(name)] for name in images}
 
 
 def _caption_file(member: Member) -> CaptionFile:

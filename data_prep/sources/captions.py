@@ -54,19 +54,22 @@ class CaptionFiles:
                 self._image_names[_fold(name)] = None
 
     def find(self, image: str) -> str | None:
-        """Return the path of the caption file that belongs to an image, or None."""
+        """Return the path of the caption file of an image, or None."""
+        return next(iter(self.find_all(image)), None)
+
+    def find_all(self, image: str) -> list[str]:
+        """Return the paths of all caption files that belong to an image, the one to be read first."""
         if not self._files:
-            return None
+            return []
         name = split_suffix(image)[0]
         folded = _fold(name)
         alone = self._image_names.get(folded) is not None
-        for whole, start in ((image, _fold(image)), (name, folded)):
-            for suffix in self._suffixes:
-                found = self._files.get(start + suffix)
-                path = _only_match(found, whole, suffix, alone) if found else None
-                if path:
-                    return path
-        return None
+        matches = (
+            _only_match(self._files.get(start + suffix, ()), whole, suffix, alone)
+            for whole, start in ((image, _fold(image)), (name, folded))
+            for suffix in self._suffixes
+        )
+        return [path for path in matches if path]
 
 
 def _only_match(files: tuple[str, ...], name: str, suffix: str, alone: bool) -> str | None:

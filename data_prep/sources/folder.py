@@ -73,7 +73,7 @@ class FolderSource:
         tables = [path for path, reason in reasons.items() if reason == SIDE_TABLE and is_metadata_path(path)]
         metadata = {**metadata, **load_metadata(tables, self.tree.read, self.options, f"{self.tree.url}/")}
         captions = self._find_captions(images, entries, reasons)
-        belonging = set(captions.values())
+        belonging = {caption for found in captions.values() for caption in found}
         for path, entry in entries.items():
             reason = reasons[path]
             if path in belonging:
@@ -89,7 +89,7 @@ class FolderSource:
             elif left_out := self.selection.reason_to_leave_out(path):
                 yield Ignored(source=escape(path), reason=left_out)
             else:
-                caption = captions.get(path)
+                caption = next(iter(captions[path]), None)
                 caption_file = _caption_file(caption, entries[caption]) if caption else None
                 yield _to_record(path, keys.assign(path), entry, caption_file, labels, metadata)
 
@@ -118,15 +118,15 @@ class FolderSource:
 
     def _find_captions(
         self, images: list[str], entries: dict[str, Entry], reasons: dict[str, str | None]
-    ) -> dict[str, str]:
-        """Return the path of the caption file of each image that has one."""
+    ) -> dict[str, list[str]]:
+        """Return the paths of the caption files of each image, the one to be read first."""
         candidates = [
             path
             for path, entry in entries.items()
             if entry.kind != "folder" and reasons[path] not in (None, "hidden", "excluded by pattern")
         ]
         files = CaptionFiles(candidates, images, self.options)
-        return {path: caption for path in images if (caption := files.find(path))}
+        return {path: files.find_all(path) for path in images}
 
     @cached_property
     def _side_tables(self) -> set[str]:

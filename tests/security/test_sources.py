@@ -13,6 +13,7 @@ OWN_PICKLE_MODULES = "pickles data sources for worker processes of the same prog
 ALLOWED = {
     ("encoder/releases/torch_file.py", "pickle"): "imports the exception of a rejected pickle",
     ("tests/encoder/releases/test_torch_file.py", "torch.load"): "shows that the hostile file runs if it is unpickled",
+    ("tests/data_prep/prepare/test_ownership.py", "pickle"): OWN_PICKLE_MODULES,
     ("tests/data_prep/storage/test_store.py", "pickle"): OWN_PICKLE_MODULES,
     ("tests/data_prep/sources/test_folder.py", "pickle"): OWN_PICKLE_MODULES,
     ("tests/data_prep/sources/test_hugging_face.py", "pickle"): OWN_PICKLE_MODULES,

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from data_prep.config import PrepareConfig, ReadConfig
-from data_prep.records import Listed, Record
+from data_prep.records import Ignored, Listed, Record
 from data_prep.sources import open_source
 from data_prep.sources.selection import Selection, is_image_path, may_be_image, other_reason
 
@@ -141,6 +141,19 @@ def test_the_caption_file_of_an_image_needs_no_pattern(tree: Path, config_of: Co
     assert [source.caption(item) for item in source if isinstance(item, Record)] == ["a/0.txt"]
     source = open_source(config_of(tree, read={"exclude": ("*.txt",)}))
     assert [source.caption(item) for item in source if isinstance(item, Record)] == [None]
+
+
+def test_every_caption_file_of_an_image_is_part_of_it(
+    tmp_path: Path, write_files: WriteFiles, list_items: ListItems
+) -> None:
+    names = ["a/0.png", "a/0.txt", "a/0.caption", "a/0.png.txt"]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        [file.writestr(name, "") for name in (*names, "a/0.txt")]
+    assert kept(list_items(write_files(tmp_path / "tree", *names))) == ["a/0.png"]
+    assert len(list_items(tmp_path / "tree")) == 1
+    record, duplicate = list_items(tmp_path / "set.zip")
+    assert isinstance(record, Record)
+    assert duplicate == Ignored(source="set.zip!a/0.txt", reason="duplicate name in archive")
 
 
 @pytest.mark.parametrize("where", ["folder", "zip", "memory"])
