@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
+FLOOR = "decode + encode"
+"""Name of the contender that only decodes and encodes."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -64,7 +67,7 @@ def results_table(contenders: list[Contender], more: int, title: str) -> Table:
     """Tabulate median, minimum and maximum over the rounds; ratios are computed round by round."""
     table = Table(
         title=title,
-        caption="CPU and kB per image; median, and minimum to maximum; x: relative to the Pillow loop of the round",
+        caption=f"CPU and kB per image; median, minimum to maximum; x: relative to {contenders[0].name} of the round",
     )
     columns = ("", "images/s", "x", "CPU ms", "x", "start s", "peak MB", "kB")
     for column in columns:
@@ -102,24 +105,27 @@ def format_two_lines(values: list[float], digits: int) -> str:
 def markdown_table(contenders: list[Contender], more: int, kind: str, processes: Sequence[int]) -> list[str]:
     """Return the Markdown table of docs/data.md: one row per number of processes, ratios round by round."""
     by_name = {one.name: figures(one, more) for one in contenders if one.runs}
-    single = by_name.get("e4t prepare")
+    single, floor = by_name.get("e4t prepare"), by_name.get(FLOOR)
     rows = []
     for count in processes:
         e4t, baseline = (by_name.get(name + suffix(count)) for name in ("e4t prepare", "img2dataset"))
-        if e4t and baseline and single:
+        if e4t and baseline and single and floor:
             cells = [
                 kind,
                 str(count),
                 format_one_line(e4t.cpu, 1),
                 format_one_line(baseline.cpu, 1),
                 format_one_line(ratios(baseline.cpu, e4t.cpu), 2),
+                format_one_line(floor.cpu, 1),
+                format_one_line(ratios(e4t.cpu, floor.cpu), 2),
                 format_one_line(ratios(e4t.rate, baseline.rate), 2),
                 format_one_line(ratios(e4t.rate, single.rate), 2),
                 f"{max(e4t.peak) / 1e6:.0f}",
             ]
             rows.append(f"| {' | '.join(cells)} |")
-    head = "| images | processes | CPU ms, e4t | img2dataset | CPU ratio | images/s ratio | vs 1 process | peak MB |"
-    return [head, "|---" * 8 + "|", *rows]
+    columns = ("images", "processes", "CPU ms, e4t", "img2dataset", "CPU ratio", "floor", "e4t / floor")
+    columns += ("images/s ratio", "vs 1 process", "peak MB")
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *rows]
 
 
 def suffix(count: int) -> str:

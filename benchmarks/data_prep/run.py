@@ -2,6 +2,7 @@
 
     python -m benchmarks.data_prep.run                  # ffhq: 1024 x 1024 PNG to 512 x 512 JPEG, 5 rounds
     python -m benchmarks.data_prep.run --kind camera    # or web, celeba: see benchmarks/data_prep/photographs.py
+    python -m benchmarks.data_prep.run --quality 85     # colors are subsampled by all (see below)
     python -m benchmarks.data_prep.run --quick          # a smoke test that takes a minute
 
 Run it from the root of a checkout, in its environment. img2dataset is installed into an environment of its own, unless
@@ -11,9 +12,10 @@ contenders is reversed in every second round, so that a machine that slows down 
 that of the whole process tree and peak memory that of its largest process, both from wait4. A contender that fails to
 process all images is left out, and its last line of output is shown.
 
-All write 512 x 512 JPEG at quality 95 with these differences: the loop and img2dataset subsample chroma (4:2:0, their
-default), e4t does not; img2dataset resizes by area, the others with LANCZOS. The column kB shows the effect. The second
-table is the one in docs/data.md.
+All write 512 x 512 JPEG with these differences: the loop and img2dataset subsample chroma (4:2:0, their default), e4t
+does so below quality 90 only; img2dataset resizes by area, the loop with LANCZOS, e4t as data_prep/images/resize.py
+says. The column kB shows the effect. The floor is the least that e4t could take: CPU time of decoding and encoding
+alone, see baselines.py. The second table is the one in docs/data.md.
 """
 
 import argparse
@@ -32,9 +34,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.data_prep.baselines import QUALITY, RESOLUTION, SHARD_SAMPLES
+from benchmarks.data_prep.baselines import COUNT_NAME, QUALITY, RESOLUTION
 from benchmarks.data_prep.photographs import KINDS, write_images
-from benchmarks.data_prep.report import Contender, Run, figures, markdown_table, results_table, suffix
+from benchmarks.data_prep.report import FLOOR, Contender, Run, figures, markdown_table, results_table, suffix
 from benchmarks.harness import write_report
 
 E4T = (
@@ -44,34 +46,40 @@ E4T = (
 IMG2DATASET = "img2dataset==1.47.0"
 SMALL = 8
 """Number of images in the small dataset, which measures startup."""
+NUM_SHARDS = 4
+"""Shards of the full dataset. img2dataset starts a new process, which takes seconds, after every five shards."""
 BASELINES = Path(__file__).with_name("baselines.py")
 console = Console(width=120)
 
 
-def contenders(processes: Sequence[int], img2dataset_python: str | None) -> list[Contender]:
+COMPARED = ("loop", "resizer", "img2dataset", "floor")
+
+
+def contenders(
+    processes: Sequence[int], img2dataset_python: str | None, compared: Sequence[str], quality: int, images: int
+) -> list[Contender]:
     """Return the commands to compare."""
-    settings = {"resolution": RESOLUTION, "quality": QUALITY, "shard_samples": SHARD_SAMPLES}
-    competitors = [Contender("Pillow loop", [sys.executable, str(BASELINES), "loop", "{source}", "{output}"])]
-    if img2dataset_python:
-        competitors.append(
-            Contender("img2dataset Resizer", [img2dataset_python, str(BASELINES), "resizer", "{source}", "{output}"])
-        )
+    settings = {"quality": quality, "shard_samples": -(-images // NUM_SHARDS)}
+
+    def baseline(name: str, python: list[str], count: int = 1) -> list[str]:
+        options = [f"--{option.replace('_', '-')}={value}" for option, value in settings.items()]
+        return [*python, name, "{source}", "{output}", f"--processes={count}", *options]
+
+    ours = [sys.executable, "-m", "benchmarks.data_prep.baselines"]
+    theirs = [img2dataset_python, str(BASELINES)] if img2dataset_python else None
+    competitors = [Contender("Pillow loop", baseline("loop", ours))] if "loop" in compared else []
+    if theirs and "resizer" in compared:
+        competitors.append(Contender("img2dataset Resizer", baseline("resizer", theirs)))
+    if "floor" in compared:
+        competitors.append(Contender(FLOOR, baseline("floor", ours)))
     for count in processes:
-        command_words = [
-            word.format(source="{source}", output="{output}", processes=count, **settings) for word in E4T.split()
+        command = [
+            word.format(source="{source}", output="{output}", resolution=RESOLUTION, processes=count, **settings)
+            for word in E4T.split()
         ]
-        competitors.append(Contender(f"e4t prepare{suffix(count)}", [sys.executable, "-m", "e4t", *command_words]))
-        if img2dataset_python:
-            command = [
-                img2dataset_python,
-                str(BASELINES),
-                "img2dataset",
-                "{source}",
-                "{output}",
-                "--processes",
-                str(count),
-            ]
-            competitors.append(Contender(f"img2dataset{suffix(count)}", command))
+        competitors.append(Contender(f"e4t prepare{suffix(count)}", [sys.executable, "-m", "e4t", *command]))
+        if theirs and "img2dataset" in compared:
+            competitors.append(Contender(f"img2dataset{suffix(count)}", baseline("img2dataset", theirs, count)))
     return competitors
 
 
@@ -103,25 +111,26 @@ def run(contender: Contender, source: Path, count: int, work: Path) -> Run:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
-    written, stored = count_output(output)
+    written, stored, counted_cpu = count_output(output)
     shutil.rmtree(output, ignore_errors=True)
     if process.returncode or written != count:
         last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
         raise RuntimeError(f"{written} of {count} images, exit code {process.returncode}: {last}")
     contender.stored = stored / written
-    return Run(seconds=seconds, cpu=usage.ru_utime + usage.ru_stime, peak=usage.ru_maxrss * 1024)
+    cpu = usage.ru_utime + usage.ru_stime if counted_cpu is None else counted_cpu
+    return Run(seconds=seconds, cpu=cpu, peak=usage.ru_maxrss * 1024)
 
 
-def count_output(output: Path) -> tuple[int, int]:
-    """Return the number of images in the output, and their bytes."""
-    if (output / "count.json").exists():
-        counts = json.loads((output / "count.json").read_text())
-        return counts["images"], counts["bytes"]
+def count_output(output: Path) -> tuple[int, int, float | None]:
+    """Return the number of images in the output, their bytes, and the CPU seconds if not all of the process count."""
+    if (output / COUNT_NAME).exists():
+        counts = json.loads((output / COUNT_NAME).read_text())
+        return counts["images"], counts["bytes"], counts.get("cpu")
     sizes = []
     for path in output.rglob("*.tar"):
         with tarfile.open(path) as tar:
             sizes += [member.size for member in tar if member.name.endswith(".jpg")]
-    return len(sizes), sum(sizes)
+    return len(sizes), sum(sizes), None
 
 
 def breakdown(source: Path) -> dict[str, float] | str:
@@ -162,6 +171,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--kind", choices=KINDS, default="ffhq", help="type of the images")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quality", type=int, default=QUALITY)
+    parser.add_argument("--compared", choices=COMPARED, nargs="+", default=COMPARED, help="what e4t is compared with")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--quick", action="store_true", help="24 images, 1 round, 1 process")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "e4t-benchmark")
@@ -183,7 +194,11 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     img2dataset_python = arguments.img2dataset_python or install_img2dataset(arguments.folder / "img2dataset")
     datasets = [(cached_images(arguments.folder, arguments.kind, count), count) for count in (SMALL, arguments.images)]
-    competitors = contenders(arguments.processes, None if img2dataset_python == "none" else img2dataset_python)
+    if img2dataset_python == "none":
+        img2dataset_python = None
+    competitors = contenders(
+        arguments.processes, img2dataset_python, arguments.compared, arguments.quality, arguments.images
+    )
     with tempfile.TemporaryDirectory(dir=arguments.folder) as work:
         run_rounds(competitors, datasets, arguments.rounds, Path(work))
     more = arguments.images - SMALL

@@ -2,7 +2,7 @@
 
 from typing import cast
 
-from kornia_rs.image import Image as FastImage
+import kornia_rs.io
 from PIL import Image
 
 from data_prep.images.pixels import Pixels
@@ -28,7 +28,7 @@ def try_decode_png(image: Image.Image, data: bytes) -> Pixels | None:
     if not supported:
         return None
     try:
-        return cast("Pixels", FastImage.decode(data, "RGB").numpy())
+        return cast("Pixels", kornia_rs.io.decode_image_png_u8(data, (image.height, image.width), "rgb"))
     except Exception:  # Pillow may still decode it; otherwise it reports the problem
         return None
 

@@ -176,7 +176,7 @@ def _decode_crop(image: Image.Image, data: bytes, record: Record, config: Prepar
         raise SampleRejected("too small")
     stored_box, scale = to_stored_coords(box, size, orientation), 1.0
     if pixels is None and image.format in JPEG_FORMATS and config.crop != "face":
-        pixels, scale = _decode_jpeg(image, data, _shrink_factor(stored_box, config.resolution))
+        pixels, scale = _decode_jpeg(image, data, shrink_factor(stored_box, config.resolution))
     left, top, right, bottom = (edge / scale for edge in stored_box)
     cropped = crop_and_resize(
         to_8bit_opaque(image) if pixels is None else pixels, (left, top, right, bottom), config.resolution
@@ -193,7 +193,7 @@ def _decode_crop(image: Image.Image, data: bytes, record: Record, config: Prepar
     return _DecodedCrop(pixels=upright, original_size=size, crop_box=box, is_passthrough=is_passthrough)
 
 
-def _shrink_factor(box: Box, resolution: int) -> int:
+def shrink_factor(box: Box, resolution: int) -> int:
     """Return the factor by which libjpeg shrinks an image of which ``box`` is stored: 1, 2, 4 or 8."""
     for factor in (8, 4, 2):
         leaves_enough = box[2] - box[0] >= factor * resolution * DRAFT_OVERSAMPLING
