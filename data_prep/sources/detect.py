@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from data_prep.config import PrepareConfig
+from data_prep.credentials import redact
 from data_prep.errors import DataError
 from data_prep.records import Ignored
 from data_prep.sources.archive_files import (
@@ -157,6 +158,12 @@ def _refuse_unreadable(source: str) -> None:
             return
     if source.lower().endswith(PACKED_SUFFIXES):
         raise DataError(f"source {source} is packed in a form that cannot be read; repack it as .zip, .tar or .tar.gz")
+    path, query, _ = source.partition("?")
+    if query and path.lower().endswith((*ARCHIVE_SUFFIXES, *DATA_FILE_SUFFIXES, *TEXT_TABLE_SUFFIXES)):
+        raise DataError(
+            f"source {redact(source)} has a query after the name of the file, which must come last; give a URL without "
+            "it, or download the file"
+        )
     if is_image_path(source) and is_pattern(source):
         raise DataError(
             f"source {source} is a pattern of images; give their folder as data.source and the pattern, relative to "

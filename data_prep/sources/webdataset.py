@@ -118,7 +118,9 @@ class ShardSource:
     def _list_without_image(self, sample: Sample, shard: ArchiveFile) -> Iterator[Listed]:
         """List a sample without image: a gap if it has captions or metadata, else files that are of no interest."""
         if any(suffix.endswith(TEXT_SUFFIXES) or is_caption_path(suffix, self.options) for suffix in sample.members):
-            key = make_key(shard.key_prefix + sample.name)
+            # Members of one name may be scattered, so an image of this name may follow or have come before.
+            first = next(iter(sample.members.values()))
+            key = hashed_key(shard.key_prefix + sample.name, f"no image {first.location[0]}")
             yield Reject(key=key, source=_source(shard, sample.name), reason="no image in sample")
             return
         for member in (*sample.members.values(), *sample.repeated):

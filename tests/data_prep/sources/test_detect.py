@@ -136,6 +136,11 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(
         detect_type(config_of(tmp_path / name))
 
 
+def test_a_url_with_a_query_is_refused_with_what_to_do(config_of: ConfigOf) -> None:
+    with pytest.raises(DataError, match=r"set.zip\?download=1 has a query after the name of the file"):
+        detect_type(config_of("https://host/set.zip?download=1"))
+
+
 def test_a_pattern_of_images_is_refused_with_what_to_do(config_of: ConfigOf) -> None:
     with pytest.raises(DataError, match=r"\*.jpg is a pattern of images; give their folder .* as data.read.include"):
         detect_type(config_of("images/*.jpg"))

@@ -1,5 +1,6 @@
 """Every entry of a source is kept, rejected or ignored with a reason."""
 
+import io
 import os
 import tarfile
 import zipfile
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data_prep.config import PrepareConfig, ReadConfig
 from data_prep.records import Ignored, Listed, Record
@@ -198,3 +201,28 @@ def test_reasons_are_few() -> None:
 def test_names_of_dots_are_not_hidden() -> None:
     assert Selection(ReadConfig()).reason_to_ignore("../a/..b/0.png") == "hidden"
     assert Selection(ReadConfig()).reason_to_ignore("../a/0.png") is None
+
+
+STEMS = ("a", "._a", ".h", "a.2.0", "a.2.1", "A", "a~", "c d", "__MACOSX/a", "d/a", "d/a.x")
+SUFFIXES = ("", ".jpg", ".JPG", ".mask.png", ".txt", ".json", ".cls", ".pdf", ".zip", ".bin", ".jpg_large", ".1")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.builds(str.__add__, st.sampled_from(STEMS), st.sampled_from(SUFFIXES)), max_size=9),
+    st.sampled_from([b"", JPEG, b"text"]),
+    st.sampled_from(["archive", "shards"]),
+)
+def test_every_image_member_is_listed_once_and_keys_are_unique(
+    tmp_path: Path, list_items: ListItems, names: list[str], content: bytes, source_type: str
+) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    items = list_items(tmp_path / "set.tar", type=source_type, pattern="{identity}")
+    sources = [item.source.removeprefix("set.tar!") for item in items]
+    assert all(sources.count(name) == names.count(name) for name in names if is_image_path(name))
+    keys = [item.key for item in items if not isinstance(item, Ignored)]
+    assert len(set(keys)) == len(keys)
