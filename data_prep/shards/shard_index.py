@@ -122,10 +122,14 @@ class ShardIndex:
             data["version"] = SHARD_INDEX_VERSION
             data["sample_stats"] = {key: SampleStats(**stats) for key, stats in data["sample_stats"].items()}
             return cls(**data)._checked()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
                 f"shard {store.url_of(tar)}: its index cannot be read ({error}); rerun `e4t prepare`: only this shard "
                 "is rebuilt"
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"shard {store.url_of(tar)}: its index cannot be read ({error}); check the disk or the connection"
             ) from error
 
     def _checked(self) -> "ShardIndex":
