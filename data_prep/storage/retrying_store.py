@@ -51,8 +51,18 @@ class RetryingStore(Store):
 
     def with_retries(self, name: str, attempt: Callable[[], Result]) -> Result:
         """Call ``attempt`` until it succeeds. Raises FileNotFoundError or another OSError if every attempt fails."""
+        try:  # without tenacity, whose bookkeeping takes longer than the read of a small image
+            return self._attempt(name, attempt)
+        except Exception as error:
+            failed = [error]
+
+        def attempt_again() -> Result:
+            if failed:  # the attempt above, which counts as the first one
+                raise failed.pop()
+            return attempt()
+
         try:
-            return cast("Result", self._retrying(self._attempt, name, attempt))
+            return cast("Result", self._retrying(self._attempt, name, attempt_again))
         except tenacity.RetryError as error:
             last = error.last_attempt.exception()
             error_type = FileNotFoundError if isinstance(last, FileNotFoundError) else OSError
