@@ -3,10 +3,10 @@
 from data_prep.config import PrepareConfig
 from data_prep.records import Source
 from data_prep.sources import img2dataset
-from data_prep.sources.archive import ArchiveSource
+from data_prep.sources.archives.archive import ArchiveSource
+from data_prep.sources.archives.webdataset import ShardSource
 from data_prep.sources.detect import detect_type, with_data_files
 from data_prep.sources.folder import FolderSource
-from data_prep.sources.webdataset import ShardSource
 from e4t_errors import ConfigError
 
 
@@ -29,10 +29,10 @@ def open_source(config: PrepareConfig) -> Source:
     config = img2dataset.adapt_parquet(config)
     # Imported late: pyarrow and datasets take seconds to import.
     if source_type == "table":
-        from data_prep.sources.table import TableSource
+        from data_prep.sources.tables.table import TableSource
 
         return TableSource.from_config(config, ignored)
-    from data_prep.sources.hugging_face import DatasetSource
+    from data_prep.sources.tables.hugging_face import DatasetSource
 
     return DatasetSource.from_config(config, ignored)
 

@@ -10,7 +10,7 @@ from data_prep.config import PrepareConfig
 from data_prep.credentials import redact
 from data_prep.errors import DataError
 from data_prep.records import Ignored
-from data_prep.sources.archive_files import (
+from data_prep.sources.archives.archive_files import (
     ARCHIVE_SUFFIXES,
     TAR_SUFFIXES,
     expand_pattern,
@@ -19,12 +19,20 @@ from data_prep.sources.archive_files import (
     is_pattern,
     split_pattern,
 )
-from data_prep.sources.failures import ReadFailed
-from data_prep.sources.filesystem import FileTree, is_file, is_folder, is_local, open_parent, open_tree, split_chain
+from data_prep.sources.archives.shard_files import are_shards, has_manifest
+from data_prep.sources.files.failures import ReadFailed
+from data_prep.sources.files.filesystem import (
+    FileTree,
+    is_file,
+    is_folder,
+    is_local,
+    open_parent,
+    open_tree,
+    split_chain,
+)
 from data_prep.sources.names import escape
 from data_prep.sources.selection import PACKED_SUFFIXES, Selection, is_hidden, is_image_path, other_reason
-from data_prep.sources.shard_files import are_shards, has_manifest
-from data_prep.sources.text_tables import TEXT_TABLE_SUFFIXES
+from data_prep.sources.tables.text_tables import TEXT_TABLE_SUFFIXES
 
 SourceType = Literal["folder", "archive", "shards", "table", "datasets"]
 
@@ -145,7 +153,7 @@ def _data_file_type(tree: FileTree, name: str, config: PrepareConfig) -> SourceT
     """Return ``table`` if the image column of a parquet file holds strings (paths), else ``datasets``."""
     if not name.lower().endswith(".parquet"):
         return "datasets"
-    from data_prep.sources.table import parquet_columns  # imported late: pyarrow takes long to import
+    from data_prep.sources.tables.table import parquet_columns  # imported late: pyarrow takes long to import
 
     return "table" if parquet_columns(tree, name).get(config.source_options.image_column) else "datasets"
 

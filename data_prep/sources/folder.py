@@ -9,10 +9,18 @@ from data_prep.config import PrepareConfig, SourceConfig
 from data_prep.errors import DataError, SampleRejected
 from data_prep.images.formats import SNIFFED_BYTES, looks_like_image
 from data_prep.records import Ignored, Listed, Record, Reject
-from data_prep.sources.captions import MAX_CAPTION_BYTES, CaptionFiles, caption_from_file, is_caption_path
-from data_prep.sources.filesystem import MAX_FILE_BYTES, Entry, FileTree, expand_home, is_folder, is_local, open_tree
-from data_prep.sources.labels import CaptionFile, Labels
-from data_prep.sources.metadata_files import Metadata, load_metadata, metadata_above
+from data_prep.sources.files.filesystem import (
+    MAX_FILE_BYTES,
+    Entry,
+    FileTree,
+    expand_home,
+    is_folder,
+    is_local,
+    open_tree,
+)
+from data_prep.sources.labels.captions import MAX_CAPTION_BYTES, CaptionFiles, caption_from_file, is_caption_path
+from data_prep.sources.labels.labels import CaptionFile, Labels
+from data_prep.sources.labels.metadata_files import Metadata, load_metadata, metadata_above
 from data_prep.sources.names import Keys, escape, is_utf8
 from data_prep.sources.selection import (
     SIDE_TABLE,

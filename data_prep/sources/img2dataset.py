@@ -8,8 +8,8 @@ import re
 from dataclasses import replace
 
 from data_prep.config import PrepareConfig, SourceConfig
-from data_prep.sources.archive_files import expand_pattern, is_pattern
-from data_prep.sources.filesystem import FileTree, is_folder, open_parent, open_tree
+from data_prep.sources.archives.archive_files import expand_pattern, is_pattern
+from data_prep.sources.files.filesystem import FileTree, is_folder, open_parent, open_tree
 
 IMAGE_COLUMNS = ("jpg", "png", "webp")
 """Columns of its parquet files that hold the images, by ``encode_format``."""
@@ -35,7 +35,7 @@ def adapt_parquet(config: PrepareConfig) -> PrepareConfig:
         name = (names or [""])[0]
     if not name:
         return config
-    from data_prep.sources.table import parquet_columns  # imported late: pyarrow takes long to import
+    from data_prep.sources.tables.table import parquet_columns  # imported late: pyarrow takes long to import
 
     columns = parquet_columns(tree, name)
     image_column = next((column for column in IMAGE_COLUMNS if column in columns), None)

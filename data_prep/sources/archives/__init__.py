@@ -1,0 +1,1 @@
+"""Read archives and webdataset shards in place."""

@@ -1,0 +1,1 @@
+"""Read tables of images and Hugging Face datasets."""
