@@ -2,6 +2,7 @@
 
     python benchmarks/data_prep/baselines.py loop SOURCE OUTPUT
     python -m benchmarks.data_prep.baselines floor SOURCE OUTPUT
+    python -m benchmarks.data_prep.baselines e4t SOURCE OUTPUT --repeat
     IMG2DATASET_VENV/bin/python benchmarks/data_prep/baselines.py img2dataset SOURCE OUTPUT --processes 2
     IMG2DATASET_VENV/bin/python benchmarks/data_prep/baselines.py resizer SOURCE OUTPUT
 
@@ -14,14 +15,19 @@ imports its packages from the environment in which it is started.
 """
 
 import argparse
+import importlib
 import io
 import json
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 RESOLUTION, QUALITY = 512, 95
+Folders = tuple[Path, Path]
+"""Source and output."""
 COUNT_NAME = "count.json"
 """File with the numbers of images and bytes, and the CPU seconds if not all of the process count."""
 
@@ -108,6 +114,42 @@ def resizer(source: Path, output: Path, settings: Settings) -> None:
     (output / COUNT_NAME).write_text(json.dumps({"images": len(files), "bytes": stored}))
 
 
+def e4t(source: Path, output: Path, settings: Settings) -> None:
+    """Run the stages of `e4t prepare` in this process."""
+    from data_prep.config import PrepareConfig
+    from data_prep.prepare.executors import LocalExecutor
+    from data_prep.prepare.pipeline import prepare
+
+    config = PrepareConfig(
+        source=str(source),
+        output=str(output),
+        domain="face",
+        resolution=RESOLUTION,
+        format="jpg",
+        quality=settings.quality,
+        shard_samples=settings.shard_samples,
+    )
+    prepare(config, LocalExecutor(workers=1))
+
+
+def img2dataset_in_process(source: Path, output: Path, settings: Settings) -> None:
+    """Run img2dataset without its worker and logger processes, whose startup would count."""
+    from unittest.mock import Mock, patch
+
+    main = importlib.import_module("img2dataset.main")  # the package has a function of this name
+
+    def run_shards(_processes: int, download_shard: Callable[[object], object], shards: object, *_: object) -> None:
+        for shard in shards:  # type: ignore[attr-defined]
+            download_shard(shard)
+
+    with (
+        patch.object(main, "multiprocessing_distributor", run_shards),
+        patch.object(main, "LoggerProcess", Mock()),
+        patch.object(main.signal, "signal"),
+    ):
+        img2dataset(source, output, settings)
+
+
 def floor(source: Path, output: Path, settings: Settings) -> None:
     """Decode and encode every image as e4t does, in one process; count the CPU time of these two steps only."""
     import kornia_rs.io
@@ -150,8 +192,24 @@ BASELINES: dict[str, Callable[[Path, Path, Settings], None]] = {
     "loop": loop,
     "img2dataset": img2dataset,
     "resizer": resizer,
+    "img2dataset-in-process": img2dataset_in_process,
     "floor": floor,
+    "e4t": e4t,
 }
+
+
+def run_repeatedly(baseline: Callable[[Path, Path, Settings], None], folders: Folders, settings: Settings) -> None:
+    """Run a baseline once for every line of the standard input, and answer with ``cpu`` and CPU seconds."""
+    source, output = folders
+    for _ in sys.stdin:
+        started = time.process_time()
+        baseline(source, output, settings)
+        seconds = time.process_time() - started
+        if (output / COUNT_NAME).exists():
+            seconds = json.loads((output / COUNT_NAME).read_text()).get("cpu", seconds)
+        shutil.rmtree(output)
+        print(f"\ncpu {seconds}", flush=True)
+
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,6 +218,10 @@ if __name__ == "__main__":
     parser.add_argument("output", type=Path)
     for name, default in vars(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    parser.add_argument("--repeat", action="store_true", help="run once for every line of the standard input")
     arguments = vars(parser.parse_args())
     baseline, folders = BASELINES[arguments.pop("baseline")], (arguments.pop("source"), arguments.pop("output"))
-    baseline(*folders, Settings(**arguments))
+    if arguments.pop("repeat"):
+        run_repeatedly(baseline, folders, Settings(**arguments))
+    else:
+        baseline(*folders, Settings(**arguments))
