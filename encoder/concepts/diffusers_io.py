@@ -1,17 +1,16 @@
 """Convert concepts to and from the files that diffusers loads: learned embeddings and LoRA weights."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_unet_state_dict_to_peft
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encoder.concepts.concept import Concept
 from encoder.concepts.concept_tokens import EncodedToken, LearnedToken, RareToken
+from encoder.concepts.lora_files import DOWN_SUFFIX, UNSUPPORTED, UP_SUFFIX, read_lora
 from encoder.concepts.weight_deltas import LowRankDelta, WeightDeltas
 from encoder.errors import ModelError
 
@@ -21,7 +20,6 @@ LORA_WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 """File that diffusers' ``load_lora_weights`` reads from a folder."""
 _SDXL_EMBEDDING_KEYS = ("clip_l", "clip_g")
 """Names of the embeddings of SDXL's two text encoders in such files."""
-_LORA_UP_SUFFIX, _LORA_DOWN_SUFFIX = ".lora_B.weight", ".lora_A.weight"
 
 
 def to_diffusers(concept: Concept, folder: Path | str, *, token: str = "<concept>") -> list[Path]:
@@ -57,62 +55,52 @@ def _lora_layers(deltas: WeightDeltas) -> dict[str, Tensor]:
     layers = {}
     for name, delta in deltas.items():
         assert isinstance(delta, LowRankDelta)  # noqa: S101 - narrows the type for mypy
-        layers[name.removesuffix(".weight") + _LORA_UP_SUFFIX] = delta.up.contiguous()
-        layers[name.removesuffix(".weight") + _LORA_DOWN_SUFFIX] = delta.down.contiguous()
+        layers[name.removesuffix(".weight") + UP_SUFFIX] = delta.up.contiguous()
+        layers[name.removesuffix(".weight") + DOWN_SUFFIX] = delta.down.contiguous()
     return layers
 
 
-def from_diffusers(folder: Path | str, *, release: str, rare_token: str = "sks") -> Concept:
-    """Read learned embeddings, a LoRA of the UNet, or both, as a concept of ``release``.
+def from_diffusers(path: Path | str, *, release: str, rare_token: str = "sks") -> Concept:
+    """Read learned embeddings, LoRA weights, or both, as a concept of ``release``.
 
-    Without embeddings, ``*s`` in prompts becomes ``rare_token`` and the domain word. Only safetensors files are read.
-    Raises ModelError if the folder holds neither, or the LoRA has layers other than linear layers of the UNet.
+    ``path`` is a safetensors file of any name, or a folder with one file of each kind. Without embeddings, ``*s`` in
+    prompts becomes ``rare_token`` and the domain word.
+
+    Raises ModelError if there is neither, or several files of a kind, or if a file holds anything that a concept cannot
+    hold.
     """
-    folder = Path(folder)
+    path = Path(path)
     try:
-        embeddings = load_file(folder / TI_WEIGHTS_NAME) if (folder / TI_WEIGHTS_NAME).exists() else {}
-        deltas = _lora_deltas(folder) if (folder / LORA_WEIGHTS_NAME).exists() else {}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ModelError(f"{folder} cannot be read ({error}); give a folder that diffusers saved") from error
-    if not embeddings and not deltas:
-        raise ModelError(
-            f"{folder} holds neither {TI_WEIGHTS_NAME} nor {LORA_WEIGHTS_NAME}; give a folder that diffusers saved"
-        )
-    token = _learned_token(embeddings) if embeddings else RareToken(rare_token)
-    return Concept(weight_deltas={"unet": deltas} if deltas else {}, token=token, release=release, settings={})
+        files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+        lora_files = [file for file in files if _holds_lora(file)]
+        embedding_files = [file for file in files if file not in lora_files]
+        if not files:
+            raise ModelError(
+                f"{path} holds neither learned embeddings nor LoRA weights as .safetensors; give a file or folder that "
+                "diffusers or kohya's trainer saved"
+            )
+        for several in (lora_files, embedding_files):
+            if len(several) > 1:
+                raise ModelError(f"{path} holds {several[0].name} and {several[1].name}; give one of the files")
+        embeddings = load_file(embedding_files[0]) if embedding_files else {}
+        deltas = read_lora(lora_files[0]) if lora_files else {}
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); give what diffusers or kohya's trainer saved") from error
+    token = _learned_token(embeddings, embedding_files[0].name) if embeddings else RareToken(rare_token)
+    return Concept(weight_deltas=deltas, token=token, release=release, settings={})
 
 
-def _learned_token(tensors: dict[str, Tensor]) -> LearnedToken:
+def _holds_lora(path: Path) -> bool:
+    """Return whether a file holds weights of layers; embeddings have names without the path of a layer."""
+    with safe_open(path, framework="pt") as file:
+        return any(marker in name for name in file.keys() for marker in ("lora", *UNSUPPORTED))  # noqa: SIM118
+
+
+def _learned_token(tensors: dict[str, Tensor], file: str) -> LearnedToken:
     names = _SDXL_EMBEDDING_KEYS if tensors.keys() == set(_SDXL_EMBEDDING_KEYS) else tuple(tensors)[:1]
     parts = [tensors[name].float() for name in names]
-    if len(tensors) != len(names) or any(part.shape[:-1].numel() != 1 for part in parts):
-        raise ModelError(f"{TI_WEIGHTS_NAME} holds several embeddings; a concept has one token")
+    if len(tensors) != len(names):
+        raise ModelError(f"{file} holds several embeddings ({', '.join(sorted(tensors)[:3])}); a concept has one")
+    if any(part.shape[:-1].numel() != 1 for part in parts):
+        raise ModelError(f"{file} holds an embedding of several vectors, {tuple(parts[0].shape)}; a concept has one")
     return LearnedToken(torch.cat([part.flatten() for part in parts]), tuple(part.numel() for part in parts))
-
-
-def _lora_deltas(folder: Path) -> WeightDeltas:
-    """Read LoRA weights in diffusers' or kohya's layout."""
-    layers, alphas = StableDiffusionPipeline.lora_state_dict(
-        folder, weight_name=LORA_WEIGHTS_NAME, use_safetensors=True
-    )
-    if foreign := sorted(name for name in layers if not name.startswith("unet.")):
-        raise ModelError(f"{LORA_WEIGHTS_NAME} has a layer {foreign[0]}; only LoRA weights of the UNet are supported")
-    layers, alphas = (_to_peft_layout(named) for named in (layers, alphas or {}))
-    deltas: WeightDeltas = {}
-    for name, down in layers.items():
-        if not name.endswith(_LORA_DOWN_SUFFIX):
-            continue
-        module_name, rank = name.removesuffix(_LORA_DOWN_SUFFIX), down.shape[0]
-        up = layers[module_name + _LORA_UP_SUFFIX].float() * (alphas.get(f"{name}.alpha", rank) / rank)
-        if up.ndim != 2:
-            raise ModelError(
-                f"{LORA_WEIGHTS_NAME} has a layer {module_name}; only LoRA weights of linear layers are supported"
-            )
-        deltas[f"{module_name}.weight"] = LowRankDelta(up.half(), down.half())
-    return deltas
-
-
-def _to_peft_layout(tensors: dict[str, Any]) -> dict[str, Any]:
-    unprefixed = {name.removeprefix("unet."): value for name, value in tensors.items()}
-    converted: dict[str, Any] = convert_unet_state_dict_to_peft(unprefixed)
-    return converted

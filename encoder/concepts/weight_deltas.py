@@ -10,7 +10,7 @@ UP_SUFFIX, DOWN_SUFFIX, VALUES_SUFFIX, SCALE_SUFFIX = "/up", "/down", "/values",
 
 
 class LowRankDelta(NamedTuple):
-    """The delta of a matrix as the product of two factors of rank r."""
+    """The delta of a matrix, or of a convolution as a matrix, as the product of two factors of rank r."""
 
     up: Tensor
     """Left factor (out, r)."""
@@ -71,7 +71,7 @@ def quantize(delta: Tensor, bits: int) -> QuantizedDelta:
 def to_dense(delta: WeightDelta, shape: torch.Size) -> Tensor:
     """Return the delta as a float32 tensor of the parameter's shape."""
     if isinstance(delta, LowRankDelta):
-        return delta.up.float() @ delta.down.float()
+        return (delta.up.float() @ delta.down.float()).view(shape)
     if isinstance(delta, QuantizedDelta):
         values = delta.values if delta.values.dtype == torch.int8 else _unpack(delta.values)
         return (values[:, : shape[1:].numel()] * delta.scale).view(shape)
@@ -83,12 +83,8 @@ def has_shape(delta: WeightDelta, shape: torch.Size) -> bool:
     rows, columns = shape[0] if shape else 1, shape[1:].numel()
     if isinstance(delta, LowRankDelta):
         up, down = delta
-        return (
-            len(shape) == 2
-            and up.ndim == down.ndim == 2
-            and (up.shape[0], down.shape[1]) == (rows, columns)
-            and (up.shape[1] == down.shape[0])
-        )
+        matrices = up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0]
+        return len(shape) >= 2 and matrices and (up.shape[0], down.shape[1]) == (rows, columns)
     if isinstance(delta, QuantizedDelta):
         stored_columns = columns if delta.values.dtype == torch.int8 else (columns + 1) // 2
         return delta.values.shape == (rows, stored_columns) and delta.scale.shape == (rows, 1)

@@ -106,7 +106,7 @@ def lineage(arguments: Namespace, _: list[str]) -> int:
 def add_import_diffusers_arguments(parser: CommandParser) -> None:
     """Add the options of ``e4t import diffusers``."""
     parser.add_argument(
-        "--folder", type=str, required=True, help="Folder with learned_embeds or pytorch_lora_weights inside."
+        "--folder", type=str, required=True, help="Folder or .safetensors file with learned embeddings or a LoRA."
     )
     parser.add_argument(
         "--release",
