@@ -59,6 +59,7 @@ class SignalHandler:
         self._before_forced_exit, self._parent_pid = before_forced_exit, parent_pid
         self._exit_code: int | None = None
         self._exiting = threading.Event()
+        self._handled: set[int] = set()
 
     def install(self) -> None:
         """Handle the signals from now on. Must be called in the main thread."""
@@ -69,6 +70,7 @@ class SignalHandler:
         threading.Thread(target=self._watch, args=(reader,), daemon=True, name="e4t signals").start()
         for number in INTERRUPT_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
+                self._handled.add(number)
                 signal.signal(number, self._handle)
 
     def exiting(self, exit_code: int) -> None:
@@ -99,12 +101,17 @@ class SignalHandler:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # only the main thread runs handlers
         while True:
             if select.select([reader], [], [], POLL_SECONDS)[0]:
-                numbers = [number for number in os.read(reader, 64) if signal.getsignal(number) == self._handle]
+                numbers = [number for number in os.read(reader, 64) if self._is_ours(number)]
                 if numbers:
                     self._end_process(numbers[0])
             elif self._parent_pid not in (None, os.getppid()):
                 self._parent_pid = None
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    def _is_ours(self, number: int) -> bool:
+        """Whether this handler handles a signal: no other one took its place, as that of pre-training does."""
+        # The main thread may have cleaned up already, and ignores further signals since.
+        return number in self._handled and signal.getsignal(number) in (self._handle, signal.SIG_IGN)
 
     def _end_process(self, number: int) -> None:
         """End the process if it does not end by itself in time."""

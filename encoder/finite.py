@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from encoder.errors import ModelError
 
 
 def first_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first floating-point tensor with a value that is not finite, or None."""
+    """Return the name of the first floating-point tensor with a value that is not finite, or None.
+
+    Tensors without values, on the meta device or fake ones of planning, count as finite.
+    """
     for name, tensor in tensors.items():
+        if isinstance(tensor, FakeTensor) or tensor.is_meta:
+            continue
         if tensor.is_floating_point() and not tensor.isfinite().all():
             return name
     return None

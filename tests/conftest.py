@@ -113,9 +113,9 @@ def _loaded_backbone() -> Backbone:
 
 
 @pytest.fixture
-def backbone(_loaded_backbone: Backbone) -> Backbone:
-    """A copy of the shipped base model; copying takes a third of the time of loading."""
-    return copy.deepcopy(_loaded_backbone)
+def backbone(base: Path, _loaded_backbone: Backbone) -> Backbone:
+    """The base model of the fixture ``base``. The shipped one is copied, in a third of the time of loading."""
+    return copy.deepcopy(_loaded_backbone) if base == SHIPPED else Backbone.load(BackboneConfig(model=str(base)))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from e4t_errors import ConfigError
 from encoder.model.sampling import seeded_generators
@@ -86,8 +87,11 @@ def test_pushing_identical_files_again_changes_nothing(
 def test_an_existing_version_with_other_files_is_rejected(release: Release, hub: Hub, name: str) -> None:
     push(release, "me/faces")
     before = hub.files("me/faces")
-    with (release.folder / name).open("ab") as file:
-        file.write(b" ")
+    if name.endswith(".safetensors"):
+        tensors = load_file(release.folder / name)
+        save_file({key: tensor + 1 for key, tensor in tensors.items()}, release.folder / name)
+    else:
+        (release.folder / name).write_text("another text")
     assert f"tag v1.0.1 of me/faces already exists with a different {name}; tags never change" in push_error(release)
     assert hub.files("me/faces") == before
 
