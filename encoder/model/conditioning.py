@@ -39,9 +39,9 @@ class Conditioning:
 
         Prompts that are longer than the text encoder reads are cut. Raises ModelError if that cuts off a placeholder.
         """
-        tokenized = self._tokenize(prompts)
-        for prompt, kept in zip(prompts, self._kept_placeholders(tokenized), strict=True):
-            if kept < count_placeholders(prompt):
+        tokenized, kept = self._tokenize(prompts)
+        for prompt, count in zip(prompts, kept, strict=True):
+            if count < count_placeholders(prompt):
                 limit = tokenized.input_ids.shape[-1] - 2  # without the tokens for start and end
                 raise ModelError(
                     f"the prompt {prompt[:40]!r}... is longer than the {limit} tokens that this base model reads, and "
@@ -49,16 +49,12 @@ class Conditioning:
                 )
         return tokenized
 
-    def _tokenize(self, prompts: Sequence[str]) -> TokenizedPrompts:
-        pairs = [tokenizer.tokenize(prompts) for tokenizer in self._tokenizers]
-        input_ids, placeholder_mask = (torch.stack(each, dim=1) for each in zip(*pairs, strict=True))
-        return TokenizedPrompts(input_ids, placeholder_mask)
-
-    @staticmethod
-    def _kept_placeholders(prompts: TokenizedPrompts) -> list[int]:
-        """Return the number of placeholders of each prompt that every text encoder sees."""
-        counts: list[int] = prompts.placeholder_mask.sum(-1).amin(-1).tolist()
-        return counts
+    def _tokenize(self, prompts: Sequence[str]) -> tuple[TokenizedPrompts, list[int]]:
+        """Tokenize prompts; also return the number of placeholders of each prompt that every text encoder sees."""
+        tokenized = [tokenizer.tokenize(prompts) for tokenizer in self._tokenizers]
+        input_ids, masks, counts = zip(*tokenized, strict=True)
+        kept = [min(of_encoders) for of_encoders in zip(*counts, strict=True)]
+        return TokenizedPrompts(torch.stack(input_ids, dim=1), torch.stack(masks, dim=1)), kept
 
     def encode_prompts(
         self, prompts: TokenizedPrompts, placeholder_embeddings: Tensor | None = None
@@ -94,10 +90,12 @@ class Conditioning:
         placeholder would be cut off are replaced by the first template.
         """
         prompts = [self.choose_prompt(*pair) for pair in zip(captions, prompt_choice.tolist(), strict=True)]
-        kept = self._kept_placeholders(self._tokenize(prompts))
-        return self.tokenize(
+        tokenized, kept = self._tokenize(prompts)
+        if all(kept):
+            return tokenized
+        return self._tokenize(
             [prompt if count else self.config.templates[0] for prompt, count in zip(prompts, kept, strict=True)]
-        )
+        )[0]
 
     def choose_prompt(self, caption: str, prompt_choice: float) -> str:
         """Choose an image's caption or one of the templates by ``prompt_choice``, a number uniform in [0, 1)."""
@@ -135,9 +133,11 @@ class _PlaceholderTokenizer:
             )
         self.domain_token_id = token_ids[0]
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return token ids and the mask of the placeholder, each (B, L)."""
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor, list[int]]:
+        """Return token ids and the mask of the placeholder, each (B, L), and the number of placeholders per prompt."""
         texts = [replace_placeholder(prompt, PLACEHOLDER_TOKEN) for prompt in prompts]
-        input_ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        placeholder_mask = input_ids == self.placeholder_id
-        return input_ids.masked_fill(placeholder_mask, self.domain_token_id), placeholder_mask
+        rows: list[list[int]] = self.tokenizer(texts, padding="max_length", truncation=True).input_ids
+        counts = [row.count(self.placeholder_id) for row in rows]  # tensors have no values while a plan is made
+        input_ids = torch.tensor(rows)
+        mask = input_ids == self.placeholder_id
+        return input_ids.masked_fill(mask, self.domain_token_id), mask, counts
