@@ -5,6 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+SHA256_PATTERN = "[0-9a-f]{64}"
+"""Regular expression of a SHA-256 in hexadecimal digits, such as ``sha256_json`` returns."""
+
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one dictionary with dotted keys, each after ``prefix``."""

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from data_prep.errors import SampleRejected
+
 Scalar = str | int | float | bool | None
 """Value of a column."""
 
@@ -45,6 +47,11 @@ class Reject:
     """Details of this case, such as the error message; empty if the reason says everything."""
     retryable: bool = False
     """Whether the reason may be temporary, so that the next run reads the image again."""
+
+    @classmethod
+    def from_error(cls, error: SampleRejected, *, key: str, source: str) -> "Reject":
+        """Return the entry of an image for which reading or processing raised ``error``."""
+        return cls(key=key, source=source, reason=error.reason, cause=error.cause, retryable=error.retryable)
 
 
 @dataclass(frozen=True, kw_only=True)

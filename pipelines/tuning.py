@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from data_prep.config_dict import sha256_json
+from data_prep.config_dict import SHA256_PATTERN, sha256_json
 from data_prep.storage.atomic import atomic_dir_shared
 from encoder.concepts.concept import FORMAT_VERSION, Concept
 from encoder.errors import ModelError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the number of steps done and the total number of steps."""
-_CACHE_KEY = re.compile(r"[0-9a-f]{64}")
+_CACHE_KEY = re.compile(SHA256_PATTERN)
 """Names of cached concepts. Other folders are not the cache's and are never removed."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedRandom
 
 from data_prep.config import PrepareConfig
@@ -120,31 +121,28 @@ def write_draft(
 
 
 class _SampleCopy:
-    """Samples and rejects of a finished shard that are taken over into a new one."""
+    """Samples and rejects of a finished shard that are taken over into a new one; none without a finished shard."""
 
     def __init__(self, finished: FinishedShard | None, retry: RetryPolicy, store: Store, stack: ExitStack) -> None:
-        self._index = finished.index if finished else None
-        self._file = stack.enter_context(store.open(finished.tar)) if finished else None
-        self._url = store.url_of(finished.tar) if finished else ""
-        members = self._index.members if self._index else {}
-        rejects = self._index.rejects if self._index else []
-        # Duplicates that a merge has removed are rejects, too, but have to be processed again.
-        self.rejects = {
-            reject.key: reject
-            for reject in rejects
-            if not retry.applies_to(reject) and self._index and reject.key not in self._index.sample_stats
-        }
-        self.keys = members.keys() | self.rejects.keys()
-
-    def stats(self, key: str) -> SampleStats:
-        """Return the statistics of a sample."""
-        assert self._index is not None  # noqa: S101 - there are no keys without an index
-        return self._index.sample_stats[key]
+        self.stats: dict[str, SampleStats] = {}
+        self.rejects: dict[str, Reject] = {}
+        self._members: Members = {}
+        if finished:
+            index = finished.index
+            self.stats, self._members = index.sample_stats, index.members
+            # Duplicates that a merge has removed are rejects, too, but have to be processed again.
+            self.rejects = {
+                reject.key: reject
+                for reject in index.rejects
+                if not retry.applies_to(reject) and reject.key not in index.sample_stats
+            }
+            file = stack.enter_context(store.open(finished.tar))
+            self._read = partial(read_members, file, url=store.url_of(finished.tar))
+        self.keys = self._members.keys() | self.rejects.keys()
 
     def members(self, key: str) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of a sample's members."""
-        assert self._index is not None and self._file is not None  # noqa: S101, PT018 - no keys without an index
-        yield from read_members(self._file, {key: self._index.members[key]}, self._url)
+        yield from self._read({key: self._members[key]})
 
 
 def read_members(tar: BufferedRandom, members: Members, url: str) -> Iterator[tuple[str, bytes]]:
@@ -179,7 +177,7 @@ def _process_records(
         if record.key in copy.rejects:
             rejects.append(copy.rejects[record.key])
         elif record.key in copy.keys:
-            stats[record.key] = copy.stats(record.key)
+            stats[record.key] = copy.stats[record.key]
             yield from copy.members(record.key)
         else:
             sample = _process_record(record, next(fetched), config)
@@ -210,9 +208,7 @@ def _process_record(record: Record, fetched: Fetched, config: PrepareConfig) -> 
         text = caption or config.default_caption()
         image = process_image(data, record, text, config)
     except SampleRejected as error:
-        return Reject(
-            key=record.key, source=record.source, reason=error.reason, cause=error.cause, retryable=error.retryable
-        )
+        return Reject.from_error(error, key=record.key, source=record.source)
     metadata = json.dumps(_sample_metadata(record, text, image, config), ensure_ascii=False).encode()
     caption_missing = record.has_caption is not None and not caption
     return _Sample(image.data, metadata, _sample_stats(record, image, caption_missing=caption_missing))

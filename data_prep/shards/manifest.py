@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.config import MANIFEST_NAME
-from data_prep.config_dict import parse_json, sha256_json
+from data_prep.config_dict import SHA256_PATTERN, parse_json, sha256_json
 from data_prep.errors import DataError
 from data_prep.storage.store import Store
 
@@ -16,7 +16,7 @@ _VERSION_1_KEYS = {"concept": "domain", "codec": "format", "dropped": "reject_co
 """Keys of version 1 and what they are called since version 2."""
 _VERSION_3_KEYS = ("retryable_counts", "ignored_counts", "captions_missing")
 """Keys that older versions do not have."""
-_NAME_PATTERN, _SHA256_PATTERN = re.compile(r"\w[\w.-]*"), re.compile(r"[0-9a-f]{64}")
+_NAME_PATTERN, _SHA256_PATTERN = re.compile(r"\w[\w.-]*"), re.compile(SHA256_PATTERN)
 """A dataset may come from a third party: names in its manifest become file names here and must not leave the folder."""
 
 

@@ -13,8 +13,8 @@ from data_prep.records import Ignored
 from data_prep.sources.archives.archive_files import (
     ARCHIVE_SUFFIXES,
     TAR_SUFFIXES,
-    expand_pattern,
     find_archives,
+    first_file,
     is_archive,
     is_pattern,
     split_pattern,
@@ -142,10 +142,7 @@ def _detect_archive_type(config: PrepareConfig) -> SourceType:
 
 
 def _detect_data_file_type(config: PrepareConfig) -> SourceType:
-    tree, name = open_parent(config.source, config.read)
-    if is_pattern(config.source):
-        tree, names = expand_pattern(config.source, config.read)
-        name = (names or [""])[0]
+    tree, name = first_file(config.source, config.read)
     return _data_file_type(tree, name, config) if name else "datasets"
 
 

@@ -8,8 +8,8 @@ import re
 from dataclasses import replace
 
 from data_prep.config import PrepareConfig, SourceConfig
-from data_prep.sources.archives.archive_files import expand_pattern, is_pattern
-from data_prep.sources.files.filesystem import FileTree, is_folder, open_parent, open_tree
+from data_prep.sources.archives.archive_files import first_file
+from data_prep.sources.files.filesystem import FileTree, is_folder, open_tree
 
 IMAGE_COLUMNS = ("jpg", "png", "webp")
 """Columns of its parquet files that hold the images, by ``encode_format``."""
@@ -29,10 +29,7 @@ def adapt_parquet(config: PrepareConfig) -> PrepareConfig:
     options = config.source_options
     if options.image_column != SourceConfig().image_column or not config.source.lower().endswith(".parquet"):
         return config
-    tree, name = open_parent(config.source, config.read)
-    if is_pattern(config.source):
-        tree, names = expand_pattern(config.source, config.read)
-        name = (names or [""])[0]
+    tree, name = first_file(config.source, config.read)
     if not name:
         return config
     from data_prep.sources.tables.table import parquet_columns  # imported late: pyarrow takes long to import

@@ -10,9 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from data_prep.config_dict import SHA256_PATTERN
+
 PARTIAL = ".partial"
 """Suffix of files that are being fetched."""
-_CACHED_NAME = re.compile(rf"[0-9a-f]{{64}}({re.escape(PARTIAL)})?")
+_CACHED_NAME = re.compile(rf"{SHA256_PATTERN}({re.escape(PARTIAL)})?")
 """Names of the cache's files. Files of other names in the folder are not the cache's and are never removed."""
 
 

@@ -40,11 +40,8 @@ def ddim_scheduler(config: Mapping[str, Any], model: str) -> DDIMScheduler:
             f"{', '.join(sorted(SCHEDULERS))}"
         )
     settings = _with_class_defaults(name, config)
-    flow = [
-        key for key in ("use_flow_sigmas", "prediction_type") if str(settings.get(key)).startswith(("True", "flow"))
-    ]
-    if flow or settings["prediction_type"] not in PREDICTION_TYPES:
-        key = (flow or ["prediction_type"])[0]
+    key = "use_flow_sigmas" if settings.get("use_flow_sigmas") else "prediction_type"
+    if key == "use_flow_sigmas" or settings[key] not in PREDICTION_TYPES:
         raise ConfigError(
             f"base model {model}: its {name} has {key} {settings[key]!r}; only prediction_type "
             f"{' and '.join(PREDICTION_TYPES)} are supported, without flow matching"

@@ -100,6 +100,14 @@ def expand_pattern(source: str, config: ReadConfig) -> tuple[FileTree, list[str]
         raise DataError(f"source {source}: braces are not balanced; give a pattern like {{000..041}}.tar") from error
 
 
+def first_file(source: str, config: ReadConfig) -> tuple[FileTree, str]:
+    """Return the first file that a path or pattern names, relative to the tree; empty if nothing matches a pattern."""
+    if not is_pattern(source):
+        return open_parent(source, config)
+    tree, names = expand_pattern(source, config)
+    return tree, (names or [""])[0]
+
+
 def split_pattern(source: str) -> tuple[str, str]:
     """Split a source into a folder and a pattern relative to it, which is empty if the source is no pattern.
 

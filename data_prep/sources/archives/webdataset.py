@@ -149,7 +149,7 @@ class ShardSource:
         except TextError as error:
             return Reject(key=key, source=source, reason=NOT_TEXT, cause=str(error))
         except SampleRejected as error:
-            return Reject(key=key, source=source, reason=error.reason, cause=error.cause)
+            return Reject.from_error(error, key=key, source=source)
 
     def _labelled_record(self, key: str, sample: Sample, suffix: str, shard: ArchiveFile, source: str) -> Record:
         """Build the record of a sample. Raises TextError and SampleRejected."""

@@ -1,4 +1,4 @@
-"""Failures of reading a source: told apart by whether they may pass, and named by a small fixed set of reasons."""
+"""Classify errors of reading a source: whether they may be temporary, and by a small fixed set of reasons."""
 
 import errno
 import socket

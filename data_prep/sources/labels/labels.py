@@ -82,7 +82,7 @@ class Labels:
         try:
             caption = caption_from_value(columns.pop(column, None), self.options, key) if column else None
         except SampleRejected as error:
-            return Reject(key=key, source=escape(source), reason=error.reason, cause=error.cause)
+            return Reject.from_error(error, key=key, source=escape(source))
         identity = self._identity(path, archive_folder, columns)
         if identity is None:
             return Reject(key=key, source=escape(source), reason=self._no_identity_reason)

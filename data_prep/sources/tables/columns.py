@@ -88,7 +88,7 @@ def record_from_row(
     except TextError as error:
         return Reject(key=key, source=source, reason=NOT_TEXT, cause=str(error))
     except SampleRejected as error:
-        return Reject(key=key, source=source, reason=error.reason, cause=error.cause)
+        return Reject.from_error(error, key=key, source=source)
     return Record(
         key=key,
         identity=identity,
